@@ -1,0 +1,27 @@
+"""Geometric and manifold learning on one linear-algebra core.
+
+Sub-packages load on first use, so ``import manifoldkit`` is instant and pulls in
+neither torch nor any optional dependency.
+
+>>> import manifoldkit
+>>> manifoldkit.__version__
+'0.1.0.dev0'
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0.dev0"
+
+_SUBPACKAGES = ("datasets", "exceptions", "linalg", "spd")
+
+__all__ = ["__version__", *_SUBPACKAGES]
+
+
+def __getattr__(name):
+    if name in _SUBPACKAGES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

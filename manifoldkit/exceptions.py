@@ -1,0 +1,46 @@
+"""The errors and warnings of the package."""
+
+
+class ManifoldKitError(Exception):
+    """Base class of the errors that are particular to manifoldkit."""
+
+
+class NotOnManifoldError(ManifoldKitError, ValueError):
+    """A value is not a point of the manifold it should be on."""
+
+
+class MissingExtraError(ManifoldKitError, ImportError):
+    """An optional dependency is needed and not installed.
+
+    Parameters
+    ----------
+    feature : str
+        What the user asked for.
+    package : str
+        The import name that is missing.
+    extra : str
+        The extra of manifoldkit that brings it.
+
+    Examples
+    --------
+    >>> print(MissingExtraError("fetch_mamem", "moabb", "eeg"))
+    fetch_mamem needs moabb, which is not installed: pip install "manifoldkit[eeg]"
+    """
+
+    def __init__(self, feature: str, package: str, extra: str):
+        super().__init__(
+            f"{feature} needs {package}, which is not installed: "
+            f'pip install "manifoldkit[{extra}]"'
+        )
+        self.feature, self.package, self.extra = feature, package, extra
+
+    def __reduce__(self):
+        return type(self), (self.feature, self.package, self.extra)
+
+
+class DatasetNotFoundError(ManifoldKitError, FileNotFoundError):
+    """A data set is not on this machine and could not be downloaded."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iteration stopped before it reached its tolerance."""

@@ -1,0 +1,284 @@
+"""Argument checks and tolerances: one place for every threshold and error text.
+
+Checks read values, so on an accelerator they synchronise; functions of this package
+therefore validate shapes and dtypes always and values only where a user asks
+(``validate=True``) or where an estimator takes data in.
+"""
+
+import torch
+from torch import Tensor
+
+from manifoldkit.exceptions import NotOnManifoldError
+
+_HALF = (torch.float16, torch.bfloat16)
+
+#: Largest relative asymmetry that is taken for rounding and removed by symmetrising.
+SYMMETRY_RTOL = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to compute in: float32 for half precision, else the same.
+
+    >>> compute_dtype(torch.bfloat16), compute_dtype(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def tolerance(dtype: torch.dtype, scale: float = 1.0) -> float:
+    """Return ``scale`` times the rounding unit of the dtype that is computed in.
+
+    >>> tolerance(torch.float64, 4) == 4 * torch.finfo(torch.float64).eps
+    True
+    """
+    return scale * torch.finfo(compute_dtype(dtype)).eps
+
+
+def _found(x: object) -> str:
+    if isinstance(x, Tensor):
+        return f"a {str(x.dtype).removeprefix('torch.')} tensor of shape {_shape(x)}"
+    return f"{type(x).__name__} {x!r}"[:80]
+
+
+def _shape(x: Tensor) -> str:
+    return str(tuple(x.shape))
+
+
+def _where(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]" if index else ""
+
+
+def first_index(mask: Tensor) -> tuple[int, ...]:
+    """Return the first index at which a boolean tensor is true.
+
+    >>> first_index(torch.tensor([[False, False], [True, True]]))
+    (1, 0)
+    """
+    return tuple(int(i) for i in mask.nonzero()[0])
+
+
+def check_floating(x: Tensor, name: str = "x") -> Tensor:
+    """Raise ``TypeError`` unless ``x`` is a tensor of real floating-point numbers."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, found {_found(x)}")
+    if x.is_complex():
+        raise TypeError(f"{name}: real matrices only, found {_found(x)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point numbers, found {_found(x)}")
+    return x
+
+
+def check_square(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
+    """Raise unless ``x`` is a floating-point tensor of shape ``(..., n, n)``.
+
+    Parameters
+    ----------
+    x : Tensor
+        The value to look at.
+    name : str
+        The argument's name, for the message.
+    n : int, optional
+        The size that is expected.
+
+    Raises
+    ------
+    TypeError
+        Not a tensor, or not of a real floating-point dtype.
+    ValueError
+        Not square, or of another size.
+    """
+    check_floating(x, name)
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
+        raise ValueError(
+            f"{name}: expected square matrices of shape (..., n, n), "
+            f"found shape {_shape(x)}"
+        )
+    if n is not None and x.shape[-1] != n:
+        raise ValueError(
+            f"{name}: expected matrices of shape (..., {n}, {n}), "
+            f"found shape {_shape(x)}"
+        )
+    return x
+
+
+def check_finite(x: Tensor, name: str = "x", event_ndim: int = 2) -> Tensor:
+    """Raise ``ValueError`` naming the first entry of the batch that is not finite.
+
+    Parameters
+    ----------
+    x : Tensor, shape (*batch, *event)
+        The values.
+    name : str
+        The argument's name, for the message.
+    event_ndim : int, default=2
+        Number of trailing dimensions that make one item of the batch.
+    """
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        bad = ~finite
+        if event_ndim:
+            bad = bad.flatten(-event_ndim).any(-1)
+        where = _where(first_index(bad))
+        raise ValueError(f"{name}{where} is not finite: it contains NaN or infinity")
+    return x
+
+
+def _asymmetry(x: Tensor) -> Tensor:
+    scale = x.abs().amax((-2, -1)).clamp_min(torch.finfo(x.dtype).tiny)
+    return (x - x.mT).abs().amax((-2, -1)) / scale
+
+
+def check_symmetric(x: Tensor, name: str = "x", rtol: float | None = None) -> Tensor:
+    """Raise ``ValueError`` where ``x`` is asymmetric beyond rounding.
+
+    The measure is ``max|x - x'| / max|x|`` per matrix, the bound
+    :data:`SYMMETRY_RTOL` of the dtype unless ``rtol`` is given.
+    """
+    check_square(x, name)
+    if x.numel() == 0:
+        return x
+    rtol = SYMMETRY_RTOL[x.dtype] if rtol is None else rtol
+    gap = _asymmetry(x)
+    bad = gap > rtol
+    if bool(bad.any()):
+        index = first_index(bad)
+        raise NotOnManifoldError(
+            f"{name}{_where(index)} is not symmetric: max|x - x'| is "
+            f"{float(gap[index]):.1e} of max|x|, expected at most {rtol:.0e}"
+        )
+    return x
+
+
+def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
+    """Tell which matrices are finite, symmetric and positive definite.
+
+    Positive definite means that the Cholesky factorisation succeeds; nothing is
+    raised, whatever the values.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Matrices.
+    rtol : float, optional
+        Relative asymmetry to accept; default :data:`SYMMETRY_RTOL` of the dtype.
+
+    Returns
+    -------
+    Tensor of bool, shape (...)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a floating-point tensor of square matrices.
+
+    Examples
+    --------
+    >>> is_spd(torch.stack([torch.eye(2), -torch.eye(2), torch.full((2, 2), torch.nan)]))
+    tensor([ True, False, False])
+    """
+    check_square(x)
+    rtol = SYMMETRY_RTOL[x.dtype] if rtol is None else rtol
+    x = x.detach().to(compute_dtype(x.dtype))
+    if x.numel() == 0:
+        return torch.ones(x.shape[:-2], dtype=torch.bool, device=x.device)
+    finite = torch.isfinite(x).flatten(-2).all(-1)
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    x = torch.where(finite[..., None, None], x, eye)
+    _, info = torch.linalg.cholesky_ex((x + x.mT) / 2)
+    return finite & (_asymmetry(x) <= rtol) & (info == 0)
+
+
+def check_spd(
+    x: Tensor, name: str = "x", rtol: float | None = None, semidefinite: bool = False
+) -> Tensor:
+    """Raise unless every matrix is finite, symmetric and positive definite.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Matrices.
+    name : str
+        The argument's name, for the message.
+    rtol : float, optional
+        Relative asymmetry to accept; default :data:`SYMMETRY_RTOL` of the dtype.
+    semidefinite : bool, default=False
+        Accept singular matrices (smallest eigenvalue down to rounding below zero).
+
+    Returns
+    -------
+    Tensor
+        ``x`` itself.
+
+    Raises
+    ------
+    TypeError
+        Not a tensor of real floating-point numbers.
+    ValueError
+        The shape is not (..., n, n); or (as ``NotOnManifoldError``) the first bad
+        matrix, its smallest eigenvalue and what to do.
+
+    Examples
+    --------
+    >>> check_spd(torch.stack([torch.eye(2), torch.diag(torch.tensor([1., -1.]))]), "cov")
+    Traceback (most recent call last):
+    ...
+    manifoldkit.exceptions.NotOnManifoldError: cov[1] is not positive definite: \
+smallest eigenvalue -1.0e+00, largest 1.0e+00; use a shrinkage estimator or add c * I
+    """
+    check_square(x, name)
+    y = x.detach().to(compute_dtype(x.dtype))
+    check_finite(y, name)
+    check_symmetric(x.detach(), name, rtol)
+    if y.numel() == 0:
+        return x
+    y = (y + y.mT) / 2
+    if semidefinite:
+        s = torch.linalg.eigvalsh(y)
+        bad = s[..., 0] < -y.shape[-1] * tolerance(y.dtype, 8) * s[..., -1].abs()
+    else:
+        bad = torch.linalg.cholesky_ex(y)[1] != 0
+    if bool(bad.any()):
+        index = first_index(bad)
+        s = torch.linalg.eigvalsh(y[index])
+        kind = "positive semidefinite" if semidefinite else "positive definite"
+        raise NotOnManifoldError(
+            f"{name}{_where(index)} is not {kind}: smallest eigenvalue "
+            f"{float(s[0]):.1e}, largest {float(s[-1]):.1e}; "
+            "use a shrinkage estimator or add c * I"
+        )
+    return x
+
+
+def check_weights(weights: Tensor, length: int, name: str = "weights") -> Tensor:
+    """Raise ``ValueError`` unless weights are finite, non-negative, not all zero.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (..., length)
+        One weight an item.
+    length : int
+        Number of items.
+    name : str
+        The argument's name, for the message.
+    """
+    check_floating(weights, name)
+    if weights.ndim == 0 or weights.shape[-1] != length:
+        raise ValueError(
+            f"{name}: expected {length} weights, one a matrix, "
+            f"found shape {_shape(weights)}"
+        )
+    w = weights.detach()
+    check_finite(w, name, event_ndim=0)
+    if bool((w < 0).any()):
+        index = first_index(w < 0)
+        raise ValueError(
+            f"{name}{_where(index)} is {float(w[index])}: expected no negative weight"
+        )
+    if w.numel() and bool((w.sum(-1) == 0).any()):
+        raise ValueError(f"{name}: all weights are zero, expected a positive sum")
+    return weights
