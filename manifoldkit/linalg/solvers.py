@@ -1,0 +1,112 @@
+"""Linear matrix equations with a symmetric coefficient."""
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.linalg.symmetric import Eig, _full_precision, eigh, symmetrize
+
+
+class _LyapunovCompiled(torch.autograd.Function):
+    """X of a X + X a = q; the form that torch.compile can trace."""
+
+    @staticmethod
+    def forward(a, q, s, u):
+        with _full_precision(q):
+            y = (u.mT @ q @ u) / (s[..., :, None] + s[..., None, :])
+            return u @ y @ u.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        a, _, s, u = inputs
+        ctx.save_for_backward(a, s, u, output)
+        ctx.save_for_forward(a, s, u, output)
+
+    @staticmethod
+    def _grads(solve, ctx, grad):
+        a, s, u, x = ctx.saved_tensors
+        z = solve(a, grad, s, u)
+        grad_a = -(z @ x.mT + x.mT @ z) if ctx.needs_input_grad[0] else None
+        return grad_a, z, None, None
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _LyapunovCompiled._grads(_LyapunovCompiled.apply, ctx, grad)
+
+
+class _Lyapunov(_LyapunovCompiled):
+    """With forward mode, vmap and derivatives of every order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _LyapunovCompiled._grads(_Lyapunov.apply, ctx, grad)
+
+    @staticmethod
+    def jvp(ctx, a_t, q_t, s_t, u_t):
+        a, s, u, x = ctx.saved_tensors
+        right = torch.zeros_like(x)
+        if q_t is not None:
+            right = right + q_t
+        if a_t is not None:
+            right = right - a_t @ x - x @ a_t
+        return _Lyapunov.apply(a, right, s, u)
+
+
+def solve_lyapunov(
+    a: Tensor, q: Tensor, *, eig: Eig | None = None, validate: bool = False
+) -> Tensor:
+    r"""Solve :math:`a X + X a = q` for symmetric ``a``.
+
+    In the eigenbasis of ``a = U diag(s) U'`` the solution is
+    :math:`(U' X U)_{ij} = (U' q U)_{ij} / (s_i + s_j)`: one eigendecomposition, which
+    the derivatives reuse. Exact at repeated eigenvalues, any order of derivative.
+
+    Parameters
+    ----------
+    a : Tensor, shape (..., n, n)
+        Symmetric matrices with :math:`s_i + s_j \ne 0`, such as SPD ones.
+    q : Tensor, shape (..., n, n)
+        Right-hand sides, symmetric or not; batch dimensions broadcast.
+    eig : tuple of Tensor, optional
+        ``eigh(a)``, if it is known already.
+    validate : bool, default=False
+        Raise where ``a`` is not SPD.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices of one size; with ``validate``, the first
+        matrix of ``a`` that is not SPD.
+
+    Notes
+    -----
+    With NaN in a matrix of ``a``, or with :math:`s_i + s_j = 0`, the solution of that
+    matrix alone is not finite.
+
+    Examples
+    --------
+    >>> a = torch.tensor([[2., 1.], [1., 2.]])
+    >>> x = solve_lyapunov(a, torch.eye(2))
+    >>> torch.allclose(a @ x + x @ a, torch.eye(2))
+    True
+    """
+    check_square(a, "a")
+    check_square(q, "q", a.shape[-1])
+    if validate:
+        check_spd(a, "a")
+    dtype = torch.promote_types(a.dtype, q.dtype)
+    work = compute_dtype(dtype)
+    y = symmetrize(a.to(work))
+    s, u = eigh(y) if eig is None else (eig[0].to(work), eig[1].to(work))
+    q = q.to(work)
+    batch = torch.broadcast_shapes(y.shape[:-2], q.shape[:-2])
+    y, q, u = (t.expand(*batch, *t.shape[-2:]) for t in (y, q, u))
+    s = s.expand(*batch, s.shape[-1])
+    function = _LyapunovCompiled if torch.compiler.is_compiling() else _Lyapunov
+    return function.apply(y, q, s, u).to(dtype)

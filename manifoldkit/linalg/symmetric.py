@@ -1,0 +1,441 @@
+"""Matrix functions of symmetric and SPD batches with exact, stable derivatives.
+
+Every function costs one eigendecomposition ``X = U diag(s) U'``, which also serves the
+derivatives (Daleckii-Krein)
+
+.. math::
+    DF(X)[H] = U (f[s_a, s_b] \\circ (U' H U)) U', \\quad
+    D^2F(X)[H, K]_{ac} = \\sum_b f[s_a, s_b, s_c] (H_{ab} K_{bc} + K_{ab} H_{bc}),
+
+so that first and second derivatives are finite and exact at repeated eigenvalues.
+Reverse and forward mode, ``torch.func`` (``vmap``, ``jvp``, ``hessian``) and
+``torch.compile(fullgraph=True)`` work; a third derivative raises.
+
+Shared conventions: any leading batch shape, also empty; float32 and float64 are kept,
+half precision is computed in float32 and cast back; inputs are symmetrized; a matrix
+that holds NaN or lies outside a function's domain gives NaN for itself alone, unless
+``validate=True``, which raises an error naming it. ``eig=(s, u)`` takes a
+decomposition from :func:`eigh` and saves computing it again.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg import _spectral
+from manifoldkit.linalg.checks import (
+    check_finite,
+    check_spd,
+    check_square,
+    check_symmetric,
+    compute_dtype,
+    tolerance,
+)
+
+Eig = tuple[Tensor, Tensor]
+
+
+def symmetrize(x: Tensor) -> Tensor:
+    """Return the symmetric part ``(x + x') / 2``.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Square matrices.
+
+    Examples
+    --------
+    >>> symmetrize(torch.tensor([[1., 2.], [0., 1.]]))
+    tensor([[1., 1.],
+            [1., 1.]])
+    """
+    check_square(x)
+    return (x + x.mT) / 2
+
+
+def _eigh_2x2(x: Tensor) -> Eig:
+    """Closed form: one rotation by half the angle of (a - c, 2 b)."""
+    a, b, c = x[..., 0, 0], x[..., 1, 0], x[..., 1, 1]
+    radius = torch.hypot((a - c) / 2, b)
+    mean = (a + c) / 2
+    large = mean + torch.where(mean >= 0, radius, -radius)
+    scale = x.abs().amax((-2, -1))
+    unit = torch.where(scale > 0, scale, torch.ones_like(scale))
+    det = (a / unit) * (c / unit) - (b / unit) ** 2
+    # det / large has no cancellation of its own where the mean dominates
+    divisor = torch.where(large == 0, unit, large) / unit
+    small = torch.where(radius < mean.abs(), det / divisor * unit, 2 * mean - large)
+    angle = torch.atan2(b, (a - c) / 2) / 2
+    cos, sin = angle.cos(), angle.sin()
+    first, last = torch.minimum(small, large), torch.maximum(small, large)
+    u = torch.stack([torch.stack([-sin, cos], -1), torch.stack([cos, sin], -1)], -2)
+    return torch.stack([first, last], -1), u
+
+
+def eigh(x: Tensor) -> Eig:
+    """Return ascending eigenvalues and eigenvectors; NaN for a non-finite matrix alone.
+
+    A constant for automatic differentiation: it feeds the ``eig=`` argument of the
+    functions of this module, whose derivatives do not pass through it. 2x2 matrices
+    take a closed form.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Symmetric matrices (the symmetric part is used).
+
+    Returns
+    -------
+    s : Tensor, shape (..., n)
+        Eigenvalues in ascending order.
+    u : Tensor, shape (..., n, n)
+        Eigenvectors in columns.
+
+    Examples
+    --------
+    >>> s, u = eigh(torch.tensor([[2., 1.], [1., 2.]]))
+    >>> s
+    tensor([1., 3.])
+    """
+    check_square(x)
+    with torch.no_grad():
+        x = x.detach().to(compute_dtype(x.dtype))
+        x = (x + x.mT) / 2
+        finite = torch.isfinite(x).all(-1).all(-1)[..., None]
+        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        safe = torch.where(finite[..., None], x, eye)
+        s, u = _eigh_2x2(safe) if x.shape[-1] == 2 else torch.linalg.eigh(safe)
+        return torch.where(finite, s, torch.nan), u
+
+
+def _full_precision(x: Tensor):
+    """Keep autocast from rounding the products of a decomposition."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _frechet(f, s: Tensor, u: Tensor, h: Tensor) -> Tensor:
+    """DF(X)[h]: two products into the eigenbasis, two back."""
+    with _full_precision(h):
+        difference = f.first(s[..., :, None], s[..., None, :])
+        return u @ (difference * (u.mT @ h @ u)) @ u.mT
+
+
+def _frechet2(f, s: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
+    """D^2F(X)[h, k]."""
+    with _full_precision(h):
+        a, b = s[..., :, None, None], s[..., None, :, None]
+        d = f.second(a, b, s[..., None, None, :])
+        h, k = u.mT @ h @ u, u.mT @ k @ u
+        core = (d * h[..., None]).mul(k[..., None, :, :]).sum(-2)
+        core = core + (d * k[..., None]).mul(h[..., None, :, :]).sum(-2)
+        return u @ core @ u.mT
+
+
+class _NoThirdDerivative(torch.autograd.Function):
+    """Identity that refuses to be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("third derivatives of matrix functions are not available")
+
+
+class _Derivative(torch.autograd.Function):
+    """DF(X)[h] as a function of X and h (s, u decompose X and are constants)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, h, s, u, f):
+        return _frechet(f, s, u, h)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, h, s, u, f = inputs
+        ctx.f = f
+        ctx.save_for_backward(x, h, s, u)
+        ctx.save_for_forward(x, h, s, u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, h, s, u = ctx.saved_tensors
+        grad_x = grad_h = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _NoThirdDerivative.apply(_frechet2(ctx.f, s, u, h.mT, grad))
+        if ctx.needs_input_grad[1]:
+            grad_h = _Derivative.apply(x, grad, s, u, ctx.f)
+        return grad_x, grad_h, None, None, None
+
+    @staticmethod
+    def jvp(ctx, x_t, h_t, s_t, u_t, f):
+        _, h, s, u = ctx.saved_tensors
+        out = torch.zeros_like(h)
+        if x_t is not None:
+            out = out + _frechet2(ctx.f, s, u, h, x_t)
+        if h_t is not None:
+            out = out + _frechet(ctx.f, s, u, h_t)
+        return out
+
+
+class _SpectralCompiled(torch.autograd.Function):
+    """F(X); the form that torch.compile can trace (no forward-mode rule)."""
+
+    @staticmethod
+    def forward(x, s, u, f):
+        with _full_precision(x):
+            return (u * f.value(s)[..., None, :]) @ u.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, s, u, f = inputs
+        ctx.f = f
+        ctx.save_for_backward(x, s, u)
+        ctx.save_for_forward(x, s, u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        _, s, u = ctx.saved_tensors
+        return _frechet(ctx.f, s, u, grad), None, None, None
+
+
+class _Spectral(_SpectralCompiled):
+    """F(X) with second derivatives, forward mode and vmap."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, s, u = ctx.saved_tensors
+        return _Derivative.apply(x, grad, s, u, ctx.f), None, None, None
+
+    @staticmethod
+    def jvp(ctx, x_t, s_t, u_t, f):
+        x, s, u = ctx.saved_tensors
+        return _Derivative.apply(x, x_t, s, u, ctx.f)
+
+
+def _round_up_to_zero(s: Tensor) -> Tensor:
+    """Set eigenvalues that are negative by rounding only to zero."""
+    floor = -s.shape[-1] * tolerance(s.dtype) * s.abs().amax(-1, keepdim=True)
+    return torch.where((s < 0) & (s >= floor), torch.zeros_like(s), s)
+
+
+def _apply(x: Tensor, f, eig: Eig | None, semidefinite: bool = False) -> Tensor:
+    """Evaluate F on the symmetric part of x."""
+    y = symmetrize(x.to(compute_dtype(x.dtype)))
+    s, u = eigh(y) if eig is None else (eig[0].to(y.dtype), eig[1].to(y.dtype))
+    if semidefinite:
+        s = _round_up_to_zero(s)
+    function = _SpectralCompiled if torch.compiler.is_compiling() else _Spectral
+    return function.apply(y, s, u, f).to(x.dtype)
+
+
+def sqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
+    r"""Square root of SPD matrices, :math:`X^{1/2} = U \sqrt{s}\, U'`.
+
+    Singular positive semidefinite matrices are allowed; their derivative is infinite
+    along the null space.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        SPD matrices.
+    eig : tuple of Tensor, optional
+        ``eigh(x)``, if it is known already.
+    validate : bool, default=False
+        Raise for a matrix that is not positive semidefinite, rather than give NaN.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices; with ``validate``, the first bad matrix.
+
+    Examples
+    --------
+    >>> sqrtm(torch.tensor([[5., 4.], [4., 5.]]))
+    tensor([[2., 1.],
+            [1., 2.]])
+    """
+    check_square(x)
+    if validate:
+        check_spd(x, semidefinite=True)
+    return _apply(x, _spectral.Sqrt(), eig, semidefinite=True)
+
+
+def invsqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
+    r"""Inverse square root of SPD matrices, :math:`X^{-1/2}`.
+
+    Parameters, raises: see :func:`sqrtm`; the matrices must be positive definite.
+
+    Examples
+    --------
+    >>> invsqrtm(torch.diag(torch.tensor([4., 1.])))
+    tensor([[0.5000, 0.0000],
+            [0.0000, 1.0000]])
+    """
+    check_square(x)
+    if validate:
+        check_spd(x)
+    return _apply(x, _spectral.InvSqrt(), eig)
+
+
+def logm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
+    r"""Principal logarithm of SPD matrices, :math:`U \log(s)\, U'`.
+
+    Parameters, raises: see :func:`sqrtm`; the matrices must be positive definite.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[2., 1.], [1., 2.]])
+    >>> torch.allclose(expm(logm(x)), x)
+    True
+    """
+    check_square(x)
+    if validate:
+        check_spd(x)
+    return _apply(x, _spectral.Log(), eig)
+
+
+def expm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
+    r"""Exponential of symmetric matrices, :math:`U e^{s} U'`, which is SPD.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Symmetric matrices. For general matrices use ``torch.linalg.matrix_exp``.
+    eig : tuple of Tensor, optional
+        ``eigh(x)``, if it is known already.
+    validate : bool, default=False
+        Raise for a matrix that is not finite or not symmetric.
+
+    Examples
+    --------
+    >>> expm(torch.zeros(2, 2))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    check_square(x)
+    if validate:
+        check_symmetric(check_finite(x, "x"), "x")
+    return _apply(x, _spectral.Exp(), eig)
+
+
+def powm(
+    x: Tensor, power: float, *, eig: Eig | None = None, validate: bool = False
+) -> Tensor:
+    r"""Real power of SPD matrices, :math:`X^p = U s^p U'`.
+
+    Powers 1, 1/2 and -1/2 take the cheaper special forms.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        SPD matrices.
+    power : float
+        The exponent, a finite number; not differentiated.
+    eig : tuple of Tensor, optional
+        ``eigh(x)``, if it is known already.
+    validate : bool, default=False
+        Raise for a matrix that is not positive definite, rather than give NaN.
+
+    Examples
+    --------
+    >>> powm(torch.diag(torch.tensor([2., 3.])), 2)
+    tensor([[4., 0.],
+            [0., 9.]])
+    """
+    check_square(x)
+    if isinstance(power, Tensor) or not math.isfinite(power):
+        raise ValueError(f"power: expected a finite Python number, found {power!r}")
+    if validate:
+        check_spd(x)
+    if power == 1:
+        return symmetrize(x)
+    if power == 0.5:
+        return sqrtm(x, eig=eig)
+    if power == -0.5:
+        return invsqrtm(x, eig=eig)
+    return _apply(x, _spectral.Power(float(power)), eig)
+
+
+def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
+    r"""Half-vectorize symmetric matrices: the upper triangle, row by row.
+
+    With ``isometric`` the off-diagonal entries are multiplied by :math:`\sqrt 2`, so
+    that Euclidean products of vectors are Frobenius products of matrices.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Symmetric matrices (the upper triangle is read).
+    isometric : bool, default=True
+        Scale the off-diagonal entries.
+
+    Returns
+    -------
+    Tensor, shape (..., n (n + 1) / 2)
+
+    Examples
+    --------
+    >>> vech(torch.tensor([[1., 2.], [2., 3.]]), isometric=False)
+    tensor([1., 2., 3.])
+    """
+    check_square(x)
+    n = x.shape[-1]
+    rows, columns = torch.triu_indices(n, n, device=x.device)
+    v = x[..., rows, columns]
+    return torch.where(rows == columns, v, v * math.sqrt(2)) if isometric else v
+
+
+def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
+    """Rebuild symmetric matrices from :func:`vech` vectors.
+
+    Parameters
+    ----------
+    v : Tensor, shape (..., n (n + 1) / 2)
+        Half-vectorized matrices.
+    isometric : bool, default=True
+        The off-diagonal entries carry the factor sqrt(2).
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    ValueError
+        The length is not a triangular number.
+
+    Examples
+    --------
+    >>> unvech(torch.tensor([1., 2., 3.]), isometric=False)
+    tensor([[1., 2.],
+            [2., 3.]])
+    """
+    length = v.shape[-1] if v.ndim else 0
+    n = (math.isqrt(8 * length + 1) - 1) // 2
+    if n * (n + 1) // 2 != length or n == 0:
+        raise ValueError(
+            "v: expected the last dimension to be n (n + 1) / 2 for an n >= 1, "
+            f"found shape {tuple(v.shape)}"
+        )
+    rows, columns = torch.triu_indices(n, n, device=v.device)
+    if isometric:
+        v = torch.where(rows == columns, v, v / math.sqrt(2))
+    index = torch.empty(n, n, dtype=torch.long, device=v.device)
+    index[rows, columns] = index[columns, rows] = torch.arange(length, device=v.device)
+    return v[..., index]
