@@ -34,10 +34,12 @@ COMMANDS = {  # name: (extra, what it does, the command lines run in the environ
 
 
 def stop(message):
+    """Leave with one sentence."""
     sys.exit(f"dev.py: {message}")
 
 
 def call(*args):
+    """Run the environment's Python; a failure ends this script with its code."""
     code = subprocess.call([str(PYTHON), *args], cwd=ROOT)
     if code:
         sys.exit(code)
@@ -64,6 +66,7 @@ def install(extra):
 
 
 def main(argv):
+    """Do the command, or list the commands."""
     if sys.version_info < (3, 11):  # noqa: UP036 (the sentence is for older ones)
         stop("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
     name = argv[0] if argv else ""

@@ -62,6 +62,8 @@ def _relative_second(f, a: Tensor, b: Tensor, c: Tensor, coefficients, scale) ->
 class Sqrt:
     """The square root; eigenvalues that are negative by rounding count as zero."""
 
+    sees_small_eigenvalues = False
+
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""
         return s.sqrt()
@@ -78,6 +80,8 @@ class Sqrt:
 
 class InvSqrt:
     """The inverse square root."""
+
+    sees_small_eigenvalues = True
 
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""
@@ -97,6 +101,8 @@ class InvSqrt:
 class Log:
     """The natural logarithm."""
 
+    sees_small_eigenvalues = True
+
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""
         return s.log()
@@ -115,6 +121,8 @@ class Log:
 
 class Exp:
     """The exponential."""
+
+    sees_small_eigenvalues = False
 
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""
@@ -145,6 +153,7 @@ class Power:
 
     def __init__(self, p: float):
         self.p = p
+        self.sees_small_eigenvalues = p < 0
 
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""

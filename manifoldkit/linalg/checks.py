@@ -178,7 +178,8 @@ def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
 
     Examples
     --------
-    >>> is_spd(torch.stack([torch.eye(2), -torch.eye(2), torch.full((2, 2), torch.nan)]))
+    >>> eye = torch.eye(2)
+    >>> is_spd(torch.stack([eye, -eye, eye * torch.nan]))
     tensor([ True, False, False])
     """
     check_square(x)
@@ -224,10 +225,10 @@ def check_spd(
 
     Examples
     --------
-    >>> check_spd(torch.stack([torch.eye(2), torch.diag(torch.tensor([1., -1.]))]), "cov")
+    >>> check_spd(torch.stack([torch.eye(2), torch.tensor([[1., 0.], [0., -1.]])]), "c")
     Traceback (most recent call last):
     ...
-    manifoldkit.exceptions.NotOnManifoldError: cov[1] is not positive definite: \
+    manifoldkit.exceptions.NotOnManifoldError: c[1] is not positive definite: \
 smallest eigenvalue -1.0e+00, largest 1.0e+00; use a shrinkage estimator or add c * I
     """
     check_square(x, name)

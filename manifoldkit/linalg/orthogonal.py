@@ -20,7 +20,9 @@ def _svd(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin SVD as constants; a non-finite matrix gives NaN for itself alone."""
     g = g.detach()
     finite = torch.isfinite(g).all(-1).all(-1)[..., None, None]
-    safe = torch.where(finite, g, torch.eye(*g.shape[-2:], dtype=g.dtype, device=g.device))
+    safe = torch.where(
+        finite, g, torch.eye(*g.shape[-2:], dtype=g.dtype, device=g.device)
+    )
     u, s, vt = torch.linalg.svd(safe, full_matrices=False)
     return torch.where(finite, u, torch.nan), s, vt
 
@@ -110,8 +112,8 @@ def polar(g: Tensor, side: str = "left") -> Polar:
     tensor([[2., 0.],
             [0., 1.]])
     >>> r
-    tensor([[0., -1.],
-            [1.,  0.]])
+    tensor([[ 0., -1.],
+            [ 1.,  0.]])
     """
     check_floating(g, "g")
     if side not in ("left", "right"):

@@ -1,13 +1,16 @@
-"""Matrix functions of symmetric and SPD batches with exact, stable derivatives.
+r"""Matrix functions of symmetric and SPD batches with exact, stable derivatives.
 
 Every function costs one eigendecomposition ``X = U diag(s) U'``, which also serves the
 derivatives (Daleckii-Krein)
 
 .. math::
-    DF(X)[H] = U (f[s_a, s_b] \\circ (U' H U)) U', \\quad
-    D^2F(X)[H, K]_{ac} = \\sum_b f[s_a, s_b, s_c] (H_{ab} K_{bc} + K_{ab} H_{bc}),
+    DF(X)[H] = U (f[s_a, s_b] \circ (U' H U)) U', \quad
+    D^2F(X)[H, K]_{ac} = \sum_b f[s_a, s_b, s_c] (H_{ab} K_{bc} + K_{ab} H_{bc}),
 
 so that first and second derivatives are finite and exact at repeated eigenvalues.
+The logarithm and negative powers correct the eigendecomposition by its residual: full
+relative accuracy up to condition 1e8 (float64), where the plain eigensolver, SciPy
+included, is left with 8 digits; the square root has 1e-12 at condition 1e8.
 Reverse and forward mode, ``torch.func`` (``vmap``, ``jvp``, ``hessian``) and
 ``torch.compile(fullgraph=True)`` work; a third derivative raises.
 
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import _spectral
+from manifoldkit.linalg._refine import eigen_residual
 from manifoldkit.linalg.checks import (
     check_finite,
     check_spd,
@@ -54,6 +58,11 @@ def symmetrize(x: Tensor) -> Tensor:
     return (x + x.mT) / 2
 
 
+def _closed_form_pays(x: Tensor) -> bool:
+    """2x2 matrices: twice as fast as LAPACK from about a thousand, always on a GPU."""
+    return x.shape[-1] == 2 and (x.is_cuda or x.numel() >= 4000)
+
+
 def _eigh_2x2(x: Tensor) -> Eig:
     """Closed form: one rotation by half the angle of (a - c, 2 b)."""
     a, b, c = x[..., 0, 0], x[..., 1, 0], x[..., 1, 1]
@@ -77,8 +86,8 @@ def eigh(x: Tensor) -> Eig:
     """Return ascending eigenvalues and eigenvectors; NaN for a non-finite matrix alone.
 
     A constant for automatic differentiation: it feeds the ``eig=`` argument of the
-    functions of this module, whose derivatives do not pass through it. 2x2 matrices
-    take a closed form.
+    functions of this module, whose derivatives do not pass through it. Large batches
+    of 2x2 matrices take a closed form.
 
     Parameters
     ----------
@@ -105,7 +114,7 @@ def eigh(x: Tensor) -> Eig:
         finite = torch.isfinite(x).all(-1).all(-1)[..., None]
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         safe = torch.where(finite[..., None], x, eye)
-        s, u = _eigh_2x2(safe) if x.shape[-1] == 2 else torch.linalg.eigh(safe)
+        s, u = _eigh_2x2(safe) if _closed_form_pays(safe) else torch.linalg.eigh(safe)
         return torch.where(finite, s, torch.nan), u
 
 
@@ -193,7 +202,12 @@ class _SpectralCompiled(torch.autograd.Function):
     @staticmethod
     def forward(x, s, u, f):
         with _full_precision(x):
-            return (u * f.value(s)[..., None, :]) @ u.mT
+            if not f.sees_small_eigenvalues:
+                return (u * f.value(s)[..., None, :]) @ u.mT
+            difference = f.first(s[..., :, None], s[..., None, :])
+            core = torch.diag_embed(f.value(s)) + difference * eigen_residual(x, s, u)
+            out = u @ core @ u.mT
+            return (out + out.mT) / 2
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -266,7 +280,7 @@ def sqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tenso
 
     Examples
     --------
-    >>> sqrtm(torch.tensor([[5., 4.], [4., 5.]]))
+    >>> sqrtm(torch.tensor([[5., 4.], [4., 5.]])).round(decimals=4)
     tensor([[2., 1.],
             [1., 2.]])
     """

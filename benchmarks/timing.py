@@ -1,0 +1,40 @@
+"""Fair timing: one thread, the contestants interleaved, medians."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from threadpoolctl import threadpool_limits
+
+
+def compare(
+    contestants: dict[str, Callable[[], object]], repeats: int = 9, warmup: int = 1
+) -> dict[str, float]:
+    """Return the median seconds of each contestant.
+
+    Every round runs each of them once, so that a slow moment of the machine hits all
+    alike; a single thread is used by torch, BLAS and OpenMP.
+
+    Parameters
+    ----------
+    contestants : dict of name to callable without arguments
+    repeats : int
+        Number of rounds that count.
+    warmup : int
+        Rounds before them that do not.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            for round_ in range(warmup + repeats):
+                for name, run in contestants.items():
+                    start = time.perf_counter()
+                    run()
+                    if round_ >= warmup:
+                        seconds[name].append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,0 +1,35 @@
+"""Residual of an eigendecomposition in about one and a half times working precision.
+
+A backward stable eigensolver leaves an error of eps * max(s) in every eigenvalue, so
+a function that looks at the small ones (logarithm, inverse root) loses as many digits
+as the condition number has. The residual ``Y = X U - U diag(s)``, computed without
+that error, gives ``X = U (diag(s) + U^-1 Y) U^-1``, and one Daleckii-Krein term at
+``U'Y`` restores the digits: the remaining error is of second order. The product is
+made exact by splitting both factors so that the leading parts multiply without
+rounding (Ozaki et al., Numerical Algorithms 59, 2012).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _split(x: Tensor, dim: int, shift: float) -> tuple[Tensor, Tensor]:
+    """Split x into few leading bits, on one grid along ``dim``, and the rest."""
+    sigma = x.abs().amax(dim, keepdim=True) * shift
+    high = (x + sigma) - sigma
+    return high, x - high
+
+
+def eigen_residual(x: Tensor, s: Tensor, u: Tensor) -> Tensor:
+    """Return ``U' (X U - U diag(s))`` accurate far below the rounding of X U."""
+    n = x.shape[-1]
+    digits = 1 - math.log2(torch.finfo(x.dtype).eps)
+    shift = 2.0 ** (math.ceil((digits + math.log2(n)) / 2) + 1)
+    x1, x2 = _split(x, -1, shift)
+    u1, u2 = _split(u, -2, shift)
+    s1, s2 = _split(s[..., None, :], -1, shift)
+    leading = x1 @ u1 - u1 * s1
+    rest = (x1 @ u2 - u2 * s[..., None, :]) + (x2 @ u - u1 * s2)
+    return u.mT @ (leading + rest)
