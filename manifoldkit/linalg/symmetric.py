@@ -204,10 +204,9 @@ class _SpectralCompiled(torch.autograd.Function):
         with _full_precision(x):
             if not f.sees_small_eigenvalues:
                 return (u * f.value(s)[..., None, :]) @ u.mT
-            difference = f.first(s[..., :, None], s[..., None, :])
-            core = torch.diag_embed(f.value(s)) + difference * eigen_residual(x, s, u)
-            out = u @ core @ u.mT
-            return (out + out.mT) / 2
+            core = f.first(s[..., :, None], s[..., None, :]) * eigen_residual(x, s, u)
+            core.diagonal(dim1=-2, dim2=-1).add_(f.value(s))
+            return u @ core @ u.mT
 
     @staticmethod
     def setup_context(ctx, inputs, output):
