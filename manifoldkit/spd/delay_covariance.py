@@ -1,0 +1,269 @@
+"""Covariance estimates of delay vectors from their moments, with autograd."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.spd.delay_moments import (
+    TRIMS,
+    block_autocovariances,
+    block_toeplitz,
+    check_option,
+    check_order_lag,
+    check_signals,
+    delay_moments,
+    n_delay_vectors,
+)
+
+#: Estimators that are functions of the second moments (lwf: and of the vectors' norms).
+MOMENT_ESTIMATORS = ("cov", "scm", "corr", "oas", "lwf")
+STRUCTURES = ("stacked", "toeplitz")
+
+
+def augmented_covariance(
+    x: Tensor,
+    order: int = 1,
+    lag: int = 1,
+    *,
+    estimator: str = "oas",
+    structure: str = "stacked",
+    trim: str = "full",
+    shrinkage: float = 0.0,
+) -> Tensor:
+    r"""Covariance of the delay vectors of signals, by exact block updates.
+
+    .. math:: z_t = (x_t, x_{t+l}, \dots, x_{t+(o-1)l}), \qquad
+              C = \frac1n \sum_t (z_t - \bar z)(z_t - \bar z)^\top
+
+    With ``structure="toeplitz"`` block (a, b) is the biased autocovariance
+    :math:`\Gamma((a-b)l)` of the whole signal: fewer free numbers, positive
+    semidefinite by construction.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_channels, n_times)
+        Signals, any batch shape; differentiable to any order.
+    order : int, default=1
+        Number of delayed copies, 1 is the plain covariance.
+    lag : int, default=1
+        Delay between copies, in samples.
+    estimator : {"oas", "lwf", "cov", "scm", "corr"}, default="oas"
+        As in pyriemann: oracle approximating shrinkage, Ledoit-Wolf, divisor n - 1,
+        divisor n, correlation. (``structure="toeplitz"`` always divides by T, so there
+        "cov" and "scm" are the same; "lwf" needs the stacked form.)
+    structure : {"stacked", "toeplitz"}, default="stacked"
+        Sample covariance of the delay vectors, or block Toeplitz.
+    trim : {"full", "moabb"}, default="full"
+        Use all ``T - (order - 1) lag`` delay vectors, or ``T - order lag`` as MOABB's
+        ``AugmentedDataset`` does. No effect on "toeplitz".
+    shrinkage : float, default=0.0
+        Further shrinkage s towards the scaled identity,
+        ``(1 - s) C + s tr(C) / n I``, in [0, 1].
+
+    Returns
+    -------
+    Tensor, shape (..., order * n_channels, order * n_channels)
+        Dtype and device of ``x``; half precision is computed in float32.
+
+    Raises
+    ------
+    TypeError
+        Not a floating-point tensor; order or lag not an integer.
+    ValueError
+        Unknown option, or fewer than two delay vectors. Rank is not checked here:
+        :class:`AugmentedCovariances` does.
+
+    References
+    ----------
+    .. [1] Carrara and Papadopoulo, "Classification of BCI-EEG based on the augmented
+           covariance matrix", IEEE Trans. Biomed. Eng. 2024, arXiv 2302.04508.
+    .. [2] Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance
+           estimation", IEEE Trans. Signal Process. 2010, equation 23.
+
+    Examples
+    --------
+    >>> x = torch.randn(5, 3, 100, generator=torch.Generator().manual_seed(0))
+    >>> augmented_covariance(x, order=4, lag=2).shape
+    torch.Size([5, 12, 12])
+    """
+    order, lag = check_order_lag(order, lag)
+    return augmented_covariance_grid(
+        x,
+        [order],
+        lag,
+        estimator=estimator,
+        structure=structure,
+        trim=trim,
+        shrinkage=shrinkage,
+    )[order]
+
+
+def augmented_covariance_grid(
+    x: Tensor,
+    orders,
+    lag: int = 1,
+    *,
+    estimator: str = "oas",
+    structure: str = "stacked",
+    trim: str = "full",
+    shrinkage: float = 0.0,
+) -> dict[int, Tensor]:
+    """Augmented covariances for several orders at one lag, sharing their products.
+
+    A smaller order has more delay vectors, so its matrix is no leading block of a
+    larger one; the few samples between them are added exactly, and each result equals
+    :func:`augmented_covariance` of that order alone up to rounding.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_channels, n_times)
+        Signals.
+    orders : sequence of int
+        The orders wanted.
+    lag : int, default=1
+        The common delay, in samples.
+    estimator, structure, trim, shrinkage
+        As in :func:`augmented_covariance`.
+
+    Returns
+    -------
+    dict of int to Tensor, shape (..., order * n_channels, order * n_channels)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`augmented_covariance`; no order given.
+
+    Examples
+    --------
+    >>> x = torch.randn(5, 3, 100, generator=torch.Generator().manual_seed(0))
+    >>> grid = augmented_covariance_grid(x, [1, 2, 4], lag=2)
+    >>> [tuple(c.shape) for c in grid.values()]
+    [(5, 3, 3), (5, 6, 6), (5, 12, 12)]
+    """
+    check_signals(x)
+    orders = [check_order_lag(o, lag)[0] for o in orders]
+    if not orders:
+        raise ValueError("orders: expected at least one order, found none")
+    check_option("estimator", estimator, MOMENT_ESTIMATORS)
+    check_option("structure", structure, STRUCTURES)
+    check_option("trim", trim, TRIMS)
+    check_toeplitz(structure, estimator)
+    check_shrinkage(shrinkage)
+
+    work = x.to(compute_dtype(x.dtype))
+    work = work - work.mean(-1, keepdim=True)
+    batch = x.shape[:-2]
+    if structure == "toeplitz":
+        n_delay_vectors(x.shape[-1], max(orders), lag)
+        gamma = block_autocovariances(work, max(orders), lag)
+        results = {
+            o: _from_scm(block_toeplitz(gamma[..., :o, :, :]), x.shape[-1], estimator)
+            for o in orders
+        }
+    else:
+        flat = work.reshape(-1, *x.shape[-2:])
+        results = {
+            o: _from_moments(m, flat, o, lag, estimator).unflatten(0, batch)
+            if batch
+            else _from_moments(m, flat, o, lag, estimator)[0]
+            for o, m in delay_moments(flat, orders, lag, trim).items()
+        }
+    return {o: shrink(c, shrinkage).to(x.dtype) for o, c in results.items()}
+
+
+def _from_moments(moments, x: Tensor, order: int, lag: int, estimator: str) -> Tensor:
+    """Turn sums over delay vectors into a covariance estimate."""
+    second, first, n = moments
+    divisor = n - 1 if estimator in ("cov", "corr") else n
+    mean = first / n
+    scm = torch.baddbmm(
+        second,
+        first[:, :, None],
+        mean[:, None, :],
+        beta=1 / divisor,
+        alpha=-1 / divisor,
+    )
+    if estimator == "lwf":
+        return _ledoit_wolf(scm, _fourth_moment(x, mean, n, order, lag), n)
+    return _from_scm(scm, n, estimator)
+
+
+def _from_scm(scm: Tensor, n: int, estimator: str) -> Tensor:
+    if estimator == "oas":
+        return _oas(scm, n)
+    if estimator == "corr":
+        std = scm.diagonal(dim1=-2, dim2=-1).sqrt()
+        return (scm / std[..., :, None] / std[..., None, :]).clamp(-1, 1)
+    return scm
+
+
+def _trace(c: Tensor) -> Tensor:
+    return c.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _add_identity(c: Tensor, amount: Tensor) -> Tensor:
+    eye = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
+    return c + amount[..., None, None] * eye
+
+
+def _oas(scm: Tensor, n: int) -> Tensor:
+    """Shrink as scikit-learn's ``oas``: needs tr S and tr S² only."""
+    p = scm.shape[-1]
+    if p == 1:
+        return scm
+    mu = _trace(scm) / p
+    alpha = scm.square().mean((-2, -1))
+    excess = (n + 1) * (alpha - mu.square() / p)
+    degenerate = excess == 0
+    ratio = (alpha + mu.square()) / torch.where(degenerate, 1.0, excess)
+    weight = torch.where(degenerate, 1.0, ratio.clamp(max=1.0))
+    return _add_identity((1 - weight)[..., None, None] * scm, weight * mu)
+
+
+def _fourth_moment(x: Tensor, mean: Tensor, n: int, order: int, lag: int) -> Tensor:
+    """Sum over delay vectors of the fourth power of their centered length."""
+    mean = mean.unflatten(-1, (order, -1))
+    length = x.new_zeros(x.shape[0], n)
+    for a in range(order):
+        piece = x[:, :, a * lag : a * lag + n] - mean[:, a, :, None]
+        length = length + piece.square().sum(-2)
+    return length.square().sum(-1)
+
+
+def _ledoit_wolf(scm: Tensor, fourth: Tensor, n: int) -> Tensor:
+    """Shrink as scikit-learn's ``ledoit_wolf``, from moments."""
+    p = scm.shape[-1]
+    if p == 1:
+        return scm
+    mu = _trace(scm) / p
+    frobenius = scm.square().sum((-2, -1))
+    delta = (frobenius - p * mu.square()) / p
+    beta = torch.minimum((fourth / n - frobenius) / (p * n), delta)
+    none = beta == 0
+    weight = torch.where(none, 0.0, beta / torch.where(none, 1.0, delta))
+    return _add_identity((1 - weight)[..., None, None] * scm, weight * mu)
+
+
+def shrink(c: Tensor, amount: float) -> Tensor:
+    """Return ``(1 - amount) c + amount tr(c) / n I`` for matrices (..., n, n)."""
+    if amount == 0:
+        return c
+    mu = _trace(c) / c.shape[-1]
+    return _add_identity((1 - amount) * c, amount * mu)
+
+
+def check_shrinkage(shrinkage: float) -> None:
+    """Raise ``ValueError`` unless ``shrinkage`` is a number in [0, 1]."""
+    if not isinstance(shrinkage, int | float | np.number) or not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage: expected a number in [0, 1], found {shrinkage!r}")
+
+
+def check_toeplitz(structure: str, estimator) -> None:
+    """Raise ``ValueError`` where the Toeplitz form cannot have this estimator."""
+    if structure == "toeplitz" and estimator not in ("cov", "scm", "corr", "oas"):
+        raise ValueError(
+            "structure='toeplitz' is built from autocovariances alone: expected "
+            f"estimator 'oas', 'cov', 'scm' or 'corr', found {estimator!r}"
+        )

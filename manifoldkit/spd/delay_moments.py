@@ -1,0 +1,368 @@
+r"""Delay embedding of epochs and its exact second moments, without the big product.
+
+The delay vector of a signal is :math:`z_t = (x_t, x_{t+l}, \dots, x_{t+(o-1)l})`. Its
+second moments form ``order x order`` blocks of which only the first block row needs a
+product over all samples: going one step down a block diagonal drops ``lag`` samples at
+the head and gains ``lag`` at the tail. Every function here rests on that.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import check_floating
+
+TRIMS = ("full", "moabb")
+
+# Epochs are worked on in groups of about this many bytes, so that the signal and its
+# blocks stay in a core's cache between the passes over them.
+_GROUP_BYTES = 1 << 20
+
+
+def check_order_lag(order, lag) -> tuple[int, int]:
+    """Return order and lag as integers of at least 1, or raise naming the argument."""
+    for name, value in (("order", order), ("lag", lag)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an integer, found {value!r}")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, found {value}")
+    return int(order), int(lag)
+
+
+def check_option(name: str, value, options: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of the option strings."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name}: expected one of {tuple(options)}, found {value!r}")
+
+
+def n_delay_vectors(n_times: int, order: int, lag: int, trim: str = "full") -> int:
+    """Return the number of delay vectors of an epoch, ``T_eff`` in the messages.
+
+    ``T - (order - 1) * lag`` for ``trim="full"``; for ``trim="moabb"`` the convention
+    of MOABB's ``AugmentedDataset``, ``T - order * lag`` unless ``order`` is 1.
+
+    Raises
+    ------
+    ValueError
+        Fewer than 2 delay vectors are left.
+
+    Examples
+    --------
+    >>> n_delay_vectors(640, 4, 8), n_delay_vectors(640, 4, 8, trim="moabb")
+    (616, 608)
+    """
+    check_option("trim", trim, TRIMS)
+    dropped = order * lag if trim == "moabb" and order > 1 else (order - 1) * lag
+    left = n_times - dropped
+    if left < 2:
+        raise ValueError(
+            f"order * lag is too large for the epoch: T = {n_times} samples, "
+            f"order = {order}, lag = {lag} leave T_eff = {left} delay vectors, "
+            "expected at least 2"
+        )
+    return left
+
+
+def delay_embed(x, order: int = 1, lag: int = 1, *, trim: str = "full"):
+    """Return the delay vectors of signals as a strided view, blocks by delay.
+
+    ``z[..., a, c, t] = x[..., c, t + a * lag]``. Reshaping the two block dimensions
+    into one gives the signal that MOABB's ``AugmentedDataset`` concatenates.
+
+    Parameters
+    ----------
+    x : Tensor or ndarray, shape (..., n_channels, n_times)
+        Signals of any strides.
+    order : int, default=1
+        Number of delayed copies, the embedding dimension.
+    lag : int, default=1
+        Delay between copies, in samples.
+    trim : {"full", "moabb"}, default="full"
+        How many samples to keep, see :func:`n_delay_vectors`.
+
+    Returns
+    -------
+    Tensor or ndarray, shape (..., order, n_channels, T_eff)
+        A view of ``x``: no sample is copied. The array view is read-only because its
+        entries overlap.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``order`` or ``lag`` no positive integer; too few samples; no channel axis.
+
+    Examples
+    --------
+    >>> delay_embed(np.arange(6.0)[None], order=3, lag=2)[:, 0]
+    array([[0., 1.],
+           [2., 3.],
+           [4., 5.]])
+    """
+    order, lag = check_order_lag(order, lag)
+    if not isinstance(x, Tensor):
+        x = np.asarray(x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"x: expected shape (..., n_channels, n_times), found {tuple(x.shape)}"
+        )
+    n = n_delay_vectors(x.shape[-1], order, lag, trim)
+    shape = (*x.shape[:-2], order, x.shape[-2], n)
+    strides = x.stride() if isinstance(x, Tensor) else x.strides
+    strides = (*strides[:-2], lag * strides[-1], *strides[-2:])
+    if isinstance(x, Tensor):
+        return x.as_strided(shape, strides, x.storage_offset())
+    return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
+
+
+def _chunks(x: Tensor, start: int, count: int, lag: int) -> Tensor:
+    """Cut ``count`` pieces of ``lag`` samples: (n, count, n_channels, lag)."""
+    n, c, _ = x.shape
+    piece = x[:, :, start : start + count * lag]
+    return piece.reshape(n, c, count, lag).transpose(1, 2)
+
+
+def _block_products(z: Tensor) -> Tensor:
+    """Return all products of pieces: [n, i, :, j, :] = z_i z_j'."""
+    n, k, c, lag = z.shape
+    flat = z.reshape(n, k * c, lag)
+    return (flat @ flat.mT).view(n, k, c, k, c)
+
+
+class DelayMoments(NamedTuple):
+    """Sums over the delay vectors of a group of epochs, one order.
+
+    Attributes
+    ----------
+    second : Tensor, shape (n, order * n_channels, order * n_channels)
+        Sum of ``z_t z_t'``.
+    first : Tensor, shape (n, order * n_channels)
+        Sum of ``z_t``.
+    count : int
+        Number of delay vectors.
+    """
+
+    second: Tensor
+    first: Tensor
+    count: int
+
+
+def _assemble(rows: list[Tensor]) -> Tensor:
+    """Build the symmetric matrix from block rows a, each holding blocks (a, a..)."""
+    n, c, order, _ = rows[0].shape
+    out = rows[0].new_empty(n, order, c, order, c)
+    for a, row in enumerate(rows):
+        out[:, a, :, a:] = row
+        out[:, a + 1 :, :, a] = row[:, :, 1:].permute(0, 2, 3, 1)
+    return out.view(n, order * c, order * c)
+
+
+def _group_moments(
+    x: Tensor, orders: Sequence[int], lag: int, trim: str
+) -> dict[int, DelayMoments]:
+    """Second moments of one group of epochs (n, C, T) for several orders at one lag."""
+    n_times, top = x.shape[-1], max(orders)
+    counts = {o: n_delay_vectors(n_times, o, lag, trim) for o in orders}
+    width = counts[top]
+    skips = {o: (counts[o] - width) // lag for o in orders}
+    n_tail = max(skips[o] + o - 1 for o in orders)
+
+    base = x[:, :, :width]
+    first_row = torch.stack(
+        [base @ x[:, :, b * lag : b * lag + width].mT for b in range(top)], dim=2
+    )
+    head, tail = _chunks(x, 0, top - 1, lag), _chunks(x, width, n_tail, lag)
+    head_products, tail_products = _block_products(head), _block_products(tail)
+    head_sum, tail_sum = head.sum(-1), tail.sum(-1)
+    base_sum = base.sum(-1)
+
+    moments = {}
+    for o in orders:
+        k = skips[o]
+        row, total = first_row[:, :, :o], base_sum + tail_sum[:, :k].sum(1)
+        for i in range(k):
+            row = row + tail_products[:, i, :, i : i + o]
+        rows, sums = [row], [total]
+        for a in range(o - 1):
+            gain = tail_products[:, k + a, :, k + a : k + o - 1]
+            loss = head_products[:, a, :, a : o - 1]
+            rows.append(rows[-1][:, :, :-1] + gain - loss)
+            sums.append(sums[-1] + tail_sum[:, k + a] - head_sum[:, a])
+        moments[o] = DelayMoments(_assemble(rows), torch.cat(sums, -1), counts[o])
+    return moments
+
+
+def delay_moments(
+    x: Tensor, orders: Sequence[int], lag: int, trim: str = "full"
+) -> dict[int, DelayMoments]:
+    """Return first and second moments of the delay vectors, for orders at one lag.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, n_channels, n_times)
+        Signals; subtract their mean first where it is large against their variation.
+    orders : sequence of int
+        Orders that share the products.
+    lag : int
+        Delay in samples.
+    trim : {"full", "moabb"}
+        See :func:`n_delay_vectors`.
+
+    Returns
+    -------
+    dict of int to DelayMoments
+        Exactly what each order alone would give.
+    """
+    item = x[:1].numel() * x.element_size()
+    group = x.shape[0] if x.is_cuda else max(1, _GROUP_BYTES // max(item, 1))
+    parts = [_group_moments(g, orders, lag, trim) for g in x.split(max(group, 1))]
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        o: DelayMoments(
+            torch.cat([p[o].second for p in parts]),
+            torch.cat([p[o].first for p in parts]),
+            parts[0][o].count,
+        )
+        for o in orders
+    }
+
+
+def block_autocovariances(x: Tensor, order: int, lag: int = 1) -> Tensor:
+    r"""Biased autocovariances of signals at the lags 0, lag, ..., (order - 1) lag.
+
+    .. math:: \Gamma(h) = \frac1T \sum_{t=0}^{T-1-h} x_{t+h} x_t^\top
+
+    of the centered signal. Dividing by T for every h makes the block-Toeplitz matrix
+    positive semidefinite; dividing by T - h would not.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_channels, n_times)
+        Signals.
+    order : int
+        Number of lags, 0 included.
+    lag : int, default=1
+        Step between lags, in samples.
+
+    Returns
+    -------
+    Tensor, shape (..., order, n_channels, n_channels)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a floating-point tensor of signals, or ``(order - 1) * lag`` not under T.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    >>> block_autocovariances(x, order=3).flatten()
+    tensor([ 1.0000, -0.7500,  0.5000])
+    """
+    check_signals(x)
+    order, lag = check_order_lag(order, lag)
+    n_times = x.shape[-1]
+    n_delay_vectors(n_times, order, lag)
+    x = x - x.mean(-1, keepdim=True)
+    products = [
+        x[..., h:] @ x[..., : n_times - h].mT for h in range(0, order * lag, lag)
+    ]
+    return torch.stack(products, dim=-3) / n_times
+
+
+def block_toeplitz(gamma: Tensor) -> Tensor:
+    """Arrange autocovariances (..., order, C, C) as the blocks Γ((a - b) lag).
+
+    The block order is that of the delay vector ``(x_t, x_{t+lag}, ...)``; transposed
+    blocks, ``Γ((b - a) lag)``, belong to the reversed vector of the Yule-Walker system.
+    """
+    order, c = gamma.shape[-3], gamma.shape[-1]
+    both = torch.cat([gamma.flip(-3), gamma[..., 1:, :, :].mT], dim=-3)
+    steps = torch.arange(order, device=gamma.device)
+    # entry order - 1 - h of `both` is Γ(h), so block (a, b) reads order - 1 - (a - b)
+    index = order - 1 - (steps[:, None] - steps[None, :])
+    blocks = both[..., index, :, :]
+    return blocks.transpose(-3, -2).reshape(*gamma.shape[:-3], order * c, order * c)
+
+
+class VARModel(NamedTuple):
+    """Coefficients and residual covariance of a vector autoregression.
+
+    Attributes
+    ----------
+    coefficients : Tensor, shape (..., order, n_channels, n_channels)
+        ``A_1 .. A_order``.
+    noise_covariance : Tensor, shape (..., n_channels, n_channels)
+        Covariance of the residual.
+    """
+
+    coefficients: Tensor
+    noise_covariance: Tensor
+
+
+def yule_walker(x: Tensor, order: int, lag: int = 1) -> VARModel:
+    r"""Fit :math:`x_t = \sum_k A_k x_{t-kl} + e_t` by the Yule-Walker equations.
+
+    .. math:: [\Gamma(l) \dots \Gamma(ol)] = [A_1 \dots A_o] R, \qquad
+              R_{ab} = \Gamma((b-a)l)
+
+    with biased autocovariances, so that the fitted process is stable.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_channels, n_times)
+        Signals; the mean is removed.
+    order : int
+        Number of coefficients.
+    lag : int, default=1
+        Step between the regressors, in samples.
+
+    Returns
+    -------
+    VARModel
+        ``coefficients`` (..., order, C, C) and ``noise_covariance`` (..., C, C).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`block_autocovariances`, for ``order + 1`` lags.
+
+    References
+    ----------
+    .. [1] Luetkepohl, "New Introduction to Multiple Time Series Analysis", 2005,
+           section 3.3.4.
+
+    Examples
+    --------
+    >>> noise = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    >>> x = torch.zeros(1, 4000)
+    >>> for t in range(1, 4000):
+    ...     x[0, t] = 0.6 * x[0, t - 1] + noise[t]
+    >>> yule_walker(x, order=1).coefficients.round(decimals=1)
+    tensor([[[0.6000]]])
+    """
+    order, lag = check_order_lag(order, lag)
+    gamma = block_autocovariances(x, order + 1, lag)
+    c = gamma.shape[-1]
+    # the transposed blocks turn Γ((a - b) lag) into the system's Γ((b - a) lag)
+    system = block_toeplitz(gamma[..., :order, :, :].mT)
+    right = gamma[..., 1:, :, :].transpose(-3, -2).flatten(-2)
+    flat = torch.linalg.solve(system, right, left=False)
+    coefficients = flat.unflatten(-1, (order, c)).transpose(-3, -2)
+    noise = gamma[..., 0, :, :] - flat @ right.mT
+    return VARModel(coefficients, (noise + noise.mT) / 2)
+
+
+def check_signals(x: Tensor, name: str = "x") -> Tensor:
+    """Raise unless ``x`` is a floating-point tensor (..., n_channels, n_times)."""
+    check_floating(x, name)
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise ValueError(
+            f"{name}: expected signals of shape (..., n_channels, n_times), "
+            f"found shape {tuple(x.shape)}"
+        )
+    return x
