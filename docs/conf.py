@@ -1,0 +1,55 @@
+"""Sphinx configuration; built with warnings as errors by ``python3 dev.py docs``."""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import manifoldkit
+
+HERE = Path(__file__).resolve().parent
+
+project = "manifoldkit"
+author = "The manifoldkit developers"
+copyright = "2026, the manifoldkit developers"
+version = release = manifoldkit.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "myst_nb",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "results", "jupyter_execute"]
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = True
+numpydoc_show_inherited_class_members = False
+numpydoc_class_members_toctree = False
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# The tutorials are the notebooks, copied beside the pages and executed in fast mode.
+tutorials = HERE / "tutorials"
+for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
+    shutil.copy2(notebook, tutorials / notebook.name)
+os.environ.setdefault("MANIFOLDKIT_FAST", "1")
+nb_execution_mode = "cache"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = "manifoldkit"
+html_static_path = ["_static"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": True,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+}
