@@ -81,7 +81,7 @@ def check_power(power: float) -> float:
     return float(power)
 
 
-class _Chart(NamedTuple):
+class Chart(NamedTuple):
     """The isometry to the plain BW geometry: power, then whitening by chol(M)."""
 
     factor: Tensor | None
@@ -145,7 +145,7 @@ def _power_derivative(x: Tensor, v: Tensor, power: float) -> Tensor:
 def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
     """Check names, shapes and dtypes; return symmetric tensors, chart, output dtype.
 
-    ``tensors`` maps a name to ``(tensor, kind)``, kind one of "spd", "psd", "symmetric".
+    ``tensors`` maps names to ``(tensor, kind)``, kind "spd", "psd" or "symmetric".
     """
     power = check_power(power)
     if M is not None:
@@ -172,7 +172,7 @@ def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
         out[name] = symmetrize(y.to(compute_dtype(dtype)))
     M = out.pop("M", None)
     factor = None if M is None else cholesky(M)
-    return list(out.values()), _Chart(factor, power), dtype
+    return list(out.values()), Chart(factor, power), dtype
 
 
 def cholesky(x: Tensor) -> Tensor:
@@ -433,7 +433,6 @@ def gbw_exp(
         {"base": (base, "spd"), "tangent": (tangent, "symmetric")}, M, power, validate
     )
     flat = chart.to_flat(base)
-    # half of the solution with 2 V keeps full accuracy and reads as the formula
     stretch = solve_lyapunov(flat, chart.push(base, tangent))
     result = _stretch(flat, stretch, check_domain, "tangent")
     return chart.from_flat(result).to(dtype)

@@ -1,0 +1,421 @@
+r"""Barycenters of the generalized Bures-Wasserstein geometry by Newton-CG.
+
+In the flat picture (see :mod:`manifoldkit.spd.gbw`) the barycenter G of matrices
+:math:`X_i` with normalised weights solves :math:`\sum_i w_i T_i = I`, where
+:math:`T_i G T_i = X_i`. With ``L = chol(G)``, :math:`S_i = (L' X_i L)^{1/2}
+= Q_i \operatorname{diag}(r_i) Q_i'` and :math:`\bar S = \sum_i w_i S_i`, a Newton step
+:math:`dG = L E L'` solves
+
+.. math::
+    \mathcal N[E] = \bar S - L'L, \quad \mathcal N[E] = \sum_i w_i Q_i \Bigl(
+        \frac{r_a r_b}{r_a + r_b} \circ (Q_i' E Q_i) \Bigr) Q_i'
+
+by preconditioned conjugate gradients: one batched eigendecomposition and a few
+matrix products an iteration. The fixed-point map :math:`G \mapsto HGH`,
+:math:`H = \sum_i w_i T_i` (Alvarez-Esteban et al. 2016), which converges from
+everywhere, makes the first step and replaces Newton steps that fail.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.linalg import eigh, is_spd, sqrtm, symmetrize
+from manifoldkit.linalg.checks import (
+    check_spd,
+    check_square,
+    check_weights,
+    compute_dtype,
+    tolerance,
+)
+from manifoldkit.spd.gbw import Chart, check_power, cholesky
+
+_MAX_CG = 100
+#: Fixed-point steps after a Newton step that made the residual grow.
+_COOLDOWN = 3
+
+
+class MeanInfo(NamedTuple):
+    """How the iteration of :func:`gbw_mean` ended, one entry a mean.
+
+    Attributes
+    ----------
+    n_iter : Tensor of int
+        Steps taken.
+    residual : Tensor
+        :math:`|\\sum_i w_i T_i - I|_F / \\sqrt n`.
+    converged : Tensor of bool
+        The residual is at the tolerance, or at the rounding level above it.
+    """
+
+    n_iter: Tensor
+    residual: Tensor
+    converged: Tensor
+
+
+class _Frame(NamedTuple):
+    """Everything at a point G that a step needs; see the module's docstring."""
+
+    factor: Tensor  # L, (b, n, n)
+    roots: Tensor  # r, (b, N, n)
+    vectors: Tensor  # Q', (b, N, n, n)
+    mean_root: Tensor  # S bar, (b, n, n)
+    gap: Tensor  # S bar - L'L
+    residual: Tensor  # (b,)
+    eig: tuple[Tensor, Tensor]  # of S bar
+
+
+def _tall(x: Tensor) -> Tensor:
+    """(b, N, n, n) as (b, N n, n): N products with one matrix become one."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
+
+
+def _frame(g: Tensor, x: Tensor, w: Tensor) -> _Frame:
+    factor = cholesky(g)
+    inner = factor.mT[:, None] @ (_tall(x) @ factor).view(x.shape)
+    s, u = eigh(inner)
+    roots = torch.where(s > 0, s, s * 0).sqrt()
+    vectors = u.mT.contiguous()
+    flat = _tall(vectors)
+    mean_root = flat.mT @ (flat * (roots * w[..., None]).flatten(1)[..., None])
+    gap = mean_root - factor.mT @ factor
+    half = torch.linalg.solve_triangular(factor.mT, gap, upper=True)
+    change = torch.linalg.solve_triangular(factor.mT, half.mT, upper=True)
+    residual = change.square().mean((-2, -1)).sqrt() * math.sqrt(g.shape[-1])
+    return _Frame(factor, roots, vectors, mean_root, gap, residual, eigh(mean_root))
+
+
+def _harmonic(r: Tensor) -> Tensor:
+    """r_a r_b / (r_a + r_b), and 0 where both are 0."""
+    a, b = r[..., :, None], r[..., None, :]
+    return a * b / (a + b).clamp_min(torch.finfo(r.dtype).tiny)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((-2, -1))[:, None, None]
+
+
+def _solve_newton(frame: _Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> Tensor:
+    """Solve N[E] = right by conjugate gradients to a relative accuracy a problem.
+
+    The preconditioner is the same operator with the single matrix S bar; the norm that
+    is watched is the preconditioned one, which sees small eigenvalues as large ones.
+    """
+    flat, vectors = _tall(frame.vectors), frame.vectors
+    weight = w[..., None, None] * _harmonic(frame.roots)
+
+    def operator(e):
+        inner = (flat @ e).view(vectors.shape) @ vectors.mT
+        return flat.mT @ _tall((inner * weight) @ vectors)
+
+    s, u = frame.eig
+    inverse = (s[..., :, None] + s[..., None, :]) / (
+        s[..., :, None] * s[..., None, :]
+    ).clamp_min(torch.finfo(s.dtype).tiny)
+
+    def precondition(e):
+        return u @ ((u.mT @ e @ u) * inverse) @ u.mT
+
+    accuracy = accuracy[:, None, None] ** 2
+    solution, residual = torch.zeros_like(right), right
+    z = direction = precondition(residual)
+    size = first = _dot(residual, z)
+    for _ in range(_MAX_CG):
+        running = size > accuracy * first
+        if not bool(running.any()):
+            break
+        image = operator(direction)
+        step = torch.where(running, size / _dot(direction, image), 0.0)
+        solution = solution + step * direction
+        residual = residual - step * image
+        z = precondition(residual)
+        new = _dot(residual, z)
+        direction = z + torch.where(running, new / size, 0.0) * direction
+        size = torch.where(running, new, size)
+    return symmetrize(solution)
+
+
+def _next(frame: _Frame, w: Tensor, fixed: Tensor, tol: float) -> Tensor:
+    """One step for every problem: fixed-point where asked or where Newton leaves."""
+    other = torch.linalg.solve_triangular(frame.factor.mT, frame.mean_root, upper=True)
+    if not bool(fixed.all()):
+        # no more accurate than the quadratic convergence can use
+        accuracy = frame.residual.clamp_max(0.1)
+        accuracy = torch.maximum(accuracy, 0.1 * tol / frame.residual).clamp_max(0.1)
+        change = _solve_newton(frame, w, frame.gap, accuracy)
+        eye = torch.eye(change.shape[-1], dtype=w.dtype, device=w.device)
+        stretch = eye + change / 2
+        fixed = fixed | (torch.linalg.cholesky_ex(stretch)[1] != 0)
+        other = torch.where(fixed[:, None, None], other, frame.factor @ stretch)
+    return other @ other.mT
+
+
+def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: bool):
+    """Iterate all problems at once, keeping only those that still run.
+
+    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start.
+    """
+    count = x.shape[0]
+    result = g.clone()
+    best = x.new_full((count,), math.inf)
+    n_iter = torch.zeros(count, dtype=torch.long, device=x.device)
+    converged = torch.zeros(count, dtype=torch.bool, device=x.device)
+    active = torch.arange(count, device=x.device)
+    cooldown = torch.full((count,), 0 if warm else 1, device=x.device)
+    rounding = tolerance(x.dtype, 100)
+    for iteration in range(max_iter + 1):
+        frame = _frame(g, x, w)
+        residual, previous = frame.residual, best[active]
+        better = (residual < previous) | residual.isnan()
+        result[active[better]] = g[better]
+        best[active[better]] = residual[better]
+        n_iter[active] = iteration
+        s = frame.eig[0]
+        level = rounding * s[..., -1] / s[..., 0].clamp_min(torch.finfo(s.dtype).tiny)
+        stalled = (residual > 0.5 * previous) & (previous <= level)
+        good = (residual <= tol) | stalled
+        converged[active] = good
+        keep = ~(good | residual.isnan())
+        if iteration == max_iter or not bool(keep.any()):
+            break
+        cooldown = torch.where(residual > previous, _COOLDOWN, cooldown)
+        g = _next(frame, w, cooldown > 0, tol)
+        cooldown = (cooldown - 1).clamp_min(0)
+        if not bool(keep.all()):
+            active, g, x, w = active[keep], g[keep], x[keep], w[keep]
+            cooldown = cooldown[keep]
+    return result, MeanInfo(n_iter, best, converged)
+
+
+class _Barycenter(torch.autograd.Function):
+    """The solved mean; derivatives by the implicit function theorem."""
+
+    @staticmethod
+    def forward(ctx, x, w, g):
+        ctx.save_for_backward(x, w, g)
+        return g.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, w, g = ctx.saved_tensors
+        frame = _frame(g, x, w)
+        factor = frame.factor
+        right = factor.mT @ symmetrize(grad) @ factor
+        accuracy = torch.full_like(frame.residual, tolerance(x.dtype, 100))
+        adjoint = _solve_newton(frame, w, right, accuracy)
+        rotated = frame.vectors @ adjoint[:, None] @ frame.vectors.mT
+        grad_x = grad_w = None
+        if ctx.needs_input_grad[0]:
+            roots = frame.roots
+            core = w[..., None, None] * rotated
+            core = core / (roots[..., :, None] + roots[..., None, :])
+            core = torch.where((w > 0)[..., None, None], core, 0.0)
+            left = factor[:, None] @ frame.vectors.mT
+            grad_x = left @ core @ left.mT
+        if ctx.needs_input_grad[1]:
+            grad_w = (rotated.diagonal(dim1=-2, dim2=-1) * frame.roots).sum(-1)
+        return grad_x, grad_w, None
+
+
+def _unrolled(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int):
+    """Fixed-point steps that automatic differentiation records."""
+    for n_iter in range(max_iter + 1):
+        factor = cholesky(g)
+        roots = sqrtm(factor.mT[:, None] @ x @ factor[:, None])
+        mean_root = (w[..., None, None] * roots).sum(1)
+        half = torch.linalg.solve_triangular(factor.mT, mean_root, upper=True)
+        total = torch.linalg.solve_triangular(factor.mT, half.mT, upper=True)
+        eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+        residual = (total - eye).detach().square().sum((-2, -1)).sqrt()
+        residual = residual / math.sqrt(g.shape[-1])
+        converged = residual <= tol
+        if n_iter == max_iter or bool(converged.all()):
+            break
+        g = half @ half.mT
+    steps = torch.full_like(residual, n_iter, dtype=torch.long)
+    return g, MeanInfo(steps, residual, converged)
+
+
+def _check(x, weights, M, power, tol, max_iter, grad):
+    check_square(x, "x")
+    if x.ndim < 3 or x.shape[-3] == 0:
+        raise ValueError(
+            "x: expected matrices of shape (..., n_matrices, n, n) with at least one "
+            f"matrix, found shape {tuple(x.shape)}"
+        )
+    if weights is not None:
+        check_weights(weights, x.shape[-3])
+    if M is not None:
+        check_square(M, "M", x.shape[-1])
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol: expected a positive number, found {tol!r}")
+    if max_iter < 1:
+        raise ValueError(f"max_iter: expected at least 1, found {max_iter!r}")
+    if grad not in ("implicit", "unrolled"):
+        raise ValueError(f'grad: expected "implicit" or "unrolled", found {grad!r}')
+    return check_power(power)
+
+
+def _broadcast(x, weights, M, init):
+    """Return the batch shape of the result."""
+    shapes = {
+        "x": (x, 3),
+        "weights": (weights, 1),
+        "M": (M, 2),
+        "init": (init, 2),
+    }
+    found = {k: tuple(t.shape) for k, (t, _) in shapes.items() if t is not None}
+    try:
+        return torch.broadcast_shapes(
+            *(t.shape[: t.ndim - k] for t, k in shapes.values() if t is not None)
+        )
+    except RuntimeError:
+        text = ", ".join(f"{name} {shape}" for name, shape in found.items())
+        raise ValueError(f"batch shapes do not broadcast: {text}") from None
+
+
+def _skip_zero_weights(x: Tensor, w: Tensor) -> Tensor:
+    """Put the identity where a weight is zero and the matrix is no SPD matrix."""
+    zero = w == 0
+    if not bool(zero.any()):
+        return x
+    padding = (zero & ~is_spd(x))[..., None, None]
+    return torch.where(
+        padding, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), x
+    )
+
+
+def gbw_mean(
+    x: Tensor,
+    weights: Tensor | None = None,
+    M: Tensor | None = None,
+    power: float = 1.0,
+    tol: float = 1e-10,
+    max_iter: int = 50,
+    *,
+    init: Tensor | None = None,
+    grad: str = "implicit",
+    return_info: bool = False,
+    validate: bool = False,
+) -> Tensor | tuple[Tensor, MeanInfo]:
+    r"""Weighted mean, the minimiser of :math:`\sum_i w_i d_\theta(G, X_i)^2`.
+
+    Many means at once over the leading dimensions: problems that have converged leave
+    the iteration. Ragged groups are padded with weight 0; what such a matrix holds does
+    not matter.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_matrices, n, n)
+        SPD matrices; with ``power > 0`` some may be singular.
+    weights : Tensor, shape (..., n_matrices), optional
+        Non-negative weights, normalised to sum 1; equal by default.
+    M : Tensor, shape (..., n, n), optional
+        Metric matrix, one a mean; default the identity.
+    power : float, default=1
+        Deformation, see :func:`~manifoldkit.spd.gbw_distance`.
+    tol : float, default=1e-10
+        Bound of :math:`|\sum_i w_i T_i - I|_F / \sqrt n`, which is free of units. An
+        iteration that stalls above it at the rounding level of the dtype and condition
+        number counts as converged.
+    max_iter : int, default=50
+        Largest number of steps.
+    init : Tensor, shape (..., n, n), optional
+        Start, default the weighted arithmetic mean.
+    grad : {"implicit", "unrolled"}
+        "implicit": Newton-CG and the derivative of the exact mean in x, weights and M
+        (first order). "unrolled": fixed-point steps recorded by automatic
+        differentiation, for a few steps or for higher derivatives; stopping at
+        ``max_iter`` is then no reason for a warning.
+    return_info : bool, default=False
+        Return the :class:`MeanInfo` too.
+    validate : bool, default=False
+        Raise for a matrix that is not SPD.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+        And the :class:`MeanInfo` with ``return_info``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No matrix, shapes that do not fit, bad weights or settings; with ``validate``,
+        the first bad matrix.
+
+    Warns
+    -----
+    ConvergenceWarning
+        A mean is not converged after ``max_iter`` steps; it is returned all the same.
+
+    References
+    ----------
+    P. Alvarez-Esteban et al., "A fixed-point approach to barycenters in Wasserstein
+    space", J. Math. Anal. Appl. 441, 2016.
+
+    Examples
+    --------
+    >>> x = torch.diag_embed(torch.tensor([[1., 4.], [9., 4.]]))
+    >>> gbw_mean(x).round(decimals=4)
+    tensor([[4., 0.],
+            [0., 4.]])
+    """
+    power = _check(x, weights, M, power, tol, max_iter, grad)
+    batch = _broadcast(x, weights, M, init)
+    given = [t for t in (x, weights, M) if t is not None]
+    dtype = x.dtype
+    for t in given:
+        dtype = torch.promote_types(dtype, t.dtype)
+    work = compute_dtype(dtype)
+    count, n = x.shape[-3], x.shape[-1]
+    w = x.new_ones(count) if weights is None else weights
+    w = w.to(work)
+    w = (w / w.sum(-1, keepdim=True)).expand(*batch, count)
+    # the dimension of the matrices is inserted in M: one metric a mean
+    x = _skip_zero_weights(x.to(work), w)
+    if validate:
+        check_spd(x, "x", semidefinite=power > 0)
+        if M is not None:
+            check_spd(M, "M")
+    factor = None if M is None else cholesky(symmetrize(M.to(work)))
+    chart = Chart(factor, power)
+    inner = Chart(None if factor is None else factor[..., None, :, :], power)
+    flat = inner.to_flat(symmetrize(x)).expand(*batch, count, n, n)
+    if init is None:
+        start = (w[..., None, None] * flat).sum(-3)
+    else:
+        start = chart.to_flat(check_square(init, "init", n).to(work))
+    problems = math.prod(batch)
+    start = start.expand(*batch, n, n).reshape(problems, n, n)
+    flat, w = flat.reshape(problems, count, n, n), w.reshape(problems, count)
+    if grad == "unrolled":
+        g, info = _unrolled(flat, w, start, tol, max_iter)
+    else:
+        with torch.no_grad():
+            g, info = _solve(
+                flat.detach(), w.detach(), start, tol, max_iter, init is not None
+            )
+        _warn(info, tol, max_iter)
+        g = _Barycenter.apply(flat, w, g)
+    mean = chart.from_flat(g.reshape(*batch, n, n)).to(dtype)
+    if not return_info:
+        return mean
+    return mean, MeanInfo(*(t.reshape(batch) for t in info))
+
+
+def _warn(info: MeanInfo, tol: float, max_iter: int) -> None:
+    bad = ~info.converged & info.residual.isfinite()
+    if bool(bad.any()):
+        warnings.warn(
+            f"gbw_mean: {int(bad.sum())} of {bad.numel()} means not converged after "
+            f"{max_iter} steps: residual {float(info.residual[bad].max()):.1e}, "
+            f"tol {tol:.1e}; raise max_iter or tol",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
