@@ -1,0 +1,160 @@
+"""Spheres: one a vector, or one a column of a matrix (oblique manifold)."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from manifoldkit.manifolds.base import Manifold, safe_sqrt
+
+
+class Sphere(Manifold):
+    r"""Sphere of radius r in the last dimension.
+
+    Tangent vectors satisfy :math:`x'u = 0`; the metric is that of the ambient space.
+
+    Parameters
+    ----------
+    radius : float, default=1.0
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        The radius is not positive and finite.
+
+    Notes
+    -----
+    The logarithm is undefined between antipodal points; the result there is finite,
+    and the distance is right.
+
+    Examples
+    --------
+    >>> x, y = torch.tensor([1., 0.]), torch.tensor([0., 1.])
+    >>> Sphere().logmap(x, y)
+    tensor([0.0000, 1.5708])
+    """
+
+    __scaling__ = Manifold.__scaling__.copy()
+    name = "Sphere"
+    ndim = 1
+    compact = True
+    _dim = -1
+
+    def __init__(self, radius: float = 1.0):
+        super().__init__()
+        if not (radius > 0 and math.isfinite(radius)):
+            raise ValueError(f"radius: expected a positive number, found {radius!r}")
+        self.radius = float(radius)
+
+    def settings(self) -> dict:
+        """Return the constructor arguments."""
+        return {"radius": self.radius}
+
+    def _dot(self, u, v):
+        return (u * v).sum(self._dim, keepdim=True)
+
+    def _length(self, u):
+        return vector_norm(u, dim=self._dim, keepdim=True)
+
+    def _check_shape(self, shape, name):
+        if len(shape) < self.ndim or shape[self._dim] < 2:
+            return False, (
+                f"{name}: expected at least 2 entries along dimension {self._dim}, "
+                f"found shape {tuple(shape)}"
+            )
+        return True, None
+
+    def _violation(self, x):
+        gap = (self._length(x) / self.radius - 1).abs()
+        return gap.flatten(-self.ndim).amax(-1), "the relative error of the norm |x|"
+
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """Inner product per sphere."""
+        return self._dot(u, u if v is None else v)
+
+    def inner(self, x, u, v=None, *, keepdim=False):
+        """Return ``u'v``, summed over the spheres of a point."""
+        total = (u * (u if v is None else v)).flatten(-self.ndim).sum(-1)
+        return total[(...,) + (None,) * self.ndim] if keepdim else total
+
+    def proju(self, x, u):
+        """Return ``u - x (x'u) / r^2``."""
+        return u - x * (self._dot(x, u) / self.radius**2)
+
+    egrad2rgrad = proju
+
+    def projx(self, x):
+        """Scale to the radius; the zero vector goes to the origin."""
+        length = self._length(x)
+        safe = torch.where(length == 0, torch.ones_like(length), length)
+        fallback = self._origin(x.shape, x.dtype, x.device)
+        return torch.where(length == 0, fallback, x * (self.radius / safe))
+
+    def retr(self, x, u):
+        """Scale ``x + u`` to the radius (second order)."""
+        y = x + u
+        return y * (self.radius / self._length(y))
+
+    def expmap(self, x, u):
+        """Great circle ``x cos t + (r u / |u|) sin t``, ``t = |u| / r``."""
+        t = self._length(u) / self.radius
+        y = x * t.cos() + u * torch.sinc(t / math.pi)
+        return y * (self.radius / self._length(y))
+
+    def _angle(self, x, y):
+        """Angle, accurate from 0 to pi."""
+        return 2 * torch.atan2(self._length(x - y), self._length(x + y))
+
+    def logmap(self, x, y):
+        """Return ``t / sin t`` times the tangent part of y."""
+        p = self.proju(x, y)
+        sine = self._length(p) / self.radius
+        near = (sine < 1e-4) & (self._dot(x, y) > 0)
+        tiny = torch.finfo(p.dtype).tiny
+        ratio = self._angle(x, torch.where(near, -y, y)) / torch.where(
+            near, 1.0, sine.clamp_min(tiny)
+        )
+        return p * torch.where(near, 1 + self._dot(p, p) / (6 * self.radius**2), ratio)
+
+    def dist(self, x, y, *, keepdim=False):
+        """Return r times the angle; over several spheres the root of the sum of squares."""
+        angle = self.radius * self._angle(x, y)
+        total = safe_sqrt((angle**2).flatten(-self.ndim).sum(-1))
+        return total[(...,) + (None,) * self.ndim] if keepdim else total
+
+    def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Parallel transport along the shortest great circle, an isometry."""
+        scale = self.radius**2 + self._dot(x, y)
+        return v - (x + y) * (self._dot(y, v) / scale)
+
+    def _sample(self, shape, generator, dtype, device):
+        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        return self.projx(x)
+
+    def _origin(self, shape, dtype, device):
+        x = torch.zeros(shape, dtype=dtype, device=device)
+        x.select(self._dim, 0).fill_(self.radius)
+        return x
+
+
+class Oblique(Sphere):
+    r"""Matrices whose columns lie on spheres of radius r: a product of spheres.
+
+    Parameters
+    ----------
+    radius : float, default=1.0
+        Norm of every column.
+
+    Examples
+    --------
+    >>> x = Oblique().random(3, 5, generator=torch.Generator().manual_seed(0))
+    >>> torch.linalg.norm(x.data, dim=0)
+    tensor([1., 1., 1., 1., 1.])
+    """
+
+    __scaling__ = Manifold.__scaling__.copy()
+    name = "Oblique"
+    ndim = 2
+    _dim = -2
