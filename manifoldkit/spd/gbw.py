@@ -231,7 +231,8 @@ def _eigenvalues(x: Tensor) -> Tensor:
     return torch.where(finite[..., None], s, torch.nan)
 
 
-def _trace(x: Tensor) -> Tensor:
+def trace(x: Tensor) -> Tensor:
+    """Trace of every matrix."""
     return x.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
@@ -241,7 +242,7 @@ class _SquaredDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b):
         factor, regular = _square_factor(a)
-        traces = _trace(a) + _trace(b)
+        traces = trace(a) + trace(b)
         s = _eigenvalues(symmetrize(factor.mT @ b @ factor))
         s = torch.where(s < 0, torch.zeros_like(s), s)
         squared = traces - 2 * s.sqrt().sum(-1)
@@ -339,7 +340,7 @@ def gbw_distance(
     result = _SquaredDistance.apply(*((b, a) if swap else (a, b))) / power**2
     if squared:
         return result.to(dtype)
-    traces = (_trace(a) + _trace(b)).detach() / power**2
+    traces = (trace(a) + trace(b)).detach() / power**2
     # nearer than rounding the direction of the gradient is noise
     zero = result <= tolerance(a.dtype, 32) ** 2 * traces
     root = torch.where(zero, torch.ones_like(result), result).sqrt()

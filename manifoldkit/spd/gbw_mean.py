@@ -33,22 +33,22 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
     tolerance,
 )
-from manifoldkit.spd.gbw import Chart, check_power, cholesky
+from manifoldkit.spd.gbw import Chart, check_power, cholesky, trace
 
 _MAX_CG = 100
-#: Fixed-point steps after a Newton step that made the residual grow.
-_COOLDOWN = 3
+#: Largest eigenvalue of a Newton step E; at 2 the step meets the boundary.
+_FARTHEST = 1.6
 
 
 class MeanInfo(NamedTuple):
-    """How the iteration of :func:`gbw_mean` ended, one entry a mean.
+    r"""How the iteration of :func:`gbw_mean` ended, one entry a mean.
 
     Attributes
     ----------
     n_iter : Tensor of int
         Steps taken.
     residual : Tensor
-        :math:`|\\sum_i w_i T_i - I|_F / \\sqrt n`.
+        :math:`|\sum_i w_i T_i - I|_F / \sqrt n`.
     converged : Tensor of bool
         The residual is at the tolerance, or at the rounding level above it.
     """
@@ -140,19 +140,26 @@ def _solve_newton(frame: _Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> 
     return symmetrize(solution)
 
 
-def _next(frame: _Frame, w: Tensor, fixed: Tensor, tol: float) -> Tensor:
-    """One step for every problem: fixed-point where asked or where Newton leaves."""
-    other = torch.linalg.solve_triangular(frame.factor.mT, frame.mean_root, upper=True)
-    if not bool(fixed.all()):
-        # no more accurate than the quadratic convergence can use
-        accuracy = frame.residual.clamp_max(0.1)
-        accuracy = torch.maximum(accuracy, 0.1 * tol / frame.residual).clamp_max(0.1)
-        change = _solve_newton(frame, w, frame.gap, accuracy)
-        eye = torch.eye(change.shape[-1], dtype=w.dtype, device=w.device)
-        stretch = eye + change / 2
-        fixed = fixed | (torch.linalg.cholesky_ex(stretch)[1] != 0)
-        other = torch.where(fixed[:, None, None], other, frame.factor @ stretch)
-    return other @ other.mT
+def _fixed_point(frame: _Frame) -> Tensor:
+    """Return H G H, which never raises the cost."""
+    half = torch.linalg.solve_triangular(frame.factor.mT, frame.mean_root, upper=True)
+    return half @ half.mT
+
+
+def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
+    """Return L (I - E/2)^-2 L': to first order L (I + E) L', and exact for one matrix.
+
+    A step that leaves the cone is shortened; the direction lowers the convex cost.
+    """
+    # no more accurate than the quadratic convergence can use
+    accuracy = torch.maximum(frame.residual, 0.1 * tol / frame.residual)
+    change = _solve_newton(frame, w, frame.gap, accuracy.clamp_max(0.1))
+    largest = torch.linalg.eigvalsh(change.nan_to_num())[..., -1]
+    change = change * (_FARTHEST / largest.clamp_min(_FARTHEST))[:, None, None]
+    eye = torch.eye(change.shape[-1], dtype=w.dtype, device=w.device)
+    stretch, _ = torch.linalg.cholesky_ex(eye - change / 2)
+    step = torch.cholesky_solve(frame.factor.mT, stretch)
+    return step.mT @ step
 
 
 def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: bool):
@@ -166,8 +173,7 @@ def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: boo
     n_iter = torch.zeros(count, dtype=torch.long, device=x.device)
     converged = torch.zeros(count, dtype=torch.bool, device=x.device)
     active = torch.arange(count, device=x.device)
-    cooldown = torch.full((count,), 0 if warm else 1, device=x.device)
-    rounding = tolerance(x.dtype, 100)
+    cost, safe = x.new_full((count,), math.inf), g
     for iteration in range(max_iter + 1):
         frame = _frame(g, x, w)
         residual, previous = frame.residual, best[active]
@@ -175,21 +181,31 @@ def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: boo
         result[active[better]] = g[better]
         best[active[better]] = residual[better]
         n_iter[active] = iteration
-        s = frame.eig[0]
-        level = rounding * s[..., -1] / s[..., 0].clamp_min(torch.finfo(s.dtype).tiny)
+        level = _rounding_level(frame)
         stalled = (residual > 0.5 * previous) & (previous <= level)
         good = (residual <= tol) | stalled
         converged[active] = good
         keep = ~(good | residual.isnan())
         if iteration == max_iter or not bool(keep.any()):
             break
-        cooldown = torch.where(residual > previous, _COOLDOWN, cooldown)
-        g = _next(frame, w, cooldown > 0, tol)
-        cooldown = (cooldown - 1).clamp_min(0)
+        new_cost = trace(g) - 2 * trace(frame.mean_root)
+        worse = ((new_cost > cost) & ~better)[:, None, None]
+        fixed = _fixed_point(frame)
+        newton = iteration or warm
+        proposal = _newton(frame, w, tol) if newton else fixed
+        g, safe = torch.where(worse, safe, proposal), torch.where(worse, safe, fixed)
+        cost = torch.minimum(cost, new_cost)
         if not bool(keep.all()):
             active, g, x, w = active[keep], g[keep], x[keep], w[keep]
-            cooldown = cooldown[keep]
+            cost, safe = cost[keep], safe[keep]
     return result, MeanInfo(n_iter, best, converged)
+
+
+def _rounding_level(frame: _Frame) -> Tensor:
+    """Residual that rounding may leave, some eps times the condition number."""
+    s = frame.eig[0]
+    smallest = s[..., 0].clamp_min(torch.finfo(s.dtype).tiny)
+    return tolerance(s.dtype, 100) * s[..., -1] / smallest
 
 
 class _Barycenter(torch.autograd.Function):
@@ -297,7 +313,7 @@ def gbw_mean(
     M: Tensor | None = None,
     power: float = 1.0,
     tol: float = 1e-10,
-    max_iter: int = 50,
+    max_iter: int = 100,
     *,
     init: Tensor | None = None,
     grad: str = "implicit",
@@ -324,7 +340,7 @@ def gbw_mean(
         Bound of :math:`|\sum_i w_i T_i - I|_F / \sqrt n`, which is free of units. An
         iteration that stalls above it at the rounding level of the dtype and condition
         number counts as converged.
-    max_iter : int, default=50
+    max_iter : int, default=100
         Largest number of steps.
     init : Tensor, shape (..., n, n), optional
         Start, default the weighted arithmetic mean.
