@@ -1,0 +1,206 @@
+"""Where data archives are found, and how they are read and stored.
+
+An archive is a compressed NumPy file without pickles. It is looked for in the
+``path=`` the user gives, then in the folder named by the environment variable
+``MANIFOLDKIT_DATA``, then in the user's cache folder; downloads go to the first of
+these that is set.
+"""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from manifoldkit.exceptions import DatasetNotFoundError
+
+VARIABLE = "MANIFOLDKIT_DATA"
+
+
+class Source(NamedTuple):
+    """What a message needs to say about an archive that is not there.
+
+    Attributes
+    ----------
+    relative : str
+        Path of the archive below a data folder.
+    publisher : str
+        Address of the originals.
+    how : str
+        How to get it.
+    size, sha256 : int, str or None
+        Of the archive, where it is known.
+    """
+
+    relative: str
+    publisher: str
+    how: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+def data_folder(path: str | Path | None = None) -> Path:
+    """Return the folder that archives are stored in.
+
+    >>> import os
+    >>> str(data_folder("somewhere"))
+    'somewhere'
+    """
+    if path is not None:
+        path = Path(path).expanduser()
+        return path.parent if path.suffix == ".npz" else path
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("manifoldkit"))
+
+
+def find_archive(relative: str, path: str | Path | None = None) -> Path | None:
+    """Return the archive's file, or None.
+
+    Parameters
+    ----------
+    relative : str
+        Path below a data folder, such as ``"eeg/physionet_mi_S001.npz"``.
+    path : str or Path, optional
+        The file itself, or a folder that holds it (with or without its sub-folder).
+        Given, no other place is searched.
+    """
+    if path is not None and Path(path).expanduser().is_file():
+        return Path(path).expanduser()
+    folders = [data_folder(path)]
+    if path is None and os.environ.get(VARIABLE):
+        import pooch
+
+        folders.append(Path(pooch.os_cache("manifoldkit")))
+    for folder in folders:
+        for candidate in (folder / relative, folder / Path(relative).name):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Read all arrays of an archive.
+
+    Raises
+    ------
+    ValueError
+        The file is truncated, tampered with, holds pickled objects or lacks a key.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{file} cannot be read as a data archive ({error}); "
+            "delete it and fetch it again"
+        ) from error
+    missing = sorted(set(keys) - arrays.keys())
+    if missing:
+        raise ValueError(
+            f"{file} is not the archive expected: it has no {', '.join(missing)}"
+        )
+    return arrays
+
+
+def write_archive(file: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Store arrays as an archive, all or nothing.
+
+    The file is written beside its final place and renamed when it is complete, so
+    that neither an interruption nor a second process ever leaves or sees half a file.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; the message says what to set instead.
+    """
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(".part", file.name, file.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise type(error)(
+            f"cannot write {file} ({error.strerror or error}); give path= or set "
+            f"{VARIABLE} to a folder that can be written"
+        ) from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+    return file
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 sum of a file."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def obtain(
+    source: Source,
+    convert: Callable[[], dict[str, np.ndarray]],
+    path: str | Path | None = None,
+    download: bool = True,
+) -> Path:
+    """Return the archive, downloading, converting and storing it if it is not there.
+
+    Parameters
+    ----------
+    source : Source
+        Which archive.
+    convert : callable
+        Downloads the originals and returns the archive's arrays.
+    path : str or Path, optional
+        See :func:`find_archive`.
+    download : bool
+        Allow the download.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        Not there, and the download is not allowed or failed.
+    MissingExtraError
+        The download needs a package that is not installed.
+    OSError
+        The folder cannot be written.
+    """
+    found = find_archive(source.relative, path)
+    if found is not None:
+        return found
+    target = data_folder(path) / source.relative
+    if path is not None and Path(path).suffix == ".npz":
+        target = Path(path).expanduser()
+    if not download:
+        raise DatasetNotFoundError(_describe(source, target, "download=False"))
+    try:
+        arrays = convert()
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the network and the downloader raise
+        reason = f"the download failed: {type(error).__name__}: {error}"
+        raise DatasetNotFoundError(_describe(source, target, reason)) from error
+    return write_archive(target, arrays)
+
+
+def _describe(source: Source, target: Path, reason: str) -> str:
+    size = f", {source.size / 1e6:.1f} MB" if source.size else ""
+    checksum = f", SHA-256 {source.sha256}" if source.sha256 else ""
+    return (
+        f"{Path(source.relative).name}{size}{checksum} is not in {target.parent} "
+        f"({reason}). Publisher: {source.publisher}. {source.how} Or put the archive "
+        f"into {target.parent}, or name its folder by path= or {VARIABLE}."
+    )
