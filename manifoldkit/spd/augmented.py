@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -45,6 +46,9 @@ __all__ = [
 
 _SHRINKING = ("oas", "lwf", "sch")
 _REPAIR_SHRINKAGE = 1e-3
+
+# Few at a time, so that their factors stay in the cache.
+_CHOLESKY_GROUP = 4
 
 
 class AugmentedCovariances(TransformerMixin, BaseEstimator):
@@ -168,13 +172,16 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
         ----------
         X : array-like, shape (n_epochs, n_channels, n_times)
             Training epochs.
-        y : ignored
+        y : array-like, shape (n_epochs,), optional
+            Labels; only their number is looked at.
 
         Returns
         -------
         self
         """
         X = check_epochs(X)
+        if y is not None:
+            check_consistent_length(X, y)
         check_option("structure", self.structure, STRUCTURES)
         check_option("trim", self.trim, TRIMS)
         check_option("on_singular", self.on_singular, ("warn", "raise"))
@@ -320,13 +327,16 @@ def _singular(C: Tensor) -> np.ndarray:
     A Cholesky pivot over its diagonal entry is the part of a row's variance that the
     rows before it leave unexplained.
     """
-    factor, info = torch.linalg.cholesky_ex(C)
-    variance = C.diagonal(dim1=-2, dim2=-1)
-    pivot = factor.diagonal(dim1=-2, dim2=-1).square()
     eps = torch.finfo(C.dtype).eps
-    tiny = variance <= eps**1.5 * variance.amax(-1, keepdim=True)
-    dependent = pivot <= 16 * C.shape[-1] * eps * variance
-    return ((info != 0) | (tiny | dependent).any(-1)).numpy()
+    singular = []
+    for part in C.split(_CHOLESKY_GROUP):
+        factor, info = torch.linalg.cholesky_ex(part)
+        variance = part.diagonal(dim1=-2, dim2=-1)
+        pivot = factor.diagonal(dim1=-2, dim2=-1).square()
+        tiny = variance <= eps**1.5 * variance.amax(-1, keepdim=True)
+        dependent = pivot <= 16 * C.shape[-1] * eps * variance
+        singular.append((info != 0) | (tiny | dependent).any(-1))
+    return torch.cat(singular).numpy()
 
 
 def _describe_singular(x: np.ndarray) -> str:

@@ -7,18 +7,20 @@ from torch import Tensor
 from manifoldkit.linalg.checks import compute_dtype
 from manifoldkit.spd.delay_moments import (
     TRIMS,
+    DelayMoments,
     block_autocovariances,
     block_toeplitz,
     check_option,
     check_order_lag,
     check_signals,
     delay_moments,
-    n_delay_vectors,
 )
 
 #: Estimators that are functions of the second moments (lwf: and of the vectors' norms).
 MOMENT_ESTIMATORS = ("cov", "scm", "corr", "oas", "lwf")
 STRUCTURES = ("stacked", "toeplitz")
+
+_GROUP_BYTES = 1 << 21
 
 
 def augmented_covariance(
@@ -152,41 +154,51 @@ def augmented_covariance_grid(
     check_toeplitz(structure, estimator)
     check_shrinkage(shrinkage)
 
-    work = x.to(compute_dtype(x.dtype))
-    work = work - work.mean(-1, keepdim=True)
-    batch = x.shape[:-2]
-    if structure == "toeplitz":
-        n_delay_vectors(x.shape[-1], max(orders), lag)
-        gamma = block_autocovariances(work, max(orders), lag)
-        results = {
-            o: _from_scm(block_toeplitz(gamma[..., :o, :, :]), x.shape[-1], estimator)
-            for o in orders
-        }
-    else:
-        flat = work.reshape(-1, *x.shape[-2:])
-        results = {
-            o: _from_moments(m, flat, o, lag, estimator).unflatten(0, batch)
-            if batch
-            else _from_moments(m, flat, o, lag, estimator)[0]
-            for o, m in delay_moments(flat, orders, lag, trim).items()
-        }
-    return {o: shrink(c, shrinkage).to(x.dtype) for o, c in results.items()}
+    batch, n_times = x.shape[:-2], x.shape[-1]
+    flat = x.reshape(-1, *x.shape[-2:]).to(compute_dtype(x.dtype))
+
+    def estimate(epochs: Tensor) -> dict[int, Tensor]:
+        epochs = epochs - epochs.mean(-1, keepdim=True)
+        if structure == "toeplitz":
+            gamma = block_autocovariances(epochs, max(orders), lag)
+            return {
+                o: _from_scm(block_toeplitz(gamma[:, :o]), n_times, estimator)
+                for o in orders
+            }
+        moments = delay_moments(epochs, orders, lag, trim)
+        return {o: _from_moments(moments[o], epochs, lag, estimator) for o in orders}
+
+    return {
+        o: shrink(c, shrinkage).to(x.dtype).reshape(*batch, *c.shape[1:])
+        for o, c in _in_groups(estimate, flat, max(orders)).items()
+    }
 
 
-def _from_moments(moments, x: Tensor, order: int, lag: int, estimator: str) -> Tensor:
+def _in_groups(estimate, x: Tensor, order: int) -> dict[int, Tensor]:
+    """Estimate a few epochs at a time, so that their matrices stay in the cache."""
+    size = (order * x.shape[1]) ** 2 * x.element_size()
+    group = max(1, _GROUP_BYTES // size)
+    if x.is_cuda or x.requires_grad or len(x) <= group:
+        return estimate(x)
+    results: dict[int, Tensor] = {}
+    for start in range(0, len(x), group):
+        for o, c in estimate(x[start : start + group]).items():
+            if start == 0:
+                results[o] = c.new_empty(len(x), *c.shape[1:])
+            results[o][start : start + group] = c
+    return results
+
+
+def _from_moments(moments: DelayMoments, x: Tensor, lag: int, estimator: str) -> Tensor:
     """Turn sums over delay vectors into a covariance estimate."""
     second, first, n = moments
     divisor = n - 1 if estimator in ("cov", "corr") else n
     mean = first / n
-    scm = torch.baddbmm(
-        second,
-        first[:, :, None],
-        mean[:, None, :],
-        beta=1 / divisor,
-        alpha=-1 / divisor,
+    scm = second.baddbmm_(
+        first[:, :, None], mean[:, None, :], beta=1 / divisor, alpha=-1 / divisor
     )
     if estimator == "lwf":
-        return _ledoit_wolf(scm, _fourth_moment(x, mean, n, order, lag), n)
+        return _ledoit_wolf(scm, _fourth_moment(x, mean, n, lag), n)
     return _from_scm(scm, n, estimator)
 
 
@@ -222,11 +234,11 @@ def _oas(scm: Tensor, n: int) -> Tensor:
     return _add_identity((1 - weight)[..., None, None] * scm, weight * mu)
 
 
-def _fourth_moment(x: Tensor, mean: Tensor, n: int, order: int, lag: int) -> Tensor:
+def _fourth_moment(x: Tensor, mean: Tensor, n: int, lag: int) -> Tensor:
     """Sum over delay vectors of the fourth power of their centered length."""
-    mean = mean.unflatten(-1, (order, -1))
+    mean = mean.unflatten(-1, (-1, x.shape[1]))
     length = x.new_zeros(x.shape[0], n)
-    for a in range(order):
+    for a in range(mean.shape[1]):
         piece = x[:, :, a * lag : a * lag + n] - mean[:, a, :, None]
         length = length + piece.square().sum(-2)
     return length.square().sum(-1)

@@ -18,9 +18,9 @@ from manifoldkit.linalg.checks import check_floating
 
 TRIMS = ("full", "moabb")
 
-# Epochs are worked on in groups of about this many bytes, so that the signal and its
-# blocks stay in a core's cache between the passes over them.
-_GROUP_BYTES = 1 << 20
+# The one big product is made of so many epochs at once that their embedding stays in
+# a core's cache.
+_EMBEDDED_BYTES = 1 << 21
 
 
 def check_order_lag(order, lag) -> tuple[int, int]:
@@ -118,22 +118,8 @@ def delay_embed(x, order: int = 1, lag: int = 1, *, trim: str = "full"):
     return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
 
 
-def _chunks(x: Tensor, start: int, count: int, lag: int) -> Tensor:
-    """Cut ``count`` pieces of ``lag`` samples: (n, count, n_channels, lag)."""
-    n, c, _ = x.shape
-    piece = x[:, :, start : start + count * lag]
-    return piece.reshape(n, c, count, lag).transpose(1, 2)
-
-
-def _block_products(z: Tensor) -> Tensor:
-    """Return all products of pieces: [n, i, :, j, :] = z_i z_j'."""
-    n, k, c, lag = z.shape
-    flat = z.reshape(n, k * c, lag)
-    return (flat @ flat.mT).view(n, k, c, k, c)
-
-
 class DelayMoments(NamedTuple):
-    """Sums over the delay vectors of a group of epochs, one order.
+    """Sums over the delay vectors of epochs, one order.
 
     Attributes
     ----------
@@ -150,55 +136,55 @@ class DelayMoments(NamedTuple):
     count: int
 
 
-def _assemble(rows: list[Tensor]) -> Tensor:
-    """Build the symmetric matrix from block rows a, each holding blocks (a, a..)."""
-    n, c, order, _ = rows[0].shape
-    out = rows[0].new_empty(n, order, c, order, c)
-    for a, row in enumerate(rows):
-        out[:, a, :, a:] = row
-        out[:, a + 1 :, :, a] = row[:, :, 1:].permute(0, 2, 3, 1)
+def _first_row(x: Tensor, start: int, stop: int, order: int, lag: int) -> Tensor:
+    """Sum of x_t (x_t, x_{t+lag}, ..)' over start <= t < stop: (n, C, order, C)."""
+    n, c, _ = x.shape
+    shifts = [slice(start + b * lag, stop + b * lag) for b in range(order)]
+    size = order * c * (stop - start) * x.element_size()
+    at_once = n if x.is_cuda else max(1, _EMBEDDED_BYTES // max(size, 1))
+    rows = [
+        part[:, :, start:stop] @ torch.cat([part[:, :, s] for s in shifts], 1).mT
+        for part in x.split(at_once)
+    ]
+    return (torch.cat(rows) if len(rows) > 1 else rows[0]).view(n, c, order, c)
+
+
+def _changes(x: Tensor, count: int, order: int, lag: int) -> Tensor:
+    """Samples that a step down a block diagonal changes: (n, order - 1, C, 2 lag).
+
+    ``lag`` samples come in after the last delay vector and ``lag`` go at the head.
+    """
+    n, c, _ = x.shape
+    size = (order - 1) * lag
+    pieces = [
+        x[:, :, start : start + size].reshape(n, c, order - 1, lag)
+        for start in (count, 0)
+    ]
+    return torch.cat(pieces, -1).transpose(1, 2)
+
+
+def _assemble(row: Tensor, changes: Tensor, signed: Tensor) -> Tensor:
+    """Build the symmetric matrix from its first block row and the changes below."""
+    n, c, order, _ = row.shape
+    out = row.new_empty(n, order, c, order, c)
+    right = changes.flatten(1, 2).mT
+    row = row.flatten(2)
+    for a in range(order):
+        blocks = row.view(n, c, order - a, c)
+        out[:, a, :, a:] = blocks
+        out[:, a + 1 :, :, a] = blocks[:, :, 1:].permute(0, 2, 3, 1)
+        if a < order - 1:
+            row = torch.baddbmm(row[:, :, :-c], signed[:, a], right[:, :, a * c :])
     return out.view(n, order * c, order * c)
-
-
-def _group_moments(
-    x: Tensor, orders: Sequence[int], lag: int, trim: str
-) -> dict[int, DelayMoments]:
-    """Second moments of one group of epochs (n, C, T) for several orders at one lag."""
-    n_times, top = x.shape[-1], max(orders)
-    counts = {o: n_delay_vectors(n_times, o, lag, trim) for o in orders}
-    width = counts[top]
-    skips = {o: (counts[o] - width) // lag for o in orders}
-    n_tail = max(skips[o] + o - 1 for o in orders)
-
-    base = x[:, :, :width]
-    first_row = torch.stack(
-        [base @ x[:, :, b * lag : b * lag + width].mT for b in range(top)], dim=2
-    )
-    head, tail = _chunks(x, 0, top - 1, lag), _chunks(x, width, n_tail, lag)
-    head_products, tail_products = _block_products(head), _block_products(tail)
-    head_sum, tail_sum = head.sum(-1), tail.sum(-1)
-    base_sum = base.sum(-1)
-
-    moments = {}
-    for o in orders:
-        k = skips[o]
-        row, total = first_row[:, :, :o], base_sum + tail_sum[:, :k].sum(1)
-        for i in range(k):
-            row = row + tail_products[:, i, :, i : i + o]
-        rows, sums = [row], [total]
-        for a in range(o - 1):
-            gain = tail_products[:, k + a, :, k + a : k + o - 1]
-            loss = head_products[:, a, :, a : o - 1]
-            rows.append(rows[-1][:, :, :-1] + gain - loss)
-            sums.append(sums[-1] + tail_sum[:, k + a] - head_sum[:, a])
-        moments[o] = DelayMoments(_assemble(rows), torch.cat(sums, -1), counts[o])
-    return moments
 
 
 def delay_moments(
     x: Tensor, orders: Sequence[int], lag: int, trim: str = "full"
 ) -> dict[int, DelayMoments]:
     """Return first and second moments of the delay vectors, for orders at one lag.
+
+    A smaller order has a few more delay vectors: its first block row is that of the
+    next larger one and these.
 
     Parameters
     ----------
@@ -216,19 +202,24 @@ def delay_moments(
     dict of int to DelayMoments
         Exactly what each order alone would give.
     """
-    item = x[:1].numel() * x.element_size()
-    group = x.shape[0] if x.is_cuda else max(1, _GROUP_BYTES // max(item, 1))
-    parts = [_group_moments(g, orders, lag, trim) for g in x.split(max(group, 1))]
-    if len(parts) == 1:
-        return parts[0]
-    return {
-        o: DelayMoments(
-            torch.cat([p[o].second for p in parts]),
-            torch.cat([p[o].first for p in parts]),
-            parts[0][o].count,
-        )
-        for o in orders
-    }
+    counts = {o: n_delay_vectors(x.shape[-1], o, lag, trim) for o in orders}
+    moments = {}
+    row, total, start = None, 0.0, 0
+    for o in sorted(counts, reverse=True):
+        count = counts[o]
+        more = _first_row(x, start, count, o, lag)
+        row = more if row is None else row[:, :, :o] + more
+        total = total + x[:, :, start:count].sum(-1)
+        start = count
+        if o == 1:
+            moments[o] = DelayMoments(row.flatten(2), total, count)
+            continue
+        changes = _changes(x, count, o, lag)
+        signed = torch.cat([changes[..., :lag], -changes[..., lag:]], -1)
+        first = torch.cat([total[:, None], signed.sum(-1)], 1).cumsum(1)
+        second = _assemble(row, changes, signed)
+        moments[o] = DelayMoments(second, first.flatten(1), count)
+    return moments
 
 
 def block_autocovariances(x: Tensor, order: int, lag: int = 1) -> Tensor:

@@ -1,13 +1,21 @@
 """Ready pipelines of the augmented covariance method (ACM) for classification."""
 
+import numpy as np
+import torch
+from pyriemann.classification import MDM, FgMDM
+from pyriemann.tangentspace import TangentSpace
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 
+from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd.augmented import AugmentedCovariances
 from manifoldkit.spd.delay_moments import check_option
+from manifoldkit.spd.validation import check_matrices
 
 CLASSIFIERS = ("svm", "lr", "mdm", "fgmdm", "gbwmdm")
 SELECTIONS = ("grid", "mdop", "afnn", "aic", "bic", "hq", "uniform")
@@ -149,17 +157,57 @@ def make_acm_classifier(
     )
 
 
+class _TwoClasses:
+    """Refuse labels that pyriemann's nearest means would take or trip over."""
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit after a look at the labels.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_matrices, n, n)
+            SPD matrices.
+        y : array-like, shape (n_matrices,)
+            Labels of at least two classes.
+        sample_weight : array-like, shape (n_matrices,), optional
+            Weights.
+
+        Returns
+        -------
+        self
+        """
+        X, y = check_matrices(X), column_or_1d(y)
+        check_consistent_length(X, y)
+        check_classification_targets(y)
+        if len(classes := np.unique(y)) < 2:
+            raise ValueError(
+                f"y: expected at least two classes, found only {classes[0]!r}"
+            )
+        if sample_weight is not None:
+            sample_weight = check_weights(
+                torch.as_tensor(np.asarray(sample_weight, dtype=float)),
+                len(y),
+                "sample_weight",
+            ).numpy()
+        return super().fit(X, y, sample_weight=sample_weight)
+
+
+class _MDM(_TwoClasses, MDM):
+    """Minimum distance to mean."""
+
+
+class _FgMDM(_TwoClasses, FgMDM):
+    """Minimum distance to mean after geodesic filtering."""
+
+
 def _back_end(classifier, metric, random_state) -> list[tuple[str, object]]:
     """Return the steps behind the matrices."""
-    from pyriemann.classification import MDM, FgMDM
-    from pyriemann.tangentspace import TangentSpace
-
     if isinstance(classifier, str):
         check_option("classifier", classifier, CLASSIFIERS)
         if classifier == "mdm":
-            return [("classifier", MDM(metric=metric))]
+            return [("classifier", _MDM(metric=metric))]
         if classifier == "fgmdm":
-            return [("classifier", FgMDM(metric=metric))]
+            return [("classifier", _FgMDM(metric=metric))]
         if classifier == "gbwmdm":
             from manifoldkit.spd.estimators import GBWMDM
 
