@@ -32,155 +32,23 @@ R. Bhatia, T. Jain, Y. Lim, "On the Bures-Wasserstein distance between positive
 definite matrices", Expositiones Mathematicae 37, 2019.
 """
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg import (
-    check_spd,
     eigh,
     polar,
-    powm,
     procrustes,
     solve_lyapunov,
     sqrtm,
     symmetrize,
-    unvech,
-    vech,
 )
-from manifoldkit.linalg.checks import (
-    check_finite,
-    check_floating,
-    check_square,
-    compute_dtype,
-    first_index,
-    tolerance,
-)
-
-#: Smallest power: below it the powers of all matrices are equal to a few digits.
-MIN_POWER = 1e-3
+from manifoldkit.linalg.checks import check_floating, first_index, tolerance
+from manifoldkit.spd._gbw_chart import cholesky, prepare, trace
 
 #: Where d^2 is below this part of the traces the trace formula has lost its digits.
 _CANCELLATION = {torch.float64: 1e-4, torch.float32: 1e-2}
-
-
-def check_power(power: float) -> float:
-    """Return the power as a float; raise ``ValueError`` where it is no deformation."""
-    if (
-        isinstance(power, Tensor | bool | str)
-        or not math.isfinite(power)
-        or abs(power) < MIN_POWER
-    ):
-        raise ValueError(
-            f"power: expected a finite number with |power| >= {MIN_POWER}, "
-            f"found {power!r}"
-        )
-    return float(power)
-
-
-class Chart(NamedTuple):
-    """The isometry to the plain BW geometry: power, then whitening by chol(M)."""
-
-    factor: Tensor | None
-    power: float
-
-    def to_flat(self, x: Tensor) -> Tensor:
-        """X to C^-1 X^p C^-T."""
-        return self.whiten(power_of(x, self.power))
-
-    def from_flat(self, y: Tensor) -> Tensor:
-        """Invert :meth:`to_flat`."""
-        return power_of(self.unwhiten(y), 1 / self.power)
-
-    def whiten(self, y: Tensor) -> Tensor:
-        """C^-1 Y C^-T."""
-        if self.factor is None:
-            return y
-        half = torch.linalg.solve_triangular(self.factor, y, upper=False)
-        return symmetrize(
-            torch.linalg.solve_triangular(self.factor, half.mT, upper=False)
-        )
-
-    def unwhiten(self, y: Tensor) -> Tensor:
-        """C Y C'."""
-        if self.factor is None:
-            return y
-        return symmetrize(self.factor @ y @ self.factor.mT)
-
-    def push(self, x: Tensor, v: Tensor) -> Tensor:
-        """Differential of :meth:`to_flat` at x."""
-        return self.whiten(_power_derivative(x, v, self.power))
-
-    def pull(self, x: Tensor, v: Tensor) -> Tensor:
-        """Inverse of the differential of :meth:`to_flat` at x."""
-        v = self.unwhiten(v)
-        if self.power == 1:
-            return v
-        return _power_derivative(power_of(x, self.power), v, 1 / self.power)
-
-
-def power_of(x: Tensor, power: float) -> Tensor:
-    """X^p, with a product for the square."""
-    return symmetrize(x @ x) if power == 2 else powm(x, power)
-
-
-def _power_derivative(x: Tensor, v: Tensor, power: float) -> Tensor:
-    """Differential of X^p at x in direction v (symmetric)."""
-    if power == 1:
-        return v
-    if power == 2:
-        return symmetrize(2 * x @ v)
-    if power == 0.5:
-        return solve_lyapunov(sqrtm(x), v)
-    batch = torch.broadcast_shapes(x.shape, v.shape)
-    s, u = eigh(x)
-    eig = (s.expand(batch[:-1]), u.expand(batch))
-    primal, direction = x.expand(batch).contiguous(), v.expand(batch).contiguous()
-    return torch.func.jvp(lambda y: powm(y, power, eig=eig), (primal,), (direction,))[1]
-
-
-def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
-    """Check names, shapes and dtypes; return symmetric tensors, chart, output dtype.
-
-    ``tensors`` maps names to ``(tensor, kind)``, kind "spd", "psd" or "symmetric".
-    """
-    power = check_power(power)
-    if M is not None:
-        tensors = {**tensors, "M": (M, "spd")}
-    (first, (x, _)), *rest = tensors.items()
-    n = check_square(x, first).shape[-1]
-    for name, (y, _) in rest:
-        check_square(y, name, n)
-    shapes = {name: tuple(y.shape) for name, (y, _) in tensors.items()}
-    try:
-        torch.broadcast_shapes(*(shape[:-2] for shape in shapes.values()))
-    except RuntimeError:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"batch shapes do not broadcast: {found}") from None
-    dtype = x.dtype
-    for y, _ in tensors.values():
-        dtype = torch.promote_types(dtype, y.dtype)
-    out = {}
-    for name, (y, kind) in tensors.items():
-        if validate and kind == "symmetric":
-            check_finite(y, name)
-        elif validate:
-            check_spd(y, name, semidefinite=kind == "psd" and power > 0)
-        out[name] = symmetrize(y.to(compute_dtype(dtype)))
-    M = out.pop("M", None)
-    factor = None if M is None else cholesky(M)
-    return list(out.values()), Chart(factor, power), dtype
-
-
-def cholesky(x: Tensor) -> Tensor:
-    """Lower Cholesky factor, NaN where x is not positive definite."""
-    factor, info = torch.linalg.cholesky_ex(x)
-    if bool((info != 0).any()):
-        factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
-    return factor
 
 
 def _square_factor(x: Tensor) -> tuple[Tensor, bool]:
@@ -229,11 +97,6 @@ def _eigenvalues(x: Tensor) -> Tensor:
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     s = torch.linalg.eigvalsh(torch.where(finite[..., None, None], x, eye))
     return torch.where(finite[..., None], s, torch.nan)
-
-
-def trace(x: Tensor) -> Tensor:
-    """Trace of every matrix."""
-    return x.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 class _SquaredDistance(torch.autograd.Function):
@@ -434,12 +297,12 @@ def gbw_exp(
         {"base": (base, "spd"), "tangent": (tangent, "symmetric")}, M, power, validate
     )
     flat = chart.to_flat(base)
-    stretch = solve_lyapunov(flat, chart.push(base, tangent))
-    result = _stretch(flat, stretch, check_domain, "tangent")
+    change = solve_lyapunov(flat, chart.push(base, tangent))
+    result = stretch(flat, change, check_domain, "tangent")
     return chart.from_flat(result).to(dtype)
 
 
-def _stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tensor:
+def stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tensor:
     """(I + L) G (I + L), positive semidefinite by construction."""
     eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
     step = eye + symmetrize(change)
@@ -503,72 +366,5 @@ def gbw_geodesic(
             f"t: expected a shape that broadcasts with {tuple(change.shape[:-2])}, "
             f"found shape {tuple(t.shape)}"
         ) from None
-    result = _stretch(flat, t.to(a.dtype)[..., None, None] * change, False, "t")
-    return chart.from_flat(result).to(dtype)
-
-
-def _spectral_hadamard(base: Tensor, v: Tensor, invert: bool) -> Tensor:
-    """Multiply by ((s_a + s_b) / 2)^(+-1/2) in the eigenbasis of base."""
-    s, u = eigh(base)
-    weight = ((s[..., :, None] + s[..., None, :]) / 2).sqrt()
-    inner = u.mT @ v @ u
-    return symmetrize(u @ (inner / weight if invert else inner * weight) @ u.mT)
-
-
-def tangent_vector(
-    base: Tensor, point: Tensor, M: Tensor | None = None, power: float = 1.0
-) -> Tensor:
-    r"""Isometric coordinates of :math:`\log_G X`: length equals distance to the base.
-
-    The logarithm is transported to the identity of the flat picture, which is exact
-    and in closed form, :math:`Z_{ab} = \sqrt{(s_a + s_b)/2}\,(T - I)_{ab} / \theta` in
-    the eigenbasis of ``G = U diag(s) U'``, and half-vectorized with :math:`\sqrt 2` off
-    the diagonal. Not differentiated with respect to ``base``.
-
-    Parameters
-    ----------
-    base, point, M, power
-        As in :func:`gbw_log`.
-
-    Returns
-    -------
-    Tensor, shape (..., n (n + 1) / 2)
-
-    Examples
-    --------
-    >>> tangent_vector(torch.eye(2), torch.diag(torch.tensor([4., 1.])))
-    tensor([1., 0., 0.])
-    """
-    (base, point), chart, dtype = prepare(
-        {"base": (base, "spd"), "point": (point, "psd")}, M, power, False
-    )
-    flat = chart.to_flat(base).detach()
-    t = transport(flat, chart.to_flat(point))
-    eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
-    return (vech(_spectral_hadamard(flat, t - eye, False)) / power).to(dtype)
-
-
-def from_tangent_vector(
-    base: Tensor,
-    vector: Tensor,
-    M: Tensor | None = None,
-    power: float = 1.0,
-    *,
-    check_domain: bool = True,
-) -> Tensor:
-    """Invert :func:`tangent_vector`; raise outside the injectivity domain.
-
-    Examples
-    --------
-    >>> from_tangent_vector(torch.eye(2), torch.tensor([1., 0., 0.]))
-    tensor([[4., 0.],
-            [0., 1.]])
-    """
-    z = unvech(check_floating(vector, "vector"))
-    (base, z), chart, dtype = prepare(
-        {"base": (base, "spd"), "vector": (z, "symmetric")}, M, power, False
-    )
-    flat = chart.to_flat(base).detach()
-    change = _spectral_hadamard(flat, power * z, True)
-    result = _stretch(flat, change, check_domain, "vector")
+    result = stretch(flat, t.to(a.dtype)[..., None, None] * change, False, "t")
     return chart.from_flat(result).to(dtype)

@@ -33,7 +33,7 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
     tolerance,
 )
-from manifoldkit.spd.gbw import Chart, check_power, cholesky, trace
+from manifoldkit.spd._gbw_chart import Chart, check_power, cholesky, trace
 
 _MAX_CG = 100
 #: Largest eigenvalue of a Newton step E; at 2 the step meets the boundary.

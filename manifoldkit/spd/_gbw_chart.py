@@ -1,0 +1,134 @@
+"""The chart of the generalized Bures-Wasserstein geometry, and its argument checks."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg import check_spd, eigh, powm, solve_lyapunov, sqrtm, symmetrize
+from manifoldkit.linalg.checks import check_finite, check_square, compute_dtype
+
+#: Smallest power: below it the powers of all matrices are equal to a few digits.
+MIN_POWER = 1e-3
+
+
+def check_power(power: float) -> float:
+    """Return the power as a float; raise ``ValueError`` where it is no deformation."""
+    if (
+        isinstance(power, Tensor | bool | str)
+        or not math.isfinite(power)
+        or abs(power) < MIN_POWER
+    ):
+        raise ValueError(
+            f"power: expected a finite number with |power| >= {MIN_POWER}, "
+            f"found {power!r}"
+        )
+    return float(power)
+
+
+class Chart(NamedTuple):
+    """The isometry to the plain BW geometry: power, then whitening by chol(M)."""
+
+    factor: Tensor | None
+    power: float
+
+    def to_flat(self, x: Tensor) -> Tensor:
+        """X to C^-1 X^p C^-T."""
+        return self.whiten(power_of(x, self.power))
+
+    def from_flat(self, y: Tensor) -> Tensor:
+        """Invert :meth:`to_flat`."""
+        return power_of(self.unwhiten(y), 1 / self.power)
+
+    def whiten(self, y: Tensor) -> Tensor:
+        """C^-1 Y C^-T."""
+        if self.factor is None:
+            return y
+        half = torch.linalg.solve_triangular(self.factor, y, upper=False)
+        return symmetrize(
+            torch.linalg.solve_triangular(self.factor, half.mT, upper=False)
+        )
+
+    def unwhiten(self, y: Tensor) -> Tensor:
+        """C Y C'."""
+        if self.factor is None:
+            return y
+        return symmetrize(self.factor @ y @ self.factor.mT)
+
+    def push(self, x: Tensor, v: Tensor) -> Tensor:
+        """Differential of :meth:`to_flat` at x."""
+        return self.whiten(_power_derivative(x, v, self.power))
+
+    def pull(self, x: Tensor, v: Tensor) -> Tensor:
+        """Inverse of the differential of :meth:`to_flat` at x."""
+        v = self.unwhiten(v)
+        if self.power == 1:
+            return v
+        return _power_derivative(power_of(x, self.power), v, 1 / self.power)
+
+
+def power_of(x: Tensor, power: float) -> Tensor:
+    """X^p, with a product for the square."""
+    return symmetrize(x @ x) if power == 2 else powm(x, power)
+
+
+def _power_derivative(x: Tensor, v: Tensor, power: float) -> Tensor:
+    """Differential of X^p at x in direction v (symmetric)."""
+    if power == 1:
+        return v
+    if power == 2:
+        return symmetrize(2 * x @ v)
+    if power == 0.5:
+        return solve_lyapunov(sqrtm(x), v)
+    batch = torch.broadcast_shapes(x.shape, v.shape)
+    s, u = eigh(x)
+    eig = (s.expand(batch[:-1]), u.expand(batch))
+    primal, direction = x.expand(batch).contiguous(), v.expand(batch).contiguous()
+    return torch.func.jvp(lambda y: powm(y, power, eig=eig), (primal,), (direction,))[1]
+
+
+def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
+    """Check names, shapes and dtypes; return symmetric tensors, chart, output dtype.
+
+    ``tensors`` maps names to ``(tensor, kind)``, kind "spd", "psd" or "symmetric".
+    """
+    power = check_power(power)
+    if M is not None:
+        tensors = {**tensors, "M": (M, "spd")}
+    (first, (x, _)), *rest = tensors.items()
+    n = check_square(x, first).shape[-1]
+    for name, (y, _) in rest:
+        check_square(y, name, n)
+    shapes = {name: tuple(y.shape) for name, (y, _) in tensors.items()}
+    try:
+        torch.broadcast_shapes(*(shape[:-2] for shape in shapes.values()))
+    except RuntimeError:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"batch shapes do not broadcast: {found}") from None
+    dtype = x.dtype
+    for y, _ in tensors.values():
+        dtype = torch.promote_types(dtype, y.dtype)
+    out = {}
+    for name, (y, kind) in tensors.items():
+        if validate and kind == "symmetric":
+            check_finite(y, name)
+        elif validate:
+            check_spd(y, name, semidefinite=kind == "psd" and power > 0)
+        out[name] = symmetrize(y.to(compute_dtype(dtype)))
+    M = out.pop("M", None)
+    factor = None if M is None else cholesky(M)
+    return list(out.values()), Chart(factor, power), dtype
+
+
+def cholesky(x: Tensor) -> Tensor:
+    """Lower Cholesky factor, NaN where x is not positive definite."""
+    factor, info = torch.linalg.cholesky_ex(x)
+    if bool((info != 0).any()):
+        factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
+    return factor
+
+
+def trace(x: Tensor) -> Tensor:
+    """Trace of every matrix."""
+    return x.diagonal(dim1=-2, dim2=-1).sum(-1)
