@@ -1,0 +1,180 @@
+"""The generalized Bures-Wasserstein geometry in the form pyriemann's ``metric=`` takes.
+
+The only module that imports from ``pyriemann.geometry``.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from pyriemann.geometry.tangentspace import exp_map
+from torch import Tensor
+
+from manifoldkit.linalg import check_spd
+from manifoldkit.spd._gbw_chart import check_power
+from manifoldkit.spd.gbw import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
+from manifoldkit.spd.gbw_mean import gbw_mean
+from manifoldkit.spd.gbw_tangent import tangent_vector
+
+
+class _Geometry:
+    """Shared state: picklable, comparable, NumPy in and out, torch in and out."""
+
+    def __init__(self, M: np.ndarray | None, power: float):
+        self.M = M
+        self.power = power
+
+    def _run(self, function, *arrays, **keywords):
+        if any(isinstance(x, Tensor) for x in arrays):
+            like = next(x for x in arrays if isinstance(x, Tensor))
+            back, tensors = (lambda x: x), arrays
+        else:
+            # float64 unless every array is float32 already
+            dtype = np.result_type(*(np.asarray(x).dtype for x in arrays), np.float32)
+            like, back = torch.empty(0), Tensor.numpy
+            tensors = [torch.as_tensor(np.asarray(x, dtype)) for x in arrays]
+        tensors = [torch.as_tensor(x, device=like.device) for x in tensors]
+        M = self.M
+        if M is not None:
+            M = torch.as_tensor(M, dtype=tensors[0].dtype, device=tensors[0].device)
+        return back(function(*tensors, M=M, power=self.power, **keywords))
+
+    def __eq__(self, other):
+        return (
+            type(self) is type(other)
+            and self.power == other.power
+            and np.array_equal(self.M, other.M)
+        )
+
+    def __hash__(self):
+        return hash((type(self), self.power))
+
+    def __repr__(self):
+        M = "None" if self.M is None else f"array{self.M.shape}"
+        name = type(self).__name__.strip("_").lower()
+        return f"<gbw {name}, M={M}, power={self.power}>"
+
+
+class _Mean(_Geometry):
+    """mean(X, sample_weight=) as ``gmean`` calls it, mean(A, B, t) as ``geodesic``.
+
+    pyriemann's online estimators move a mean along a geodesic by the same metric
+    entry, with the two ends and the position as positional arguments.
+    """
+
+    def __call__(
+        self, X, B=None, alpha=None, *, sample_weight=None, init=None, tol=1e-10,
+        maxiter=100,
+    ):  # fmt: skip
+        if B is not None:
+            return self._run(lambda a, b, **kw: gbw_geodesic(a, b, alpha, **kw), X, B)
+        keywords = {"tol": tol, "max_iter": maxiter, "validate": True}
+        for name, value in (("weights", sample_weight), ("init", init)):
+            if value is not None:
+                like = X.dtype if isinstance(X, Tensor) else None
+                value = torch.as_tensor(value, dtype=like)
+                keywords[name] = value if value.is_floating_point() else value.double()
+        return self._run(gbw_mean, X, **keywords)
+
+
+class _Distance(_Geometry):
+    """distance(A, B, squared=False), broadcasting."""
+
+    def __call__(self, A, B, squared=False):
+        return self._run(gbw_distance, A, B, squared=squared)
+
+
+class _Map(_Geometry):
+    """Logarithm at Cref, and the exponential where pyriemann asks for that.
+
+    pyriemann hands one "map" entry, as a callable with one signature, to ``log_map``
+    and to ``exp_map`` (for strings these look in different tables), so the caller is
+    the only thing that tells them apart. Call :meth:`log` and :meth:`exp` directly.
+    """
+
+    def __call__(self, X, Cref):
+        if sys._getframe(1).f_code is exp_map.__code__:
+            return self.exp(X, Cref)
+        return self.log(X, Cref)
+
+    def log(self, X, Cref):
+        """Matrices to tangent matrices at Cref."""
+        return self._run(lambda x, c, **kw: gbw_log(c, x, **kw), X, Cref)
+
+    def exp(self, X, Cref):
+        """Tangent matrices at Cref to matrices."""
+        return self._run(lambda x, c, **kw: gbw_exp(c, x, **kw), X, Cref)
+
+
+class _Kernel(_Geometry):
+    """Inner products of the logarithms at Cref (default the mean of X)."""
+
+    def __call__(self, X, Y=None, Cref=None, metric=None, *, reg=1e-10):
+        if Cref is None:
+            Cref = _Mean(self.M, self.power)(X)
+        x = self._features(X, Cref)
+        if Y is not None and Y is not X:
+            return x @ self._features(Y, Cref).T
+        kernel = x @ x.T
+        eye = torch.eye(len(x)) if isinstance(kernel, Tensor) else np.eye(len(x))
+        return kernel + reg * eye
+
+    def _features(self, X, Cref):
+        return self._run(lambda x, c, **kw: tangent_vector(c, x, **kw), X, Cref)
+
+
+def gbw_metric(M=None, power: float = 1.0) -> dict:
+    """Return the generalized Bures-Wasserstein metric for pyriemann's estimators.
+
+    Parameters
+    ----------
+    M : array-like or Tensor, shape (n, n), optional
+        SPD metric matrix; default the identity (Bures-Wasserstein).
+    power : float, default=1
+        Deformation, see :func:`~manifoldkit.spd.gbw_distance`.
+
+    Returns
+    -------
+    dict
+        Callables under "mean", "distance" (also as "dist"), "map" and "kernel". They
+        can be pickled and sent to other processes, take NumPy arrays or torch tensors
+        and return the same kind. For ``pyriemann.classification.SVC`` give
+        ``Cref=metric["mean"], kernel_fct=metric["kernel"]``. The "mean" called with
+        two matrices and a number is the geodesic.
+
+    Raises
+    ------
+    TypeError, ValueError
+        M is not an SPD matrix of real numbers, or power is near 0.
+
+    Notes
+    -----
+    ``pyriemann.tangentspace.TangentSpace`` returns raw tangent matrices, whose norm is
+    not the distance; :class:`~manifoldkit.spd.GBWTangentSpace` is isometric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyriemann.classification import MDM
+    >>> X = np.array([np.diag([1., 1.]), np.diag([9., 1.])])
+    >>> MDM(metric=gbw_metric()).fit(X, [0, 1]).transform(X)
+    array([[0., 2.],
+           [2., 0.]])
+    """
+    power = check_power(power)
+    if M is not None:
+        M = np.array(M.detach().cpu().numpy() if isinstance(M, Tensor) else M)
+        if np.iscomplexobj(M) or M.dtype.kind not in "fiu":
+            raise TypeError(f"M: expected real numbers, found dtype {M.dtype}")
+        M = M.astype(np.float64)
+        if M.ndim != 2:
+            raise ValueError(f"M: expected a matrix (n, n), found shape {M.shape}")
+        check_spd(torch.from_numpy(M), "M")
+    distance = _Distance(M, power)
+    return {
+        "mean": _Mean(M, power),
+        "distance": distance,
+        "dist": distance,
+        "map": _Map(M, power),
+        "kernel": _Kernel(M, power),
+    }
