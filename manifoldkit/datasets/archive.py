@@ -95,7 +95,10 @@ def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
         The file is truncated, tampered with, holds pickled objects or lacks a key.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with (
+            open(file, "rb") as stream,  # NumPy leaves a file it cannot parse open
+            np.load(stream, allow_pickle=False) as archive,
+        ):
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(

@@ -477,7 +477,7 @@ def load_eeg_demo(
         epochs = make_motor_imagery_eeg(
             n_epochs=45 if task == "executed_left_right" else 30,
             classes=classes,
-            snr=0.0 if task == "executed_left_right" else -3.0,
+            snr=0.0 if task == "executed_left_right" else -5.0,
             random_state=random_state,
         )
     return (epochs.X, epochs.y) if return_X_y else epochs

@@ -118,6 +118,7 @@ def make_motor_imagery_eeg(
     classes: tuple[str, ...] = ("left_hand", "right_hand"),
     snr: float = 0.0,
     desynchronization: float = 0.4,
+    variability: float = 0.5,
     n_sessions: int = 1,
     band: tuple[float, float] | None = (8.0, 30.0),
     random_state: int | np.random.RandomState | np.random.Generator | None = None,
@@ -130,11 +131,11 @@ def make_motor_imagery_eeg(
 
     Each motor source :math:`s_k` is a mu rhythm (10-12 Hz) with a weaker beta rhythm,
     both narrow-band autoregressive processes of unit power. During imagery of a class
-    the power of its source, contralateral for a hand, drops to ``desynchronization``
-    (event-related desynchronization). The leadfield A is that of radial dipoles inside
-    a unit sphere; the noise is pink background activity of sources all over the
-    head plus white sensor noise. Sessions differ by a small change of the leadfield's
-    gains (electrodes are placed anew).
+    the power of its source, contralateral for a hand, drops by ``desynchronization``
+    (event-related desynchronization); apart from that it varies from epoch to epoch.
+    The leadfield A is that of radial dipoles inside a unit sphere; the noise is pink
+    background activity of sources all over the head plus white sensor noise. Sessions
+    differ by a small change of the channels' gains (electrodes are placed anew).
 
     Parameters
     ----------
@@ -150,11 +151,14 @@ def make_motor_imagery_eeg(
         Two or more out of "left_hand", "right_hand", "both_fists", "both_feet",
         "tongue".
     snr : float, default=0.0
-        Power of the motor rhythms against the noise at the sensors, in dB. Around -10
-        classes are hard to tell, at 5 easy.
+        Power of the motor rhythms against the noise in the pass band, mean over the
+        sensors, in dB.
     desynchronization : float, default=0.4
         Factor in (0, 1] on the power of the active source; 1 leaves no effect, so
         classes cannot be told apart.
+    variability : float, default=0.5
+        Standard deviation of the log power of every source from epoch to epoch, which
+        hides the desynchronization as real attention does.
     n_sessions : int, default=1
         Sessions that the epochs are spread over.
     band : (float, float) or None
@@ -201,6 +205,8 @@ def make_motor_imagery_eeg(
         band,
         desynchronization,
     )
+    if not variability >= 0:
+        raise ValueError(f"variability: expected 0 or more, found {variability}")
     rng = _as_generator(random_state)
     names, channels = _channel_layout(n_channels)
     n_background = 12
@@ -213,8 +219,8 @@ def make_motor_imagery_eeg(
     label = rng.permutation(np.arange(n_epochs) % len(classes))
     session = np.sort(np.arange(n_epochs) % n_sessions)
     motor = len(classes)
-    power = np.ones((n_epochs, len(sources)))
-    power[np.arange(n_epochs), label] = desynchronization
+    power = np.exp(variability * rng.standard_normal((n_epochs, len(sources))))
+    power[np.arange(n_epochs), label] *= desynchronization
 
     hertz = rng.uniform(10, 12, motor)
     rhythm = np.stack(
@@ -231,7 +237,7 @@ def make_motor_imagery_eeg(
     background = np.einsum(
         "ck,ekt->ect",
         mixing[:, motor:],
-        _pink(rng, (n_epochs, n_background, n_times)),
+        np.sqrt(power[:, motor:, None]) * _pink(rng, (n_epochs, n_background, n_times)),
     )
     white = rng.standard_normal(signal.shape)
     noise = background + 0.3 * np.sqrt((background**2).mean()) * white
@@ -240,7 +246,8 @@ def make_motor_imagery_eeg(
         signal, noise = (sosfiltfilt(sos, x, axis=-1) for x in (signal, noise))
     gain = 1 + 0.1 * rng.standard_normal((n_sessions, n_channels, 1))
     noise *= np.sqrt((signal**2).mean() / (noise**2).mean() / 10 ** (snr / 10))
-    X = 5.0 * gain[session] * (signal + noise)
+    X = gain[session] * (signal + noise)
+    X *= 8.0 / X.std()  # microvolts, as band-passed EEG has
     y = np.array(classes)[label]
     truth = MotorImageryTruth(
         mixing=mixing,
