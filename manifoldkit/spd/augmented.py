@@ -191,8 +191,12 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
                 "estimator: expected the name of a covariance estimator or a callable, "
                 f"found {self.estimator!r}"
             )
-        if not self._from_moments():
-            check_toeplitz(self.structure, self.estimator)
+        check_toeplitz(self.structure, self.estimator)
+        if self.structure == "toeplitz" and self.estimator_params:
+            raise ValueError(
+                "estimator_params: structure='toeplitz' takes none, found "
+                f"{self.estimator_params!r}"
+            )
         self.order_, self.lag_ = check_order_lag(*self._choose(X))
         self.n_channels_, self.n_times_ = X.shape[1:]
         self._check_length(self.n_times_)

@@ -232,8 +232,8 @@ def select_delay_embedding(
         found = _by_criterion(method, trials, lag or 1, max_order)
 
     chosen_lag = lag or int(np.clip(found.lag, 1, max_lag))
-    room = 1 + (X.shape[2] // 2) // chosen_lag
-    chosen_order = order or int(np.clip(found.order, 1, min(max_order, room)))
+    most = min(max_order, _room(X.shape[2], chosen_lag))
+    chosen_order = order or int(np.clip(found.order, 1, most))
     n_delay_vectors(X.shape[2], chosen_order, chosen_lag)
     return DelayEmbedding(
         chosen_order, chosen_lag, method, found.curves, found.per_trial
@@ -252,6 +252,11 @@ def _check_bounds(max_order, max_lag, order, lag) -> tuple[int, int]:
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("order", name, 1)) from None
     return int(max_order), int(max_lag)
+
+
+def _room(n_times: int, lag: int) -> int:
+    """Largest order that leaves half of the epoch."""
+    return 1 + (n_times // 2) // lag
 
 
 def _rounded_mean(values) -> int:
@@ -413,9 +418,17 @@ def _by_grid(
         scoring=scoring,
         n_jobs=n_jobs,
         random_state=random_state,
-    ).fit(X, y)
+    )
+    cells = [
+        {
+            "augmented__lag": [step],
+            "augmented__order": [o for o in orders if o <= _room(X.shape[2], step)],
+        }
+        for step in lags
+    ]
+    search.set_params(param_grid=[c for c in cells if c["augmented__order"]]).fit(X, y)
     results = search.cv_results_
-    scores = np.empty((len(orders), len(lags)))
+    scores = np.full((len(orders), len(lags)), np.nan)
     for params, score in zip(
         results["params"], results["mean_test_score"], strict=True
     ):

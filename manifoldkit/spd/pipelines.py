@@ -181,7 +181,7 @@ class _TwoClasses:
         check_classification_targets(y)
         if len(classes := np.unique(y)) < 2:
             raise ValueError(
-                f"y: expected at least two classes, found only {classes[0]!r}"
+                f"y: expected at least two classes, found only {classes[0]}"
             )
         if sample_weight is not None:
             sample_weight = check_weights(
