@@ -9,6 +9,9 @@ from manifoldkit.linalg.checks import check_floating
 from manifoldkit.spd._gbw_chart import prepare
 from manifoldkit.spd.gbw import stretch, transport
 
+#: Smallest eigenvalue of L that clipping leaves; at -1 the boundary is met.
+_CLIP = -0.999
+
 
 class _Hadamard(torch.autograd.Function):
     """Multiply by ((s_a + s_b) / 2)^p, p = +-1/2, in the eigenbasis of base."""
@@ -90,9 +93,30 @@ def from_tangent_vector(
     M: Tensor | None = None,
     power: float = 1.0,
     *,
-    check_domain: bool = True,
+    outside: str = "raise",
 ) -> Tensor:
-    """Invert :func:`tangent_vector`; raise outside the injectivity domain.
+    """Invert :func:`tangent_vector`.
+
+    Parameters
+    ----------
+    base : Tensor, shape (..., n, n)
+        SPD matrices.
+    vector : Tensor, shape (..., n (n + 1) / 2)
+        Coordinates.
+    M, power
+        As in :func:`gbw_log`.
+    outside : {"raise", "clip"}
+        What to do with a vector outside the injectivity domain, which is no logarithm
+        of anything: raise, or shorten it so that its geodesic ends before the boundary.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    NotOnManifoldError
+        The first vector outside the domain.
 
     Examples
     --------
@@ -100,11 +124,15 @@ def from_tangent_vector(
     tensor([[4., 0.],
             [0., 1.]])
     """
+    if outside not in ("raise", "clip"):
+        raise ValueError(f'outside: expected "raise" or "clip", found {outside!r}')
     z = unvech(check_floating(vector, "vector"))
     (base, z), chart, dtype = prepare(
         {"base": (base, "spd"), "vector": (z, "symmetric")}, M, power, False
     )
     flat = chart.to_flat(base)
     change = _hadamard(flat, power * z, True)
-    result = stretch(flat, change, check_domain, "vector")
-    return chart.from_flat(result).to(dtype)
+    if outside == "clip":
+        smallest = eigh(change)[0][..., :1, None]
+        change = change * (_CLIP / smallest.clamp_max(_CLIP))
+    return chart.from_flat(stretch(flat, change, True, "vector")).to(dtype)
