@@ -117,7 +117,10 @@ class Manifold(geoopt.Manifold):
             index = first_index(bad)
             at = f" at {list(index)}" if index else ""
             value = float(gap[index])
-            return False, f"{what} is {value:.1e}{at}, expected at most {atol + rtol:.1e}"
+            return (
+                False,
+                f"{what} is {value:.1e}{at}, expected at most {atol + rtol:.1e}",
+            )
         return True, None
 
     def _check_vector_on_tangent(self, x, u, *, atol=1e-5, rtol=1e-5):
@@ -254,5 +257,3 @@ class SquareMatrixManifold(MatrixManifold):
 
     def _origin(self, shape, dtype, device):
         return torch.eye(shape[-1], dtype=dtype, device=device).expand(shape).clone()
-
-

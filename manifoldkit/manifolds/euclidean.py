@@ -126,11 +126,7 @@ class PositiveReals(Manifold):
         return d * frame.exp()
 
     def _sample(self, shape, generator, dtype, device):
-        return torch.randn(
-            shape, dtype=dtype, device=device, generator=generator
-        ).exp()
+        return torch.randn(shape, dtype=dtype, device=device, generator=generator).exp()
 
     def _origin(self, shape, dtype, device):
         return torch.ones(shape, dtype=dtype, device=device)
-
-

@@ -1,0 +1,265 @@
+"""Parameters that live on manifolds, and how modules keep them there."""
+
+import warnings
+
+import geoopt
+import torch
+from geoopt import ManifoldParameter
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
+
+from manifoldkit.exceptions import NotOnManifoldError
+from manifoldkit.manifolds.base import check_point_argument
+from manifoldkit.manifolds.euclidean import Euclidean
+from manifoldkit.manifolds.reshaped import Reshaped
+from manifoldkit.manifolds.stiefel import choice
+
+_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
+
+
+def manifold_of(parameter: Tensor) -> geoopt.Manifold:
+    """Return the manifold of a tensor; :class:`Euclidean` for a plain one.
+
+    Examples
+    --------
+    >>> manifold_of(torch.nn.Parameter(torch.zeros(3)))
+    Euclidean(ndim=0)
+    """
+    manifold = getattr(parameter, "manifold", None)
+    return manifold if isinstance(manifold, geoopt.Manifold) else Euclidean()
+
+
+def _violation(x: Tensor, manifold: geoopt.Manifold) -> str | None:
+    """What is wrong with the values of x, or None."""
+    bound = _TOLERANCE.get(x.dtype, 1e-5)
+    with torch.no_grad():
+        y = x.detach().float() if x.dtype in _TOLERANCE else x.detach()
+        ok, reason = manifold._check_point_on_manifold(y, atol=bound, rtol=bound)
+    return None if ok else reason
+
+
+def _valid_point(tensor: Tensor, manifold: geoopt.Manifold, project: bool) -> Tensor:
+    """Values of a tensor on the manifold, projected if asked; else raise."""
+    check_point_argument(tensor, manifold, "tensor")
+    x = tensor.detach()
+    if project and bool(torch.isfinite(x).all()):
+        with torch.no_grad():
+            wide = x.float() if x.dtype in _TOLERANCE else x
+            x = manifold.projx(wide).to(x.dtype)
+    reason = _violation(x, manifold)
+    if reason:
+        hint = "" if project else "; project=True takes the nearest point"
+        raise NotOnManifoldError(
+            f"tensor of shape {tuple(tensor.shape)} is not on {manifold}: {reason}{hint}"
+        )
+    return x
+
+
+def as_parameter(
+    tensor: Tensor,
+    manifold: geoopt.Manifold,
+    project: bool = True,
+    requires_grad: bool = True,
+) -> ManifoldParameter:
+    """Make a parameter on a manifold from a tensor.
+
+    Parameters
+    ----------
+    tensor : Tensor, shape (..., *point)
+        Values; leading dimensions hold several points.
+    manifold : geoopt.Manifold
+        Ours or geoopt's.
+    project : bool, default=True
+        Take the nearest point of the manifold. Otherwise the values must be on it.
+    requires_grad : bool, default=True
+        As for ``nn.Parameter``.
+
+    Returns
+    -------
+    ManifoldParameter
+        geoopt's class: an ``nn.Parameter`` with an attribute ``manifold``.
+
+    Raises
+    ------
+    NotImplementedError
+        Complex numbers.
+    TypeError
+        Not a tensor, or integers.
+    ValueError
+        A shape that the manifold does not take, values that are not finite, or values
+        off the manifold that were not to be, or cannot be, projected.
+
+    Examples
+    --------
+    >>> from manifoldkit.manifolds import Stiefel
+    >>> w = as_parameter(torch.tensor([[2., 0.], [0., 3.], [0., 0.]]), Stiefel())
+    >>> w.data
+    tensor([[1., 0.],
+            [0., 1.],
+            [0., 0.]])
+    """
+    if not isinstance(manifold, geoopt.Manifold):
+        raise TypeError(f"manifold: expected a geoopt.Manifold, found {manifold!r}")
+    x = _valid_point(tensor, manifold, project)
+    return ManifoldParameter(x, manifold=manifold, requires_grad=requires_grad)
+
+
+def _convert(parameter: torch.nn.Parameter, manifold: geoopt.Manifold) -> None:
+    """Make a parameter a ManifoldParameter in place.
+
+    The object stays the same, so tied weights and optimizers that hold it follow.
+    """
+    parameter.__class__ = ManifoldParameter
+    parameter.manifold = manifold
+
+
+class _KeepManifold:
+    """Module hook that restores the constraint of a parameter where torch drops it.
+
+    ``load_state_dict(assign=True)`` and the conversion flags of ``torch.__future__``
+    replace a ManifoldParameter by a plain one, and a checkpoint may hold values off
+    the manifold. A class, not a closure: it is copied and pickled with its module.
+    """
+
+    def __init__(self, name: str, manifold: geoopt.Manifold):
+        self.name, self.manifold = name, manifold
+
+    def restore(self, module: torch.nn.Module) -> None:
+        """Convert a parameter that became a plain one."""
+        parameter = module._parameters.get(self.name)
+        if parameter is None:
+            return
+        if isinstance(parameter, geoopt.ManifoldTensor):
+            self.manifold = parameter.manifold
+        else:
+            _convert(parameter, self.manifold)
+
+    def after_load(self, module: torch.nn.Module, _incompatible_keys) -> None:
+        """Convert, and project loaded values that are off the manifold."""
+        self.restore(module)
+        parameter = module._parameters.get(self.name)
+        if parameter is None or parameter.is_meta:
+            return
+        reason = _violation(parameter, self.manifold)
+        if reason:
+            values = _valid_point(parameter.data, self.manifold, project=True)
+            parameter.data.copy_(values)
+            warnings.warn(
+                f"{type(module).__name__}.{self.name} was loaded with values off "
+                f"{self.manifold} ({reason}) and projected to it",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def before_forward(self, module: torch.nn.Module, _arguments) -> None:
+        """Convert before the parameter is used."""
+        self.restore(module)
+
+
+def _layout(
+    module: torch.nn.Module, shape: torch.Size, manifold: geoopt.Manifold, layout: str
+) -> geoopt.Manifold:
+    """Wrap the manifold for the shape of the weight."""
+    if layout == "auto":
+        flatten = isinstance(module, _ConvNd) and len(shape) > max(manifold.ndim, 1)
+        flatten = flatten and manifold.ndim in (1, 2)
+    else:
+        flatten = layout.startswith("flatten")
+    point = tuple(shape)
+    if flatten and manifold.ndim == 1:
+        point = point[1:]
+    elif not flatten:
+        point = point[len(point) - manifold.ndim :] if manifold.ndim else ()
+    transpose = layout in ("transpose", "flatten_transpose")
+    if manifold.ndim == 2 and layout == "auto" and len(point) >= 2:
+        plain = Reshaped(manifold, point, flatten=flatten)
+        turned = Reshaped(manifold, point, flatten=flatten, transpose=True)
+        transpose = (
+            not plain._check_shape(point, "weight")[0]
+            and turned._check_shape(point, "weight")[0]
+        )
+    if transpose and manifold.ndim != 2:
+        raise ValueError(f"layout: {manifold} has no matrices to transpose")
+    if not flatten and not transpose:
+        return manifold
+    return Reshaped(manifold, point, flatten=flatten, transpose=transpose)
+
+
+def attach(
+    module: torch.nn.Module,
+    name: str,
+    manifold: geoopt.Manifold,
+    layout: str = "auto",
+    project: bool = True,
+) -> ManifoldParameter:
+    """Put an existing parameter of a module on a manifold, in place.
+
+    The parameter object, its name and its entry in ``state_dict`` stay what they are,
+    so tied weights, optimizers that hold it and checkpoints of the plain module keep
+    working. The constraint survives ``load_state_dict`` (also with ``assign=True``;
+    loaded values off the manifold are projected with a warning), ``.to()``,
+    ``copy.deepcopy`` and pickling.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The owner.
+    name : str
+        Name of the parameter; may lead through submodules, as ``"encoder.0.weight"``.
+    manifold : geoopt.Manifold
+        Ours or geoopt's.
+    layout : {"auto", "as_is", "transpose", "flatten", "flatten_transpose"}
+        How the stored weight is read as a point. ``"auto"``: kernels of convolutions
+        are flattened to (out, in * kernel), and a matrix whose shape the manifold
+        refuses is transposed, so that a linear weight (out, in) has orthonormal
+        columns on :class:`Stiefel` if out >= in and orthonormal rows otherwise.
+    project : bool, default=True
+        Project the current values; otherwise they must be on the manifold.
+
+    Returns
+    -------
+    ManifoldParameter
+        The parameter. Its ``manifold`` is a :class:`Reshaped` view of the one given if
+        the layout differs.
+
+    Raises
+    ------
+    AttributeError
+        The module has no such parameter.
+    ValueError
+        Unknown layout, a shape that does not fit, or values off the manifold.
+
+    Notes
+    -----
+    A learned matrix of the manifold (``SPD("gbw", M=...)``) is a parameter of the
+    manifold module: register that on the model too, or it is not trained.
+
+    Examples
+    --------
+    >>> from manifoldkit.manifolds import Stiefel
+    >>> layer = torch.nn.Linear(5, 3, bias=False)
+    >>> weight = attach(layer, "weight", Stiefel())
+    >>> torch.allclose(layer.weight @ layer.weight.mT, torch.eye(3), atol=1e-6)
+    True
+    """
+    choice(layout, _LAYOUTS, "layout")
+    if not isinstance(manifold, geoopt.Manifold):
+        raise TypeError(f"manifold: expected a geoopt.Manifold, found {manifold!r}")
+    path, _, name = name.rpartition(".")
+    module = module.get_submodule(path)
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        raise AttributeError(
+            f"{type(module).__name__} has no parameter {name!r}, "
+            f"only {sorted(module._parameters)}"
+        )
+    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+        raise ValueError(f"{name}: run the lazy module once before attaching")
+    view = _layout(module, parameter.shape, manifold, layout)
+    parameter.data = _valid_point(parameter, view, project).contiguous()
+    _convert(parameter, view)
+    keeper = _KeepManifold(name, view)
+    module.register_load_state_dict_post_hook(keeper.after_load)
+    module.register_forward_pre_hook(keeper.before_forward)
+    return parameter

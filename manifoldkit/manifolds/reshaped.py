@@ -1,0 +1,197 @@
+"""A manifold in the layout of a module's weight: transposed or flattened points."""
+
+import math
+
+import geoopt
+from torch import Tensor
+
+from manifoldkit.manifolds.base import Manifold
+
+
+class Reshaped(Manifold):
+    """View of a manifold whose points are stored in another shape.
+
+    The maths are those of ``base``: every argument is brought to its layout and every
+    result back, without copies. :func:`attach` uses it where a weight does not have
+    the layout of its manifold: transposed linear weights, convolution kernels.
+
+    Parameters
+    ----------
+    base : geoopt.Manifold
+        The manifold.
+    shape : tuple of int
+        Shape of one stored point.
+    flatten : bool, default=False
+        Bring a stored point to (shape[0], prod(shape[1:])) for a manifold of matrices,
+        to (prod(shape),) for one of vectors.
+    transpose : bool, default=False
+        Transpose the last two dimensions, after flattening.
+
+    Examples
+    --------
+    >>> from manifoldkit.manifolds import Stiefel
+    >>> rows = Reshaped(Stiefel(), (2, 5), transpose=True)
+    >>> w = rows.origin(2, 5)
+    >>> w.data @ w.data.mT
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+
+    __scaling__ = Manifold.__scaling__.copy()
+    name = "Reshaped"
+
+    def __init__(
+        self,
+        base: geoopt.Manifold,
+        shape: tuple[int, ...],
+        *,
+        flatten: bool = False,
+        transpose: bool = False,
+    ):
+        super().__init__()
+        self.base = base
+        self.shape = tuple(shape)
+        self.flatten, self.transpose = flatten, transpose
+        self.ndim = len(self.shape)
+        self.reversible = base.reversible
+        self.compact = getattr(base, "compact", False)
+        if base.ndim == 1:
+            self._flat: tuple[int, ...] = (math.prod(self.shape),)
+        else:
+            self._flat = (self.shape[0], math.prod(self.shape[1:]))
+
+    def settings(self) -> dict:
+        """Return the constructor arguments."""
+        return {
+            "base": self.base,
+            "shape": self.shape,
+            "flatten": self.flatten,
+            "transpose": self.transpose,
+        }
+
+    def to_base(self, x: Tensor) -> Tensor:
+        """Bring stored points or vectors to the layout of the base manifold."""
+        if self.flatten:
+            x = x.reshape(*x.shape[: x.ndim - self.ndim], *self._flat)
+        return x.mT if self.transpose else x
+
+    def from_base(self, x: Tensor) -> Tensor:
+        """Bring points or vectors of the base manifold to the stored layout."""
+        x = x.mT if self.transpose else x
+        if self.flatten:
+            x = x.reshape(*x.shape[: x.ndim - len(self._flat)], *self.shape)
+        return x
+
+    def _scalar(self, value: Tensor) -> Tensor:
+        """Component values ``(..., 1, 1)``, ``(..., 1, p)`` in the stored layout."""
+        value = value.mT if self.transpose else value
+        if self.flatten:
+            value = value.expand(
+                *value.shape[: value.ndim - len(self._flat)], *self._flat
+            )
+            value = value.reshape(*value.shape[: -len(self._flat)], *self.shape)
+        return value
+
+    def _check_shape(self, shape, name):
+        if tuple(shape[len(shape) - self.ndim :]) != self.shape:
+            return False, (
+                f"{name}: expected shape (..., {', '.join(map(str, self.shape))}), "
+                f"found {tuple(shape)}"
+            )
+        rows = self._flat if self.flatten else self.shape
+        return self.base._check_shape(rows[::-1] if self.transpose else rows, name)
+
+    def _check_point_on_manifold(self, x, *, atol=1e-5, rtol=1e-5):
+        return self.base._check_point_on_manifold(self.to_base(x), atol=atol, rtol=rtol)
+
+    def component_inner(self, x, u, v=None):
+        """Component inner products of the base manifold."""
+        arguments = (self.to_base(t) for t in (x, u, u if v is None else v))
+        return self._scalar(self.base.component_inner(*arguments))
+
+    def inner(self, x, u, v=None, *, keepdim=False):
+        """Inner product of the base manifold."""
+        arguments = (self.to_base(t) for t in (x, u, u if v is None else v))
+        value = self.base.inner(*arguments)
+        return value[(...,) + (None,) * self.ndim] if keepdim else value
+
+    def dist(self, x, y, *, keepdim=False):
+        """Distance of the base manifold."""
+        value = self.base.dist(self.to_base(x), self.to_base(y))
+        return value[(...,) + (None,) * self.ndim] if keepdim else value
+
+    def _call(self, method: str, *tensors: Tensor) -> Tensor:
+        return self.from_base(
+            getattr(self.base, method)(*(self.to_base(t) for t in tensors))
+        )
+
+    def _call_pair(self, method: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        y, v = getattr(self.base, method)(*(self.to_base(t) for t in tensors))
+        return self.from_base(y), self.from_base(v)
+
+    def proju(self, x, u):
+        """Tangent projection of the base manifold."""
+        return self._call("proju", x, u)
+
+    def egrad2rgrad(self, x, u):
+        """Riemannian gradient of the base manifold."""
+        return self._call("egrad2rgrad", x, u)
+
+    def projx(self, x):
+        """Projection of the base manifold."""
+        return self._call("projx", x)
+
+    def retr(self, x, u):
+        """Retraction of the base manifold."""
+        return self._call("retr", x, u)
+
+    def expmap(self, x, u):
+        """Exponential of the base manifold."""
+        return self._call("expmap", x, u)
+
+    def logmap(self, x, y):
+        """Logarithm of the base manifold."""
+        return self._call("logmap", x, y)
+
+    def transp(self, x, y, v):
+        """Transport of the base manifold."""
+        return self._call("transp", x, y, v)
+
+    def retr_transp(self, x, u, v):
+        """Step and transport of the base manifold."""
+        return self._call_pair("retr_transp", x, u, v)
+
+    def expmap_transp(self, x, u, v):
+        """Geodesic step and transport of the base manifold."""
+        return self._call_pair("expmap_transp", x, u, v)
+
+    def transp_follow_retr(self, x, u, v):
+        """Transport along the retraction of the base manifold."""
+        return self._call("transp_follow_retr", x, u, v)
+
+    def transp_follow_expmap(self, x, u, v):
+        """Transport along the geodesic of the base manifold."""
+        return self._call("transp_follow_expmap", x, u, v)
+
+    def decay(self, x, rate, anchor=None):
+        """Decay of the base manifold, if it has one."""
+        if not isinstance(self.base, Manifold):
+            return x
+        end = None if anchor is None else self.to_base(anchor)
+        return self.from_base(self.base.decay(self.to_base(x), rate, end))
+
+    def _base_shape(self, shape) -> tuple[int, ...]:
+        batch = tuple(shape[: len(shape) - self.ndim])
+        rows = self._flat if self.flatten else self.shape
+        return batch + (rows[::-1] if self.transpose else rows)
+
+    def _sample(self, shape, generator, dtype, device):
+        extra = {"generator": generator} if isinstance(self.base, Manifold) else {}
+        x = self.base.random(
+            *self._base_shape(shape), dtype=dtype, device=device, **extra
+        )
+        return self.from_base(x.data).contiguous()
+
+    def _origin(self, shape, dtype, device):
+        x = self.base.origin(*self._base_shape(shape), dtype=dtype, device=device)
+        return self.from_base(x.data).contiguous()

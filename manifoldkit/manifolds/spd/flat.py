@@ -1,0 +1,154 @@
+"""Metrics that are Euclidean in a chart: log-Euclidean and log-Cholesky.
+
+Both subclasses give the chart, its inverse and their derivatives; geodesics are
+straight lines of the chart, and transport leaves chart vectors as they are.
+"""
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from manifoldkit.linalg import eigh, expm, logm, symmetrize
+from manifoldkit.manifolds.base import safe_sqrt, trace_product
+from manifoldkit.manifolds.spd.common import SPD, cholesky, whiten
+
+
+class FlatSPD(SPD):
+    """SPD with a global chart in which the metric is the Frobenius product."""
+
+    __scaling__ = SPD.__scaling__.copy()
+    reversible = True
+
+    def chart(self, x: Tensor) -> Tensor:
+        """Coordinates of x."""
+        raise NotImplementedError
+
+    def unchart(self, y: Tensor) -> Tensor:
+        """Matrix of the coordinates y."""
+        raise NotImplementedError
+
+    def inner(self, x, u, v=None, *, keepdim=False):
+        """Frobenius product of the changes of the chart."""
+        frame = self.chart(x)
+        a = self.to_frame(frame, u)
+        return trace_product(a, a if v is None else self.to_frame(frame, v), keepdim)
+
+    def egrad2rgrad(self, x, u):
+        """Gradient in the chart, as a tangent vector."""
+        frame = self.chart(x)
+        return self.from_frame(frame, self.frame_gradient(frame, u))
+
+    def expmap(self, x, u):
+        """Straight line of the chart."""
+        frame = self.chart(x)
+        return self.unchart(frame + self.to_frame(frame, u))
+
+    retr = expmap
+
+    def logmap(self, x, y):
+        """Difference in the chart, as a tangent vector."""
+        frame = self.chart(x)
+        return self.from_frame(frame, self.chart(y) - frame)
+
+    def dist(self, x, y, *, keepdim=False):
+        """Frobenius norm of the difference in the chart."""
+        d = self.chart(y) - self.chart(x)
+        return safe_sqrt(trace_product(d, d, keepdim))
+
+    def transp(self, x, y, v):
+        """Parallel transport: chart vectors stay as they are."""
+        return self.from_frame(self.chart(y), self.to_frame(self.chart(x), v))
+
+    def decay(self, x, rate, anchor=None):
+        """Shrink the chart towards the identity (its origin) or the anchor."""
+        y = self.chart(x)
+        end = 0.0 if anchor is None else self.chart(anchor)
+        return self.unchart(y + rate * (end - y))
+
+    def frame(self, x):
+        """Chart value of x."""
+        return self.chart(x)
+
+    def frame_retr(self, frame, d):
+        """Step in the chart."""
+        new = frame + d
+        return self.unchart(new), new
+
+
+class LogEuclideanSPD(FlatSPD):
+    """Chart ``log x``; derivatives by Daleckii-Krein."""
+
+    __scaling__ = SPD.__scaling__.copy()
+    metric = "log_euclidean"
+
+    def chart(self, x):
+        """``log x``."""
+        return logm(x)
+
+    def unchart(self, y):
+        """``exp y``."""
+        return expm(y)
+
+    def from_frame(self, frame, d):
+        """Derivative of the exponential at the chart value, in direction d."""
+        frame, d = torch.broadcast_tensors(frame, symmetrize(d))
+        eig = eigh(frame)
+        return jvp(lambda y: expm(y, eig=eig), (frame,), (d,))[1]
+
+    def to_frame(self, frame, u):
+        """Derivative of the logarithm, the inverse of :meth:`from_frame`."""
+        frame, u = torch.broadcast_tensors(frame, symmetrize(u))
+        s, vectors = eigh(frame)
+        return jvp(lambda x: logm(x, eig=(s.exp(), vectors)), (expm(frame),), (u,))[1]
+
+    def frame_gradient(self, frame, egrad):
+        """The derivative of the exponential is self-adjoint."""
+        return self.from_frame(frame, egrad)
+
+
+def _lower_half(w: Tensor) -> Tensor:
+    """Lower triangle with half of the diagonal."""
+    return w.tril() - w.diagonal(dim1=-2, dim2=-1).diag_embed() / 2
+
+
+class LogCholeskySPD(FlatSPD):
+    """Chart: Cholesky factor with the logarithm of its diagonal; no eigenvalues."""
+
+    __scaling__ = SPD.__scaling__.copy()
+    metric = "log_cholesky"
+
+    def chart(self, x):
+        """Strictly lower part of L plus the logarithm of its diagonal."""
+        factor = cholesky(x)
+        return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+    def _factor(self, y: Tensor) -> Tensor:
+        return y.tril(-1) + y.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+    def unchart(self, y):
+        """``L L'``."""
+        factor = self._factor(y)
+        return symmetrize(factor @ factor.mT)
+
+    def from_frame(self, frame, d):
+        """``dL L' + L dL'``, ``dL`` with the diagonal of d times that of L."""
+        factor = self._factor(frame)
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        change = d.tril(-1) + (d.diagonal(dim1=-2, dim2=-1) * diagonal).diag_embed()
+        half = change @ factor.mT
+        return half + half.mT
+
+    def to_frame(self, frame, u):
+        """``dL = L half(L^-1 u L^-T)``, its diagonal divided by that of L."""
+        factor = self._factor(frame)
+        change = factor @ _lower_half(whiten(factor, symmetrize(u)))
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        scaled = change.diagonal(dim1=-2, dim2=-1) / diagonal
+        return change.tril(-1) + scaled.diag_embed()
+
+    def frame_gradient(self, frame, egrad):
+        """``2 sym(G) L``, lower part, the diagonal times that of L."""
+        factor = self._factor(frame)
+        g = 2 * symmetrize(egrad) @ factor
+        scaled = g.diagonal(dim1=-2, dim2=-1) * factor.diagonal(dim1=-2, dim2=-1)
+        return g.tril(-1) + scaled.diag_embed()

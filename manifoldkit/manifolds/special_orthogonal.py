@@ -1,0 +1,145 @@
+"""Rotation matrices of any size."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg import procrustes
+from manifoldkit.linalg.qr import qr_factor
+from manifoldkit.linalg.rotation_log import logm_rotation
+from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
+from manifoldkit.manifolds.stiefel import choice
+from manifoldkit.manifolds.stiefel_maps import orthonormality_gap, polish
+
+_RETRACTIONS = ("cayley", "qr", "exp")
+
+
+def skew(a: Tensor) -> Tensor:
+    """Return the skew part ``(a - a') / 2``."""
+    return (a - a.mT) / 2
+
+
+class SpecialOrthogonal(SquareMatrixManifold):
+    r"""Rotations SO(n): :math:`x'x = I, \det x = 1`, metric :math:`\operatorname{tr} u'v`.
+
+    Tangent vectors are x times a skew matrix. Every map multiplies x by a rotation, so
+    the determinant stays +1.
+
+    Parameters
+    ----------
+    retraction : {"cayley", "qr", "exp"}, default="cayley"
+        x times the Cayley transform (second order), the QR factor (first order) or the
+        exponential of :math:`x'u`.
+    scale : {"frobenius", "angle"}, default="frobenius"
+        Length of the metric: the Frobenius norm, or that divided by :math:`\sqrt 2`,
+        which for n = 3 is the angle of rotation.
+
+    Raises
+    ------
+    ValueError
+        Unknown retraction or scale.
+
+    Examples
+    --------
+    >>> quarter = torch.tensor([[0., -1., 0.], [1., 0., 0.], [0., 0., 1.]])
+    >>> SpecialOrthogonal(scale="angle").dist(torch.eye(3), quarter)
+    tensor(1.5708)
+    """
+
+    __scaling__ = SquareMatrixManifold.__scaling__.copy()
+    name = "SpecialOrthogonal"
+    reversible = True
+    compact = True
+
+    def __init__(self, retraction: str = "cayley", scale: str = "frobenius"):
+        super().__init__()
+        self.retraction = choice(retraction, _RETRACTIONS, "retraction")
+        self.scale = choice(scale, ("frobenius", "angle"), "scale")
+        # the frame of unit length: length = _unit * Frobenius norm
+        self._unit = 1.0 if scale == "frobenius" else math.sqrt(0.5)
+
+    def settings(self) -> dict:
+        """Return the constructor arguments."""
+        return {"retraction": self.retraction, "scale": self.scale}
+
+    def _violation(self, x):
+        gap = orthonormality_gap(x)
+        reflection = torch.linalg.det(x) < 0
+        return torch.where(reflection, 2.0, gap), "max|x'x - I| (2 for a reflection)"
+
+    def inner(self, x, u, v=None, *, keepdim=False):
+        """``tr u'v``, halved for ``scale="angle"``."""
+        return trace_product(u, u if v is None else v, keepdim) * self._unit**2
+
+    def proju(self, x, u):
+        """Return ``x skew(x'u)``."""
+        return x @ skew(x.mT @ u)
+
+    def egrad2rgrad(self, x, u):
+        """Riemannian gradient, ``x skew(x'u)`` over the scale of the metric."""
+        return self.proju(x, u) / self._unit**2
+
+    def projx(self, x):
+        """Nearest rotation (for a reflection, the one that flips the least)."""
+        return procrustes(
+            torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), x, special=True
+        )
+
+    def _move(self, x: Tensor, a: Tensor, kind: str) -> Tensor:
+        """x times the rotation of the skew matrix a."""
+        if kind == "exp":
+            return polish(x @ torch.linalg.matrix_exp(a))
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        if kind == "qr":
+            return polish(x @ qr_factor(eye + a))
+        rotation = torch.linalg.solve_ex(eye - a / 2, eye + a / 2)[0]
+        return polish(x @ rotation)
+
+    def retr(self, x, u):
+        """Step by the retraction chosen."""
+        return self._move(x, skew(x.mT @ u), self.retraction)
+
+    def expmap(self, x, u):
+        """Geodesic ``x expm(x'u)``."""
+        return self._move(x, skew(x.mT @ u), "exp")
+
+    def logmap(self, x, y):
+        """Return ``x log(x'y)``."""
+        return x @ logm_rotation(x.mT @ y)
+
+    def dist(self, x, y, *, keepdim=False):
+        """Norm of ``log(x'y)``."""
+        return self.norm(x, logm_rotation(x.mT @ y), keepdim=keepdim)
+
+    def transp(self, x, y, v):
+        """Left translation ``y x'v``, an isometry."""
+        return y @ (x.mT @ v)
+
+    def frame(self, x):
+        """Return x itself: coordinates are the skew matrices ``x'u``."""
+        return x
+
+    def frame_gradient(self, frame, egrad):
+        """Coordinates ``skew(x'G)`` in the unit frame."""
+        return skew(frame.mT @ egrad) / self._unit
+
+    def frame_retr(self, frame, d):
+        """Step; the new frame is the new point."""
+        y = self._move(frame, skew(d) / self._unit, self.retraction)
+        return y, y
+
+    def to_frame(self, frame, u):
+        """Return ``x'u`` in units of the metric."""
+        return frame.mT @ u * self._unit
+
+    def from_frame(self, frame, d):
+        """Return ``x d`` in units of the ambient space."""
+        return frame @ d / self._unit
+
+    def _sample(self, shape, generator, dtype, device):
+        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        q = qr_factor(x)
+        # Haar on O(n); flipping one column of the reflections gives Haar on SO(n)
+        sign = torch.linalg.det(q).sign()
+        return torch.cat([q[..., :1] * sign[..., None, None], q[..., 1:]], -1)
