@@ -20,7 +20,7 @@ def _check_tall(x: Tensor) -> Tensor:
     check_floating(x, "x")
     if x.ndim < 2 or x.shape[-1] > x.shape[-2] or x.shape[-1] == 0:
         raise ValueError(
-            f"x: expected matrices (..., n, p) with n >= p, found shape {tuple(x.shape)}"
+            f"x: expected matrices (..., n, p) with n >= p, found {tuple(x.shape)}"
         )
     return x.to(compute_dtype(x.dtype))
 
@@ -76,9 +76,9 @@ def _cholesky_pass(x: Tensor, shift: float) -> tuple[Tensor, Tensor]:
         gram = gram + shift * trace * torch.eye(
             x.shape[-1], dtype=x.dtype, device=x.device
         )
-    l, info = torch.linalg.cholesky_ex(gram)
-    l = torch.where((info == 0)[..., None, None], l, torch.nan)
-    return torch.linalg.solve_triangular(l.mT, x, upper=True, left=False), l
+    factor, info = torch.linalg.cholesky_ex(gram)
+    factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
+    return torch.linalg.solve_triangular(factor.mT, x, upper=True, left=False), factor
 
 
 def _shifted_passes(x: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ def cholesky_qr(x: Tensor) -> Tensor:
         return x
     if _branch_free(y):
         return _shifted_passes(y).to(x.dtype)
-    q, l = _cholesky_pass(y, 0.0)
-    diagonal = l.detach().diagonal(dim1=-2, dim2=-1)
+    q, factor = _cholesky_pass(y, 0.0)
+    diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
     # the diagonal ratio bounds the condition from below, closely for one this small
     hard = ~(diagonal.amax(-1) <= 2 * diagonal.amin(-1))
     if _any(hard):

@@ -6,8 +6,8 @@ from torch import Tensor
 from manifoldkit.linalg import expm, logm, polar, solve_lyapunov
 from manifoldkit.linalg.rotation_log import logm_rotation
 from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
-from manifoldkit.manifolds.special_orthogonal import skew
 from manifoldkit.manifolds.spd.affine_invariant import AffineInvariantSPD
+from manifoldkit.manifolds.special_orthogonal import skew
 from manifoldkit.manifolds.stiefel import choice
 
 _RETRACTIONS = ("expm", "cayley", "exp")
@@ -18,7 +18,7 @@ def _eye(x: Tensor) -> Tensor:
 
 
 class _LeftInvariant(SquareMatrixManifold):
-    r"""Group with :math:`\langle u, v\rangle_x = \operatorname{tr} (x^{-1}u)'(x^{-1}v)`."""
+    """Matrix group with the metric ``tr (x^-1 u)'(x^-1 v)``."""
 
     reversible = True
 

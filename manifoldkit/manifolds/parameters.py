@@ -51,7 +51,8 @@ def _valid_point(tensor: Tensor, manifold: geoopt.Manifold, project: bool) -> Te
     if reason:
         hint = "" if project else "; project=True takes the nearest point"
         raise NotOnManifoldError(
-            f"tensor of shape {tuple(tensor.shape)} is not on {manifold}: {reason}{hint}"
+            f"tensor of shape {tuple(tensor.shape)} is not on {manifold}: "
+            f"{reason}{hint}"
         )
     return x
 

@@ -21,9 +21,9 @@ def skew(a: Tensor) -> Tensor:
 
 
 class SpecialOrthogonal(SquareMatrixManifold):
-    r"""Rotations SO(n): :math:`x'x = I, \det x = 1`, metric :math:`\operatorname{tr} u'v`.
+    r"""Rotations SO(n): :math:`x'x = I, \det x = 1`.
 
-    Tangent vectors are x times a skew matrix. Every map multiplies x by a rotation, so
+    The metric is :math:`\operatorname{tr} u'v`. Tangent vectors are x times a skew matrix. Every map multiplies x by a rotation, so
     the determinant stays +1.
 
     Parameters
@@ -87,7 +87,7 @@ class SpecialOrthogonal(SquareMatrixManifold):
         )
 
     def _move(self, x: Tensor, a: Tensor, kind: str) -> Tensor:
-        """x times the rotation of the skew matrix a."""
+        """Multiply x by the rotation of the skew matrix a."""
         if kind == "exp":
             return polish(x @ torch.linalg.matrix_exp(a))
         eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)

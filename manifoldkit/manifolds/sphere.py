@@ -119,7 +119,7 @@ class Sphere(Manifold):
         return p * torch.where(near, 1 + self._dot(p, p) / (6 * self.radius**2), ratio)
 
     def dist(self, x, y, *, keepdim=False):
-        """Return r times the angle; over several spheres the root of the sum of squares."""
+        """Return r times the angle; over columns, the root of the sum of squares."""
         angle = self.radius * self._angle(x, y)
         total = safe_sqrt((angle**2).flatten(-self.ndim).sum(-1))
         return total[(...,) + (None,) * self.ndim] if keepdim else total

@@ -108,7 +108,8 @@ class Stiefel(OrthonormalColumns):
     .. [1] A. Edelman, T. Arias, S. Smith, "The geometry of algorithms with
        orthogonality constraints", SIAM J. Matrix Anal. Appl. 20, 1998.
     .. [2] R. Zimmermann, K. Huper, "Computing the Riemannian logarithm on the Stiefel
-       manifold: metrics, methods, and performance", SIAM J. Matrix Anal. Appl. 43, 2022.
+       manifold: metrics, methods, and performance", SIAM J. Matrix Anal. Appl. 43,
+       2022.
 
     Examples
     --------
@@ -171,7 +172,7 @@ class Stiefel(OrthonormalColumns):
         return self.retr_transp(x, u, v)[1]
 
     def expmap(self, x, u):
-        """Geodesic of the metric, by the exponential of a (2p, 2p) or (3p, 3p) block."""
+        """Geodesic of the metric, from the exponential of a block of size 2p or 3p."""
         return (
             canonical_exp(x, u) if self.metric == "canonical" else euclidean_exp(x, u)
         )

@@ -83,7 +83,7 @@ class AffineInvariantSPD(SPD):
         return (w + w.mT) / 2
 
     def frame_retr(self, frame, d):
-        """``x = L E L'`` with ``E = I + D + D^2 / 2``; the new frame is ``L chol(E)``."""
+        """Step ``L E L'``, ``E = I + D + D^2 / 2``; the new frame is ``L chol(E)``."""
         eye = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
         d = symmetrize(d)
         # E = (I + (I + D)^2) / 2, a form that rounding cannot make indefinite
