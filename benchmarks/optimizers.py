@@ -1,0 +1,95 @@
+"""Optimizer steps against geoopt's RiemannianAdam and torch's Adam."""
+
+import geoopt
+import torch
+
+from benchmarks.timing import compare
+from manifoldkit.manifolds import SPD, Sphere, Stiefel
+from manifoldkit.optim import RiemannianAdam
+
+_GEOOPT = "geoopt RiemannianAdam"
+
+
+def _parameters(manifold, shape, count):
+    torch.manual_seed(0)
+    params = []
+    for _ in range(count):
+        x = manifold.random(*shape, dtype=torch.float32).data
+        params.append(geoopt.ManifoldParameter(x.clone(), manifold=manifold))
+    return _with_gradients(params)
+
+
+def _with_gradients(params):
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def _row(case, ours, peer, peer_name=_GEOOPT, target="", note="", repeats=31):
+    """Time steps; geoopt adds the weight decay into .grad, which is zero here."""
+    t = compare({"ours": ours.step, "peer": peer.step}, repeats=repeats, warmup=3)
+    return {
+        "case": case,
+        "ours_s": t["ours"],
+        "peer": peer_name,
+        "peer_s": t["peer"],
+        "ratio": t["ours"] / t["peer"],
+        "target": target,
+        "note": note,
+    }
+
+
+def _against_geoopt(case, ours, theirs, shape, count, target, note=""):
+    """Step ``count`` parameters on the two libraries' own manifolds."""
+    return _row(
+        case,
+        RiemannianAdam(_parameters(ours, shape, count), lr=1e-3),
+        geoopt.optim.RiemannianAdam(_parameters(theirs, shape, count), lr=1e-3),
+        target=target,
+        note=note,
+    )
+
+
+def _flat_model(count, shape):
+    torch.manual_seed(0)
+    return _with_gradients([torch.nn.Parameter(torch.randn(shape)) for _ in range(count)])
+
+
+def run():
+    """Return the rows."""
+    canonical = Stiefel("canonical"), geoopt.CanonicalStiefel()
+    euclidean = Stiefel("euclidean"), geoopt.EuclideanStiefel()
+    spd = SPD("airm"), geoopt.SymmetricPositiveDefinite()
+    sphere = Sphere(), geoopt.Sphere()
+    rows = [
+        _against_geoopt(
+            "50 x Stiefel(32, 16), Euclidean metric", *euclidean, (32, 16), 50, "<= 0.1"
+        ),
+        _against_geoopt(
+            "50 x Stiefel(32, 16), canonical metric", *canonical, (32, 16), 50, "<= 0.2"
+        ),
+        _against_geoopt("200 x SPD(8)", *spd, (8, 8), 200, "<= 0.015"),
+        _against_geoopt("1000 x sphere(64)", *sphere, (64,), 1000, "<= 0.015"),
+        _against_geoopt(
+            "sphere(8), 100,000 rows", *sphere, (100_000, 8), 1, "<= 0.7", "eager"
+        ),
+        _against_geoopt(
+            "Stiefel(64, 32), Euclidean metric", *euclidean, (64, 32), 1, ""
+        ),
+        _against_geoopt(
+            "Stiefel(64, 32), canonical metric", *canonical, (64, 32), 1, "<= 0.6"
+        ),
+    ]
+    flat = "50 x flat (64, 64)"
+    for options in ({}, {"foreach": True}, {"fused": True}):
+        named = ", ".join(f"{k}={v}" for k, v in options.items())
+        rows.append(
+            _row(
+                f"{flat}{', ' + named if named else ''}",
+                RiemannianAdam(_flat_model(50, (64, 64)), **options),
+                torch.optim.Adam(_flat_model(50, (64, 64)), **options),
+                "torch Adam",
+                "<= 1.1",
+            )
+        )
+    return rows

@@ -1,0 +1,204 @@
+"""Adam and AdamW on manifolds."""
+
+import math
+
+import torch
+
+from manifoldkit.optim.base import RiemannianOptimizer
+
+
+class RiemannianAdam(RiemannianOptimizer):
+    r"""Adam on manifolds, stepping equal parameters as one batch.
+
+    With Riemannian gradient g, retraction R and transport T,
+
+    .. math::
+
+        m_t &= \beta_1 T(m_{t-1}) + (1 - \beta_1) g_t, \qquad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) \langle g_t, g_t \rangle_{x_t}, \\
+        x_{t+1} &= R_{x_t}\bigl(-\eta\, \hat m_t / (\sqrt{\hat v_t} + \epsilon)\bigr),
+
+    hats denoting bias correction. The second moment is one number for each point
+    (Bécigneul and Ganea, 2019), so that a step has a length of about :math:`\eta` for
+    the whole matrix: learning rates are 1e-2 to 1e-1, not 1e-3. Euclidean parameters go
+    through :class:`torch.optim.Adam`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or parameter groups; those with a manifold
+        (``geoopt.ManifoldParameter``, :func:`manifoldkit.manifolds.attach`) are stepped
+        on it.
+    lr : float or Tensor, default=1e-3
+        Learning rate :math:`\eta`.
+    betas : tuple of float, default=(0.9, 0.999)
+        Decay of the moments.
+    eps : float, default=1e-8
+        Added to the root of the second moment.
+    weight_decay : float, default=0
+        Pull towards the origin of the manifold (identity, ones, zero); compact
+        manifolds have none.
+    amsgrad : bool, default=False
+        Divide by the largest second moment so far.
+    decay_mode : {"l2", "decoupled", "none"}
+        ``"l2"`` adds the gradient of half the squared geodesic distance to the origin,
+        ``"decoupled"`` moves along that geodesic by the fraction lr * weight_decay
+        before the step.
+    moment : {"point", "coordinate"}
+        Second moment per point, or per entry of the coordinates (the frame's for SPD,
+        SO, GL+ and SL, ambient ones otherwise) with the direction projected back.
+    maximize : bool, default=False
+        Ascend.
+    foreach : bool, optional
+        False steps every manifold parameter on its own; otherwise parameters of equal
+        manifold and shape are one batch. For Euclidean parameters as in torch.
+    fused, capturable : bool
+        As in torch, for the Euclidean parameters; steps on manifolds never synchronise.
+    stabilize : int, optional
+        Project points and momentum every so many steps.
+    retraction : str, optional
+        ``"exp"`` for geodesics, or the name of another retraction of the manifold.
+    transport : {"auto", "project", "none"}
+        How momentum follows: the manifold's own way, by projection, or not at all.
+    nonfinite : {"propagate", "skip", "raise"}
+        What a NaN or infinite gradient does: spoils its own point only, leaves its
+        point and state untouched, or raises before anything moves.
+    grad_clip : float, optional
+        Largest Riemannian length of the whole gradient; ``.grad`` is not changed.
+
+    Raises
+    ------
+    TypeError
+        Unknown option or integer parameters.
+    ValueError
+        An option out of range, or a parameter that is not on its manifold.
+
+    References
+    ----------
+    G. Bécigneul and O.-E. Ganea, Riemannian adaptive optimization methods, ICLR 2019.
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> x = geoopt.ManifoldParameter(torch.tensor([0.6, 0.8]), manifold=geoopt.Sphere())
+    >>> optimizer = RiemannianAdam([x], lr=0.1)
+    >>> for _ in range(200):
+    ...     optimizer.zero_grad()
+    ...     x[1].backward()
+    ...     optimizer.step()
+    >>> bool(x[1] < -0.99)
+    True
+    """
+
+    _default_decay_mode = "l2"
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        amsgrad=False,
+        *,
+        decay_mode=None,
+        moment="point",
+        maximize=False,
+        foreach=None,
+        fused=None,
+        capturable=False,
+        differentiable=False,
+        stabilize=None,
+        retraction=None,
+        transport="auto",
+        nonfinite="propagate",
+        grad_clip=None,
+    ):
+        options = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "decay_mode": decay_mode or self._default_decay_mode,
+            "moment": moment,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "stabilize": stabilize,
+            "retraction": retraction,
+            "transport": transport,
+            "nonfinite": nonfinite,
+        }
+        super().__init__(params, self._defaults(options), grad_clip, differentiable)
+
+    def _engine(self, params, group):
+        return torch.optim.Adam(params, **self._engine_options(group))
+
+    def _engine_options(self, group):
+        return {
+            **super()._engine_options(group),
+            "betas": group["betas"],
+            "eps": group["eps"],
+            "amsgrad": group["amsgrad"],
+            "capturable": group["capturable"],
+            "fused": group["fused"],
+        }
+
+    def _direction(self, group, job):
+        geometry, gradient = job.geometry, job.gradient
+        beta1, beta2 = group["betas"]
+        by_entry = group["moment"] == "coordinate"
+        if by_entry:
+            square = gradient * gradient
+        else:
+            square = geometry.square(job.x, job.frame, gradient)
+        name, m = self._momentum(job, "exp_avg")
+        v = job.batch.read("exp_avg_sq", square.shape[1:])
+        steps = job.batch.count()
+        m.lerp_(gradient, 1 - beta1)
+        v.mul_(beta2).add_(square, alpha=1 - beta2)
+        job.batch.write("exp_avg_sq", v)
+        if group["amsgrad"]:
+            largest = job.batch.read("max_exp_avg_sq", square.shape[1:])
+            v = torch.maximum(largest, v, out=largest)
+            job.batch.write("max_exp_avg_sq", v)
+        scale = (v / _bias_correction(beta2, steps)).sqrt_().add_(group["eps"])
+        scale.mul_(_bias_correction(beta1, steps)).reciprocal_().mul_(-group["lr"])
+        d = m * scale
+        if by_entry:
+            d = geometry.project(job.x, job.frame, d)
+        return d, name, m
+
+
+def _bias_correction(beta: float, steps: torch.Tensor) -> torch.Tensor:
+    """1 - beta^steps without the cancellation of the plain formula in float32."""
+    if beta == 0:
+        return torch.ones_like(steps)
+    return torch.expm1(steps * math.log(beta)).neg_()
+
+
+class RiemannianAdamW(RiemannianAdam):
+    r"""Adam on manifolds with decoupled weight decay.
+
+    :class:`RiemannianAdam` with ``decay_mode="decoupled"``: before the step a point
+    moves along the geodesic to the origin of its manifold by the fraction
+    ``lr * weight_decay`` (for Euclidean parameters ``x * (1 - lr * weight_decay)``,
+    exactly :class:`torch.optim.AdamW`). The default ``weight_decay`` is 0.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, amsgrad, ...
+        See :class:`RiemannianAdam`.
+
+    Examples
+    --------
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> w.grad = torch.zeros(2)
+    >>> RiemannianAdamW([w], lr=0.1, weight_decay=1.0).step()
+    >>> w.data
+    tensor([0.9000, 0.9000])
+    """
+
+    _default_decay_mode = "decoupled"

@@ -1,0 +1,433 @@
+"""What the optimizers share: options, grouping, and the order of a step.
+
+A step of one batch of points x with momentum m:
+
+1. gradient in coordinates (plus the pull of an ``"l2"`` decay), clipped;
+2. the direction d and the new m from the optimizer's own formula;
+3. decoupled decay along the geodesic to the origin;
+4. x moves along d and m follows; every ``stabilize`` steps both are projected.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from manifoldkit.optim.buckets import (
+    Batch,
+    Bucket,
+    base_of,
+    curved_manifold,
+    manifold_key,
+)
+from manifoldkit.optim.geometry import geometry_of, is_compact
+from manifoldkit.optim.options import check_max_norm, check_options, check_parameter
+
+#: options every optimizer has, beside its own
+COMMON = {
+    "lr": 1e-2,
+    "weight_decay": 0.0,
+    "decay_mode": "l2",
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "stabilize": None,
+    "retraction": None,
+    "transport": "auto",
+    "nonfinite": "propagate",
+}
+
+
+@dataclass
+class _Plan:
+    """How one parameter group is stepped."""
+
+    group: dict
+    size: int
+    euclidean: list[Tensor]
+    buckets: list[Bucket]
+    engine: torch.optim.Optimizer | None
+
+
+@dataclass
+class Job:
+    """One batch on its way through a step."""
+
+    batch: Batch
+    geometry: object
+    x: Tensor
+    frame: object
+    gradient: Tensor
+    bad: Tensor | None = None
+    before: dict[str, Tensor] = field(default_factory=dict)
+
+
+class RiemannianOptimizer(torch.optim.Optimizer):
+    """Base of the optimizers; see :class:`RiemannianAdam` for the options."""
+
+    def __init__(self, params, defaults: dict, grad_clip=None, differentiable=False):
+        if differentiable:
+            raise ValueError("differentiable: steps on manifolds cannot be recorded")
+        check_max_norm(grad_clip, "grad_clip")
+        self.grad_clip = grad_clip
+        self._plans: list[_Plan] = []
+        check_options(defaults, defaults)
+        super().__init__(params, defaults)
+
+    # ------------------------------------------------------------ groups and state
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group; its points must lie on their manifolds."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        index = len(self.param_groups) - 1
+        try:
+            check_options(group, self.defaults)
+            for i, p in enumerate(group["params"]):
+                check_parameter(p, f"params[{i}] of group {index}")
+            self._plans.append(self._make_plan(group))
+        except Exception:
+            del self.param_groups[-1]
+            raise
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "grad_clip": self.grad_clip}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+        self._regroup()
+
+    def load_state_dict(self, state_dict) -> None:
+        """Load a state of this class, of geoopt's, or (Euclidean) of torch's."""
+        super().load_state_dict(state_dict)
+        saved = [i for g in state_dict["param_groups"] for i in g["params"]]
+        params = [p for g in self.param_groups for p in g["params"]]
+        for index, p in zip(saved, params, strict=True):
+            if (
+                p.dtype in (torch.float16, torch.bfloat16)
+                and curved_manifold(p) is not None
+            ):
+                # moments of half precision points are float32: undo torch's cast
+                for name, value in state_dict["state"].get(index, {}).items():
+                    if isinstance(value, Tensor) and name != "step":
+                        self.state[p][name] = value.to(p.device)
+        self._regroup()
+
+    def _regroup(self) -> None:
+        for state in self.state.values():
+            step = state.get("step")
+            if step is not None and not isinstance(step, Tensor):
+                state["step"] = torch.tensor(float(step))
+        self._plans = [self._make_plan(group) for group in self.param_groups]
+
+    def _make_plan(self, group: dict) -> _Plan:
+        euclidean, by_key, manifolds = [], {}, {}
+        for i, p in enumerate(group["params"]):
+            manifold = curved_manifold(p)
+            if manifold is None:
+                euclidean.append(p)
+                continue
+            shape = p.shape[p.ndim - manifold.ndim :]
+            key = (manifold_key(manifold), shape, p.dtype, p.device)
+            if group["foreach"] is False:
+                key = i
+            by_key.setdefault(key, []).append(p)
+            manifolds.setdefault(key, manifold)
+        buckets = []
+        for key, params in by_key.items():
+            self._check_manifold(manifolds[key], group)
+            manifold = manifolds[key]
+            geometry = self._geometry(base_of(manifold), group)
+            buckets.append(Bucket(params, geometry, self.state, manifold))
+        engine = self._engine(euclidean, group) if euclidean else None
+        if engine is not None:
+            engine.state = self.state
+        return _Plan(group, len(group["params"]), euclidean, buckets, engine)
+
+    def _check_manifold(self, manifold, group: dict) -> None:
+        decays = group["weight_decay"] and group["decay_mode"] != "none"
+        if decays and is_compact(manifold):
+            warnings.warn(
+                f"weight_decay does nothing on the compact manifold {manifold}: put "
+                "its parameters into a group without weight_decay, as "
+                "manifoldkit.optim.build_optimizer does",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def _current_plans(self) -> list[_Plan]:
+        plans, groups = self._plans, self.param_groups
+        same = len(plans) == len(groups) and all(
+            plan.group is group
+            and plan.size == len(group["params"])
+            and all(bucket.fits() and bucket.intact() for bucket in plan.buckets)
+            for plan, group in zip(plans, groups, strict=True)
+        )
+        if not same:
+            self._regroup()
+        return self._plans
+
+    # ------------------------------------------------------------ the step
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Do one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and the gradients; called with gradients enabled.
+
+        Returns
+        -------
+        The closure's value, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = self._collect()
+        self._refuse_nonfinite()
+        jobs = [
+            (plan, [self._linearize(plan.group, b) for b in batches], active)
+            for plan, batches, active in work
+        ]
+        factor = self._clip_factor(jobs)
+        for plan, batch_jobs, active in jobs:
+            group = plan.group
+            group["n_steps"] = group.get("n_steps", 0) + 1
+            for job in batch_jobs:
+                self._advance(group, job, factor)
+            if active:
+                self._step_euclidean(plan, active, factor)
+        return loss
+
+    def _collect(self):
+        """Gather the points and gradients of every group."""
+        work = []
+        for plan in self._current_plans():
+            batches = []
+            for bucket in plan.buckets:
+                grads = [p.grad for p in bucket.params]
+                if any(g is not None for g in grads):
+                    batches.append(Batch(bucket, grads))
+            active = [p for p in plan.euclidean if p.grad is not None]
+            work.append((plan, batches, active))
+        return work
+
+    def _refuse_nonfinite(self) -> None:
+        """Raise, before anything moves, where the group asks for it."""
+        for i, group in enumerate(self.param_groups):
+            if group["nonfinite"] != "raise":
+                continue
+            for j, p in enumerate(group["params"]):
+                if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
+                    raise RuntimeError(
+                        f"the gradient of params[{j}] of group {i} (shape "
+                        f"{tuple(p.shape)}) is not finite; nothing was stepped"
+                    )
+
+    def _linearize(self, group: dict, batch: Batch) -> Job:
+        """Compute the gradient's coordinates."""
+        geometry, x, egrad = batch.bucket.geometry, batch.x, batch.egrad
+        bad = None
+        decays = group["weight_decay"] and group["decay_mode"] != "none"
+        if decays or not geometry.isolates_rows:
+            x, egrad, bad = _without_bad_rows(x, egrad)
+        if group["maximize"]:
+            egrad = -egrad
+        frame = geometry.frame(x)
+        gradient = geometry.gradient(x, frame, egrad)
+        if group["weight_decay"] and group["decay_mode"] == "l2":
+            pull = geometry.decay_gradient(x, frame)
+            if pull is not None:
+                gradient = gradient + group["weight_decay"] * pull
+        return Job(batch, geometry, x, frame, gradient, bad)
+
+    def _clip_factor(self, jobs) -> Tensor | None:
+        """Return the factor that brings the gradient's length to ``grad_clip``."""
+        if self.grad_clip is None:
+            return None
+        squares = [
+            job.geometry.total_square(job.x, job.frame, job.gradient)
+            for _, batch_jobs, _ in jobs
+            for job in batch_jobs
+        ]
+        squares += [
+            norm**2
+            for _, _, active in jobs
+            if active
+            for norm in torch._foreach_norm([p.grad for p in active])
+        ]
+        if not squares:
+            return None
+        device = squares[0].device
+        total = torch.stack([s.to(device, torch.float64) for s in squares]).sum()
+        return (self.grad_clip / (total.sqrt() + 1e-6)).clamp_max(1.0)
+
+    def _advance(self, group: dict, job: Job, factor: Tensor | None) -> None:
+        """Step one batch."""
+        batch, geometry = job.batch, job.geometry
+        if factor is not None:
+            job.gradient = job.gradient * factor.to(job.gradient)
+        if group["nonfinite"] == "skip":
+            buffers = batch.bucket.buffers
+            job.before = {name: b.clone() for name, b in buffers.items()}
+        x, frame = job.x, job.frame
+        d, name, m = self._direction(group, job)
+        if group["weight_decay"] and group["decay_mode"] == "decoupled":
+            rate = group["lr"] * group["weight_decay"]
+            y = None if is_compact(geometry.manifold) else geometry.decay(x, rate)
+            if y is not None:
+                d = geometry.follow(x, y, d)
+                m = None if m is None else geometry.follow(x, y, m)
+                x, frame = y, geometry.frame(y)
+        y, m = self._move(group, job, x, frame, d, m)
+        if group["stabilize"] and group["n_steps"] % group["stabilize"] == 0:
+            y, m = geometry.stabilize(y, m)
+        if m is not None:
+            batch.write(name, m)
+        if job.bad is not None:
+            y = torch.where(job.bad, torch.nan, y)
+        if group["nonfinite"] == "skip":
+            y = _restore_bad_rows(job, y)
+        batch.bucket.scatter(y, batch.active)
+
+    def _move(self, group: dict, job: Job, x, frame, d, m):
+        """Move the points along d; a retraction, unless a subclass knows better."""
+        return job.geometry.move(x, frame, d, m)
+
+    def _momentum(self, job: Job, name: str) -> tuple[str, Tensor]:
+        """Return the stored first moment and the name it is stored under.
+
+        Coordinates of a moving frame have a name of their own, since the plain name
+        holds tangent vectors, as in geoopt's state dicts; those are converted.
+        """
+        geometry, component = job.geometry, job.gradient.shape[1:]
+        if not geometry.framed:
+            return name, job.batch.read(name, component)
+
+        def convert(p, state):
+            if name not in state:
+                return None
+            v, x = (job.batch.bucket.gather([t]) for t in (state.pop(name), p))
+            return geometry.encode(x, geometry.frame(x), v)
+
+        framed = f"{name}_frame"
+        return framed, job.batch.read(framed, component, convert)
+
+    @torch.no_grad()
+    def stabilize(self) -> None:
+        """Put every point on its manifold, and its momentum into the tangent space."""
+        for plan in self._current_plans():
+            for bucket in plan.buckets:
+                self._stabilize_bucket(bucket)
+
+    @staticmethod
+    def _stabilize_bucket(bucket: Bucket) -> None:
+        x = bucket.gather(bucket.params)
+        names = [n for n in ("exp_avg", "momentum_buffer") if n in bucket.buffers]
+        m = bucket.buffers[names[0]] if names else None
+        y, moved = bucket.geometry.stabilize(x, m)
+        if moved is not None:
+            m.copy_(moved)
+        bucket.scatter(y, None)
+
+    # ------------------------------------------------------------ for subclasses
+
+    def _direction(self, group: dict, job: Job) -> tuple[Tensor, str, Tensor | None]:
+        """Return the step's coordinates, and the momentum that shall follow."""
+        raise NotImplementedError
+
+    def _geometry(self, manifold, group: dict):
+        """Choose how the points of a manifold move."""
+        return geometry_of(manifold, group["retraction"], group["transport"])
+
+    def _defaults(self, options: dict) -> dict:
+        """Return the options of a group and their values."""
+        return {**COMMON, **options}
+
+    def _engine(self, params: list[Tensor], group: dict) -> torch.optim.Optimizer:
+        """Return torch's optimizer for the Euclidean parameters."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ Euclidean part
+
+    def _engine_options(self, group: dict) -> dict:
+        return {
+            "lr": group["lr"],
+            "weight_decay": (
+                group["weight_decay"] if group["decay_mode"] == "l2" else 0.0
+            ),
+            "maximize": group["maximize"],
+            "foreach": group["foreach"],
+        }
+
+    def _step_euclidean(self, plan: _Plan, active: list[Tensor], factor) -> None:
+        group, engine = plan.group, plan.engine
+        if group["nonfinite"] == "skip":
+            finite = torch.stack([torch.isfinite(p.grad).all() for p in active])
+            active = [p for p, ok in zip(active, finite.tolist(), strict=True) if ok]
+        if group["weight_decay"] and group["decay_mode"] == "decoupled":
+            torch._foreach_mul_(active, 1 - group["lr"] * group["weight_decay"])
+        engine.param_groups[0].update(self._engine_options(group), params=active)
+        if factor is None:
+            engine.step()
+            return
+        grads = [p.grad for p in active]
+        try:
+            for p, g in zip(active, grads, strict=True):
+                p.grad = g * factor.to(g)
+            engine.step()
+        finally:
+            for p, g in zip(active, grads, strict=True):
+                p.grad = g
+
+
+def _rows(mask: Tensor) -> Tensor:
+    """Reduce a mask over points to (B, 1, ..)."""
+    dims = tuple(range(1, mask.ndim))
+    return mask.all(dims, keepdim=True) if dims else mask
+
+
+def _without_bad_rows(x: Tensor, egrad: Tensor):
+    """Put a good point with zero gradient where something is not finite.
+
+    Decompositions raise for a whole batch when one member is NaN; the shape of the
+    batch is kept, so that the other rows come out the same to the last bit.
+    """
+    bad = ~_rows(torch.isfinite(x) & torch.isfinite(egrad))
+    if not bool(bad.any()):
+        return x, egrad, None
+    point = ~_rows(torch.isfinite(x))
+    if bool(point.any()) and not bool(point.all()):
+        good = int((~point).flatten().nonzero()[0])
+        x = torch.where(point, x[good], x)
+    return x, torch.where(bad, 0.0, egrad), bad
+
+
+def _restore_bad_rows(job: Job, y: Tensor) -> Tensor:
+    """Take back the step, with all state, of rows that are not finite."""
+    bucket, index = job.batch.bucket, job.batch.index
+    rows = {name: b for name, b in bucket.buffers.items() if name != "step"}
+    ok = _rows(torch.isfinite(y))
+    for value in rows.values():
+        value = value if index is None else value[index]
+        finite = _rows(torch.isfinite(value))
+        ok = ok & finite.view(ok.shape)
+    kept = torch.ones(sum(bucket.rows), dtype=torch.bool, device=y.device)
+    kept[slice(None) if index is None else index] = ok.flatten()
+    for name, value in rows.items():
+        before = job.before.get(name, torch.zeros((), device=y.device))
+        mask = kept.view(-1, *(1,) * (value.ndim - 1))
+        value.copy_(torch.where(mask, value, before))
+    if "step" in bucket.buffers:
+        steps = bucket.buffers["step"]
+        before = job.before.get("step", steps - 1)
+        moved = torch.stack([part.any() for part in kept.split(bucket.rows)])
+        steps.copy_(torch.where(moved, steps, before))
+    return torch.where(ok, y, job.batch.x)

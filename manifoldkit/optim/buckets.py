@@ -1,0 +1,269 @@
+"""Parameters of equal manifold and point shape, gathered into one batch.
+
+The state of an optimizer is per parameter and knows nothing of buckets: each state
+tensor is a view of the bucket's stacked one, and a bucket can be thrown away and
+rebuilt from the state at any time.
+"""
+
+from collections.abc import Callable
+
+import geoopt
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.manifolds import manifold_of
+from manifoldkit.manifolds.reshaped import Reshaped
+
+#: geoopt manifolds that hold no tensors and are therefore equal by type and options
+_VALUE_CLASSES = (
+    geoopt.CanonicalStiefel,
+    geoopt.EuclideanStiefel,
+    geoopt.EuclideanStiefelExact,
+    geoopt.Lorentz,
+    geoopt.Sphere,
+    geoopt.SphereExact,
+    geoopt.SymmetricPositiveDefinite,
+)
+
+
+def curved_manifold(p: Tensor):
+    """Return the manifold of a parameter, None where it is flat.
+
+    >>> curved_manifold(torch.zeros(2)) is None
+    True
+    """
+    if getattr(p, "manifold", None) is None:
+        return None
+    manifold = manifold_of(p)
+    return None if isinstance(manifold, geoopt.Euclidean) else manifold
+
+
+def base_of(manifold):
+    """Return the manifold that a reshaped view computes with."""
+    return manifold.base if isinstance(manifold, Reshaped) else manifold
+
+
+def manifold_key(manifold) -> tuple:
+    """Return a key that is equal for manifolds whose points can share a batch.
+
+    >>> manifold_key(geoopt.Sphere()) == manifold_key(geoopt.Sphere())
+    True
+    """
+    holds_tensors = manifold.device is not None
+    group_key = getattr(manifold, "group_key", None)
+    if callable(group_key) and not holds_tensors:
+        return ("value", group_key())
+    if type(manifold) in _VALUE_CLASSES and not holds_tensors:
+        return ("value", type(manifold), manifold.extra_repr())
+    return ("object", id(manifold))
+
+
+class Bucket:
+    """Parameters that are stepped as one batch ``(B, *point)``.
+
+    Parameters
+    ----------
+    params : list of Tensor
+        Parameters of equal manifold, point shape, dtype and device.
+    geometry : TangentGeometry
+        How their points move.
+    state : mapping
+        The optimizer's state, by parameter.
+    manifold : geoopt.Manifold
+        The parameters' manifold: that of the geometry, or a reshaped view of it.
+    """
+
+    def __init__(self, params: list[Tensor], geometry, state, manifold):
+        self.params = params
+        self.geometry = geometry
+        self.state = state
+        self.layout = manifold if isinstance(manifold, Reshaped) else None
+        first = params[0]
+        self.ndim = manifold.ndim
+        self.point_shape = first.shape[first.ndim - self.ndim :]
+        self.dtype, self.device = first.dtype, first.device
+        self.rows = [p[(..., *(0,) * self.ndim)].numel() for p in params]
+        self.shapes = [p.shape for p in params]
+        self.plain = all(p.ndim == self.ndim for p in params)
+        self.buffers: dict[str, Tensor] = {}
+        self._out: list[Tensor] | None = None
+
+    def fits(self) -> bool:
+        """Tell whether the parameters are still what the bucket was made for."""
+        return all(
+            p.dtype == self.dtype and p.device == self.device and p.shape == shape
+            for p, shape in zip(self.params, self.shapes, strict=True)
+        )
+
+    def stack(self, tensors: list[Tensor]) -> Tensor:
+        """Gather tensors of the parameters into one batch, as stored."""
+        if len(tensors) == 1:
+            return tensors[0].detach().reshape(-1, *self.point_shape)
+        if self.plain:
+            return torch.stack(tensors)
+        return torch.cat([t.reshape(-1, *self.point_shape) for t in tensors])
+
+    def gather(self, tensors: list[Tensor]) -> Tensor:
+        """Stack tensors in the layout and dtype that the geometry computes in."""
+        x = self.stack(tensors).to(compute_dtype(self.dtype))
+        return x if self.layout is None else self.layout.to_base(x)
+
+    def split(self, batch: Tensor) -> list[Tensor]:
+        """Views of a batch, one for each parameter, of component shape."""
+        if self.layout is not None and batch[0].numel() == self.point_shape.numel():
+            batch = self.layout.from_base(batch)
+        component = batch.shape[1:]
+        if self.plain and len(self.params) == batch.shape[0]:
+            return list(batch.unbind(0))
+        parts = batch.split(self.rows)
+        shapes = (p.shape[: p.ndim - self.ndim] for p in self.params)
+        return [
+            part.view(*shape, *component)
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+
+    def scatter(self, x: Tensor, active: list[int] | None) -> None:
+        """Write a batch of points back into the parameters."""
+        if self.layout is not None:
+            x = self.layout.from_base(x)
+        if len(self.params) == 1:
+            self.params[0].copy_(x.reshape(self.params[0].shape))
+            return
+        if self._out is None:
+            buffer = torch.empty(
+                sum(self.rows), *self.point_shape, dtype=self.dtype, device=self.device
+            )
+            parts = zip(buffer.split(self.rows), self.params, strict=True)
+            self._out = [buffer, *(part.view(p.shape) for part, p in parts)]
+        params, views = self.params, self._out[1:]
+        if active is None:
+            self._out[0].copy_(x)
+        else:
+            self._out[0][self.row_index(active)] = x.to(self.dtype)
+            params, views = ([s[i] for i in active] for s in (params, views))
+        torch._foreach_copy_(params, views)
+
+    def row_index(self, active: list[int]) -> Tensor:
+        """Rows of some parameters."""
+        parts = torch.arange(sum(self.rows), device=self.device).split(self.rows)
+        return torch.cat([parts[i] for i in active])
+
+    @property
+    def owners(self) -> Tensor:
+        """Index of the parameter of every row."""
+        index = torch.arange(len(self.rows), device=self.device)
+        return index.repeat_interleave(torch.tensor(self.rows, device=self.device))
+
+    def bind(self, name: str, shape, old: Callable | None = None) -> Tensor:
+        """Return the stacked state ``name`` of ``shape``, made on first use.
+
+        Values that parameters bring with them (from a state dict) are copied in, a
+        second moment of the full size of its point reduced to its first entry.
+        ``old(parameter state)`` may supply a value under another name.
+        """
+        buffer = self.buffers.get(name)
+        if buffer is not None:
+            return buffer
+        dtype = compute_dtype(self.dtype)
+        buffer = torch.zeros(shape, dtype=dtype, device=self.device)
+        for p, view in zip(self.params, self.split(buffer), strict=True):
+            state = self.state[p]
+            value = state.get(name)
+            if value is None and old is not None:
+                value = old(p, state)
+            if value is not None and value.numel() == view.numel():
+                view.copy_(value.reshape(view.shape))
+            elif value is not None:
+                view.copy_(reduce_to(value, view.shape))
+            state[name] = view
+        self.buffers[name] = buffer
+        return buffer
+
+    def bind_steps(self) -> Tensor:
+        """Return the step counts, one for each parameter."""
+        steps = self.buffers.get("step")
+        if steps is None:
+            steps = torch.zeros(len(self.params), device=self.device)
+            for i, p in enumerate(self.params):
+                state = self.state[p]
+                # momentum without a counter: a checkpoint of geoopt's SGD
+                started = "momentum_buffer" in state
+                steps[i] = torch.as_tensor(state.get("step", float(started)))
+                state["step"] = steps[i]
+            self.buffers["step"] = steps
+        return steps
+
+    def intact(self) -> bool:
+        """Tell whether the parameters' states are still views of the buffers."""
+        if not self.buffers:
+            return True
+        name = next(iter(self.buffers))
+        buffer = self.buffers[name].untyped_storage().data_ptr()
+        first = self.state[self.params[0]].get(name)
+        return first is not None and first.untyped_storage().data_ptr() == buffer
+
+
+def reduce_to(value: Tensor, shape) -> Tensor:
+    """Drop the repeated entries of a second moment that was stored at full size.
+
+    >>> reduce_to(torch.ones(5, 3, 2), (5, 1, 1)).shape
+    torch.Size([5, 1, 1])
+    """
+    if value.ndim == len(shape):
+        for dim, (have, want) in enumerate(zip(value.shape, shape, strict=True)):
+            if want == 1 and have > 1:
+                value = value.narrow(dim, 0, 1)
+    return value
+
+
+class Batch:
+    """The part of a bucket that has gradients in this step."""
+
+    def __init__(self, bucket: Bucket, grads: list[Tensor | None]):
+        self.bucket = bucket
+        self.active: list[int] | None = None
+        self.index: Tensor | None = None
+        params = bucket.params
+        if any(g is None for g in grads):
+            self.active = [i for i, g in enumerate(grads) if g is not None]
+            self.index = bucket.row_index(self.active)
+            params = [params[i] for i in self.active]
+            grads = [grads[i] for i in self.active]
+        if any(g.layout != torch.strided for g in grads):
+            raise RuntimeError(
+                "sparse gradients are not supported on manifolds: "
+                "use a dense gradient (sparse=False in the embedding)"
+            )
+        self.params = params
+        self.egrad = bucket.gather(grads)
+        self.x = bucket.gather(params)
+
+    def read(self, name: str, component, old: Callable | None = None) -> Tensor:
+        """Return the state ``name`` of the active rows, to be changed in place."""
+        shape = (sum(self.bucket.rows), *component)
+        buffer = self.bucket.bind(name, shape, old)
+        return buffer if self.index is None else buffer[self.index]
+
+    def write(self, name: str, value: Tensor) -> None:
+        """Store the state ``name`` of the active rows."""
+        buffer = self.bucket.buffers[name]
+        if self.index is not None:
+            buffer[self.index] = value
+        elif value is not buffer:
+            buffer.copy_(value)
+
+    def count(self) -> Tensor:
+        """Advance the step counts; return that of every active row, ``(B, 1, ..)``."""
+        bucket = self.bucket
+        steps = bucket.bind_steps()
+        if self.active is None:
+            steps += 1
+        else:
+            steps[torch.tensor(self.active, device=steps.device)] += 1
+        if len(bucket.rows) > 1:
+            if not bucket.plain:
+                steps = steps[bucket.owners]
+            if self.index is not None:
+                steps = steps[self.index]
+        return steps.view(-1, *(1,) * bucket.geometry.manifold.ndim)

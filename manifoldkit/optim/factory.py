@@ -1,0 +1,100 @@
+"""Build an optimizer for a model that mixes flat and curved parameters."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from manifoldkit.optim.adam import RiemannianAdam, RiemannianAdamW
+from manifoldkit.optim.buckets import curved_manifold
+from manifoldkit.optim.geometry import is_compact
+from manifoldkit.optim.landing import LandingSGD
+from manifoldkit.optim.muon import StiefelMuon
+from manifoldkit.optim.sgd import RiemannianSGD
+
+_CLASSES = {
+    "sgd": RiemannianSGD,
+    "adam": RiemannianAdam,
+    "adamw": RiemannianAdamW,
+    "muon": StiefelMuon,
+    "landing": LandingSGD,
+}
+
+
+def build_optimizer(
+    model: torch.nn.Module | Iterable[Tensor],
+    name: str = "adamw",
+    *,
+    lr: float = 1e-3,
+    manifold_lr: float = 1e-2,
+    weight_decay: float = 0.0,
+    **options,
+) -> torch.optim.Optimizer:
+    """Return an optimizer with a parameter group for each kind of geometry.
+
+    Flat parameters get ``lr``, those on manifolds ``manifold_lr``; weight decay is
+    left out where it means nothing (spheres, Stiefel, rotations).
+
+    Parameters
+    ----------
+    model : Module or iterable of Tensor
+        The parameters; frozen ones are left out.
+    name : {"sgd", "adam", "adamw", "muon", "landing"}
+        The optimizer's class.
+    lr, manifold_lr : float
+        Learning rates of flat parameters and of parameters on manifolds.
+    weight_decay : float, default=0
+        Decay of flat parameters and of those on manifolds that are not compact.
+    **options
+        Further options of the class.
+
+    Returns
+    -------
+    torch.optim.Optimizer
+        Groups are named "euclidean", "manifold" and "compact"; empty ones are left
+        out.
+
+    Raises
+    ------
+    TypeError
+        Unknown option.
+    ValueError
+        Unknown name, or no parameter to train.
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> model = torch.nn.Linear(3, 2)
+    >>> model.direction = geoopt.ManifoldParameter(
+    ...     torch.tensor([0.6, 0.8]), manifold=geoopt.Sphere()
+    ... )
+    >>> optimizer = build_optimizer(model, "adamw", lr=1e-3, manifold_lr=0.1)
+    >>> [(group["name"], group["lr"]) for group in optimizer.param_groups]
+    [('euclidean', 0.001), ('compact', 0.1)]
+    """
+    if name not in _CLASSES:
+        raise ValueError(f"name: expected one of {sorted(_CLASSES)}, found {name!r}")
+    params = model.parameters() if isinstance(model, torch.nn.Module) else model
+    kinds: dict[str, list[Tensor]] = {"euclidean": [], "manifold": [], "compact": []}
+    for p in params:
+        if p.requires_grad:
+            kinds[_kind(curved_manifold(p))].append(p)
+    settings = {
+        "euclidean": {"lr": lr, "weight_decay": weight_decay},
+        "manifold": {"lr": manifold_lr, "weight_decay": weight_decay},
+        "compact": {"lr": manifold_lr, "weight_decay": 0.0},
+    }
+    groups = [
+        {"params": params, "name": kind, **settings[kind]}
+        for kind, params in kinds.items()
+        if params
+    ]
+    if not groups:
+        raise ValueError("model: it has no parameter that requires a gradient")
+    return _CLASSES[name](groups, lr=lr, weight_decay=weight_decay, **options)
+
+
+def _kind(manifold) -> str:
+    if manifold is None:
+        return "euclidean"
+    return "compact" if is_compact(manifold) else "manifold"

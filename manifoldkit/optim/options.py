@@ -1,0 +1,123 @@
+"""Checks of what a constructor or a parameter group is given."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldkit.exceptions import NotOnManifoldError
+from manifoldkit.optim.buckets import curved_manifold
+from manifoldkit.optim.geometry import point_tolerance
+
+#: keys that schedulers and torch itself put into parameter groups
+_BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "n_steps", "swa_lr"}
+
+_CHOICES = {
+    "decay_mode": ("l2", "decoupled", "none"),
+    "moment": ("point", "coordinate"),
+    "nonfinite": ("propagate", "skip", "raise"),
+    "transport": ("auto", "project", "none"),
+    "lmo": ("project", "dual"),
+}
+
+_NON_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "attraction")
+
+
+def is_number(value) -> bool:
+    """Tell whether a value is a real number (a boolean is not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_options(group: dict, known: dict) -> None:
+    """Raise for an unknown option or a bad value.
+
+    Raises
+    ------
+    TypeError
+        An option that the optimizer does not have.
+    ValueError
+        A value out of range.
+    """
+    unknown = set(group) - set(known) - _BOOKKEEPING
+    if unknown:
+        raise TypeError(
+            f"param group: unknown options {sorted(unknown)}; "
+            f"the optimizer takes {sorted(known)}"
+        )
+    for name in _NON_NEGATIVE:
+        if name in group:
+            _check_non_negative(group[name], name)
+    for i, beta in enumerate(group.get("betas", ())):
+        if not is_number(beta) or not 0 <= beta < 1:
+            raise ValueError(f"betas[{i}]: expected a number in [0, 1), found {beta!r}")
+    for name, allowed in _CHOICES.items():
+        if name in group and group[name] not in allowed:
+            raise ValueError(
+                f"{name}: expected one of {allowed}, found {group[name]!r}"
+            )
+    stabilize = group.get("stabilize")
+    if stabilize is not None and (not isinstance(stabilize, int) or stabilize < 1):
+        raise ValueError(
+            f"stabilize: expected a positive number of steps or None, "
+            f"found {stabilize!r}"
+        )
+    if group.get("nesterov") and (not group["momentum"] or group["dampening"]):
+        raise ValueError(
+            "nesterov: needs momentum > 0 and dampening = 0, found momentum "
+            f"{group['momentum']!r} and dampening {group['dampening']!r}"
+        )
+
+
+def _check_non_negative(value, name: str) -> None:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(
+                f"{name}: expected one number, found a tensor of shape "
+                f"{tuple(value.shape)}"
+            )
+        return
+    if not is_number(value) or not value >= 0 or math.isinf(value):
+        raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
+
+
+def check_max_norm(value, name: str) -> None:
+    """Raise unless ``value`` is a positive number or None."""
+    if value is not None and (not is_number(value) or not value > 0):
+        raise ValueError(f"{name}: expected a positive number or None, found {value!r}")
+
+
+def check_parameter(p: Tensor, name: str) -> None:
+    """Raise unless an optimizer can step the parameter.
+
+    Raises
+    ------
+    NotImplementedError
+        Complex numbers on a manifold.
+    TypeError
+        Integers.
+    NotOnManifoldError
+        A point that is not on its manifold; a ``ValueError``.
+    """
+    manifold = curved_manifold(p)
+    if manifold is None:
+        return
+    if p.is_complex():
+        raise NotImplementedError(
+            f"{name}: complex points are not supported, found {p.dtype} on {manifold}"
+        )
+    if not p.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point numbers, found {p.dtype}")
+    tol = point_tolerance(p.dtype)
+    point = p.detach().as_subclass(Tensor)
+    if p.dtype in (torch.float16, torch.bfloat16):
+        point = point.float()
+    if p.numel() == 0:
+        return
+    ok, reason = manifold.check_point_on_manifold(
+        point, atol=tol, rtol=tol, explain=True
+    )
+    if not ok:
+        raise NotOnManifoldError(
+            f"{name}: a tensor of shape {tuple(p.shape)} is not on {manifold}: "
+            f"{reason}; project it first (manifoldkit.manifolds.as_parameter)"
+        )

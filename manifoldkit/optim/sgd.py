@@ -1,0 +1,121 @@
+"""Stochastic gradient descent with momentum on manifolds."""
+
+import torch
+
+from manifoldkit.optim.base import RiemannianOptimizer
+
+
+class RiemannianSGD(RiemannianOptimizer):
+    r"""Riemannian stochastic gradient descent with momentum.
+
+    On a manifold, with Riemannian gradient g, retraction R and transport T,
+
+    .. math::
+
+        m_0 = g_0, \quad m_t = \mu\, T(m_{t-1}) + (1 - \tau) g_t, \quad
+        x_{t+1} = R_{x_t}(-\eta\, m_t);
+
+    Euclidean parameters go through :class:`torch.optim.SGD`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or parameter groups; those with a manifold
+        (``geoopt.ManifoldParameter``, :func:`manifoldkit.manifolds.attach`) are stepped
+        on it.
+    lr : float or Tensor, default=1e-2
+        Learning rate :math:`\eta`.
+    momentum, dampening : float, default=0
+        :math:`\mu` and :math:`\tau`.
+    nesterov : bool, default=False
+        Nesterov momentum.
+    weight_decay, decay_mode, maximize, foreach, capturable, stabilize, retraction, \
+transport, nonfinite, grad_clip, fused
+        See :class:`RiemannianAdam`.
+
+    Raises
+    ------
+    TypeError
+        Unknown option or integer parameters.
+    ValueError
+        An option out of range, or a parameter that is not on its manifold.
+
+    References
+    ----------
+    S. Bonnabel, Stochastic gradient descent on Riemannian manifolds, IEEE TAC 2013.
+
+    Examples
+    --------
+    >>> import geoopt
+    >>> x = geoopt.ManifoldParameter(torch.tensor([0.6, 0.8]), manifold=geoopt.Sphere())
+    >>> optimizer = RiemannianSGD([x], lr=0.5)
+    >>> for _ in range(50):
+    ...     optimizer.zero_grad()
+    ...     x[1].backward()
+    ...     optimizer.step()
+    >>> x.detach().round(decimals=3)
+    tensor([ 0., -1.])
+    """
+
+    def __init__(
+        self,
+        params,
+        lr=1e-2,
+        momentum=0.0,
+        dampening=0.0,
+        weight_decay=0.0,
+        nesterov=False,
+        *,
+        decay_mode="l2",
+        maximize=False,
+        foreach=None,
+        fused=None,
+        capturable=False,
+        differentiable=False,
+        stabilize=None,
+        retraction=None,
+        transport="auto",
+        nonfinite="propagate",
+        grad_clip=None,
+    ):
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "decay_mode": decay_mode,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "stabilize": stabilize,
+            "retraction": retraction,
+            "transport": transport,
+            "nonfinite": nonfinite,
+        }
+        super().__init__(params, self._defaults(options), grad_clip, differentiable)
+
+    def _engine(self, params, group):
+        return torch.optim.SGD(params, **self._engine_options(group))
+
+    def _engine_options(self, group):
+        return {
+            **super()._engine_options(group),
+            "momentum": group["momentum"],
+            "dampening": group["dampening"],
+            "nesterov": group["nesterov"],
+            "fused": group["fused"],
+        }
+
+    def _direction(self, group, job):
+        mu, gradient = group["momentum"], job.gradient
+        if not mu:
+            return gradient * -group["lr"], "", None
+        name, m = self._momentum(job, "momentum_buffer")
+        m.mul_(mu).add_(gradient, alpha=1 - group["dampening"])
+        steps = job.batch.count()
+        if group["dampening"]:
+            m.copy_(torch.where(steps == 1, gradient, m))
+        d = gradient + mu * m if group["nesterov"] else m
+        return d * -group["lr"], name, m
