@@ -66,7 +66,7 @@ def test_afnn_lag_is_a_quarter_period():
     chosen = select_delay_embedding(X, "afnn", max_lag=20, random_state=0)
     assert 8 <= chosen.lag <= 10
     assert chosen.curves["mutual_information"][0][0] == 0
-    assert chosen.per_trial["cao_e1"].shape[0] == 8
+    assert chosen.per_trial["cao_e1"].shape[0] == 12
 
 
 def test_uniform_spans_a_period_of_the_band_edge():
