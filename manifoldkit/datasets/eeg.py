@@ -209,12 +209,16 @@ def fetch_physionet_mi(
         is_real=True,
         provenance=(
             "PhysioNet EEG Motor Movement/Imagery 1.0.0, "
-            f"subjects {', '.join(map(str, subjects))}, {fmin:g}-{fmax:g} Hz, "
-            f"{tmin:g}-{tmax:g} s after the cue"
+            f"{_plural('subject', subjects)}, {_plural('run', runs)}, "
+            f"{fmin:g}-{fmax:g} Hz, {tmin:g}-{tmax:g} s after the cue"
         ),
         citation=_PHYSIONET_CITATION,
         license="Open Data Commons Attribution 1.0",
     )
+
+
+def _plural(word: str, numbers: Sequence[int]) -> str:
+    return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _physionet_arrays(subject, runs, path, download) -> dict[str, np.ndarray]:
@@ -414,7 +418,7 @@ def fetch_mamem(
         task="steady-state visual potentials at five frequencies",
         is_real=True,
         provenance=(
-            f"MAMEM SSVEP data set II, subjects {', '.join(map(str, subjects))}, "
+            f"MAMEM SSVEP data set II, {_plural('subject', subjects)}, "
             "one-second epochs of eight occipital channels"
         ),
         citation=_MAMEM_CITATION,

@@ -1,0 +1,1 @@
+"""One module a reproduction; each returns a ``Result`` and writes a folder."""

@@ -1,0 +1,226 @@
+"""The ``manifoldkit`` command: ``demo``, ``list``, ``run``, ``data`` and ``bench``."""
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import manifoldkit
+
+app = typer.Typer(
+    help="Geometric and manifold learning: run the demo, experiments and benchmarks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="See and fetch the data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+
+class _Experiment(NamedTuple):
+    module: str
+    about: str
+    paper: str
+    cost: str
+    archives: tuple[str, ...]
+
+
+class _Dataset(NamedTuple):
+    loader: str
+    about: str
+    archive: str
+
+
+EXPERIMENTS = {
+    "eeg_demo": _Experiment(
+        "eeg_demo",
+        "motor imagery: plain and augmented covariances",
+        "Carrara and Papadopoulo 2024",
+        "1-2 min",
+        ("eeg/physionet_mi_S001.npz",),
+    ),
+    "augmented_covariance": _Experiment(
+        "augmented_covariance",
+        "order and lag on PhysioNet and MAMEM, over seeds",
+        "Carrara and Papadopoulo 2024",
+        "10-20 min",
+        ("eeg/physionet_mi_S001.npz", "eeg/mamem_ssvep_U001.npz"),
+    ),
+}
+DATASETS = {
+    "physionet_mi": _Dataset(
+        "fetch_physionet_mi",
+        "PhysioNet motor movement/imagery, 109 subjects",
+        "eeg/physionet_mi_S{:03d}.npz",
+    ),
+    "mamem": _Dataset(
+        "fetch_mamem", "MAMEM SSVEP II, 11 subjects", "eeg/mamem_ssvep_U{:03d}.npz"
+    ),
+}
+
+Out = Annotated[
+    Path | None, typer.Option(help="Folder to write; default runs/NAME-TIME.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Smaller, under a minute.")]
+Seed = Annotated[int, typer.Option(help="Seed of folds, searches and simulations.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+@contextmanager
+def _plain_errors(out: Path | None = None):
+    """Turn expected errors into one line, an interruption into a hint."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = f"; go on with --resume --out {out}" if out else ""
+        console.print(f"\ninterrupted{hint}", style="yellow", soft_wrap=True)
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("MANIFOLDKIT_DEBUG"):
+            raise
+        console.print("error:", style="bold red", end=" ")
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"manifoldkit {manifoldkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Geometric and manifold learning: run the demo, experiments and benchmarks."""
+
+
+def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
+    """Run an experiment by name, with one thread a process."""
+    if resume and out is None:
+        out = _latest(name)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = out or Path("runs") / f"{name}-{stamp}"
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    with _plain_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        module = f"manifoldkit.experiments.{EXPERIMENTS[name].module}"
+        run: Callable = importlib.import_module(module).run
+        run(out, resume=resume, console=console, **settings)
+
+
+def _latest(name: str) -> Path:
+    folders = sorted(Path("runs").glob(f"{name}-*"))
+    if not folders:
+        console.print(f"error: no run of {name} to resume in ./runs; give --out")
+        raise typer.Exit(1)
+    return folders[-1]
+
+
+@app.command()
+def demo(
+    quick: Quick = False,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    jobs: Jobs = 2,
+) -> None:
+    """Classify motor-imagery EEG; print a table, write figures and a report."""
+    _run("eeg_demo", out, resume, quick=quick, seed=seed, jobs=jobs)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="An experiment of `manifoldkit list`.")],
+    quick: Quick = False,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    jobs: Jobs = 2,
+) -> None:
+    """Run an experiment by name."""
+    if name not in EXPERIMENTS:
+        console.print(
+            f"error: no experiment {name!r}; there are: {', '.join(EXPERIMENTS)}"
+        )
+        raise typer.Exit(1)
+    _run(name, out, resume, quick=quick, seed=seed, jobs=jobs)
+
+
+@app.command("list")
+def list_experiments() -> None:
+    """List the experiments: paper, cost and whether their data are here."""
+    from manifoldkit.datasets.archive import find_archive
+
+    table = Table("name", "what", "paper", "cost", "data")
+    for name, entry in EXPERIMENTS.items():
+        missing = [a for a in entry.archives if find_archive(a) is None]
+        there = "here" if not missing else f"missing: {', '.join(missing)}"
+        table.add_row(name, entry.about, entry.paper, entry.cost, there)
+    console.print(table)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets and which subjects are on this machine."""
+    from manifoldkit.datasets.archive import data_folder, find_archive
+
+    table = Table("name", "what", "subjects here")
+    for name, entry in DATASETS.items():
+        here = [s for s in range(1, 110) if find_archive(entry.archive.format(s))]
+        table.add_row(name, entry.about, ", ".join(map(str, here)) or "none")
+    console.print(table)
+    console.print(f"data folder: {data_folder()}", soft_wrap=True)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A data set of `manifoldkit data list`.")],
+    subject: Annotated[
+        list[int] | None, typer.Option(help="Subjects; may be given again. Default 1.")
+    ] = None,
+) -> None:
+    """Download a data set into the data folder (needs the extra `eeg`)."""
+    if name not in DATASETS:
+        console.print(f"error: no data set {name!r}; there are: {', '.join(DATASETS)}")
+        raise typer.Exit(1)
+    with _plain_errors():
+        datasets = importlib.import_module("manifoldkit.datasets")
+        epochs = getattr(datasets, DATASETS[name].loader)(subject or [1])
+        console.print(epochs, soft_wrap=True)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench(context: typer.Context) -> None:
+    """Measure the ratio benchmarks against their peers (from a checkout)."""
+    if not Path("benchmarks/__main__.py").exists():
+        console.print(
+            "error: the benchmarks are in a checkout of the repository, not in the "
+            "installed package: run this command there"
+        )
+        raise typer.Exit(1)
+    code = subprocess.call([sys.executable, "-m", "benchmarks", *context.args])
+    raise typer.Exit(code)

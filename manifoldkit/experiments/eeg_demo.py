@@ -1,0 +1,435 @@
+"""The main job: motor-imagery EEG, plain and augmented covariances side by side.
+
+Every pipeline sees the same repeated stratified folds. Order and lag of the augmented
+covariance are searched inside each training fold. Scores of a (task, pipeline) pair are
+stored as soon as they are complete, so an interrupted run can be resumed.
+"""
+
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from scipy.stats import binom
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import RepeatedStratifiedKFold
+from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_limits
+
+from manifoldkit.experiments.report import write_report
+from manifoldkit.experiments.result import (
+    Result,
+    environment,
+    wilson_interval,
+    write_json,
+)
+
+NAME = "eeg_demo"
+TITLE = "Motor-imagery EEG with augmented covariances"
+ACM = "ACM + tangent space + SVM, searched"
+PLAIN = "tangent space + LR"
+
+_TASKS = {
+    "imagined_fists_feet": "imagined fists vs feet",
+    "imagined_left_right": "imagined left vs right",
+    "executed_left_right": "executed left vs right",
+}
+
+
+class LogVariance(TransformerMixin, BaseEstimator):
+    """Log of each channel's variance: the baseline without interactions.
+
+    Takes epochs (n_epochs, n_channels, n_times) or covariance matrices
+    (n_matrices, n, n) with ``matrices=True``.
+
+    Examples
+    --------
+    >>> LogVariance(matrices=True).fit_transform(np.eye(2)[None]).tolist()
+    [[0.0, 0.0]]
+    """
+
+    def __init__(self, matrices=False):
+        self.matrices = matrices
+
+    def fit(self, X, y=None):
+        """Do nothing."""
+        return self
+
+    def transform(self, X):
+        """Return features (n_epochs, n_channels)."""
+        power = np.diagonal(X, axis1=1, axis2=2) if self.matrices else X.var(-1)
+        return np.log(power)
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
+def pipelines(matrices: bool = False, quick: bool = False, seed: int = 0) -> dict:
+    """Return the contestants by name; ``matrices`` for covariance input."""
+    from pyriemann.classification import MDM
+    from pyriemann.estimation import Covariances
+    from pyriemann.tangentspace import TangentSpace
+
+    from manifoldkit.spd import GBWMDM, make_acm_classifier
+
+    front = [] if matrices else [Covariances("oas")]
+    regression = LogisticRegression(max_iter=1000)
+    models = {
+        "log-variance + LDA": make_pipeline(
+            LogVariance(matrices), LinearDiscriminantAnalysis()
+        ),
+        "MDM": make_pipeline(*front, MDM(metric="riemann")),
+        "GBW-MDM": make_pipeline(*front, GBWMDM(M="mean")),
+        PLAIN: make_pipeline(*front, TangentSpace(metric="riemann"), regression),
+    }
+    if not matrices:
+        grid = (
+            {"orders": (1, 3), "lags": (2, 6)}
+            if quick
+            else {"orders": (1, 2, 4), "lags": (2, 4, 8)}
+        )
+        models[ACM] = make_acm_classifier(
+            order="auto", lag="auto", classifier="svm", cv=3, random_state=seed, **grid
+        )
+    return models
+
+
+def load_tasks(quick: bool = False, seed: int = 0) -> list[dict]:
+    """Return the data: real recordings, or a simulation and real digits."""
+    from manifoldkit.datasets import load_digits_covariances, load_eeg_demo
+
+    tasks = []
+    for task, label in _TASKS.items():
+        epochs = load_eeg_demo(task, random_state=seed)
+        if epochs.is_real:
+            tasks.append(_task(label, epochs, False))
+        elif task == "imagined_left_right":
+            tasks.append(_task("simulated imagery", epochs, False))
+    if not tasks[0]["is_real"]:
+        digits = load_digits_covariances((3, 8), n_per_class=25 if quick else 50)
+        tasks.append(_task("digits 3 vs 8 (real)", digits, True))
+    return tasks
+
+
+def _task(label, data, matrices) -> dict:
+    return {
+        "label": label,
+        "X": data.X,
+        "y": data.y,
+        "matrices": matrices,
+        "is_real": data.is_real,
+        "provenance": data.provenance,
+        "citation": data.citation,
+    }
+
+
+def _fold(model, X, y, train, test) -> tuple[int, float]:
+    """Fit on one fold; return the number of right answers and the fit's seconds."""
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        start = time.perf_counter()
+        model = clone(model).fit(X[train], y[train])
+        seconds = time.perf_counter() - start
+        return int((model.predict(X[test]) == y[test]).sum()), seconds
+
+
+def _evaluate(model, X, y, n_repeats, seed, pool, tick) -> dict:
+    """Score a model on repeated stratified five-fold cross-validation."""
+    folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=n_repeats, random_state=seed)
+    correct, seconds = [], []
+    jobs = (delayed(_fold)(model, X, y, *split) for split in folds.split(X, y))
+    for right, elapsed in pool(jobs):
+        correct.append(right)
+        seconds.append(elapsed)
+        tick()
+    per_repeat = np.reshape(correct, (n_repeats, 5)).sum(1)
+    n, mean = len(y), float(per_repeat.mean())
+    low, high = wilson_interval(mean, n)
+    largest = np.unique(y, return_counts=True)[1].max()
+    return {
+        "correct": int(per_repeat.sum()),
+        "total": n * n_repeats,
+        "n": n,
+        "accuracy": mean / n,
+        "low": low,
+        "high": high,
+        "per_repeat": [int(v) for v in per_repeat],
+        "fit_seconds": float(np.median(seconds)),
+        "chance": float(largest / n),
+        "chance_bound": float(binom.ppf(0.95, n, largest / n) / n),
+    }
+
+
+def _order_lag_map(task, quick, seed, pool, tick) -> dict:
+    """Cross-validated accuracy of each order and lag, to look at, not to choose by."""
+    from manifoldkit.spd import make_acm_classifier
+
+    orders, lags = ((1, 3), (2, 6)) if quick else ((1, 2, 3, 4, 6), (1, 2, 4, 6, 8))
+    scores = np.full((len(orders), len(lags)), np.nan)
+    X, y = task["X"], task["y"]
+    folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=1, random_state=seed + 1)
+    splits = list(folds.split(X, y))
+    for i, order in enumerate(orders):
+        for j, lag in enumerate(lags):
+            if order == 1 and j > 0:
+                scores[i, j] = scores[i, 0]  # the lag of a single copy does nothing
+            else:
+                model = make_acm_classifier(order=order, lag=lag, classifier="svm")
+                jobs = (delayed(_fold)(model, X, y, *split) for split in splits)
+                scores[i, j] = sum(right for right, _ in pool(jobs)) / len(y)
+            tick()
+    return {"orders": orders, "lags": lags, "scores": scores.tolist()}
+
+
+def remarks_on(metrics: list[dict]) -> list[str]:
+    """Say in words what the numbers show, also where augmentation does not help."""
+    remarks = []
+    for task in dict.fromkeys(row["task"] for row in metrics):
+        rows = {row["pipeline"]: row for row in metrics if row["task"] == task}
+        if ACM not in rows:
+            remarks.append(
+                f"{task}: the augmented covariance needs signals and does not apply to "
+                "ready covariance matrices."
+            )
+        else:
+            remarks.append(_compare(task, rows[ACM], rows[PLAIN]))
+        weak = [n for n, r in rows.items() if r["accuracy"] <= r["chance_bound"]]
+        if weak:
+            remarks.append(
+                f"{task}: not distinguishable from chance (majority class, 5 % level): "
+                f"{', '.join(weak)}."
+            )
+    return remarks
+
+
+def _compare(task: str, acm: dict, plain: dict) -> str:
+    gap = acm["accuracy"] - plain["accuracy"]
+    trials = abs(gap) * acm["n"]
+    if abs(gap) < 1e-9:
+        return f"{task}: the augmented covariance scores the same as the plain one."
+    verdict = f"{abs(gap):.1%} {'above' if gap > 0 else 'BELOW'}"
+    overlap = acm["low"] <= plain["high"] and plain["low"] <= acm["high"]
+    weight = (
+        f"the intervals overlap, and the gap is {trials:.1f} of {acm['n']} trials: "
+        "this decides nothing"
+        if overlap
+        else "the intervals do not overlap"
+    )
+    return (
+        f"{task}: the augmented covariance scores {verdict} the plain one ({weight})."
+    )
+
+
+class _Store:
+    """Finished pieces of a run, by key, in ``progress.json``."""
+
+    def __init__(self, folder: Path, settings: dict, resume: bool):
+        self.file = folder / "progress.json"
+        self.content = {"settings": settings, "pieces": {}}
+        if resume and self.file.exists():
+            stored = json.loads(self.file.read_text())
+            if stored["settings"] != settings:
+                raise ValueError(
+                    f"resume: {self.file} belongs to a run with {stored['settings']}, "
+                    f"asked for {settings}"
+                )
+            self.content = stored
+
+    def get(self, key: str, compute):
+        """Return a stored piece, or compute and store it."""
+        pieces = self.content["pieces"]
+        if key not in pieces:
+            pieces[key] = compute()
+            write_json(self.file, self.content)
+        return pieces[key]
+
+
+def run(
+    out: str | Path,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    jobs: int = 2,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Result:
+    """Run the demonstration and write its folder.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder for ``result.json``, the figures and ``report.html``.
+    quick : bool, default=False
+        One repetition and a small search.
+    seed : int, default=0
+        Of folds, search and simulation.
+    jobs : int, default=2
+        Processes.
+    resume : bool, default=False
+        Go on with an interrupted run in ``out``.
+    console : rich Console, optional
+        Where to print.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ValueError
+        ``resume`` with other settings than the run in ``out`` had.
+    """
+    console = console or Console()
+    start = time.perf_counter()
+    out = Path(out)
+    tasks = load_tasks(quick, seed)
+    n_repeats = 1 if quick else 4
+    settings = {"quick": quick, "seed": seed, "tasks": [t["label"] for t in tasks]}
+    store = _Store(out, settings, resume)
+    for task in tasks:
+        kind = "real" if task["is_real"] else "SIMULATED"
+        console.print(f"[bold]{task['label']}[/bold] ({kind}): {task['provenance']}")
+
+    metrics, maps = _compute(tasks, store, quick, seed, n_repeats, jobs, console)
+    result = Result(
+        name=NAME,
+        title=TITLE,
+        metrics=metrics,
+        protocol=(
+            f"Stratified 5-fold cross-validation, {n_repeats} repetition(s), the same "
+            "folds for all pipelines. Order and lag are searched by an inner 3-fold "
+            "cross-validation inside each training fold. Intervals: Wilson, 95 %, on "
+            "the number of trials n with the mean count over repetitions, because "
+            "repetitions use the same trials again and are not independent. Chance: "
+            "share of the largest class; a score is told apart from it above the 95 % "
+            "point of the binomial distribution."
+        ),
+        data={
+            t["label"]: {
+                "is_real": t["is_real"],
+                "provenance": t["provenance"],
+                "citation": t["citation"],
+            }
+            for t in tasks
+        },
+        seeds=[seed],
+        remarks=remarks_on(metrics),
+        command=f"manifoldkit demo --seed {seed}" + (" --quick" if quick else ""),
+        duration=time.perf_counter() - start,
+        environment=environment(),
+    )
+    result.save(out)
+    figures = _draw(result, tasks, maps, out)
+    report = write_report(result, figures, out / "report.html")
+    _show(result, console)
+    names = ", ".join(p.name for p in figures.values())
+    console.print(f"\n[bold]{out}[/bold]: result.json, {names}")
+    console.print(f"open {report}")
+    return result
+
+
+def _compute(tasks, store, quick, seed, n_repeats, jobs, console):
+    """Fill the table and the order x lag maps, with progress."""
+    metrics, maps = [], {}
+    pool = Parallel(n_jobs=jobs, return_as="generator")
+    columns = (
+        TextColumn("{task.description:<52}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        for task in tasks:
+            models = pipelines(task["matrices"], quick, seed)
+            for name, model in models.items():
+                label = f"{task['label']}: {name}"
+                row = bar.add_task(label, total=5 * n_repeats)
+                scores = store.get(
+                    label,
+                    lambda m=model, t=task, r=row: _evaluate(
+                        m, t["X"], t["y"], n_repeats, seed, pool, lambda: bar.advance(r)
+                    ),
+                )
+                bar.remove_task(row)
+                metrics.append({"task": task["label"], "pipeline": name, **scores})
+            if not task["matrices"]:
+                label = f"{task['label']}: order x lag map"
+                row = bar.add_task(label, total=None)
+                maps[task["label"]] = store.get(
+                    label,
+                    lambda t=task, r=row: _order_lag_map(
+                        t, quick, seed, pool, lambda: bar.advance(r)
+                    ),
+                )
+                bar.remove_task(row)
+    return metrics, maps
+
+
+def _draw(result, tasks, maps, out) -> dict[str, Path]:
+    """Write the figures; return their files by caption."""
+    from manifoldkit import plotting
+    from manifoldkit.spd import AugmentedCovariances
+
+    figures = {
+        "Accuracy with 95 % interval; the gray band is what chance reaches.": (
+            "scores.png",
+            plotting.plot_scores(result.metrics),
+        ),
+        "Cross-validated accuracy of fixed orders and lags. To look at only: choosing "
+        "the best cell afterwards would be optimistic.": (
+            "order_lag.png",
+            plotting.plot_order_lag_maps(maps),
+        ),
+    }
+    task = tasks[0]
+    covariances = {
+        f"order {order}" + (f", lag {lag}" if order > 1 else ", plain covariance"): (
+            AugmentedCovariances(order=order, lag=lag).fit_transform(task["X"])
+        )
+        for order, lag in ((1, 1), (4, 4))
+    }
+    figures[
+        f"Tangent space at the mean, {task['label']}: two principal components of all "
+        "trials, without regard to the classes."
+    ] = ("tangent_space.png", plotting.plot_tangent_plane(covariances, task["y"]))
+    files = {}
+    for caption, (name, figure) in figures.items():
+        figure.savefig(out / name)
+        files[caption] = out / name
+    return files
+
+
+def _show(result: Result, console: Console) -> None:
+    """Print the table and the remarks."""
+    for task in dict.fromkeys(row["task"] for row in result.metrics):
+        rows = [row for row in result.metrics if row["task"] == task]
+        table = Table(
+            title=f"{task}: n = {rows[0]['n']}, chance {rows[0]['chance']:.0%} "
+            f"(told apart above {rows[0]['chance_bound']:.0%})",
+            title_justify="left",
+        )
+        table.add_column("pipeline")
+        for name in ("correct", "accuracy", "95 % interval", "fit"):
+            table.add_column(name, justify="right")
+        best = max(row["accuracy"] for row in rows)
+        for row in rows:
+            table.add_row(
+                row["pipeline"],
+                f"{row['correct']}/{row['total']}",
+                f"{row['accuracy']:.1%}",
+                f"{row['low']:.0%} - {row['high']:.0%}",
+                f"{1e3 * row['fit_seconds']:.0f} ms",
+                style="bold" if row["accuracy"] == best else "",
+            )
+        console.print(table)
+    for remark in result.remarks:
+        console.print(f"- {remark}", highlight=False)

@@ -1,0 +1,147 @@
+"""What an experiment returns, and how it is stored beside its figures."""
+
+import json
+import math
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("manifoldkit", "torch", "numpy", "scipy", "scikit-learn", "pyriemann")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of an experiment, plain enough to be read as JSON.
+
+    Attributes
+    ----------
+    name, title : str
+        Identifier and heading.
+    metrics : list of dict
+        One row a method, with counts, means and intervals.
+    protocol : str
+        Splits, selection, what the interval means.
+    data : dict
+        Provenance of each data set: name, whether it is real, citation.
+    seeds : list of int
+        Seeds in use.
+    paper : list of dict
+        Published figures to stand beside ours, with their source.
+    remarks : list of str
+        Honest words computed from the numbers or about the protocol.
+    command : str
+        What regenerates the result.
+    duration : float
+        Seconds.
+    environment : dict
+        Versions and machine.
+    """
+
+    name: str
+    title: str
+    metrics: list[dict[str, Any]]
+    protocol: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+    paper: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    command: str = ""
+    duration: float = 0.0
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``result.json`` into a folder, all or nothing; return the file."""
+        return write_json(Path(folder) / "result.json", asdict(self))
+
+    @classmethod
+    def load(cls, file: str | Path) -> "Result":
+        """Read a ``result.json`` (or the folder that holds it).
+
+        Raises
+        ------
+        ValueError
+            The file is not a stored result.
+        """
+        file = Path(file)
+        file = file / "result.json" if file.is_dir() else file
+        try:
+            return cls(**json.loads(file.read_text()))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is not a stored result: {error}") from error
+
+
+def write_json(file: Path, content: Any) -> Path:
+    """Write JSON to a file, all or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(".part", file.name, file.parent)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(content, stream, indent=2, ensure_ascii=False, default=_plain)
+            stream.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    return file
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy scalars and arrays into JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be stored in a result")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine, without anything that names the user.
+
+    >>> sorted(environment())[:3]
+    ['cores', 'machine', 'packages']
+    """
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+def wilson_interval(correct: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval of a proportion.
+
+    Parameters
+    ----------
+    correct : float
+        Successes; an average over repetitions may be fractional.
+    total : int
+        Independent trials.
+    z : float, default=1.96
+        Normal quantile, 1.96 for 95 %.
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(24, 30)
+    >>> round(low, 3), round(high, 3)
+    (0.627, 0.905)
+    """
+    if total < 1 or not 0 <= correct <= total:
+        raise ValueError(
+            f"correct, total: expected 0 <= correct <= total, found {correct}, {total}"
+        )
+    p = correct / total
+    center = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    half /= 1 + z * z / total
+    return max(center - half, 0.0), min(center + half, 1.0)

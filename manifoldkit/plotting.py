@@ -1,0 +1,224 @@
+"""Figures of the notebooks and reports: one palette, one style.
+
+matplotlib is imported inside the functions; they return a ``Figure`` that needs no
+display.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+#: Colors that stay apart for the common forms of color blindness (Okabe and Ito).
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": "medium",
+    "axes.titleweight": "bold",
+    "grid.color": "#e5e5e5",
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "legend.frameon": False,
+}
+
+
+def _matplotlib():
+    try:
+        import matplotlib
+    except ImportError:
+        from manifoldkit.exceptions import MissingExtraError
+
+        raise MissingExtraError("plotting", "matplotlib", "viz") from None
+    return matplotlib
+
+
+def use_style() -> None:
+    """Make the look of the package's figures the default of this session."""
+    matplotlib = _matplotlib()
+    matplotlib.rcParams.update(_STYLE)
+    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=list(PALETTE))
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
+    """Return a figure and its axes, in the package's style."""
+    matplotlib = _matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes
+
+
+def plot_scores(rows: Sequence[dict], title: str = ""):
+    """Draw accuracies with intervals against chance, one panel a task.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        With the keys ``task``, ``pipeline``, ``accuracy``, ``low``, ``high``,
+        ``chance``, ``chance_bound`` and ``n``.
+    title : str
+        Heading of the figure.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    names = list(dict.fromkeys(row["pipeline"] for row in rows))
+    height = 1.3 + 0.36 * len(names)
+    figure, axes = _figure(3.6 * len(tasks) + 2.2, height, 1, len(tasks))
+    for column, (ax, task) in enumerate(zip(axes[0], tasks, strict=True)):
+        part = {row["pipeline"]: row for row in rows if row["task"] == task}
+        some = next(iter(part.values()))
+        ax.axvspan(some["chance"], some["chance_bound"], color="#eeeeee", lw=0)
+        ax.axvline(some["chance"], color="#888888", ls="--", lw=1)
+        for position, name in enumerate(names):
+            if name not in part:
+                ax.text(some["chance"], position, "  does not apply", va="center")
+                continue
+            row, color = part[name], PALETTE[position % len(PALETTE)]
+            ax.plot([row["low"], row["high"]], [position] * 2, color=color, lw=2)
+            ax.plot(row["accuracy"], position, "o", color=color, ms=7)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_yticks(range(len(names)), names if column == 0 else [""] * len(names))
+        ax.set_xlim(min(0.3, *(r["low"] for r in part.values())) - 0.02, 1.02)
+        ax.set_title(f"{task} (n = {some['n']})")
+        ax.set_xlabel("accuracy")
+    figure.suptitle(title or "Accuracy with 95 % interval; gray: what chance reaches")
+    return figure
+
+
+def plot_order_lag_map(
+    scores, orders: Sequence[int], lags: Sequence[int], title: str = "", chance=None
+):
+    """Draw the accuracy of each order (rows) and lag (columns) as a heat map.
+
+    Parameters
+    ----------
+    scores : array-like, shape (n_orders, n_lags)
+        Accuracies; NaN where nothing was computed.
+    orders, lags : sequence of int
+        Labels of rows and columns.
+    title : str
+        Heading.
+    chance : float, optional
+        Lower end of the color scale.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    figure, axes = _figure(1.6 + 0.75 * len(lags), 1.4 + 0.5 * len(orders))
+    draw_order_lag_map(axes[0, 0], scores, orders, lags, title, chance)
+    return figure
+
+
+def plot_order_lag_maps(maps: dict):
+    """Draw :func:`plot_order_lag_map` for several tasks side by side.
+
+    Parameters
+    ----------
+    maps : dict of str to dict
+        Heading, and ``scores``, ``orders``, ``lags`` of each panel.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    some = next(iter(maps.values()))
+    width = (1.8 + 0.6 * len(some["lags"])) * len(maps)
+    figure, axes = _figure(width, 1.6 + 0.45 * len(some["orders"]), 1, len(maps))
+    for ax, (title, entry) in zip(axes[0], maps.items(), strict=True):
+        draw_order_lag_map(
+            ax, entry["scores"], entry["orders"], entry["lags"], title=title
+        )
+    return figure
+
+
+def draw_order_lag_map(ax, scores, orders, lags, title="", chance=None) -> None:
+    """Draw :func:`plot_order_lag_map` into given axes."""
+    scores = np.asarray(scores, dtype=float)
+    low = np.nanmin(scores) if chance is None else min(chance, np.nanmin(scores))
+    image = ax.imshow(
+        scores, cmap="viridis", vmin=low, vmax=np.nanmax(scores), aspect="auto"
+    )
+    ax.grid(False)
+    ax.set_xticks(range(len(lags)), lags)
+    ax.set_yticks(range(len(orders)), orders)
+    ax.set(xlabel="lag (samples)", ylabel="order", title=title)
+    middle = (low + np.nanmax(scores)) / 2
+    for i, j in np.ndindex(scores.shape):
+        if np.isfinite(scores[i, j]):
+            color = "white" if scores[i, j] < middle else "black"
+            ax.text(j, i, f"{scores[i, j]:.2f}", ha="center", va="center", color=color)
+    ax.figure.colorbar(image, ax=ax, label="accuracy", shrink=0.9)
+
+
+def tangent_plane(X, random_state: int = 0):
+    """Return two principal components of the tangent vectors at the mean.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n_matrices, n, n)
+        SPD matrices.
+    random_state : int
+        Of the principal component analysis.
+
+    Returns
+    -------
+    points : ndarray, shape (n_matrices, 2)
+    explained : ndarray, shape (2,)
+        Share of the variance in each component.
+    """
+    from pyriemann.tangentspace import TangentSpace
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2, random_state=random_state)
+    points = pca.fit_transform(TangentSpace(metric="riemann").fit_transform(X))
+    return points, pca.explained_variance_ratio_
+
+
+def plot_tangent_plane(views: dict, y, title: str = ""):
+    """Draw 2-D views of SPD matrices side by side, colored by class.
+
+    Parameters
+    ----------
+    views : dict of str to ndarray, shape (n_matrices, n, n)
+        Heading and matrices of each panel.
+    y : array-like, shape (n_matrices,)
+        Classes.
+    title : str
+        Heading of the figure.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    figure, axes = _figure(3.9 * len(views), 3.5, 1, len(views))
+    for ax, (heading, X) in zip(axes[0], views.items(), strict=True):
+        draw_tangent_plane(ax, X, y, heading)
+    axes[0, 0].legend()
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def draw_tangent_plane(ax, X, y, title: str = "") -> None:
+    """Draw one panel of :func:`plot_tangent_plane` into given axes."""
+    points, explained = tangent_plane(X)
+    y = np.asarray(y)
+    for k, name in enumerate(np.unique(y)):
+        own = points[y == name]
+        marker = "osD^vP"[k % 6]
+        ax.scatter(*own.T, label=str(name), color=PALETTE[k], marker=marker, s=26)
+    ax.set_xlabel(f"component 1 ({explained[0]:.0%} of variance)")
+    ax.set_ylabel(f"component 2 ({explained[1]:.0%})")
+    ax.set_title(title)
