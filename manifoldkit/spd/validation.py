@@ -14,7 +14,8 @@ def _as_float_array(X, name: str) -> np.ndarray:
         raise TypeError(f"{name}: expected numbers, found dtype {X.dtype}")
     if X.dtype not in (np.float32, np.float64):
         X = X.astype(np.float64)
-    return X
+    # joblib hands large arrays over as read-only maps, which torch does not take
+    return np.require(X, requirements="W")
 
 
 def check_epochs(X, name: str = "X", n_channels: int | None = None) -> np.ndarray:

@@ -346,3 +346,11 @@ def test_automatic_choice(X, selection):
     assert model.transform(X).shape == (9, 4 * model.order_, 4 * model.order_)
     fixed = AugmentedCovariances("auto", 3, selection=selection, random_state=0).fit(X)
     assert fixed.lag_ == 3
+
+
+def test_read_only_epochs(X):
+    # joblib maps large arrays read-only into its workers
+    X.flags.writeable = False
+    before = X.copy()
+    AugmentedCovariances(2, 3).fit_transform(X)
+    assert np.array_equal(X, before)
