@@ -234,7 +234,7 @@ def _check_labels(X, y):
     labels, codes = np.unique(y, return_inverse=True)
     if len(labels) < 2:
         raise ValueError(
-            f"y: expected at least 2 classes, found one class, {labels[0]!r}"
+            f"y: expected at least 2 classes, found one class, {labels.tolist()[0]!r}"
         )
     return labels, codes
 
@@ -249,7 +249,7 @@ def _group(codes, weights: Tensor, labels):
         grouped[k, : len(rows)] = weights[rows]
         if not grouped[k].sum() > 0:
             raise ValueError(
-                f"sample_weight: all weights of class {labels[k]!r} are zero"
+                f"sample_weight: all weights of class {labels.tolist()[k]!r} are zero"
             )
     return index, grouped
 
@@ -257,13 +257,13 @@ def _group(codes, weights: Tensor, labels):
 def _fit_temperature(squared: np.ndarray, codes, weights) -> float:
     """Minimise the cross-entropy of softmax(-d^2 / tau) against smoothed targets."""
     count, n_classes = squared.shape
-    sizes = np.bincount(codes, minlength=n_classes)
+    sizes = np.bincount(codes, weights, minlength=n_classes)
     # Platt's targets, (N + 1) / (N + 2) for two classes
     miss = (n_classes - 1) / (sizes[codes] + n_classes)
     targets = np.repeat((miss / (n_classes - 1))[:, None], n_classes, axis=1)
     targets[np.arange(count), codes] = 1 - miss
     gaps = squared - squared.min(1, keepdims=True)
-    scale = gaps.max()
+    scale = gaps[weights > 0].max()
     if not scale > 0:
         return 1.0
 

@@ -36,8 +36,12 @@ from manifoldkit.linalg.checks import (
 from manifoldkit.spd._gbw_chart import Chart, check_power, cholesky, trace
 
 _MAX_CG = 100
-#: Largest eigenvalue of a Newton step E; at 2 the step meets the boundary.
-_FARTHEST = 1.6
+#: Where the eigenvalues of a Newton step E are cut, to stay where its model holds.
+_BOUNDS = (-3.0, 1.0)
+
+
+#: Residual above which nothing counts as converged, whatever the condition number.
+_WORST_LEVEL = 1e-2
 
 
 class MeanInfo(NamedTuple):
@@ -75,11 +79,18 @@ def _tall(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
 
 
-def _frame(g: Tensor, x: Tensor, w: Tensor) -> _Frame:
+def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Frame:
+    """Decompose at g; ``halves``, chol(x), asks for the more accurate, slower way."""
     factor = cholesky(g)
-    inner = factor.mT[:, None] @ (_tall(x) @ factor).view(x.shape)
-    s, u = eigh(inner)
-    roots = torch.where(s > 0, s, s * 0).sqrt()
+    if halves is None:
+        s, u = eigh(factor.mT[:, None] @ (_tall(x) @ factor).view(x.shape))
+        roots = torch.where(s > 0, s, s * 0).sqrt()
+    else:
+        # singular values: no root of a rounding error in the small ones
+        product = factor.mT[:, None] @ halves
+        finite = product.isfinite().flatten(1).all(1)[:, None, None, None]
+        u, roots, _ = torch.linalg.svd(torch.where(finite, product, 0.0))
+        roots = torch.where(finite[..., 0], roots, torch.nan)
     vectors = u.mT.contiguous()
     flat = _tall(vectors)
     mean_root = flat.mT @ (flat * (roots * w[..., None]).flatten(1)[..., None])
@@ -147,65 +158,83 @@ def _fixed_point(frame: _Frame) -> Tensor:
 
 
 def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
-    """Return L (I - E/2)^-2 L': to first order L (I + E) L', and exact for one matrix.
-
-    A step that leaves the cone is shortened; the direction lowers the convex cost.
-    """
+    """Return L exp(E) L', with the eigenvalues of E kept between bounds."""
     # no more accurate than the quadratic convergence can use
     accuracy = torch.maximum(frame.residual, 0.1 * tol / frame.residual)
     change = _solve_newton(frame, w, frame.gap, accuracy.clamp_max(0.1))
-    largest = torch.linalg.eigvalsh(change.nan_to_num())[..., -1]
-    change = change * (_FARTHEST / largest.clamp_min(_FARTHEST))[:, None, None]
-    eye = torch.eye(change.shape[-1], dtype=w.dtype, device=w.device)
-    stretch, _ = torch.linalg.cholesky_ex(eye - change / 2)
-    step = torch.cholesky_solve(frame.factor.mT, stretch)
-    return step.mT @ step
+    s, u = eigh(change)
+    half = frame.factor @ (u * (s.clamp(*_BOUNDS) / 2).exp()[..., None, :])
+    return half @ half.mT
 
 
-def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: bool):
+def _iterate(x, w, g, tol: float, max_iter: int, fixed_first: bool, halves=None):
     """Iterate all problems at once, keeping only those that still run.
 
-    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start.
+    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start, halves chol(x) or None.
     """
     count = x.shape[0]
-    result = g.clone()
+    result = torch.full_like(g, torch.nan)
     best = x.new_full((count,), math.inf)
     n_iter = torch.zeros(count, dtype=torch.long, device=x.device)
     converged = torch.zeros(count, dtype=torch.bool, device=x.device)
     active = torch.arange(count, device=x.device)
     cost, safe = x.new_full((count,), math.inf), g
+    sure = torch.ones_like(converged)
+    # an eigenvalue's rounding error grows to its root before it reaches the cost
+    eps = tolerance(x.dtype)
+    relative_noise = math.sqrt(eps) if halves is None else 100 * eps
     for iteration in range(max_iter + 1):
-        frame = _frame(g, x, w)
+        frame = _frame(g, x, w, halves)
         residual, previous = frame.residual, best[active]
-        better = (residual < previous) | residual.isnan()
-        result[active[better]] = g[better]
-        best[active[better]] = residual[better]
+        better = residual < previous
+        result[active[better]], best[active[better]] = g[better], residual[better]
         n_iter[active] = iteration
-        level = _rounding_level(frame)
-        stalled = (residual > 0.5 * previous) & (previous <= level)
-        good = (residual <= tol) | stalled
-        converged[active] = good
-        keep = ~(good | residual.isnan())
+        new_cost = trace(g) - 2 * trace(frame.mean_root)
+        noise = relative_noise * trace(g)
+        stalled = (residual > 0.5 * previous) & ((new_cost - cost).abs() <= noise)
+        converged[active] = (residual <= tol) | (
+            stalled & (best[active] <= _rounding_level(frame))
+        )
+        lost = residual.isnan() & sure
+        keep = ~((residual <= tol) | stalled | lost)
         if iteration == max_iter or not bool(keep.any()):
             break
-        new_cost = trace(g) - 2 * trace(frame.mean_root)
-        worse = ((new_cost > cost) & ~better)[:, None, None]
         fixed = _fixed_point(frame)
-        newton = iteration or warm
-        proposal = _newton(frame, w, tol) if newton else fixed
-        g, safe = torch.where(worse, safe, proposal), torch.where(worse, safe, fixed)
-        cost = torch.minimum(cost, new_cost)
+        proposal = fixed if fixed_first and iteration == 0 else _newton(frame, w, tol)
+        # back to the step that is sure, where the last one raised the cost or failed
+        sure = ~((new_cost <= cost) | better)
+        back = sure[:, None, None]
+        g, safe = torch.where(back, safe, proposal), torch.where(back, safe, fixed)
+        cost = torch.where(new_cost < cost, new_cost, cost)
         if not bool(keep.all()):
             active, g, x, w = active[keep], g[keep], x[keep], w[keep]
-            cost, safe = cost[keep], safe[keep]
+            cost, safe, sure = cost[keep], safe[keep], sure[keep]
+            halves = None if halves is None else halves[keep]
     return result, MeanInfo(n_iter, best, converged)
+
+
+def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: bool):
+    """Iterate with eigendecompositions, then where rounding stops those with SVDs."""
+    result, info = _iterate(x, w, g, tol, max_iter, not warm)
+    rest = ~info.converged & info.residual.isfinite() & (info.n_iter < max_iter)
+    if bool(rest.any()):
+        halves, failed = torch.linalg.cholesky_ex(x[rest])
+        rest[rest.clone()] = (failed == 0).all(-1)
+        halves = halves[(failed == 0).all(-1)]
+        steps = max_iter - int(info.n_iter[rest].min()) if bool(rest.any()) else 0
+        again = _iterate(x[rest], w[rest], result[rest], tol, steps, False, halves)
+        result[rest] = again[0]
+        for old, new in zip(info, again[1], strict=True):
+            old[rest] = new + old[rest] if old is info.n_iter else new
+    return result, info
 
 
 def _rounding_level(frame: _Frame) -> Tensor:
     """Residual that rounding may leave, some eps times the condition number."""
     s = frame.eig[0]
     smallest = s[..., 0].clamp_min(torch.finfo(s.dtype).tiny)
-    return tolerance(s.dtype, 100) * s[..., -1] / smallest
+    level = tolerance(s.dtype, 10) * s[..., -1] / smallest
+    return level.clamp_max(_WORST_LEVEL)
 
 
 class _Barycenter(torch.autograd.Function):
