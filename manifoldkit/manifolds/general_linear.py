@@ -62,8 +62,7 @@ class _LeftInvariant(SquareMatrixManifold):
     def logmap(self, x, y):
         """No closed form exists for this metric: raises ``NotImplementedError``."""
         raise NotImplementedError(
-            f"{self} has no closed logarithm or distance; "
-            'GLPlus(metric="polar") has both'
+            'no closed logarithm or distance; GLPlus(metric="polar") has both'
         )
 
     def transp(self, x, y, v):

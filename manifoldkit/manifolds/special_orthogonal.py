@@ -23,8 +23,8 @@ def skew(a: Tensor) -> Tensor:
 class SpecialOrthogonal(SquareMatrixManifold):
     r"""Rotations SO(n): :math:`x'x = I, \det x = 1`.
 
-    The metric is :math:`\operatorname{tr} u'v`. Tangent vectors are x times a skew matrix. Every map multiplies x by a rotation, so
-    the determinant stays +1.
+    The metric is :math:`\operatorname{tr} u'v`. Tangent vectors are x times a skew
+    matrix. Every map multiplies x by a rotation, so the determinant stays +1.
 
     Parameters
     ----------
