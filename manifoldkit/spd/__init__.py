@@ -11,7 +11,7 @@ _EXPORTS = {
     "embedding_selection": ("DelayEmbedding", "select_delay_embedding"),
     "estimators": ("GBWMDM", "GBWTangentSpace"),
     "gbw": ("gbw_distance", "gbw_exp", "gbw_geodesic", "gbw_log"),
-    "gbw_mean": ("gbw_mean",),
+    "gbw_barycenter": ("gbw_mean",),
     "pipelines": ("make_acm_classifier",),
     "pyriemann_bridge": ("gbw_metric",),
 }

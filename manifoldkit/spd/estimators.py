@@ -26,7 +26,7 @@ from torch import Tensor
 from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd._gbw_chart import check_power, power_of
 from manifoldkit.spd.gbw import gbw_distance
-from manifoldkit.spd.gbw_mean import gbw_mean
+from manifoldkit.spd.gbw_barycenter import gbw_mean
 from manifoldkit.spd.gbw_tangent import from_tangent_vector, tangent_vector
 from manifoldkit.spd.metric_learning import learn_metric_matrix
 from manifoldkit.spd.validation import check_matrices

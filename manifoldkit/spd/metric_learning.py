@@ -18,7 +18,7 @@ from torch import Tensor
 
 from manifoldkit.spd._gbw_chart import cholesky, power_of, trace
 from manifoldkit.spd.gbw import gbw_distance
-from manifoldkit.spd.gbw_mean import gbw_mean
+from manifoldkit.spd.gbw_barycenter import gbw_mean
 
 
 def to_log_cholesky(M: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from manifoldkit.linalg import check_spd
 from manifoldkit.spd._gbw_chart import check_power
 from manifoldkit.spd.gbw import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
-from manifoldkit.spd.gbw_mean import gbw_mean
+from manifoldkit.spd.gbw_barycenter import gbw_mean
 from manifoldkit.spd.gbw_tangent import tangent_vector
 
 
