@@ -5,31 +5,27 @@ covariance are searched inside each training fold. Scores of a (task, pipeline) 
 stored as soon as they are complete, so an interrupted run can be resumed.
 """
 
-import json
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from scipy.stats import binom
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_limits
 
-from manifoldkit.experiments.report import write_report
-from manifoldkit.experiments.result import (
-    Result,
-    environment,
-    wilson_interval,
-    write_json,
+from manifoldkit.experiments.evaluation import (
+    Store,
+    progress_bar,
+    score_folds,
+    score_split,
 )
+from manifoldkit.experiments.report import write_report
+from manifoldkit.experiments.result import Result, environment
 
 NAME = "eeg_demo"
 TITLE = "Motor-imagery EEG with augmented covariances"
@@ -130,48 +126,11 @@ def _task(label, data, matrices) -> dict:
     }
 
 
-def _fold(model, X, y, train, test) -> tuple[int, float]:
-    """Fit on one fold; return the number of right answers and the fit's seconds."""
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=DeprecationWarning)
-        start = time.perf_counter()
-        model = clone(model).fit(X[train], y[train])
-        seconds = time.perf_counter() - start
-        return int((model.predict(X[test]) == y[test]).sum()), seconds
-
-
-def _evaluate(model, X, y, n_repeats, seed, pool, tick) -> dict:
-    """Score a model on repeated stratified five-fold cross-validation."""
-    folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=n_repeats, random_state=seed)
-    correct, seconds = [], []
-    jobs = (delayed(_fold)(model, X, y, *split) for split in folds.split(X, y))
-    for right, elapsed in pool(jobs):
-        correct.append(right)
-        seconds.append(elapsed)
-        tick()
-    per_repeat = np.reshape(correct, (n_repeats, 5)).sum(1)
-    n, mean = len(y), float(per_repeat.mean())
-    low, high = wilson_interval(mean, n)
-    largest = np.unique(y, return_counts=True)[1].max()
-    return {
-        "correct": int(per_repeat.sum()),
-        "total": n * n_repeats,
-        "n": n,
-        "accuracy": mean / n,
-        "low": low,
-        "high": high,
-        "per_repeat": [int(v) for v in per_repeat],
-        "fit_seconds": float(np.median(seconds)),
-        "chance": float(largest / n),
-        "chance_bound": float(binom.ppf(0.95, n, largest / n) / n),
-    }
-
-
 def _order_lag_map(task, quick, seed, pool, tick) -> dict:
     """Cross-validated accuracy of each order and lag, to look at, not to choose by."""
     from manifoldkit.spd import make_acm_classifier
 
-    orders, lags = ((1, 3), (2, 6)) if quick else ((1, 2, 3, 4, 6), (1, 2, 4, 6, 8))
+    orders, lags = ((1, 3), (2, 6)) if quick else ((1, 2, 4, 6), (1, 2, 4, 8))
     scores = np.full((len(orders), len(lags)), np.nan)
     X, y = task["X"], task["y"]
     folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=1, random_state=seed + 1)
@@ -182,7 +141,7 @@ def _order_lag_map(task, quick, seed, pool, tick) -> dict:
                 scores[i, j] = scores[i, 0]  # the lag of a single copy does nothing
             else:
                 model = make_acm_classifier(order=order, lag=lag, classifier="svm")
-                jobs = (delayed(_fold)(model, X, y, *split) for split in splits)
+                jobs = (delayed(score_split)(model, X, y, *split) for split in splits)
                 scores[i, j] = sum(right for right, _ in pool(jobs)) / len(y)
             tick()
     return {"orders": orders, "lags": lags, "scores": scores.tolist()}
@@ -227,30 +186,6 @@ def _compare(task: str, acm: dict, plain: dict) -> str:
     )
 
 
-class _Store:
-    """Finished pieces of a run, by key, in ``progress.json``."""
-
-    def __init__(self, folder: Path, settings: dict, resume: bool):
-        self.file = folder / "progress.json"
-        self.content = {"settings": settings, "pieces": {}}
-        if resume and self.file.exists():
-            stored = json.loads(self.file.read_text())
-            if stored["settings"] != settings:
-                raise ValueError(
-                    f"resume: {self.file} belongs to a run with {stored['settings']}, "
-                    f"asked for {settings}"
-                )
-            self.content = stored
-
-    def get(self, key: str, compute):
-        """Return a stored piece, or compute and store it."""
-        pieces = self.content["pieces"]
-        if key not in pieces:
-            pieces[key] = compute()
-            write_json(self.file, self.content)
-        return pieces[key]
-
-
 def run(
     out: str | Path,
     *,
@@ -290,9 +225,9 @@ def run(
     start = time.perf_counter()
     out = Path(out)
     tasks = load_tasks(quick, seed)
-    n_repeats = 1 if quick else 4
+    n_repeats = 1 if quick else 3
     settings = {"quick": quick, "seed": seed, "tasks": [t["label"] for t in tasks]}
-    store = _Store(out, settings, resume)
+    store = Store(out, settings, resume)
     for task in tasks:
         kind = "real" if task["is_real"] else "SIMULATED"
         console.print(f"[bold]{task['label']}[/bold] ({kind}): {task['provenance']}")
@@ -338,16 +273,8 @@ def run(
 def _compute(tasks, store, quick, seed, n_repeats, jobs, console):
     """Fill the table and the order x lag maps, with progress."""
     metrics, maps = [], {}
-    pool = Parallel(n_jobs=jobs, return_as="generator")
-    columns = (
-        TextColumn("{task.description:<52}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
+    pool = Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)
+    with progress_bar(console) as bar:
         for task in tasks:
             models = pipelines(task["matrices"], quick, seed)
             for name, model in models.items():
@@ -355,8 +282,14 @@ def _compute(tasks, store, quick, seed, n_repeats, jobs, console):
                 row = bar.add_task(label, total=5 * n_repeats)
                 scores = store.get(
                     label,
-                    lambda m=model, t=task, r=row: _evaluate(
-                        m, t["X"], t["y"], n_repeats, seed, pool, lambda: bar.advance(r)
+                    lambda m=model, t=task, r=row: score_folds(
+                        m,
+                        t["X"],
+                        t["y"],
+                        n_repeats=n_repeats,
+                        seed=seed,
+                        pool=pool,
+                        tick=lambda: bar.advance(r),
                     ),
                 )
                 bar.remove_task(row)
