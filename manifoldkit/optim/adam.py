@@ -154,9 +154,9 @@ class RiemannianAdam(RiemannianOptimizer):
             square = gradient * gradient
         else:
             square = geometry.square(job.x, job.frame, gradient)
+        steps = job.batch.count()
         name, m = self._momentum(job, "exp_avg")
         v = job.batch.read("exp_avg_sq", square.shape[1:])
-        steps = job.batch.count()
         m.lerp_(gradient, 1 - beta1)
         v.mul_(beta2).add_(square, alpha=1 - beta2)
         job.batch.write("exp_avg_sq", v)
@@ -165,15 +165,16 @@ class RiemannianAdam(RiemannianOptimizer):
             v = torch.maximum(largest, v, out=largest)
             job.batch.write("max_exp_avg_sq", v)
         scale = (v / _bias_correction(beta2, steps)).sqrt_().add_(group["eps"])
-        scale.mul_(_bias_correction(beta1, steps)).reciprocal_().mul_(-group["lr"])
-        d = m * scale
+        d = m * (-group["lr"] / (scale.mul_(_bias_correction(beta1, steps))))
         if by_entry:
             d = geometry.project(job.x, job.frame, d)
         return d, name, m
 
 
-def _bias_correction(beta: float, steps: torch.Tensor) -> torch.Tensor:
+def _bias_correction(beta: float, steps: torch.Tensor | float):
     """1 - beta^steps without the cancellation of the plain formula in float32."""
+    if isinstance(steps, float):
+        return 1 - beta**steps
     if beta == 0:
         return torch.ones_like(steps)
     return torch.expm1(steps * math.log(beta)).neg_()

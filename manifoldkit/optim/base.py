@@ -164,7 +164,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         same = len(plans) == len(groups) and all(
             plan.group is group
             and plan.size == len(group["params"])
-            and all(bucket.fits() and bucket.intact() for bucket in plan.buckets)
+            and all(bucket.intact() for bucket in plan.buckets)
             for plan, group in zip(plans, groups, strict=True)
         )
         if not same:
@@ -190,7 +190,12 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = self._collect()
+        try:
+            work = self._collect()
+        except RuntimeError:
+            # some of the grouped parameters changed shape or device meanwhile
+            self._regroup()
+            work = self._collect()
         self._refuse_nonfinite()
         jobs = [
             (plan, [self._linearize(plan.group, b) for b in batches], active)

@@ -84,17 +84,9 @@ class Bucket:
         self.point_shape = first.shape[first.ndim - self.ndim :]
         self.dtype, self.device = first.dtype, first.device
         self.rows = [p[(..., *(0,) * self.ndim)].numel() for p in params]
-        self.shapes = [p.shape for p in params]
         self.plain = all(p.ndim == self.ndim for p in params)
         self.buffers: dict[str, Tensor] = {}
         self._out: list[Tensor] | None = None
-
-    def fits(self) -> bool:
-        """Tell whether the parameters are still what the bucket was made for."""
-        return all(
-            p.dtype == self.dtype and p.device == self.device and p.shape == shape
-            for p, shape in zip(self.params, self.shapes, strict=True)
-        )
 
     def stack(self, tensors: list[Tensor]) -> Tensor:
         """Gather tensors of the parameters into one batch, as stored."""
@@ -105,8 +97,22 @@ class Bucket:
         return torch.cat([t.reshape(-1, *self.point_shape) for t in tensors])
 
     def gather(self, tensors: list[Tensor]) -> Tensor:
-        """Stack tensors in the layout and dtype that the geometry computes in."""
-        x = self.stack(tensors).to(compute_dtype(self.dtype))
+        """Stack tensors in the layout and dtype that the geometry computes in.
+
+        Raises ``RuntimeError`` where they are not what the bucket was made for.
+        """
+        if tensors[0].layout != torch.strided:
+            raise RuntimeError(
+                "sparse gradients are not supported on manifolds: "
+                "use a dense gradient (sparse=False in the embedding)"
+            )
+        x = self.stack(tensors)
+        if x.shape[1:] != self.point_shape or x.device != self.device:
+            raise RuntimeError(
+                f"expected points of shape {tuple(self.point_shape)} on {self.device}, "
+                f"found {tuple(x.shape[1:])} on {x.device}"
+            )
+        x = x.to(compute_dtype(self.dtype))
         return x if self.layout is None else self.layout.to_base(x)
 
     def split(self, batch: Tensor) -> list[Tensor]:
@@ -195,7 +201,10 @@ class Bucket:
         return steps
 
     def intact(self) -> bool:
-        """Tell whether the parameters' states are still views of the buffers."""
+        """Tell whether the first parameter is still what the bucket was made for."""
+        first = self.params[0]
+        if first.dtype != self.dtype or first.device != self.device:
+            return False
         if not self.buffers:
             return True
         name = next(iter(self.buffers))
@@ -230,11 +239,6 @@ class Batch:
             self.index = bucket.row_index(self.active)
             params = [params[i] for i in self.active]
             grads = [grads[i] for i in self.active]
-        if any(g.layout != torch.strided for g in grads):
-            raise RuntimeError(
-                "sparse gradients are not supported on manifolds: "
-                "use a dense gradient (sparse=False in the embedding)"
-            )
         self.params = params
         self.egrad = bucket.gather(grads)
         self.x = bucket.gather(params)
@@ -253,17 +257,24 @@ class Batch:
         elif value is not buffer:
             buffer.copy_(value)
 
-    def count(self) -> Tensor:
-        """Advance the step counts; return that of every active row, ``(B, 1, ..)``."""
+    def count(self) -> Tensor | float:
+        """Advance the step counts; return that of every active row, ``(B, 1, ..)``.
+
+        A single parameter on the CPU has a number, which saves arithmetic on tensors.
+        """
         bucket = self.bucket
         steps = bucket.bind_steps()
         if self.active is None:
             steps += 1
         else:
             steps[torch.tensor(self.active, device=steps.device)] += 1
-        if len(bucket.rows) > 1:
+        if len(bucket.rows) == 1:
+            if steps.device.type == "cpu" and not torch.compiler.is_compiling():
+                return float(steps)
+        else:
             if not bucket.plain:
                 steps = steps[bucket.owners]
             if self.index is not None:
                 steps = steps[self.index]
+        steps = steps.to(compute_dtype(bucket.dtype))
         return steps.view(-1, *(1,) * bucket.geometry.manifold.ndim)

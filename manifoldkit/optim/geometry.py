@@ -263,7 +263,7 @@ def point_tolerance(dtype: torch.dtype) -> float:
     """Largest deviation that is taken for the drift of a point in use."""
     if dtype in (torch.float16, torch.bfloat16):
         return 5e-2
-    return max(1e-6, tolerance(dtype, 1e4))
+    return max(1e-4, tolerance(dtype, 1e4))
 
 
 def geometry_of(manifold: Manifold, retraction: str | None = None, transport="auto"):

@@ -100,9 +100,9 @@ class StiefelMuon(RiemannianAdamW):
         if not _is_orthonormal(job.geometry.manifold):
             return super()._direction(group, job)
         mu, gradient = group["momentum"], job.gradient
+        job.batch.count()
         name, m = self._momentum(job, "momentum_buffer")
         m.lerp_(gradient, 1 - mu)
-        job.batch.count()
         along = gradient.lerp(m, mu) if group["nesterov"] else m
         lr = group["lr"]
         if isinstance(job.geometry, FrameGeometry):

@@ -112,10 +112,11 @@ transport, nonfinite, grad_clip, fused
         mu, gradient = group["momentum"], job.gradient
         if not mu:
             return gradient * -group["lr"], "", None
+        steps = job.batch.count()
         name, m = self._momentum(job, "momentum_buffer")
         m.mul_(mu).add_(gradient, alpha=1 - group["dampening"])
-        steps = job.batch.count()
         if group["dampening"]:
-            m.copy_(torch.where(steps == 1, gradient, m))
+            first = torch.as_tensor(steps == 1, device=m.device)
+            m.copy_(torch.where(first, gradient, m))
         d = gradient + mu * m if group["nesterov"] else m
         return d * -group["lr"], name, m
