@@ -10,13 +10,18 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from rich.console import Console
 from rich.table import Table
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
-from manifoldkit.experiments.evaluation import Store, progress_bar, score_folds
+from manifoldkit.experiments.evaluation import (
+    Store,
+    progress_bar,
+    score_folds,
+    worker_pool,
+)
 from manifoldkit.experiments.result import Result, environment
 
 NAME = "augmented_covariance"
@@ -146,9 +151,9 @@ def run(
     """
     console, start, out = console or Console(), time.perf_counter(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
-    pool = Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)
-    metrics, data = _motor_imagery(store, quick, seed, pool, console)
-    mamem_metrics, mamem_data = _mamem(store, quick, pool, console)
+    with worker_pool(jobs) as pool:
+        metrics, data = _motor_imagery(store, quick, seed, pool, console)
+        mamem_metrics, mamem_data = _mamem(store, quick, pool, console)
     metrics += mamem_metrics
     data |= mamem_data
     if not metrics:

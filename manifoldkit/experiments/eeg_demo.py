@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from rich.console import Console
 from rich.table import Table
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -23,6 +23,7 @@ from manifoldkit.experiments.evaluation import (
     progress_bar,
     score_folds,
     score_split,
+    worker_pool,
 )
 from manifoldkit.experiments.report import write_report
 from manifoldkit.experiments.result import Result, environment
@@ -273,8 +274,7 @@ def run(
 def _compute(tasks, store, quick, seed, n_repeats, jobs, console):
     """Fill the table and the order x lag maps, with progress."""
     metrics, maps = [], {}
-    pool = Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)
-    with progress_bar(console) as bar:
+    with worker_pool(jobs) as pool, progress_bar(console) as bar:
         for task in tasks:
             models = pipelines(task["matrices"], quick, seed)
             for name, model in models.items():

@@ -4,6 +4,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,19 @@ def score_folds(
         "chance": float(largest / n),
         "chance_bound": float(binom.ppf(0.95, n, largest / n) / n),
     }
+
+
+@contextmanager
+def worker_pool(jobs: int):
+    """Yield a joblib ``Parallel`` that hands results over as they come.
+
+    Data travel by value (they are small). joblib takes the libraries that a worker
+    imports for a memory leak and says so while it replaces the worker; nothing is
+    lost, and nobody can act on it, so that warning is dropped.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        yield Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)
 
 
 class Store:
