@@ -66,6 +66,9 @@ class Job:
 class RiemannianOptimizer(torch.optim.Optimizer):
     """Base of the optimizers; see :class:`RiemannianAdam` for the options."""
 
+    #: largest deviation of a parameter from its manifold; None goes by the dtype
+    _point_tolerance: float | None = None
+
     def __init__(self, params, defaults: dict, grad_clip=None, differentiable=False):
         if differentiable:
             raise ValueError("differentiable: steps on manifolds cannot be recorded")
@@ -85,7 +88,9 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         try:
             check_options(group, self.defaults)
             for i, p in enumerate(group["params"]):
-                check_parameter(p, f"params[{i}] of group {index}")
+                check_parameter(
+                    p, f"params[{i}] of group {index}", self._point_tolerance
+                )
             self._plans.append(self._make_plan(group))
         except Exception:
             del self.param_groups[-1]

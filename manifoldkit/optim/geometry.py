@@ -17,6 +17,7 @@ from torch import Tensor
 from manifoldkit.linalg.checks import tolerance
 from manifoldkit.linalg.qr import cholesky_qr
 from manifoldkit.manifolds import SPD, Sphere, Stiefel
+from manifoldkit.manifolds.base import Manifold as OurManifold
 
 
 def matrix_product_sum(x: Tensor, y: Tensor) -> Tensor:
@@ -39,13 +40,18 @@ class TangentGeometry:
 
     #: coordinates are tangent vectors (state dicts of geoopt hold these)
     framed = False
-    #: a row that is not finite neither raises nor reaches the other rows
-    isolates_rows = False
 
     def __init__(self, manifold: Manifold, exact: bool = False, transport="auto"):
         self.manifold = manifold
         self.exact = exact
         self.transport = transport
+        #: a row that is not finite neither raises nor reaches the other rows: the
+        #: maps of this package keep that, foreign ones may not
+        self.isolates_rows = all(
+            isinstance(m, OurManifold)
+            for m in manifold.modules()
+            if isinstance(m, Manifold)
+        )
 
     def frame(self, x: Tensor) -> Tensor | None:
         """What the other methods need of the points; computed once a step."""
@@ -198,8 +204,6 @@ class FrameGeometry(TangentGeometry):
 class SphereGeometry(TangentGeometry):
     """Unit spheres: add and normalise, project the momentum."""
 
-    isolates_rows = True
-
     @staticmethod
     def _dot(x: Tensor, u: Tensor) -> Tensor:
         return (x * u).sum(-1, keepdim=True)
@@ -233,8 +237,6 @@ class StiefelGeometry(TangentGeometry):
     The Gram matrix is computed from ``x + u`` itself, which also removes the drift
     of x.
     """
-
-    isolates_rows = True
 
     def gradient(self, x, frame, egrad):
         """G - x sym(x'G)."""

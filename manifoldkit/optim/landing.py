@@ -12,8 +12,6 @@ from manifoldkit.optim.sgd import RiemannianSGD
 class LandingGeometry(TangentGeometry):
     """Matrices near the Stiefel manifold; the relative gradient of any such x."""
 
-    isolates_rows = True
-
     def gradient(self, x, frame, egrad):
         """Return ``(G x' - x G') x / 2``, from products of n x p matrices."""
         return (egrad @ (x.mT @ x) - x @ (egrad.mT @ x)) / 2
@@ -99,6 +97,7 @@ class LandingSGD(RiemannianSGD):
                 raise ValueError(
                     f"{name}: LandingSGD has none to choose, found {options[name]!r}"
                 )
+        self._point_tolerance = eps_safe
         self._own = {"attraction": attraction, "eps_safe": eps_safe}
         super().__init__(params, lr, momentum, **options)
 

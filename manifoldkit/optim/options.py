@@ -86,7 +86,7 @@ def check_max_norm(value, name: str) -> None:
         raise ValueError(f"{name}: expected a positive number or None, found {value!r}")
 
 
-def check_parameter(p: Tensor, name: str) -> None:
+def check_parameter(p: Tensor, name: str, tol: float | None = None) -> None:
     """Raise unless an optimizer can step the parameter.
 
     Raises
@@ -107,7 +107,7 @@ def check_parameter(p: Tensor, name: str) -> None:
         )
     if not p.is_floating_point():
         raise TypeError(f"{name}: expected floating-point numbers, found {p.dtype}")
-    tol = point_tolerance(p.dtype)
+    tol = point_tolerance(p.dtype) if tol is None else tol
     point = p.detach().as_subclass(Tensor)
     if p.dtype in (torch.float16, torch.bfloat16):
         point = point.float()

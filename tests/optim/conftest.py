@@ -84,7 +84,9 @@ class Problem:
         factory, _ = ALL[name]
         shared = factory().to(dtype)
         self.params = [
-            geoopt.ManifoldParameter(x, manifold=shared if share else factory().to(dtype))
+            geoopt.ManifoldParameter(
+                x, manifold=shared if share else factory().to(dtype)
+            )
             for x in start(name, count, dtype, seed)
         ]
         self.targets = start(name, count, dtype, seed + 100)

@@ -99,9 +99,7 @@ def test_equal_manifolds_share_a_bucket_and_others_do_not():
     assert manifold_key(learned) != manifold_key(SPD("gbw", M=m))
     assert manifold_key(geoopt.PoincareBall()) != manifold_key(geoopt.PoincareBall())
     values = [(Sphere(), 4)] * 3 + [(Sphere(2.0), 4)]
-    params = [
-        geoopt.ManifoldParameter(m.origin(n).data, manifold=m) for m, n in values
-    ]
+    params = [geoopt.ManifoldParameter(m.origin(n).data, manifold=m) for m, n in values]
     sizes = [len(b.params) for b in RiemannianAdam(params)._plans[0].buckets]
     assert sizes == [3, 1]
 
