@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import check_spd, eigh, powm, solve_lyapunov, sqrtm, symmetrize
-from manifoldkit.linalg.checks import check_finite, check_square, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_finite,
+    check_square,
+    compute_dtype,
+    tolerance,
+)
 
 #: Smallest power: below it the powers of all matrices are equal to a few digits.
 MIN_POWER = 1e-3
@@ -132,3 +137,17 @@ def cholesky(x: Tensor) -> Tensor:
 def trace(x: Tensor) -> Tensor:
     """Trace of every matrix."""
     return x.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def square_factor(x: Tensor) -> tuple[Tensor, bool]:
+    """Some K with K K' = x, also for singular x; and whether all x are regular."""
+    factor, info = torch.linalg.cholesky_ex(x)
+    bad = info != 0
+    if not bool(bad.any()):
+        return factor, True
+    s, u = eigh(x[bad])
+    floor = -s.shape[-1] * tolerance(s.dtype, 8) * s[..., -1:].abs()
+    s = torch.where((s < 0) & (s >= floor), 0.0, s)
+    factor = factor.clone()
+    factor[bad] = u * s.sqrt()[..., None, :]
+    return factor, False

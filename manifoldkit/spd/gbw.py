@@ -37,7 +37,6 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg import (
-    eigh,
     polar,
     procrustes,
     solve_lyapunov,
@@ -45,22 +44,10 @@ from manifoldkit.linalg import (
     symmetrize,
 )
 from manifoldkit.linalg.checks import check_floating, first_index, tolerance
-from manifoldkit.spd._gbw_chart import cholesky, prepare, trace
+from manifoldkit.spd._gbw_chart import cholesky, prepare, square_factor, trace
 
 #: Where d^2 is below this part of the traces the trace formula has lost its digits.
 _CANCELLATION = {torch.float64: 1e-4, torch.float32: 1e-2}
-
-
-def _square_factor(x: Tensor) -> tuple[Tensor, bool]:
-    """Some K with K K' = x, also for singular x; and whether all x are regular."""
-    factor, info = torch.linalg.cholesky_ex(x)
-    bad = info != 0
-    if not bool(bad.any()):
-        return factor, True
-    s, u = eigh(x[bad])
-    floor = -s.shape[-1] * tolerance(s.dtype, 8) * s[..., -1:].abs()
-    s = torch.where((s < 0) & (s >= floor), 0.0, s)
-    return factor.index_put((bad,), u * s.sqrt()[..., None, :]), False
 
 
 def transport(base: Tensor, point: Tensor, accurate: bool = True) -> Tensor:
@@ -104,7 +91,7 @@ class _SquaredDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, a, b):
-        factor, regular = _square_factor(a)
+        factor, regular = square_factor(a)
         traces = trace(a) + trace(b)
         s = _eigenvalues(symmetrize(factor.mT @ b @ factor))
         s = torch.where(s < 0, torch.zeros_like(s), s)
@@ -114,7 +101,7 @@ class _SquaredDistance(torch.autograd.Function):
         if ctx.close:
             batch = squared.shape
             left = factor.expand(*batch, *a.shape[-2:])[close]
-            right, _ = _square_factor(b.expand(*batch, *b.shape[-2:])[close])
+            right, _ = square_factor(b.expand(*batch, *b.shape[-2:])[close])
             gap = (right - left @ procrustes(left, right)).square().sum((-2, -1))
             squared[close] = gap
         ctx.regular = regular

@@ -33,7 +33,13 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
     tolerance,
 )
-from manifoldkit.spd._gbw_chart import Chart, check_power, cholesky, trace
+from manifoldkit.spd._gbw_chart import (
+    Chart,
+    check_power,
+    cholesky,
+    square_factor,
+    trace,
+)
 
 _MAX_CG = 100
 #: Where the eigenvalues of a Newton step E are cut, to stay where its model holds.
@@ -80,7 +86,7 @@ def _tall(x: Tensor) -> Tensor:
 
 
 def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Frame:
-    """Decompose at g; ``halves``, chol(x), asks for the more accurate, slower way."""
+    """Decompose at g; ``halves``, factors of x, asks for the more accurate, slower way."""
     factor = cholesky(g)
     if halves is None:
         s, u = eigh(factor.mT[:, None] @ (_tall(x) @ factor).view(x.shape))
@@ -170,7 +176,7 @@ def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
 def _iterate(x, w, g, tol: float, max_iter: int, fixed_first: bool, halves=None):
     """Iterate all problems at once, keeping only those that still run.
 
-    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start, halves chol(x) or None.
+    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start, halves factors of x or None.
     """
     count = x.shape[0]
     result = torch.full_like(g, torch.nan)
@@ -218,10 +224,8 @@ def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: boo
     result, info = _iterate(x, w, g, tol, max_iter, not warm)
     rest = ~info.converged & info.residual.isfinite() & (info.n_iter < max_iter)
     if bool(rest.any()):
-        halves, failed = torch.linalg.cholesky_ex(x[rest])
-        rest[rest.clone()] = (failed == 0).all(-1)
-        halves = halves[(failed == 0).all(-1)]
-        steps = max_iter - int(info.n_iter[rest].min()) if bool(rest.any()) else 0
+        halves, _ = square_factor(x[rest])
+        steps = max_iter - int(info.n_iter[rest].max())
         again = _iterate(x[rest], w[rest], result[rest], tol, steps, False, halves)
         result[rest] = again[0]
         for old, new in zip(info, again[1], strict=True):

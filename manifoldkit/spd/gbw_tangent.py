@@ -36,8 +36,9 @@ class _Hadamard(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             w = u.mT @ v @ u
             if base.ndim == 2:
+                n = base.shape[-1]
                 products = torch.einsum(
-                    "iab,icb->acb", g.flatten(0, -3), w.flatten(0, -3)
+                    "iab,icb->acb", g.reshape(-1, n, n), w.reshape(-1, n, n)
                 )
             else:
                 products = g[..., :, None, :] * w[..., None, :, :]
