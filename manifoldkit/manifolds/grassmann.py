@@ -8,7 +8,7 @@ from manifoldkit.manifolds.base import MatrixManifold
 from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns, choice
 from manifoldkit.manifolds.stiefel_maps import euclidean_exp
 
-_RETRACTIONS = ("polar", "cholqr", "qr", "polar_ns", "exp")
+_RETRACTIONS = ("polar", "cholqr", "qr", "exp")
 
 
 class Grassmann(OrthonormalColumns):
@@ -20,8 +20,9 @@ class Grassmann(OrthonormalColumns):
 
     Parameters
     ----------
-    retraction : {"polar", "cholqr", "qr", "polar_ns", "exp"}, default="polar"
-        As for :class:`Stiefel`; as maps of subspaces the first four agree.
+    retraction : {"polar", "cholqr", "qr", "exp"}, default="polar"
+        As for :class:`Stiefel`; as maps of subspaces the first three agree;
+        only "polar" and "exp" keep the basis from turning, as momentum needs.
 
     Raises
     ------

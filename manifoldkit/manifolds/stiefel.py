@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg import invsqrtm, polar
+from manifoldkit.linalg import polar
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
 from manifoldkit.manifolds.base import MatrixManifold, trace_product
 from manifoldkit.manifolds.stiefel_maps import (
@@ -16,7 +16,7 @@ from manifoldkit.manifolds.stiefel_maps import (
 )
 
 _METRICS = ("euclidean", "canonical")
-_RETRACTIONS = ("cholqr", "qr", "polar", "polar_ns", "cayley", "exp")
+_RETRACTIONS = ("cholqr", "qr", "polar", "cayley", "exp")
 
 
 def choice(value: str, options: tuple[str, ...], name: str) -> str:
@@ -26,22 +26,10 @@ def choice(value: str, options: tuple[str, ...], name: str) -> str:
     return value
 
 
-def polar_retraction(x: Tensor, u: Tensor) -> Tensor:
-    """Polar factor of x + u; the Gram matrix I + u'u is well conditioned."""
-    y = x + u
-    return y @ invsqrtm(y.mT @ y)
-
-
-def polar_ns_retraction(x: Tensor, u: Tensor) -> Tensor:
-    """Polar factor of x + u by products only."""
-    return newton_schulz_polar(x + u)
-
-
 RETRACTIONS = {
     "cholqr": lambda x, u: cholesky_qr(x + u),
     "qr": lambda x, u: qr_factor(x + u),
-    "polar": polar_retraction,
-    "polar_ns": polar_ns_retraction,
+    "polar": lambda x, u: newton_schulz_polar(x + u),
     "cayley": lambda x, u: polish(cayley_rotate(x, u, x)),
 }
 
@@ -83,12 +71,12 @@ class Stiefel(OrthonormalColumns):
     ----------
     metric : {"euclidean", "canonical"}
         :math:`\operatorname{tr} u'v` or :math:`\operatorname{tr} u'(I - xx'/2)v`.
-    retraction : {"cholqr", "qr", "polar", "polar_ns", "cayley", "exp"}, optional
+    retraction : {"cholqr", "qr", "polar", "cayley", "exp"}, optional
         Default "cholqr" for the Euclidean metric and "cayley" for the canonical one.
         "cholqr" and "qr" are the same map (Gram-Schmidt of x + u), "polar" the nearest
-        matrix to x + u (second order), "polar_ns" the same by Newton-Schulz products
-        for steps up to norm about 10, "cayley" the Cayley transform (second order for
-        the canonical metric; its transport is an isometry), "exp" the geodesic.
+        matrix to x + u (second order for the Euclidean metric; Newton-Schulz products
+        for small steps), "cayley" the Cayley transform (second order for the canonical
+        metric; its transport is an isometry), "exp" the geodesic.
 
     Raises
     ------

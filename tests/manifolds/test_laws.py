@@ -51,7 +51,7 @@ CASES = [
     Case(Oblique(), (4, 3), 2),
     *(
         Case(Stiefel("euclidean", r), (5, 3), order)
-        for r, order in [("cholqr", 1), ("qr", 1), ("polar", 2), ("polar_ns", 2)]
+        for r, order in [("cholqr", 1), ("qr", 1), ("polar", 2), ("cayley", 1)]
     ),
     Case(Stiefel("euclidean", "exp"), (5, 2), 3),
     Case(Stiefel("euclidean", "polar"), (4, 4), 2),
