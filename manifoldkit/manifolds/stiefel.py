@@ -1,7 +1,6 @@
 """Matrices with orthonormal columns: two metrics, five retractions, exp and log."""
 
 import torch
-from torch import Tensor
 
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
