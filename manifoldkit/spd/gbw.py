@@ -341,8 +341,9 @@ def gbw_geodesic(
     (a, b), chart, dtype = prepare(
         {"a": (a, "spd"), "b": (b, "psd")}, M, power, validate
     )
-    t = torch.as_tensor(t, device=a.device)
-    t = check_floating(t if t.is_floating_point() else t.to(a.dtype), "t")
+    if isinstance(t, Tensor):
+        check_floating(t, "t")
+    t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
     flat = chart.to_flat(a)
     change = transport(flat, chart.to_flat(b))
     change = change - torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
@@ -353,5 +354,5 @@ def gbw_geodesic(
             f"t: expected a shape that broadcasts with {tuple(change.shape[:-2])}, "
             f"found shape {tuple(t.shape)}"
         ) from None
-    result = stretch(flat, t.to(a.dtype)[..., None, None] * change, False, "t")
+    result = stretch(flat, t[..., None, None] * change, False, "t")
     return chart.from_flat(result).to(dtype)

@@ -86,7 +86,7 @@ def _tall(x: Tensor) -> Tensor:
 
 
 def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Frame:
-    """Decompose at g; ``halves``, factors of x, asks for the more accurate, slower way."""
+    """Decompose at g; ``halves``, factors of x, asks for the accurate, slower way."""
     factor = cholesky(g)
     if halves is None:
         s, u = eigh(factor.mT[:, None] @ (_tall(x) @ factor).view(x.shape))
@@ -176,7 +176,7 @@ def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
 def _iterate(x, w, g, tol: float, max_iter: int, fixed_first: bool, halves=None):
     """Iterate all problems at once, keeping only those that still run.
 
-    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start, halves factors of x or None.
+    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start, halves factors of x.
     """
     count = x.shape[0]
     result = torch.full_like(g, torch.nan)
