@@ -124,6 +124,9 @@ def plot_order_lag_map(
 def plot_order_lag_maps(maps: dict):
     """Draw :func:`plot_order_lag_map` for several tasks side by side.
 
+    All panels share one color scale, so that a trial more or less in an easy task does
+    not look like a large effect.
+
     Parameters
     ----------
     maps : dict of str to dict
@@ -136,30 +139,40 @@ def plot_order_lag_maps(maps: dict):
     some = next(iter(maps.values()))
     width = (1.8 + 0.6 * len(some["lags"])) * len(maps)
     figure, axes = _figure(width, 1.6 + 0.45 * len(some["orders"]), 1, len(maps))
+    everything = np.concatenate([np.ravel(entry["scores"]) for entry in maps.values()])
+    limits = (float(np.nanmin(everything)), float(np.nanmax(everything)))
     for ax, (title, entry) in zip(axes[0], maps.items(), strict=True):
-        draw_order_lag_map(
-            ax, entry["scores"], entry["orders"], entry["lags"], title=title
-        )
+        image = _draw_map(ax, entry["scores"], entry["orders"], entry["lags"], limits)
+        ax.set_title(title)
+    figure.colorbar(image, ax=list(axes[0]), label="accuracy", shrink=0.9, pad=0.02)
     return figure
 
 
 def draw_order_lag_map(ax, scores, orders, lags, title="", chance=None) -> None:
     """Draw :func:`plot_order_lag_map` into given axes."""
+    low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+    limits = (low if chance is None else min(chance, low), high)
+    image = _draw_map(ax, scores, orders, lags, limits)
+    ax.set_title(title)
+    ax.figure.colorbar(image, ax=ax, label="accuracy", shrink=0.9)
+
+
+def _draw_map(ax, scores, orders, lags, limits):
+    """Draw the cells with their values; return the image for a color bar."""
     scores = np.asarray(scores, dtype=float)
-    low = np.nanmin(scores) if chance is None else min(chance, np.nanmin(scores))
     image = ax.imshow(
-        scores, cmap="viridis", vmin=low, vmax=np.nanmax(scores), aspect="auto"
+        scores, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto"
     )
     ax.grid(False)
     ax.set_xticks(range(len(lags)), lags)
     ax.set_yticks(range(len(orders)), orders)
-    ax.set(xlabel="lag (samples)", ylabel="order", title=title)
-    middle = (low + np.nanmax(scores)) / 2
+    ax.set(xlabel="lag (samples)", ylabel="order")
+    middle = sum(limits) / 2
     for i, j in np.ndindex(scores.shape):
         if np.isfinite(scores[i, j]):
             color = "white" if scores[i, j] < middle else "black"
             ax.text(j, i, f"{scores[i, j]:.2f}", ha="center", va="center", color=color)
-    ax.figure.colorbar(image, ax=ax, label="accuracy", shrink=0.9)
+    return image
 
 
 def tangent_plane(X, random_state: int = 0):

@@ -1,0 +1,199 @@
+"""The command line: exit codes, one-line errors, quick start."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import manifoldkit
+from manifoldkit import cli
+from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
+from manifoldkit.experiments import eeg_demo
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    """Run in an empty folder without data; put thread settings back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "data"))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(cli.console, "width", 200, raising=False)
+
+
+def invoke(*arguments):
+    result = runner.invoke(cli.app, list(arguments))
+    return result.exit_code, result.output
+
+
+def fake_run(monkeypatch, action):
+    seen = []
+
+    def run(out, **settings):
+        seen.append((Path(out), settings))
+        action()
+
+    monkeypatch.setattr(eeg_demo, "run", run)
+    return seen
+
+
+def test_version():
+    assert invoke("--version") == (0, f"manifoldkit {manifoldkit.__version__}\n")
+
+
+def test_import_is_light():
+    code = (
+        "import sys, manifoldkit.cli; "
+        "print([m for m in ('torch', 'sklearn', 'matplotlib', 'pyriemann') "
+        "if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("run",), ("data",), ("bench",)])
+def test_help_of_every_command(command):
+    code, text = invoke(*command, "--help")
+    assert code == 0
+    assert "Usage" in text
+
+
+def test_every_experiment_and_loader_exists():
+    import importlib
+
+    from manifoldkit import datasets
+
+    for name, entry in cli.EXPERIMENTS.items():
+        module = importlib.import_module(f"manifoldkit.experiments.{entry.module}")
+        assert callable(module.run)
+        assert name == module.NAME
+    for entry in cli.DATASETS.values():
+        assert callable(getattr(datasets, entry.loader))
+
+
+def test_list_says_what_is_missing():
+    code, text = invoke("list")
+    assert code == 0
+    assert "eeg_demo" in text
+    assert "missing" in text
+
+
+def test_data_list_says_where(tmp_path):
+    code, text = invoke("data", "list")
+    assert code == 0
+    assert re.search(r"mamem.*none", text)
+    assert str(tmp_path / "data") in text.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("run", "nothing"), "no experiment 'nothing'; there are: eeg_demo"),
+        (("data", "fetch", "nothing"), "no data set 'nothing'; there are: physionet"),
+        (("demo", "--resume"), "no run of eeg_demo to resume"),
+        (("bench",), "the benchmarks are in a checkout"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, expected):
+    code, text = invoke(*arguments)
+    assert code == 1
+    assert expected in " ".join(text.split())
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("order: expected a positive integer, found 0"),
+        DatasetNotFoundError("not here: [physionet]"),
+        MissingExtraError("plotting", "matplotlib", "viz"),
+    ],
+)
+def test_expected_errors_are_one_line(monkeypatch, error):
+    def fail():
+        raise error
+
+    fake_run(monkeypatch, fail)
+    code, text = invoke("demo")
+    assert code == 1
+    assert " ".join(text.split()) == f"error: {' '.join(str(error).split())}"
+
+
+def test_unexpected_errors_keep_their_traceback(monkeypatch):
+    def fail():
+        raise AttributeError("a bug")
+
+    fake_run(monkeypatch, fail)
+    result = runner.invoke(cli.app, ["demo"])
+    assert isinstance(result.exception, AttributeError)
+
+
+def test_interruption_says_how_to_go_on(monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    fake_run(monkeypatch, stop)
+    code, text = invoke("demo", "--out", "here")
+    assert code == 130
+    assert "interrupted; go on with --resume --out here" in text
+
+
+def test_settings_reach_the_experiment(monkeypatch):
+    seen = fake_run(monkeypatch, lambda: None)
+    assert invoke("demo", "--quick", "--seed", "7", "--jobs", "1")[0] == 0
+    ((out, settings),) = seen
+    assert re.fullmatch(r"runs/eeg_demo-\d{8}-\d{6}", out.as_posix())
+    assert settings.pop("console") is cli.console
+    assert settings == {"quick": True, "seed": 7, "jobs": 1, "resume": False}
+
+
+def test_resume_takes_the_latest_run(monkeypatch, tmp_path):
+    for name in ("eeg_demo-20260101-000000", "eeg_demo-20260102-000000"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    seen = fake_run(monkeypatch, lambda: None)
+    assert invoke("run", "eeg_demo", "--resume")[0] == 0
+    assert seen[0][0].name == "eeg_demo-20260102-000000"
+
+
+def test_unwritable_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, text = invoke("demo", "--out", str(tmp_path / "file"))
+    assert code == 1
+    assert text.startswith("error:")
+
+
+def test_data_fetch_passes_subjects_and_plain_errors(monkeypatch):
+    from manifoldkit import datasets
+
+    def fetch(subjects):
+        raise DatasetNotFoundError(f"mamem: subjects {subjects} are not here")
+
+    monkeypatch.setattr(datasets, "fetch_mamem", fetch)
+    code, text = invoke("data", "fetch", "mamem", "--subject", "2", "--subject", "3")
+    assert code == 1
+    assert text == "error: mamem: subjects [2, 3] are not here\n"
+
+
+def test_demo_runs_on_the_command_line(tmp_path, monkeypatch):
+    load = eeg_demo.load_tasks
+
+    def smaller(quick, seed):
+        tasks = load(quick, seed)
+        for task in tasks:
+            task["X"], task["y"] = task["X"][:20], task["y"][:20]
+        return tasks[:1]
+
+    monkeypatch.setattr(eeg_demo, "load_tasks", smaller)
+    code, text = invoke("demo", "--quick", "--jobs", "1", "--out", "run")
+    assert code == 0, text
+    assert "SIMULATED" in text
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert {row["total"] for row in stored["metrics"]} == {20}
