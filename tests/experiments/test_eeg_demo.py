@@ -10,6 +10,7 @@ from rich.console import Console
 from manifoldkit.datasets import load_digits_covariances, make_motor_imagery_eeg
 from manifoldkit.experiments import eeg_demo
 from manifoldkit.experiments.result import Result
+from manifoldkit.spd import make_acm_classifier
 
 
 @pytest.fixture
@@ -25,6 +26,20 @@ def small(monkeypatch):
     ]
     monkeypatch.setattr(eeg_demo, "load_tasks", lambda quick, seed: tasks)
     return tasks
+
+
+@pytest.fixture
+def no_search(monkeypatch):
+    """A fixed order and lag instead of the nested search, which takes seconds."""
+    original = eeg_demo.pipelines
+
+    def pipelines(matrices, quick, seed):
+        models = original(matrices, quick, seed)
+        if eeg_demo.ACM in models:
+            models[eeg_demo.ACM] = make_acm_classifier(order=2, lag=2)
+        return models
+
+    monkeypatch.setattr(eeg_demo, "pipelines", pipelines)
 
 
 def run(out, **kwargs):
@@ -60,7 +75,9 @@ def test_run_writes_all_files_and_says_what_it_used(small, tmp_path):
         assert f"{row['correct']}/{row['total']}" in report
 
 
-def test_resumed_run_equals_an_uninterrupted_one(small, tmp_path, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(
+    small, no_search, tmp_path, monkeypatch
+):
     whole, _ = run(tmp_path / "whole")
     original, calls = eeg_demo.score_folds, []
 
@@ -87,9 +104,9 @@ def test_resumed_run_equals_an_uninterrupted_one(small, tmp_path, monkeypatch):
     assert len(again) == len(whole.metrics) - 3
 
 
-def test_resume_refuses_another_run(small, tmp_path):
+def test_resume_refuses_another_run(small, no_search, tmp_path):
     run(tmp_path)
-    with pytest.raises(ValueError, match="resume: .*seed"):
+    with pytest.raises(ValueError, match=r"resume: .*seed"):
         run(tmp_path, resume=True, seed=5)
 
 

@@ -1,0 +1,88 @@
+"""Our pipelines in MOABB's three evaluations, on its fabricated data set."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.experiments.moabb_evaluation import (
+    PARADIGMS,
+    PUBLISHED,
+    evaluate,
+    paper_pipelines,
+)
+from manifoldkit.spd import make_acm_classifier
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """MOABB's fake data set, with every folder that MNE and MOABB write to."""
+    monkeypatch.setenv("_MNE_FAKE_HOME_DIR", str(tmp_path))
+    monkeypatch.setenv("MNE_DATA", str(tmp_path))
+    monkeypatch.setenv("MOABB_RESULTS", str(tmp_path))
+    pytest.importorskip("moabb")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from moabb.datasets.fake import FakeDataset
+
+        return FakeDataset(
+            event_list=["left_hand", "right_hand"],
+            n_sessions=2,
+            n_subjects=2,
+            n_runs=1,
+            channels=("C3", "Cz", "C4"),
+            seed=0,
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "evaluation", ["within-session", "cross-session", "cross-subject"]
+)
+def test_pipelines_run_inside_moabb(evaluation, fake, tmp_path):
+    pipelines = {
+        "ACM": make_acm_classifier(order=2, lag=2),
+        "ACM+GBWMDM": make_acm_classifier(order=2, lag=2, classifier="gbwmdm"),
+    }
+    table = evaluate(pipelines, fake, evaluation, results_folder=tmp_path)
+    assert set(table["pipeline"]) == set(pipelines)
+    assert set(table["subject"]) == {"1", "2"}
+    assert table["score"].between(0, 1).all()
+
+
+def test_paper_pipelines_fit(rng):
+    X = rng.standard_normal((24, 3, 120))
+    y = np.array(["left_hand", "right_hand"] * 12)
+    for name, model in paper_pipelines(quick=True).items():
+        assert model.fit(X, y).predict(X).shape == (24,), name
+
+
+def test_published_scores_are_complete():
+    for (evaluation, paradigm), rows in PUBLISHED.items():
+        assert evaluation in ("within-session", "cross-session")
+        assert paradigm in PARADIGMS
+        assert all(50 < score < 100 for row in rows.values() for score in row)
+
+
+def test_missing_extra(monkeypatch):
+    for name in ("moabb", "moabb.datasets", "moabb.evaluations"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match="moabb"):
+        evaluate({})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"evaluation": "leave-one-out"}, "evaluation: expected one of"),
+        ({"paradigm": "tongue"}, "paradigm: expected one of"),
+        ({"datasets": "NoSuchSet"}, "no data set 'NoSuchSet'"),
+    ],
+)
+def test_bad_input(kwargs, message):
+    pytest.importorskip("moabb")
+    with pytest.raises(ValueError, match=message):
+        evaluate({}, **kwargs)
