@@ -127,13 +127,13 @@ class DelayMoments(NamedTuple):
         Sum of ``z_t z_t'``.
     first : Tensor, shape (n, order * n_channels)
         Sum of ``z_t``.
-    count : int
+    n_vectors : int
         Number of delay vectors.
     """
 
     second: Tensor
     first: Tensor
-    count: int
+    n_vectors: int
 
 
 def _first_row(x: Tensor, start: int, stop: int, order: int, lag: int) -> Tensor:
@@ -204,7 +204,7 @@ def delay_moments(
     """
     counts = {o: n_delay_vectors(x.shape[-1], o, lag, trim) for o in orders}
     moments = {}
-    row, total, start = None, 0.0, 0
+    row, total, start = None, x.new_zeros(x.shape[:2]), 0
     for o in sorted(counts, reverse=True):
         count = counts[o]
         more = _first_row(x, start, count, o, lag)

@@ -342,12 +342,13 @@ def _by_criterion(method, trials, lag, max_order) -> DelayEmbedding:
     max_order = max(1, min(max_order, (n_times - 1) // lag - 1))
     per_sample = {"aic": 2.0, "bic": np.log(n_times), "hq": 2 * np.log(np.log(n_times))}
     orders = np.arange(1, max_order + 1)
-    curves = []
-    for trial in trials:
-        c = len(trial)
-        penalty = per_sample[method] * orders * c**2 / n_times
-        curves.append(_prediction_log_det(trial, lag, max_order) + penalty)
-    curves = np.array(curves)
+    curves = np.array(
+        [
+            _prediction_log_det(trial, lag, max_order)
+            + per_sample[method] * orders * len(trial) ** 2 / n_times
+            for trial in trials
+        ]
+    )
     mean = curves.mean(0)
     return DelayEmbedding(
         int(orders[mean.argmin()]),

@@ -190,7 +190,7 @@ def mdop_embedding(
         neighbor, distance = _nearest(table)
         return _log_stretch(windows, at, neighbor) - np.log10(distance).mean()
 
-    best, chosen = -np.inf, None
+    best = -np.inf
     curve = np.full(max_delay + 1, -np.inf)
     for start in range(n_channels):
         table = squared_gaps(start, 0)
@@ -199,7 +199,7 @@ def mdop_embedding(
         curve = np.maximum(curve, value.max(0))
         if value.max() > best:
             best, chosen = value.max(), (start, table, value)
-    start, table, value = chosen
+    start, table, value = chosen  # every channel's beta is finite
 
     delays, channels, fractions = [0], [start], []
     _, distance = _nearest(table)

@@ -189,7 +189,7 @@ class _TwoClasses:
                 len(y),
                 "sample_weight",
             ).numpy()
-        return super().fit(X, y, sample_weight=sample_weight)
+        return super().fit(X, y, sample_weight=sample_weight)  # type: ignore[misc]
 
 
 class _MDM(_TwoClasses, MDM):

@@ -9,6 +9,10 @@ from manifoldkit.spd.embedding_selection import (
     select_delay_embedding,
 )
 
+# Workers that have imported torch since their first task restart to give memory back;
+# as an error this warning would end joblib's manager thread and the test would hang.
+pytestmark = pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
+
 
 def var_epochs(n_epochs=6, n_times=800, lag=1, seed=0):
     """Epochs of a two-channel VAR of order 3 at the given lag."""

@@ -20,6 +20,10 @@ from sklearn.svm import SVC
 from manifoldkit.spd.augmented import AugmentedCovariances
 from manifoldkit.spd.pipelines import make_acm_classifier
 
+# Workers that have imported torch since their first task restart to give memory back;
+# as an error this warning would end joblib's manager thread and the test would hang.
+pytestmark = pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
+
 NAMES = ["svm", "lr", "mdm", "fgmdm", "gbwmdm"]
 
 
