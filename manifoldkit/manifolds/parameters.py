@@ -112,7 +112,7 @@ def _convert(parameter: torch.nn.Parameter, manifold: geoopt.Manifold) -> None:
     The object stays the same, so tied weights and optimizers that hold it follow.
     """
     parameter.__class__ = ManifoldParameter
-    parameter.manifold = manifold
+    setattr(parameter, "manifold", manifold)  # noqa: B010 (not of its old class)
 
 
 class _KeepManifold:

@@ -72,12 +72,17 @@ class Product(Manifold):
 
     def settings(self) -> dict:
         """Return the factors and their shapes."""
-        pairs = zip(self.manifolds, self.shapes, strict=True)
+        pairs = zip(self.factors, self.shapes, strict=True)
         return {f"factor {i}": pair for i, pair in enumerate(pairs)}
 
     def extra_repr(self) -> str:
         """The factors."""
         return ", ".join(str(pair) for pair in self.settings().values())
+
+    @property
+    def factors(self) -> list[geoopt.Manifold]:
+        """The manifolds of the parts."""
+        return [m for m in self.manifolds if isinstance(m, geoopt.Manifold)]
 
     @property
     def n_elements(self) -> int:
@@ -90,7 +95,7 @@ class Product(Manifold):
         """Split ``(..., n_elements)`` into the parts, each in its shape."""
         parts = tensor.split(self.sizes, -1)
         return tuple(
-            part.reshape(*tensor.shape[:-1], *shape)
+            part.reshape((*tensor.shape[:-1], *shape))
             for part, shape in zip(parts, self.shapes, strict=True)
         )
 
@@ -105,7 +110,7 @@ class Product(Manifold):
                 raise ValueError(
                     f"part {i}: expected shape (..., {shape}), found {part.shape}"
                 )
-            flat.append(part.reshape(*batch, -1))
+            flat.append(part.reshape(*batch, self.sizes[i]))
         batch = torch.broadcast_shapes(*(part.shape[:-1] for part in flat))
         return torch.cat([part.expand(*batch, -1) for part in flat], -1)
 
@@ -114,7 +119,7 @@ class Product(Manifold):
         parts = zip(*(self.unpack_tensor(t) for t in tensors), strict=True)
         return [
             getattr(manifold, method)(*arguments)
-            for manifold, arguments in zip(self.manifolds, parts, strict=True)
+            for manifold, arguments in zip(self.factors, parts, strict=True)
         ]
 
     def _map(self, method: str, *tensors: Tensor) -> Tensor:
@@ -126,12 +131,14 @@ class Product(Manifold):
 
     def _sum(self, method: str, *tensors: Tensor, keepdim: bool, power: int) -> Tensor:
         """Add up a scalar of the factors over all their points."""
-        total: Tensor | float = 0.0
+        values = []
         parts = zip(*(self.unpack_tensor(t) for t in tensors), strict=True)
-        rows = zip(self.manifolds, self.shapes, parts, strict=True)
+        rows = zip(self.factors, self.shapes, parts, strict=True)
         for manifold, shape, arguments in rows:
             value = getattr(manifold, method)(*arguments, keepdim=True) ** power
-            total = total + value.flatten(value.ndim - len(shape)).sum(-1)
+            dims = tuple(range(value.ndim - len(shape), value.ndim))
+            values.append(value.sum(dims) if dims else value)
+        total = torch.stack(torch.broadcast_tensors(*values)).sum(0)
         return total[..., None] if keepdim else total
 
     # ------------------------------------------------------------ checks
@@ -145,11 +152,11 @@ class Product(Manifold):
 
     def _check_point_on_manifold(self, x, *, atol=1e-5, rtol=1e-5):
         for i, part in enumerate(self.unpack_tensor(x)):
-            ok, reason = self.manifolds[i].check_point_on_manifold(
+            ok, reason = self.factors[i].check_point_on_manifold(
                 part, explain=True, atol=atol, rtol=rtol
             )
             if not ok:
-                return False, f"factor {i}, {self.manifolds[i]}: {reason}"
+                return False, f"factor {i}, {self.factors[i]}: {reason}"
         return True, None
 
     # ------------------------------------------------------------ geometry
@@ -225,7 +232,7 @@ class Product(Manifold):
         """Decay of every factor that has one."""
         parts = list(self.unpack_tensor(x))
         anchors = [None] * len(parts) if anchor is None else self.unpack_tensor(anchor)
-        for i, manifold in enumerate(self.manifolds):
+        for i, manifold in enumerate(self.factors):
             if isinstance(manifold, Manifold):
                 parts[i] = manifold.decay(parts[i], rate, anchors[i])
         return self.pack_point(*parts)
@@ -233,7 +240,7 @@ class Product(Manifold):
     def _sample(self, shape, generator, dtype, device):
         options = {"dtype": dtype, "device": device}
         parts = []
-        for manifold, part in zip(self.manifolds, self.shapes, strict=True):
+        for manifold, part in zip(self.factors, self.shapes, strict=True):
             extra = {"generator": generator} if isinstance(manifold, Manifold) else {}
             parts.append(manifold.random(*shape[:-1], *part, **options, **extra))
         return self.pack_point(*parts)
@@ -242,6 +249,6 @@ class Product(Manifold):
         return self.pack_point(
             *(
                 manifold.origin(*shape[:-1], *part, dtype=dtype, device=device)
-                for manifold, part in zip(self.manifolds, self.shapes, strict=True)
+                for manifold, part in zip(self.factors, self.shapes, strict=True)
             )
         )

@@ -405,3 +405,36 @@ def test_a_bad_member_leaves_the_others_alone(case, bad, generator):
         expected, found = function(x, good), function(x, broken)
         assert torch.equal(expected[keep], found[keep]), name
         assert not torch.isfinite(found[~keep]).all(), name
+
+
+COMPILED = [
+    Case(Sphere(), (4,)),
+    Case(Stiefel("euclidean", "cholqr"), (5, 3)),
+    Case(Stiefel("euclidean", "polar"), (5, 3)),
+    Case(Stiefel("canonical"), (5, 3)),
+    square(SpecialOrthogonal()),
+    square(SPD("airm")),
+    square(SPD("log_cholesky")),
+]
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("case", COMPILED, ids=repr)
+def test_steps_compile_without_graph_breaks(case, generator):
+    manifold = case.manifold
+    x = point(case, generator)
+    g = 0.1 * ambient(case, generator)
+
+    def step(x, g):
+        u = manifold.egrad2rgrad(x, g)
+        return manifold.retr_transp(x, -u, u)
+
+    def framed(x, g):
+        frame = manifold.frame(x)
+        return manifold.frame_retr(frame, -manifold.frame_gradient(frame, g))
+
+    functions = [step, framed] if hasattr(manifold, "frame_retr") else [step]
+    for function in functions:
+        compiled = torch.compile(function, fullgraph=True, backend="eager")
+        for found, expected in zip(compiled(x, g), function(x, g), strict=True):
+            close(found, expected)

@@ -104,8 +104,8 @@ class SPD(SquareMatrixManifold):
             )
         if M is not None and metric != "gbw":
             raise ValueError(f'M: only metric="gbw" takes a matrix, found {metric!r}')
-        module, name = _CLASSES[metric]
-        module = import_module(f"manifoldkit.manifolds.spd.{module}")
+        file, name = _CLASSES[metric]
+        module = import_module(f"manifoldkit.manifolds.spd.{file}")
         return super().__new__(getattr(module, name))
 
     def __init__(self, metric: str | None = None, M: Tensor | None = None):
