@@ -5,7 +5,6 @@ The paper's data sets (BNCI2014_001 and others) come through MOABB:
 network. Here the same pipelines run on recordings that fit on a small machine.
 """
 
-import time
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from joblib import delayed
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import t as student_t
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
@@ -22,7 +22,7 @@ from manifoldkit.experiments.evaluation import (
     score_folds,
     worker_pool,
 )
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.result import Result, environment, wilson_interval
 
 NAME = "augmented_covariance"
 TITLE = "Augmented covariances: order and lag against the plain covariance"
@@ -149,7 +149,7 @@ def run(
     DatasetNotFoundError
         Neither PhysioNet's subject 1 nor any MAMEM archive is on this machine.
     """
-    console, start, out = console or Console(), time.perf_counter(), Path(out)
+    console, out = console or Console(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
     with worker_pool(jobs) as pool:
         metrics, data = _motor_imagery(store, quick, seed, pool, console)
@@ -170,14 +170,14 @@ def run(
             "search over orders 1, 2, 4, 6 and lags 1, 2, 4, 8, or by MDOP, from the "
             "training fold alone; Wilson interval on the number of trials. MAMEM: "
             "sessions 1-3 train, session 4 chooses order and lag, session 5 reports; "
-            "mean and standard deviation over subjects."
+            "mean over subjects with Student's interval; spread: standard deviation."
         ),
         data=data,
         seeds=[seed],
         paper=PAPER,
         remarks=remarks_on(metrics),
         command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
-        duration=time.perf_counter() - start,
+        duration=store.seconds,
         environment=environment(),
     )
     result.save(out)
@@ -248,15 +248,15 @@ def _mamem(store, quick, pool, console):
     metrics = []
     for name in pieces[0]["scores"]:
         values = np.array([piece["scores"][name] for piece in pieces])
-        half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+        spread, low, high = _over_subjects(values, pieces[0]["n"])
         metrics.append(
             {
                 "task": "MAMEM SSVEP, five classes",
                 "pipeline": f"ACM + TS + SVM, {name}",
                 "accuracy": float(values.mean()),
-                "spread": float(values.std(ddof=1)),
-                "low": float(values.mean() - half),
-                "high": float(values.mean() + half),
+                "spread": spread,
+                "low": low,
+                "high": high,
                 "per_subject": values.round(4).tolist(),
                 "n": pieces[0]["n"] * len(values),
                 "subjects": subjects,
@@ -271,6 +271,21 @@ def _mamem(store, quick, pool, console):
         "is_real": True,
     }
     return metrics, {"MAMEM SSVEP, five classes": provenance}
+
+
+def _over_subjects(values: np.ndarray, n: int) -> tuple[float, float, float]:
+    """Standard deviation and Student's interval; Wilson's on n trials for one subject.
+
+    >>> spread, low, high = _over_subjects(np.array([0.3, 0.4, 0.5]), 100)
+    >>> round(spread, 3), round(low, 3), round(high, 3)
+    (0.1, 0.152, 0.648)
+    """
+    if len(values) == 1:
+        return (0.0, *wilson_interval(float(values[0] * n), n))
+    spread, mean = float(values.std(ddof=1)), float(values.mean())
+    quantile = float(student_t.ppf(0.975, len(values) - 1))  # few subjects: not 1.96
+    half = quantile * spread / len(values) ** 0.5
+    return spread, max(mean - half, 0.0), min(mean + half, 1.0)
 
 
 def remarks_on(metrics: list[dict]) -> list[str]:

@@ -5,7 +5,6 @@ covariance are searched inside each training fold. Scores of a (task, pipeline) 
 stored as soon as they are complete, so an interrupted run can be resumed.
 """
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +222,6 @@ def run(
         ``resume`` with other settings than the run in ``out`` had.
     """
     console = console or Console()
-    start = time.perf_counter()
     out = Path(out)
     tasks = load_tasks(quick, seed)
     n_repeats = 1 if quick else 3
@@ -258,7 +256,7 @@ def run(
         seeds=[seed],
         remarks=remarks_on(metrics),
         command=f"manifoldkit demo --seed {seed}" + (" --quick" if quick else ""),
-        duration=time.perf_counter() - start,
+        duration=store.seconds,
         environment=environment(),
     )
     result.save(out)

@@ -126,9 +126,17 @@ class Store:
         """Return a stored piece, or compute and store it."""
         pieces = self.content["pieces"]
         if key not in pieces:
+            start = time.perf_counter()
             pieces[key] = compute()
+            spent = self.content.get("seconds", 0.0)
+            self.content["seconds"] = spent + time.perf_counter() - start
             write_json(self.file, self.content)
         return pieces[key]
+
+    @property
+    def seconds(self) -> float:
+        """Time that the pieces took, also those of the run that was interrupted."""
+        return self.content.get("seconds", 0.0)
 
 
 def progress_bar(console: Console) -> Progress:

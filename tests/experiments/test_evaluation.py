@@ -1,6 +1,7 @@
 """Scored folds against a slow reference, and stored pieces."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -98,3 +99,15 @@ def test_progress_is_silent_without_a_terminal(capsys):
     with progress_bar(Console(force_terminal=False)) as bar:
         bar.advance(bar.add_task("work", total=1))
     assert capsys.readouterr().out.strip() == ""
+
+
+def test_time_of_an_interrupted_run_counts(tmp_path):
+    store = Store(tmp_path, {}, resume=False)
+    store.get("a", lambda: time.sleep(0.01) or {})
+    before = store.seconds
+    assert before >= 0.01
+    again = Store(tmp_path, {}, resume=True)
+    again.get("a", dict)
+    assert again.seconds == before
+    again.get("b", lambda: time.sleep(0.01) or {})
+    assert again.seconds >= before + 0.01
