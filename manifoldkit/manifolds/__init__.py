@@ -5,7 +5,7 @@ float64, on any device; geoopt's optimizers accept ours and ours accept geoopt's
 load their module on first use.
 """
 
-from importlib import import_module
+from manifoldkit._lazy import lazy_names
 
 _EXPORTS = {
     "diagnostics": ("ManifoldReport", "check_manifold"),
@@ -19,16 +19,5 @@ _EXPORTS = {
     "sphere": ("Oblique", "Sphere"),
     "stiefel": ("Stiefel",),
 }
-_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name):
-    if name in _MODULE_OF:
-        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS)

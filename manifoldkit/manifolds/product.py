@@ -173,7 +173,7 @@ class Product(Manifold):
         batch = torch.broadcast_shapes(x.shape[:-1], u.shape[:-1], v.shape[:-1])
         return self.pack_point(
             *(
-                value.expand(*batch, *shape)
+                value.expand((*batch, *shape))
                 for value, shape in zip(values, self.shapes, strict=True)
             )
         )
