@@ -12,7 +12,7 @@ from importlib import import_module
 
 __version__ = "0.1.0.dev0"
 
-_SUBPACKAGES = ("datasets", "exceptions", "linalg", "spd")
+_SUBPACKAGES = ("datasets", "exceptions", "linalg", "manifolds", "optim", "spd")
 
 __all__ = ["__version__", *_SUBPACKAGES]
 

@@ -3,7 +3,7 @@
 Names load their module on first use.
 """
 
-from importlib import import_module
+from manifoldkit._lazy import lazy_names
 
 _EXPORTS = {
     "adam": ("RiemannianAdam", "RiemannianAdamW"),
@@ -15,16 +15,5 @@ _EXPORTS = {
     "pymanopt_adapter": ("to_pymanopt",),
     "sgd": ("RiemannianSGD",),
 }
-_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name):
-    if name in _MODULE_OF:
-        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS)
