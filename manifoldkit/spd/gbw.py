@@ -32,6 +32,8 @@ R. Bhatia, T. Jain, Y. Lim, "On the Bures-Wasserstein distance between positive
 definite matrices", Expositiones Mathematicae 37, 2019.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -78,12 +80,33 @@ def root_in_frame(factor: Tensor, point: Tensor, accurate: bool) -> Tensor:
 
 
 def _eigenvalues(x: Tensor) -> Tensor:
-    finite = torch.isfinite(x).all(-1).all(-1)
-    if bool(finite.all()):
+    if bool(x.sum().isfinite()):
         return torch.linalg.eigvalsh(x)
+    finite = torch.isfinite(x).all(-1).all(-1)
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     s = torch.linalg.eigvalsh(torch.where(finite[..., None, None], x, eye))
     return torch.where(finite[..., None], s, torch.nan)
+
+
+def _congruence(factor: Tensor, x: Tensor) -> Tensor:
+    """L' X L without gradient; for all pairs of two sets, two tall products per L.
+
+    A batched product of many small matrices runs at a third of that speed on a CPU.
+    """
+    batch = torch.broadcast_shapes(factor.shape[:-2], x.shape[:-2])
+    n, d = x.shape[-1], len(batch)
+    outer = (1,) * (d + 2 - factor.ndim) + factor.shape[:-2]
+    inner = (1,) * (d + 2 - x.ndim) + x.shape[:-2]
+    if x.is_cuda or any(k > 1 and m > 1 for k, m in zip(outer, inner, strict=True)):
+        return factor.mT @ x @ factor
+    out = x.new_empty(math.prod(outer), math.prod(inner), n, n)
+    flat = x.reshape(-1, n)
+    for product, single in zip(out, factor.reshape(-1, n, n), strict=True):
+        half = (flat @ single).view(-1, n, n)
+        torch.mm(half.mT.reshape(-1, n), single, out=product.view(-1, n))
+    # (outer, inner) of d dimensions each, one of every two being 1, to the batch
+    pairs = [i for j in range(d) for i in (j, d + j)]
+    return out.view(*outer, *inner, n, n).permute(*pairs, -2, -1).reshape(*batch, n, n)
 
 
 class _SquaredDistance(torch.autograd.Function):
@@ -93,7 +116,7 @@ class _SquaredDistance(torch.autograd.Function):
     def forward(ctx, a, b):
         factor, regular = square_factor(a)
         traces = trace(a) + trace(b)
-        s = _eigenvalues(symmetrize(factor.mT @ b @ factor))
+        s = _eigenvalues(_congruence(factor, b))
         s = torch.where(s < 0, torch.zeros_like(s), s)
         squared = traces - 2 * s.sqrt().sum(-1)
         close = squared < _CANCELLATION[a.dtype] * traces

@@ -77,7 +77,6 @@ class _Frame(NamedTuple):
     mean_root: Tensor  # S bar, (b, n, n)
     gap: Tensor  # S bar - L'L
     residual: Tensor  # (b,)
-    eig: tuple[Tensor, Tensor]  # of S bar
 
 
 def _tall(x: Tensor) -> Tensor:
@@ -85,11 +84,17 @@ def _tall(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
 
 
+def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose symmetric matrices, the fast way unless something is not finite."""
+    return torch.linalg.eigh(x) if bool(x.sum().isfinite()) else eigh(x)
+
+
 def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Frame:
     """Decompose at g; ``halves``, factors of x, asks for the accurate, slower way."""
     factor = cholesky(g)
     if halves is None:
-        s, u = eigh(factor.mT[:, None] @ (_tall(x) @ factor).view(x.shape))
+        half = (_tall(x) @ factor).view(x.shape)
+        s, u = _eigh((_tall(half.mT) @ factor).view(x.shape))
         roots = torch.where(s > 0, s, s * 0).sqrt()
     else:
         # singular values: no root of a rounding error in the small ones
@@ -104,7 +109,7 @@ def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Fr
     half = torch.linalg.solve_triangular(factor.mT, gap, upper=True)
     change = torch.linalg.solve_triangular(factor.mT, half.mT, upper=True)
     residual = change.square().mean((-2, -1)).sqrt() * math.sqrt(g.shape[-1])
-    return _Frame(factor, roots, vectors, mean_root, gap, residual, eigh(mean_root))
+    return _Frame(factor, roots, vectors, mean_root, gap, residual)
 
 
 def _harmonic(r: Tensor) -> Tensor:
@@ -130,7 +135,7 @@ def _solve_newton(frame: _Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> 
         inner = (flat @ e).view(vectors.shape) @ vectors.mT
         return flat.mT @ _tall((inner * weight) @ vectors)
 
-    s, u = frame.eig
+    s, u = _eigh(frame.mean_root)
     inverse = (s[..., :, None] + s[..., None, :]) / (
         s[..., :, None] * s[..., None, :]
     ).clamp_min(torch.finfo(s.dtype).tiny)
@@ -168,7 +173,7 @@ def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
     # no more accurate than the quadratic convergence can use
     accuracy = torch.maximum(frame.residual, 0.1 * tol / frame.residual)
     change = _solve_newton(frame, w, frame.gap, accuracy.clamp_max(0.1))
-    s, u = eigh(change)
+    s, u = _eigh(change)
     half = frame.factor @ (u * (s.clamp(*_BOUNDS) / 2).exp()[..., None, :])
     return half @ half.mT
 
@@ -198,11 +203,12 @@ def _iterate(x, w, g, tol: float, max_iter: int, fixed_first: bool, halves=None)
         new_cost = trace(g) - 2 * trace(frame.mean_root)
         noise = relative_noise * trace(g)
         stalled = (residual > 0.5 * previous) & ((new_cost - cost).abs() <= noise)
-        converged[active] = (residual <= tol) | (
-            stalled & (best[active] <= _rounding_level(frame))
-        )
+        good = residual <= tol
+        if bool(stalled.any()):
+            good |= stalled & (best[active] <= _rounding_level(frame))
+        converged[active] = good
         lost = residual.isnan() & sure
-        keep = ~((residual <= tol) | stalled | lost)
+        keep = ~(good | stalled | lost)
         if iteration == max_iter or not bool(keep.any()):
             break
         fixed = _fixed_point(frame)
@@ -235,7 +241,7 @@ def _solve(x: Tensor, w: Tensor, g: Tensor, tol: float, max_iter: int, warm: boo
 
 def _rounding_level(frame: _Frame) -> Tensor:
     """Residual that rounding may leave, some eps times the condition number."""
-    s = frame.eig[0]
+    s, _ = eigh(frame.mean_root)
     smallest = s[..., 0].clamp_min(torch.finfo(s.dtype).tiny)
     level = tolerance(s.dtype, 10) * s[..., -1] / smallest
     return level.clamp_max(_WORST_LEVEL)
