@@ -165,9 +165,10 @@ class Stiefel(OrthonormalColumns):
         )
 
     def logmap(self, x, y, *, max_iter: int = 200):
-        """Inverse of ``expmap`` by shooting, for points that are not too far apart.
+        """Inverse of ``expmap`` by shooting, for distances up to about 2.
 
-        Warns with ``ConvergenceWarning`` where the shot misses y (beyond about 0.9 pi
-        of distance there need not be a shortest geodesic that it finds).
+        Found for every pair tried up to distance 1.5; from about 2.5, still within the
+        injectivity radius, the iteration may miss y, and warns with
+        ``ConvergenceWarning``.
         """
         return shooting_log(self, x, y, max_iter)

@@ -209,3 +209,13 @@ def test_so_never_reaches_reflections(generator):
         reflected = x.clone()
         reflected[..., 0] *= -1
         close(torch.linalg.det(manifold.projx(reflected)), torch.ones(50).double())
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "canonical"])
+def test_stiefel_logarithm_over_its_range(metric, generator):
+    manifold = Stiefel(metric)
+    x, u = pair(manifold, (20, 5, 3), generator)
+    u = 1.5 * u / manifold.norm(x, u, keepdim=True)
+    y = manifold.expmap(x, u)
+    close(manifold.logmap(x, y), u, 1e-7)
+    close(manifold.dist(x, y), torch.full((20,), 1.5).double(), 1e-7)
