@@ -59,6 +59,8 @@ class TangentGeometry:
 
     def gradient(self, x: Tensor, frame, egrad: Tensor) -> Tensor:
         """Coordinates of the Riemannian gradient."""
+        if not self.isolates_rows:
+            egrad = egrad.clone()  # geoopt's Lorentz changes its argument
         return self.manifold.egrad2rgrad(x, egrad)
 
     def square(self, x: Tensor, frame, u: Tensor) -> Tensor:
@@ -67,11 +69,11 @@ class TangentGeometry:
 
     def total_square(self, x: Tensor, frame, u: Tensor) -> Tensor:
         """Sum of the squared lengths of all points."""
-        return self.manifold.inner(x, u).sum()
+        return self.manifold.inner(x, u, keepdim=True).sum()
 
     def lengths(self, x: Tensor, frame, u: Tensor) -> Tensor:
         """Length of every point's coordinates."""
-        return self.manifold.inner(x, u).clamp_min(0).sqrt()
+        return self.manifold.inner(x, u, keepdim=True).clamp_min(0).sqrt()
 
     def project(self, x: Tensor, frame, u: Tensor) -> Tensor:
         """Nearest coordinates that belong to a tangent vector."""

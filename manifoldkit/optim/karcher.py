@@ -174,4 +174,6 @@ def _gradient(manifold, x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor
 
 
 def _norm(manifold, x: Tensor, u: Tensor) -> Tensor:
-    return manifold.inner(x, u).clamp_min(0).sqrt()
+    # keepdim: without it geoopt's hyperbolic models broadcast the batch with itself
+    square = manifold.inner(x, u, keepdim=True).clamp_min(0)
+    return square.reshape(u.shape[: u.ndim - manifold.ndim]).sqrt()

@@ -9,27 +9,29 @@ from manifoldkit.optim.geometry import TangentGeometry, geometry_of
 from manifoldkit.optim.sgd import RiemannianSGD
 
 
+def relative_gradient(x: Tensor, g: Tensor) -> Tensor:
+    """Return ``(g x' - x g') x / 2``, from products of n x p matrices."""
+    return (g @ (x.mT @ x) - x @ (g.mT @ x)) / 2
+
+
 class LandingGeometry(TangentGeometry):
-    """Matrices near the Stiefel manifold; the relative gradient of any such x."""
+    """Matrices near the Stiefel manifold; coordinates are Euclidean gradients.
+
+    The momentum is kept in the ambient space, and the relative gradient is taken of
+    it at the current point: only then does a step not change ``x'x`` to first order.
+    """
 
     def gradient(self, x, frame, egrad):
-        """Return ``(G x' - x G') x / 2``, from products of n x p matrices."""
-        return (egrad @ (x.mT @ x) - x @ (egrad.mT @ x)) / 2
-
-    project = gradient
-
-    def square(self, x, frame, u):
-        """Squared Frobenius norm."""
-        return (u * u).sum((-2, -1), keepdim=True)
+        """The Euclidean gradient itself."""
+        return egrad
 
     def total_square(self, x, frame, u):
-        """Sum of the squared Frobenius norms."""
-        return u.square().sum()
+        """Sum of the squared norms of the relative gradients."""
+        return relative_gradient(x, u).square().sum()
 
     def stabilize(self, x, m):
         """Nearest orthonormal matrix."""
-        y = self.manifold.projx(x)
-        return y, None if m is None else self.manifold.proju(y, m)
+        return self.manifold.projx(x), m
 
 
 class LandingSGD(RiemannianSGD):
@@ -40,7 +42,7 @@ class LandingSGD(RiemannianSGD):
         x \leftarrow x - \eta\bigl(\psi + \lambda\, x (x'x - I)\bigr), \qquad
         \psi = \tfrac12 (G x' - x G') x,
 
-    with momentum on :math:`\psi`. The points leave the manifold during training and
+    with momentum on G. The points leave the manifold during training and
     converge to it; the step is shortened where ``|x'x - I|`` would exceed
     ``eps_safe``. ``stabilize()`` puts the points on the manifold exactly, at the end
     of training. Parameters of other manifolds and Euclidean ones are stepped as by
@@ -53,7 +55,7 @@ class LandingSGD(RiemannianSGD):
     lr : float or Tensor, default=1e-2
         Learning rate.
     momentum : float, default=0
-        Momentum on the relative gradient.
+        Momentum on the gradient.
     attraction : float, default=1.0
         :math:`\lambda`, the pull to the manifold.
     eps_safe : float, default=0.5
@@ -112,6 +114,7 @@ class LandingSGD(RiemannianSGD):
     def _move(self, group, job, x, frame, d, m):
         if not isinstance(job.geometry, LandingGeometry):
             return super()._move(group, job, x, frame, d, m)
+        d = relative_gradient(x, d)
         return _land(x, d, group["lr"], group["attraction"], group["eps_safe"]), m
 
 

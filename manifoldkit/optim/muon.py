@@ -120,7 +120,7 @@ class StiefelMuon(RiemannianAdamW):
         own = group["retraction"] is not None or isinstance(geometry, FrameGeometry)
         if own or not _is_orthonormal(geometry.manifold):
             return super()._move(group, job, x, frame, d, m)
-        y = newton_schulz_polar(x + d, steps=8)
+        y = newton_schulz_polar(x + d)
         return y, m if group["transport"] == "none" else geometry.project(y, None, m)
 
 
