@@ -1,0 +1,60 @@
+import sys
+
+import pytest
+import torch
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.manifolds import SPD, Stiefel
+from manifoldkit.optim import karcher_mean, to_pymanopt
+
+
+def _randn(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def test_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymanopt", None)
+    with pytest.raises(MissingExtraError, match="to_pymanopt needs pymanopt"):
+        to_pymanopt(Stiefel(), torch.sum, (3, 2))
+
+
+def _solve(name, problem, start, **options):
+    optimizers = pytest.importorskip("pymanopt.optimizers")
+    solver = getattr(optimizers, name)(verbosity=0, **options)
+    return solver.run(problem, initial_point=start.numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("TrustRegions", 20), ("ConjugateGradient", 60)]
+)
+def test_eigenspace(name, most):
+    pytest.importorskip("pymanopt")
+    a = _randn(50, 50)
+    a = a @ a.mT / 50
+    problem = to_pymanopt(
+        Stiefel("euclidean", "polar"), lambda x: -(x * (a @ x)).sum(), (50, 5), dim=235
+    )
+    start = torch.linalg.qr(_randn(50, 5, seed=1))[0]
+    options = {"min_gradient_norm": 1e-6, "max_iterations": 100}
+    result = _solve(name, problem, start, **options)
+    best = -float(torch.linalg.eigvalsh(a)[-5:].sum())
+    assert result.cost == pytest.approx(best, rel=1e-12)
+    assert result.iterations <= most
+
+
+@pytest.mark.parametrize("name", ["TrustRegions", "ConjugateGradient"])
+def test_spd_mean(name):
+    pytest.importorskip("pymanopt")
+    y = _randn(12, 5, 10)
+    y = y @ y.mT / 10
+    manifold = SPD()
+    problem = to_pymanopt(
+        manifold, lambda x: (manifold.dist(x.expand_as(y), y) ** 2).mean(), (5, 5)
+    )
+    result = _solve(name, problem, y[0], min_gradient_norm=1e-7)
+    found = torch.as_tensor(result.point)
+    torch.testing.assert_close(
+        found, karcher_mean(manifold, y).mean, rtol=1e-6, atol=1e-6
+    )
+    assert result.iterations <= 30
