@@ -70,8 +70,10 @@ def _as_array(matrix: Tensor | None, n: int) -> np.ndarray:
     return np.eye(n) if matrix is None else matrix.numpy()
 
 
-class _SPDInput:
+class _SPDInput(BaseEstimator):
     """Tags of estimators that take arrays of shape (n_matrices, n, n)."""
+
+    n_channels_: int
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -18,7 +18,7 @@ everywhere, makes the first step and replaces Newton steps that fail.
 
 import math
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -344,6 +344,38 @@ def _skip_zero_weights(x: Tensor, w: Tensor) -> Tensor:
     return torch.where(
         padding, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), x
     )
+
+
+@overload
+def gbw_mean(
+    x: Tensor,
+    weights: Tensor | None = ...,
+    M: Tensor | None = ...,
+    power: float = ...,
+    tol: float = ...,
+    max_iter: int = ...,
+    *,
+    init: Tensor | None = ...,
+    grad: str = ...,
+    return_info: Literal[False] = ...,
+    validate: bool = ...,
+) -> Tensor: ...
+
+
+@overload
+def gbw_mean(
+    x: Tensor,
+    weights: Tensor | None = ...,
+    M: Tensor | None = ...,
+    power: float = ...,
+    tol: float = ...,
+    max_iter: int = ...,
+    *,
+    init: Tensor | None = ...,
+    grad: str = ...,
+    return_info: Literal[True],
+    validate: bool = ...,
+) -> tuple[Tensor, MeanInfo]: ...
 
 
 def gbw_mean(

@@ -26,28 +26,26 @@ class _Geometry:
 
     def _run(self, function, *arrays, **keywords):
         if any(isinstance(x, Tensor) for x in arrays):
-            like = next(x for x in arrays if isinstance(x, Tensor))
-            back, tensors = (lambda x: x), arrays
+            device = next(x.device for x in arrays if isinstance(x, Tensor))
+            tensors = [torch.as_tensor(x, device=device) for x in arrays]
+            back = None
         else:
             # float64 unless every array is float32 already
             dtype = np.result_type(*(np.asarray(x).dtype for x in arrays), np.float32)
-            like, back = torch.empty(0), Tensor.numpy
+            back = Tensor.numpy
             tensors = [torch.as_tensor(np.asarray(x, dtype)) for x in arrays]
-        tensors = [torch.as_tensor(x, device=like.device) for x in tensors]
-        M = self.M
-        if M is not None:
-            M = torch.as_tensor(M, dtype=tensors[0].dtype, device=tensors[0].device)
-        return back(function(*tensors, M=M, power=self.power, **keywords))
+        M = None if self.M is None else torch.from_numpy(self.M).to(tensors[0])
+        out = function(*tensors, M=M, power=self.power, **keywords)
+        return out if back is None else back(out)
+
+    def _key(self):
+        return type(self), self.power, None if self.M is None else self.M.tobytes()
 
     def __eq__(self, other):
-        return (
-            type(self) is type(other)
-            and self.power == other.power
-            and np.array_equal(self.M, other.M)
-        )
+        return isinstance(other, _Geometry) and self._key() == other._key()
 
     def __hash__(self):
-        return hash((type(self), self.power))
+        return hash(self._key())
 
     def __repr__(self):
         M = "None" if self.M is None else f"array{self.M.shape}"
