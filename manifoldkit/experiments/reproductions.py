@@ -74,9 +74,12 @@ def _metrics(rows: list[dict]) -> str:
 
 
 def _table(rows: list[dict]) -> str:
-    keys = list(rows[0])
+    """Return a Markdown table; a row may lack a column that others have."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
-    lines += ["| " + " | ".join(str(row[k]) for k in keys) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(str(row.get(k, "")) for k in keys) + " |" for row in rows
+    ]
     return "\n".join(lines)
 
 

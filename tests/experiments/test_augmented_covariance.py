@@ -64,4 +64,4 @@ def test_a_loss_is_reported():
         {**row, "pipeline": "TS + SVM"},
         {**row, "pipeline": "ACM + TS + SVM (grid)", "accuracy": 0.7},
     ]
-    assert "10.0% BELOW" in experiment.remarks_on(rows)[0]
+    assert "10.0 points BELOW" in experiment.remarks_on(rows)[0]

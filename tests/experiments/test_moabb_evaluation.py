@@ -5,13 +5,16 @@ import warnings
 
 import numpy as np
 import pytest
+import typer
 
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.experiments.moabb_evaluation import (
     PARADIGMS,
     PUBLISHED,
     evaluate,
+    main,
     paper_pipelines,
+    published_rows,
 )
 from manifoldkit.spd import make_acm_classifier
 
@@ -64,6 +67,25 @@ def test_published_scores_are_complete():
         assert evaluation in ("within-session", "cross-session")
         assert paradigm in PARADIGMS
         assert all(50 < score < 100 for row in rows.values() for score in row)
+    rows = published_rows()
+    assert len({(row["source"], row["data"]) for row in rows}) == len(rows)
+    assert any(row["ACM+TS+SVM (grid)"] < row["TS+SVM"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "scoring"), [("left-right", "roc_auc"), ("three-class", "accuracy")]
+)
+def test_search_uses_the_reported_score(paradigm, scoring):
+    assert paper_pipelines(paradigm=paradigm)["ACM+TS+SVM (grid)"].scoring == scoring
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_command_says_errors_in_one_line(capsys):
+    pytest.importorskip("moabb")
+    with pytest.raises(typer.Exit):
+        main(dataset=["NoSuchSet"], quick=True)
+    out = capsys.readouterr().out
+    assert out == "error: datasets: MOABB has no data set 'NoSuchSet'\n"
 
 
 def test_missing_extra(monkeypatch):
