@@ -30,6 +30,7 @@ numpydoc_show_class_members = True
 numpydoc_show_inherited_class_members = False
 numpydoc_class_members_toctree = False
 warnings.filterwarnings("ignore", category=DeprecationWarning)
+suppress_warnings = ["ref.ref"]  # labels in docstrings inherited from scikit-learn
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -67,7 +67,7 @@ def as_parameter(
 
     Parameters
     ----------
-    tensor : Tensor, shape (..., *point)
+    tensor : Tensor, shape (..., point)
         Values; leading dimensions hold several points.
     manifold : geoopt.Manifold
         Ours or geoopt's.

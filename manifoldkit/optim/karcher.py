@@ -47,7 +47,7 @@ def karcher_mean(
     ----------
     manifold : geoopt.Manifold
         Manifold with ``expmap`` and ``logmap``.
-    points : Tensor, shape (..., m, *point)
+    points : Tensor, shape (..., m, point)
         m points a problem; batch dimensions lead.
     weights : Tensor, shape (m,) or (..., m), optional
         Non-negative weights; scaled to sum to one.
@@ -55,13 +55,13 @@ def karcher_mean(
         Norm of the gradient to stop at; default 4096 rounding units of the dtype.
     max_iter : int, default=100
         Most iterations.
-    init : Tensor, shape (..., *point), optional
+    init : Tensor, shape (..., point), optional
         Start; default the better of the first point and the projected arithmetic mean.
 
     Returns
     -------
     KarcherMean
-        Named tuple: ``mean`` (..., *point); ``gradient_norm``, ``variance`` (weighted
+        Named tuple: ``mean`` (..., point); ``gradient_norm``, ``variance`` (weighted
         mean squared distance) and ``converged`` of shape (...); ``iterations``. The
         result is a constant for autograd.
 
@@ -132,7 +132,7 @@ def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
     ndim = manifold.ndim
     if points.ndim < ndim + 1 or points.shape[-1 - ndim] == 0:
         raise ValueError(
-            f"points: expected (..., m, *point) with m >= 1 points of {ndim} "
+            f"points: expected (..., m, point) with m >= 1 points of {ndim} "
             f"dimensions each, found shape {tuple(points.shape)}"
         )
     ok, reason = manifold._check_shape(points.shape, "points")

@@ -29,8 +29,9 @@ class RiemannianSGD(RiemannianOptimizer):
         :math:`\mu` and :math:`\tau`.
     nesterov : bool, default=False
         Nesterov momentum.
-    weight_decay, decay_mode, maximize, foreach, capturable, stabilize, retraction, \
-transport, nonfinite, grad_clip, fused
+    weight_decay, decay_mode, maximize, foreach, capturable, fused
+        See :class:`RiemannianAdam`.
+    stabilize, retraction, transport, nonfinite, grad_clip
         See :class:`RiemannianAdam`.
 
     Raises
