@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import manifoldkit
 
@@ -173,7 +173,7 @@ def list_experiments() -> None:
     """List the experiments: paper, cost and whether their data are here."""
     from manifoldkit.datasets.archive import find_archive
 
-    table = Table("name", "what", "paper", "cost", "data")
+    table = Table(Column("name", no_wrap=True), "what", "paper", "cost", "data")
     for name, entry in EXPERIMENTS.items():
         missing = [a for a in entry.archives if find_archive(a) is None]
         there = "here" if not missing else f"missing: {', '.join(missing)}"
@@ -186,7 +186,7 @@ def data_list() -> None:
     """List the data sets and which subjects are on this machine."""
     from manifoldkit.datasets.archive import data_folder, find_archive
 
-    table = Table("name", "what", "subjects here")
+    table = Table(Column("name", no_wrap=True), "what", "subjects here")
     for name, entry in DATASETS.items():
         here = [s for s in range(1, 110) if find_archive(entry.archive.format(s))]
         table.add_row(name, entry.about, ", ".join(map(str, here)) or "none")
@@ -219,7 +219,8 @@ def bench(context: typer.Context) -> None:
     if not Path("benchmarks/__main__.py").exists():
         console.print(
             "error: the benchmarks are in a checkout of the repository, not in the "
-            "installed package: run this command there"
+            "installed package: run this command there",
+            soft_wrap=True,
         )
         raise typer.Exit(1)
     code = subprocess.call([sys.executable, "-m", "benchmarks", *context.args])

@@ -79,6 +79,15 @@ def test_every_experiment_and_loader_exists():
         assert callable(getattr(datasets, entry.loader))
 
 
+def test_names_are_whole_on_a_narrow_terminal(monkeypatch):
+    monkeypatch.setattr(cli.console, "width", 80, raising=False)
+    text = invoke("list")[1]
+    assert all(name in text for name in cli.EXPERIMENTS)
+    code, text = invoke("bench")
+    assert code == 1
+    assert text.count("\n") == 1
+
+
 def test_list_says_what_is_missing():
     code, text = invoke("list")
     assert code == 0
