@@ -234,13 +234,13 @@ class Batch:
         self.active: list[int] | None = None
         self.index: Tensor | None = None
         params = bucket.params
-        if any(g is None for g in grads):
+        present = [g for g in grads if g is not None]
+        if len(present) < len(params):
             self.active = [i for i, g in enumerate(grads) if g is not None]
             self.index = bucket.row_index(self.active)
             params = [params[i] for i in self.active]
-            grads = [grads[i] for i in self.active]
         self.params = params
-        self.egrad = bucket.gather(grads)
+        self.egrad = bucket.gather(present)
         self.x = bucket.gather(params)
 
     def read(self, name: str, component, old: Callable | None = None) -> Tensor:

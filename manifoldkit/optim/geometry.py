@@ -20,11 +20,6 @@ from manifoldkit.manifolds import SPD, Sphere, Stiefel
 from manifoldkit.manifolds.base import Manifold as OurManifold
 
 
-def matrix_product_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Frobenius products of matrices, shape ``(..., 1, 1)``."""
-    return (x * y).sum((-2, -1), keepdim=True)
-
-
 class TangentGeometry:
     """Momentum as tangent vectors, moved by the methods of the manifold.
 
@@ -249,7 +244,7 @@ class StiefelGeometry(TangentGeometry):
 
     def square(self, x, frame, u):
         """Squared length."""
-        return matrix_product_sum(u, u)
+        return torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=True).square_()
 
     def total_square(self, x, frame, u):
         """Sum of the squared lengths."""
@@ -257,10 +252,56 @@ class StiefelGeometry(TangentGeometry):
 
     def move(self, x, frame, d, m):
         """Q of the QR decomposition of x + d, with positive diagonal of R."""
-        y = cholesky_qr(x + d)
+        y = _orthonormalize(x + d, d)
         if m is not None and self.transport != "none":
             m = self.gradient(y, None, m)
         return y, m
+
+
+class CayleyGeometry(TangentGeometry):
+    r"""Orthonormal columns under the canonical metric, Cayley step, p > n / 4.
+
+    With the skew :math:`W = Pux' - xu'P, P = I - xx'/2`, the Cayley transform is
+    :math:`(I - W/2)^{-1}(I + W/2) = (I + W'W/4)^{-1}(I + W/2)^2`: a Cholesky solve,
+    half the time of the LU solve of the manifold's own method.
+    """
+
+    def move(self, x, frame, d, m):
+        """Rotate the points and the momentum."""
+        n, p = x.shape[-2:]
+        if 4 * p <= n:
+            return super().move(x, frame, d, m)  # Woodbury, with matrices of size 2p
+        pd = torch.baddbmm(d, x, x.mT @ d, alpha=-0.5)
+        a = pd @ x.mT
+        half = (a - a.mT).mul_(0.5)
+        gram = half.mT @ half
+        gram.diagonal(dim1=-2, dim2=-1).add_(1)
+        low, info = torch.linalg.cholesky_ex(gram)
+        low = torch.where((info == 0)[..., None, None], low, torch.nan)
+        v = x if m is None else torch.cat([x, m], -1)
+        v = torch.baddbmm(v, half, v)
+        v = torch.baddbmm(v, half, v).mT
+        # from the right: torch solves rows several times as fast as columns
+        v = torch.linalg.solve_triangular(low.mT, v, upper=True, left=False)
+        v = torch.linalg.solve_triangular(low, v, upper=False, left=False).mT
+        y = v[..., :p]
+        y = torch.baddbmm(y, y, y.mT @ y, beta=1.5, alpha=-0.5)
+        if m is None or self.transport == "none":
+            return y, m
+        m = v[..., p:]
+        return y, self.project(y, None, m) if self.transport == "project" else m
+
+
+def _orthonormalize(y: Tensor, d: Tensor) -> Tensor:
+    """Q of y = x + d, in one pass of Cholesky-QR where all steps d are short.
+
+    The Gram matrix ``I + d'd`` then has a condition below 2.
+    """
+    short = y.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not (short and bool(torch.linalg.vector_norm(d, dim=(-2, -1)).max() < 1)):
+        return cholesky_qr(y)
+    low, _ = torch.linalg.cholesky_ex(y.mT @ y)
+    return torch.linalg.solve_triangular(low.mT, y, upper=True, left=False)
 
 
 def point_tolerance(dtype: torch.dtype) -> float:
@@ -300,6 +341,8 @@ def geometry_of(manifold: Manifold, retraction: str | None = None, transport="au
         return SphereGeometry(manifold, transport=transport)
     if not exact and _is_euclidean_stiefel(manifold):
         return StiefelGeometry(manifold, transport=transport)
+    if not exact and _is_cayley_stiefel(manifold):
+        return CayleyGeometry(manifold, transport=transport)
     return TangentGeometry(manifold, exact, transport)
 
 
@@ -316,6 +359,12 @@ def _is_unit_sphere(manifold) -> bool:
     if type(manifold) is geoopt.Sphere:
         return manifold.projector is None
     return type(manifold) is Sphere and manifold.radius == 1
+
+
+def _is_cayley_stiefel(manifold) -> bool:
+    if type(manifold) is not Stiefel or manifold.metric != "canonical":
+        return False
+    return manifold.retraction == "cayley"
 
 
 def _is_euclidean_stiefel(manifold) -> bool:
