@@ -99,9 +99,12 @@ class LandingSGD(RiemannianSGD):
                 raise ValueError(
                     f"{name}: LandingSGD has none to choose, found {options[name]!r}"
                 )
-        self._point_tolerance = eps_safe
         self._own = {"attraction": attraction, "eps_safe": eps_safe}
         super().__init__(params, lr, momentum, **options)
+
+    @property
+    def _point_tolerance(self):
+        return self.defaults["eps_safe"]
 
     def _defaults(self, options):
         return {**super()._defaults(options), **self._own}

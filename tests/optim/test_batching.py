@@ -235,6 +235,37 @@ def test_gradients_are_never_changed(any_manifold, problem):
     assert torch.equal(a.params[0].grad, before)
 
 
+def test_second_moments_by_entry_descend_on_every_manifold(our_manifold, problem):
+    a = problem(our_manifold)
+    start = float(a.loss().detach())
+    optimizer = RiemannianAdam(a.params, lr=0.01, moment="coordinate")
+    x = a.run(optimizer, 30)
+    assert float(a.loss().detach()) < 0.9 * start
+    for p, y in zip(a.params, x, strict=True):
+        assert p.manifold.check_point_on_manifold(y)
+
+
+def test_a_learned_metric_is_read_at_every_step():
+    m = torch.nn.Parameter(torch.eye(3))
+    manifold = SPD("gbw", M=m)
+    start = [torch.eye(3), 2 * torch.eye(3)]
+    params = [geoopt.ManifoldParameter(x.clone(), manifold=manifold) for x in start]
+    optimizer = RiemannianSGD(params, lr=0.1)
+    assert len(optimizer._plans[0].buckets) == 1
+    gradient = torch.tensor([[1.0, 0.5, 0.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0]])
+    for metric in (torch.eye(3), torch.diag(torch.tensor([1.0, 2.0, 3.0]))):
+        with torch.no_grad():
+            m.copy_(metric)
+        fixed = SPD("gbw", M=metric)
+        for p, x in zip(params, start, strict=True):
+            p.data.copy_(x)
+            p.grad = gradient.clone()
+        optimizer.step()
+        for p, x in zip(params, start, strict=True):
+            expected = fixed.retr(x, -0.1 * fixed.egrad2rgrad(x, gradient))
+            torch.testing.assert_close(p.data, expected)
+
+
 def test_sparse_gradients_are_refused():
     p = geoopt.ManifoldParameter(torch.eye(4)[:2], manifold=Sphere())
     p.grad = torch.eye(4)[:2].to_sparse()
