@@ -76,13 +76,25 @@ def run():
     sphere = Sphere(), geoopt.Sphere()
     rows = [
         _against_geoopt(
-            "50 x Stiefel(32, 16), Euclidean metric", *euclidean, (32, 16), 50, "<= 0.1"
+            "50 x Stiefel(32, 16), Euclidean metric",
+            *euclidean,
+            (32, 16),
+            50,
+            "<= 0.1",
+            "floor: products, Cholesky and solve of the batch",
         ),
         _against_geoopt(
             "50 x Stiefel(32, 16), canonical metric", *canonical, (32, 16), 50, "<= 0.2"
         ),
         _against_geoopt("200 x SPD(8)", *spd, (8, 8), 200, "<= 0.015"),
-        _against_geoopt("1000 x sphere(64)", *sphere, (64,), 1000, "<= 0.015"),
+        _against_geoopt(
+            "1000 x sphere(64)",
+            *sphere,
+            (64,),
+            1000,
+            "<= 0.015",
+            "floor: reading and writing 1000 tensors",
+        ),
         _against_geoopt(
             "sphere(8), 100,000 rows", *sphere, (100_000, 8), 1, "<= 0.7", "eager"
         ),
