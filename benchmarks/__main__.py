@@ -31,7 +31,7 @@ def markdown(rows):
             milliseconds(row["ours_s"]),
             row["peer"],
             milliseconds(row["peer_s"]) if row["peer_s"] else "",
-            f"{row['ratio']:.2f}" if row["ratio"] else "",
+            f"{row['ratio']:.2g}" if row["ratio"] else "",
             str(row.get("target", "")),
             str(row.get("note", "")),
         )

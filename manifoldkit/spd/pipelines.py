@@ -143,13 +143,14 @@ def make_acm_classifier(
                 "selection='grid'; wrap the pipeline in GridSearchCV instead"
             )
         return pipeline
-    values = {"order": orders, "lag": lags}
-    grid = {f"augmented__{name}": list(values[name]) for name in automatic}
     if isinstance(cv, int):
         cv = StratifiedKFold(cv, shuffle=True, random_state=random_state)
     return GridSearchCV(
         pipeline,
-        {**grid, **(param_grid or {})},
+        [
+            {**part, **(param_grid or {})}
+            for part in _order_lag_grid(automatic, orders, lags)
+        ],
         scoring=scoring,
         cv=cv,
         n_jobs=n_jobs,
@@ -198,6 +199,18 @@ class _MDM(_TwoClasses, MDM):
 
 class _FgMDM(_TwoClasses, FgMDM):
     """Minimum distance to mean after geodesic filtering."""
+
+
+def _order_lag_grid(automatic, orders, lags) -> list[dict]:
+    """Return the pairs to search; order 1, where no lag matters, only once."""
+    values = {"order": list(orders), "lag": list(lags)}
+    if len(automatic) < 2 or 1 not in values["order"]:
+        return [{f"augmented__{name}": values[name] for name in automatic}]
+    parts = [([1], values["lag"][:1])]
+    further = [order for order in values["order"] if order != 1]
+    if further:
+        parts.append((further, values["lag"]))
+    return [{"augmented__order": o, "augmented__lag": k} for o, k in parts]
 
 
 def _back_end(classifier, metric, random_state) -> list[tuple[str, object]]:
