@@ -4,7 +4,8 @@ matplotlib is imported inside the functions; they return a ``Figure`` that needs
 display.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -36,26 +37,48 @@ def _matplotlib():
     return matplotlib
 
 
+def _parameters() -> dict:
+    cycle = _matplotlib().cycler(color=list(PALETTE))
+    return {**_STYLE, "axes.prop_cycle": cycle}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save in the look of the package's figures, inside a ``with`` block.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> from manifoldkit.plotting import style
+    >>> with style():
+    ...     matplotlib.rcParams["axes.titleweight"]
+    'bold'
+    """
+    with _matplotlib().rc_context(_parameters()):
+        yield
+
+
 def use_style() -> None:
     """Make the look of the package's figures the default of this session."""
-    matplotlib = _matplotlib()
-    matplotlib.rcParams.update(_STYLE)
-    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=list(PALETTE))
+    _matplotlib().rcParams.update(_parameters())
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
-    """Return a figure and its axes, in the package's style."""
-    matplotlib = _matplotlib()
+    """Return a figure that needs no display, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+@style()
 def plot_scores(rows: Sequence[dict], title: str = ""):
     """Draw accuracies with intervals against chance, one panel a task.
 
@@ -96,6 +119,7 @@ def plot_scores(rows: Sequence[dict], title: str = ""):
     return figure
 
 
+@style()
 def plot_order_lag_map(
     scores, orders: Sequence[int], lags: Sequence[int], title: str = "", chance=None
 ):
@@ -121,6 +145,7 @@ def plot_order_lag_map(
     return figure
 
 
+@style()
 def plot_order_lag_maps(maps: dict):
     """Draw :func:`plot_order_lag_map` for several tasks side by side.
 
@@ -140,7 +165,7 @@ def plot_order_lag_maps(maps: dict):
     width = (1.8 + 0.6 * len(some["lags"])) * len(maps)
     figure, axes = _figure(width, 1.6 + 0.45 * len(some["orders"]), 1, len(maps))
     everything = np.concatenate([np.ravel(entry["scores"]) for entry in maps.values()])
-    limits = (float(np.nanmin(everything)), float(np.nanmax(everything)))
+    limits = _limits(everything)
     for ax, (title, entry) in zip(axes[0], maps.items(), strict=True):
         image = _draw_map(ax, entry["scores"], entry["orders"], entry["lags"], limits)
         ax.set_title(title)
@@ -150,11 +175,18 @@ def plot_order_lag_maps(maps: dict):
 
 def draw_order_lag_map(ax, scores, orders, lags, title="", chance=None) -> None:
     """Draw :func:`plot_order_lag_map` into given axes."""
-    low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
-    limits = (low if chance is None else min(chance, low), high)
+    limits = _limits(scores, chance)
     image = _draw_map(ax, scores, orders, lags, limits)
     ax.set_title(title)
     ax.figure.colorbar(image, ax=ax, label="accuracy", shrink=0.9)
+
+
+def _limits(scores, chance=None) -> tuple[float, float]:
+    """Range of the colors, wide enough that one trial does not look like an effect."""
+    low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+    if chance is not None:
+        low = min(low, chance)
+    return min(low, high - 0.15), high
 
 
 def _draw_map(ax, scores, orders, lags, limits):
@@ -199,6 +231,7 @@ def tangent_plane(X, random_state: int = 0):
     return points, pca.explained_variance_ratio_
 
 
+@style()
 def plot_tangent_plane(views: dict, y, title: str = ""):
     """Draw 2-D views of SPD matrices side by side, colored by class.
 
@@ -218,7 +251,8 @@ def plot_tangent_plane(views: dict, y, title: str = ""):
     figure, axes = _figure(3.9 * len(views), 3.5, 1, len(views))
     for ax, (heading, X) in zip(axes[0], views.items(), strict=True):
         draw_tangent_plane(ax, X, y, heading)
-    axes[0, 0].legend()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     if title:
         figure.suptitle(title)
     return figure
@@ -231,7 +265,18 @@ def draw_tangent_plane(ax, X, y, title: str = "") -> None:
     for k, name in enumerate(np.unique(y)):
         own = points[y == name]
         marker = "osD^vP"[k % 6]
-        ax.scatter(*own.T, label=str(name), color=PALETTE[k], marker=marker, s=26)
+        ax.scatter(
+            *own.T,
+            label=_words(name),
+            color=PALETTE[k % len(PALETTE)],
+            marker=marker,
+            s=26,
+        )
     ax.set_xlabel(f"component 1 ({explained[0]:.0%} of variance)")
     ax.set_ylabel(f"component 2 ({explained[1]:.0%})")
     ax.set_title(title)
+
+
+def _words(name) -> str:
+    """Return the name of a class as one reads it."""
+    return str(name).replace("_", " ")

@@ -83,21 +83,43 @@ def test_maps_side_by_side_share_one_color_scale():
     assert limits == {(0.6, 1.0)}
 
 
+def test_one_trial_more_does_not_fill_the_color_scale():
+    figure = plotting.plot_order_lag_map([[0.80, 0.80], [0.80, 0.83]], [1, 2], [1, 2])
+    low, high = figure.axes[0].images[0].get_clim()
+    assert high == 0.83
+    assert high - low == pytest.approx(0.15)
+
+
+def test_style_reaches_what_is_drawn_and_leaves_nothing_behind():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figure = plotting.plot_scores(rows("one", ["MDM"]))
+    assert figure.axes[0].title.get_weight() == "bold"
+    assert figure.get_dpi() == 110
+    with plotting.style():
+        assert matplotlib.rcParams["savefig.dpi"] == 150
+    assert dict(matplotlib.rcParams) == before
+
+
 def test_tangent_plane_separates_separate_classes(rng):
-    y = np.repeat(["a", "b"], 15)
+    y = np.repeat(["a", "b_c"], 15)
     noise = rng.standard_normal((30, 3, 40))
-    noise[y == "b", 0] *= 5
+    noise[y != "a", 0] *= 5
     X = noise @ noise.transpose(0, 2, 1) / 40
     points, explained = plotting.tangent_plane(X)
     assert points.shape == (30, 2)
     assert 0 < explained[1] <= explained[0] <= 1
     first = points[:, 0]
-    gap = first[y == "a"].mean() - first[y == "b"].mean()
+    gap = first[y == "a"].mean() - first[y != "a"].mean()
     assert abs(gap) > 4 * first[y == "a"].std()
     figure = plotting.plot_tangent_plane({"plain": X, "again": X}, y, "title")
     drawn(figure)
-    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["a", "b"]
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["a", "b c"]
+    renderer = figure.canvas.get_renderer()
+    frame = legend.get_window_extent(renderer)
+    assert not any(frame.overlaps(ax.get_tightbbox(renderer)) for ax in figure.axes)
     assert all(len(ax.collections) == 2 for ax in figure.axes)
 
 
