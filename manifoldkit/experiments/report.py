@@ -49,6 +49,7 @@ def write_report(result: Result, figures: dict[str, Path], file: Path) -> Path:
         *(_data(name, entry) for name, entry in result.data.items()),
         "<h2>Scores</h2>",
         *_tables(result),
+        "<h2>What the numbers say, and what they do not</h2>",
         "<ul>",
         *(f"<li>{escape(remark)}</li>" for remark in result.remarks),
         "</ul>",
@@ -68,6 +69,12 @@ def write_report(result: Result, figures: dict[str, Path], file: Path) -> Path:
     )
     file.write_text(page, encoding="utf-8")
     return file
+
+
+def task_heading(result: Result, task: str) -> str:
+    """Return the task's name with the kind of its data, for tables and figures."""
+    kind = "real" if result.data[task]["is_real"] else "simulated"
+    return task if task.startswith(kind) else f"{task}, {kind}"
 
 
 def _data(name: str, entry: dict) -> str:
@@ -98,8 +105,9 @@ def _tables(result: Result):
         )
         first = rows[0]
         yield (
-            f"<table><caption>{escape(task)}: {first['n']} trials, chance "
-            f"{first['chance']:.1%}, told apart above {first['chance_bound']:.1%}"
+            f"<table><caption>{escape(task_heading(result, task))}: {first['n']} "
+            f"trials, chance {first['chance']:.1%}, told apart above "
+            f"{first['chance_bound']:.1%}"
             f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
 

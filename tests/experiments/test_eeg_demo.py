@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import binomtest
 
 from manifoldkit.datasets import load_digits_covariances, make_motor_imagery_eeg
 from manifoldkit.experiments import eeg_demo
@@ -22,7 +23,7 @@ def small(monkeypatch):
     digits = load_digits_covariances((3, 8), n_per_class=10)
     tasks = [
         eeg_demo._task("simulated imagery", epochs, False),
-        eeg_demo._task("digits 3 vs 8 (real)", digits, True),
+        eeg_demo._task("digits 3 vs 8", digits, True),
     ]
     monkeypatch.setattr(eeg_demo, "load_tasks", lambda quick, seed: tasks)
     return tasks
@@ -65,12 +66,17 @@ def test_run_writes_all_files_and_says_what_it_used(small, tmp_path):
     assert Result.load(tmp_path).metrics == result.metrics
     assert "SIMULATED" in text
     assert "does not apply" in text
+    assert "simulated imagery: n = 20" in text
+    assert "digits 3 vs 8, real: n = 20" in text
+    assert "not independent" in text
     for row in result.metrics:
         assert row["low"] <= row["accuracy"] <= row["high"]
         assert row["correct"] <= row["total"] == 20
     report = (tmp_path / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', report)
     assert report.count("data:image/png;base64") == 3
+    assert "url(" not in report
+    assert "@import" not in report
     for row in result.metrics:
         assert f"{row['correct']}/{row['total']}" in report
 
@@ -125,14 +131,43 @@ def row(pipeline, accuracy, low, high):
 @pytest.mark.parametrize(
     ("accuracy", "low", "high", "expected"),
     [
-        (0.70, 0.55, 0.82, "10.0% BELOW the plain one (the intervals overlap"),
+        (0.70, 0.55, 0.82, "10.0 points BELOW the plain one (the gap is 4.0 "),
         (0.80, 0.65, 0.90, "the same as the plain one"),
-        (0.95, 0.92, 0.99, "15.0% above the plain one (the intervals do not overlap"),
+        (0.95, 0.92, 0.99, "15.0 points above the plain one (the gap is 6.0 "),
     ],
 )
 def test_the_comparison_is_said_in_words(accuracy, low, high, expected):
     rows = [row(eeg_demo.PLAIN, 0.8, 0.65, 0.9), row(eeg_demo.ACM, accuracy, low, high)]
     assert expected in eeg_demo.remarks_on(rows)[0]
+
+
+def test_a_gap_is_called_undecided_only_where_no_paired_test_could_decide():
+    def words(gap):
+        rows = [
+            row(eeg_demo.PLAIN, 0.6, 0.45, 0.74),
+            row(eeg_demo.ACM, 0.6 + gap / 40, 0.45 + gap / 40, 0.74 + gap / 40),
+        ]
+        return eeg_demo.remarks_on(rows)[0]
+
+    for gap in range(1, 13):
+        # the best case: every trial on which the two differ goes one way
+        possible = binomtest(gap, gap).pvalue < 0.05
+        assert ("decides nothing" in words(gap)) is not possible
+    assert "intervals overlap" in words(6)
+    assert "do not overlap" in words(12)
+
+
+def test_plain_pipelines_all_take_ready_matrices():
+    matrices = set(eeg_demo.pipelines(matrices=True))
+    assert set(eeg_demo.pipelines(matrices=False)) - matrices == {eeg_demo.ACM}
+
+
+def test_data_are_named_with_their_limits(small):
+    caveats = eeg_demo.caveats_on(small)
+    assert any("simulated" in text and "recordings" in text for text in caveats)
+    assert not any("One subject" in text for text in caveats)
+    real = eeg_demo.caveats_on([{**small[0], "is_real": True}])
+    assert real == ["One subject: nothing here carries over to other people."]
 
 
 def test_chance_level_is_said_in_words():
