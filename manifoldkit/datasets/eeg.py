@@ -1,6 +1,7 @@
 """Real EEG: PhysioNet motor imagery and MAMEM steady-state potentials."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -395,7 +396,7 @@ def fetch_mamem(
     parts = []
     for subject in subjects:
         source = _mamem_source(subject)
-        file = obtain(source, lambda s=subject: _convert_mamem(s), path, download)
+        file = obtain(source, partial(_convert_mamem, subject), path, download)
         arrays = read_archive(file, ("X", "y", "session", "stim_hz", "sfreq"))
         keep = np.isin(arrays["session"], chosen)
         hz = np.array([f"{value:g}" for value in arrays["stim_hz"]])

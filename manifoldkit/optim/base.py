@@ -10,6 +10,7 @@ A step of one batch of points x with momentum m:
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class _Plan:
     size: int
     euclidean: list[Tensor]
     buckets: list[Bucket]
-    engine: torch.optim.Optimizer | None
+    engine: Any
 
 
 @dataclass
@@ -55,9 +56,9 @@ class Job:
     """One batch on its way through a step."""
 
     batch: Batch
-    geometry: object
+    geometry: Any
     x: Tensor
-    frame: object
+    frame: Any
     gradient: Tensor
     bad: Tensor | None = None
     before: dict[str, Tensor] = field(default_factory=dict)
@@ -130,14 +131,16 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         self._plans = [self._make_plan(group) for group in self.param_groups]
 
     def _make_plan(self, group: dict) -> _Plan:
-        euclidean, by_key, manifolds = [], {}, {}
+        euclidean: list[Tensor] = []
+        by_key: dict[Any, list[Tensor]] = {}
+        manifolds: dict[Any, Any] = {}
         for i, p in enumerate(group["params"]):
             manifold = curved_manifold(p)
             if manifold is None:
                 euclidean.append(p)
                 continue
             shape = p.shape[p.ndim - manifold.ndim :]
-            key = (manifold_key(manifold), shape, p.dtype, p.device)
+            key: Any = (manifold_key(manifold), shape, p.dtype, p.device)
             if group["foreach"] is False:
                 key = i
             by_key.setdefault(key, []).append(p)
@@ -343,7 +346,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         names = [n for n in ("exp_avg", "momentum_buffer") if n in bucket.buffers]
         m = bucket.buffers[names[0]] if names else None
         y, moved = bucket.geometry.stabilize(x, m)
-        if moved is not None:
+        if m is not None and moved is not None:
             m.copy_(moved)
         bucket.scatter(y, None)
 
@@ -380,7 +383,8 @@ class RiemannianOptimizer(torch.optim.Optimizer):
     def _step_euclidean(self, plan: _Plan, active: list[Tensor], factor) -> None:
         group, engine = plan.group, plan.engine
         if group["nonfinite"] == "skip":
-            finite = torch.stack([torch.isfinite(p.grad).all() for p in active])
+            grads: list[Any] = [p.grad for p in active]
+            finite = torch.stack([torch.isfinite(g).all() for g in grads])
             active = [p for p, ok in zip(active, finite.tolist(), strict=True) if ok]
         if group["weight_decay"] and group["decay_mode"] == "decoupled":
             torch._foreach_mul_(active, 1 - group["lr"] * group["weight_decay"])

@@ -1,6 +1,7 @@
 """Clip gradients by their Riemannian length."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,14 +82,16 @@ def clip_riemannian_grad_norm_(
             "error_if_nonfinite=False would scale by it all the same"
         )
     factor = (max_norm / (total + 1e-6)).clamp_max(1.0)
-    for p in params:
-        p.grad.mul_(factor.to(p.grad))
+    for grad in (p.grad for p in params):
+        if grad is not None:
+            grad.mul_(factor.to(grad))
     return total
 
 
 def _norms(params: list[Tensor], order: float) -> list[Tensor]:
     """Norm of the lengths of each batch of points and of each flat parameter."""
-    flat, batches = [], {}
+    flat: list[Any] = []
+    batches: dict[Any, tuple[Any, list[Tensor]]] = {}
     for p in params:
         manifold = curved_manifold(p)
         if manifold is None:

@@ -9,6 +9,8 @@ and :class:`StiefelGeometry` are the tangent form in fewer passes over memory.
 Every method takes whole batches ``(B, *point)``; each row is computed on its own.
 """
 
+from typing import Any
+
 import geoopt
 import torch
 from geoopt.manifolds.base import Manifold
@@ -70,7 +72,7 @@ class TangentGeometry:
         """Length of every point's coordinates."""
         return self.manifold.inner(x, u, keepdim=True).clamp_min(0).sqrt()
 
-    def project(self, x: Tensor, frame, u: Tensor) -> Tensor:
+    def project(self, x: Tensor, frame, u: Any) -> Tensor:
         """Nearest coordinates that belong to a tangent vector."""
         return self.manifold.proju(x, u)
 

@@ -103,7 +103,7 @@ class LandingSGD(RiemannianSGD):
         super().__init__(params, lr, momentum, **options)
 
     @property
-    def _point_tolerance(self):
+    def _point_tolerance(self):  # type: ignore[override]  # follows an option
         return self.defaults["eps_safe"]
 
     def _defaults(self, options):

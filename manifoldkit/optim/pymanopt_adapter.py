@@ -121,7 +121,7 @@ def _wrap(pymanopt, space: _Space, dim: int | None):
     """Subclass pymanopt's manifold, which can be imported only here."""
     base = pymanopt.manifolds.manifold.Manifold
 
-    class TorchManifold(base):
+    class TorchManifold(base):  # type: ignore[misc, valid-type]  # known at run time
         """pymanopt's view of a torch manifold."""
 
         def __init__(self):
