@@ -5,24 +5,12 @@ import torch
 from moabb.pipelines.features import AugmentedDataset
 from pyriemann.estimation import Covariances
 
-from benchmarks.timing import compare
+from benchmarks.timing import ratio_row
 from manifoldkit.spd.augmented import (
     AugmentedCovariances,
     augmented_covariance,
     augmented_covariance_grid,
 )
-
-
-def _row(case, ours, peer_name, peer, **extra):
-    t = compare({"ours": ours, "peer": peer})
-    return {
-        "case": case,
-        "ours_s": t["ours"],
-        "peer": peer_name,
-        "peer_s": t["peer"],
-        "ratio": t["ours"] / t["peer"],
-        **extra,
-    }
 
 
 def _difference(a, b):
@@ -59,7 +47,7 @@ def run():
             ("transformer with its checks", lambda step=step: step.transform(X)),
         ):
             rows.append(
-                _row(
+                ratio_row(
                     f"{estimator}, order {order}, lag {lag}, {name}, {size}",
                     ours,
                     peer,
@@ -80,7 +68,7 @@ def run():
     one = singly()
     gap = max(_difference(c, one[o]) for o, c in grid().items())
     rows.append(
-        _row(
+        ratio_row(
             f"orders 1..10 at lag 4, oas, {size}",
             grid,
             "ours, one call an order",

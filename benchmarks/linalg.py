@@ -5,7 +5,7 @@ from pyriemann.geometry.base import invsqrtm as peer_invsqrtm
 from pyriemann.geometry.base import logm as peer_logm
 from pyriemann.geometry.base import sqrtm as peer_sqrtm
 
-from benchmarks.timing import compare
+from benchmarks.timing import ratio_row
 from manifoldkit.linalg import invsqrtm, logm, solve_lyapunov, sqrtm
 
 
@@ -21,18 +21,6 @@ def _step(f, x):
     return y.grad
 
 
-def _row(case, ours, peer_name, peer, **extra):
-    t = compare({"ours": ours, "peer": peer})
-    return {
-        "case": case,
-        "ours_s": t["ours"],
-        "peer": peer_name,
-        "peer_s": t["peer"],
-        "ratio": t["ours"] / t["peer"],
-        **extra,
-    }
-
-
 def run():
     """Return the rows."""
     rows = []
@@ -46,7 +34,7 @@ def run():
         for name, (ours, peer, note) in pairs.items():
             case = f"{name}, {batch} x {n} x {n}"
             rows.append(
-                _row(
+                ratio_row(
                     case,
                     lambda f=ours, x=x: f(x),
                     "pyriemann",
@@ -55,7 +43,7 @@ def run():
                 )
             )
             rows.append(
-                _row(
+                ratio_row(
                     case + ", with gradient",
                     lambda f=ours, x=x: _step(f, x),
                     "pyriemann (eigh autograd)",
@@ -64,7 +52,7 @@ def run():
                 )
             )
         rows.append(
-            _row(
+            ratio_row(
                 f"solve_lyapunov, {batch} x {n} x {n}",
                 lambda x=x: solve_lyapunov(x, x),
                 "one torch.linalg.eigh",

@@ -38,3 +38,22 @@ def compare(
     finally:
         torch.set_num_threads(threads)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def ratio_row(
+    case: str,
+    ours: Callable[[], object],
+    peer_name: str,
+    peer: Callable[[], object],
+    **extra: object,
+) -> dict[str, object]:
+    """Time ours against one peer; return a row of the benchmark table."""
+    seconds = compare({"ours": ours, "peer": peer})
+    return {
+        "case": case,
+        "ours_s": seconds["ours"],
+        "peer": peer_name,
+        "peer_s": seconds["peer"],
+        "ratio": seconds["ours"] / seconds["peer"],
+        **extra,
+    }

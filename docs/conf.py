@@ -48,6 +48,7 @@ nb_merge_streams = True
 html_theme = "pydata_sphinx_theme"
 html_title = "manifoldkit"
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": True,
