@@ -6,12 +6,14 @@ An archive is a compressed NumPy file without pickles. It is looked for in the
 these that is set.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,24 +126,33 @@ def write_archive(file: Path, arrays: dict[str, np.ndarray]) -> Path:
     OSError
         The folder cannot be written; the message says what to set instead.
     """
-    temporary = None
+    # a name of its own, not mkstemp, whose files only their owner may read
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(".part", file.name, file.parent)
-        with os.fdopen(descriptor, "wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        with _plain_write_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as stream:
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+    finally:
+        # after a failure only; its own failure must not hide the first one
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return file
+
+
+@contextlib.contextmanager
+def _plain_write_errors(file: Path) -> Iterator[None]:
+    """Turn errors of writing into one that says what to set instead."""
+    try:
+        yield
     except OSError as error:
         raise type(error)(
             f"cannot write {file} ({error.strerror or error}); give path= or set "
             f"{VARIABLE} to a folder that can be written"
         ) from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-    return file
 
 
 def sha256(file: Path) -> str:
@@ -189,12 +200,17 @@ def obtain(
         target = Path(path).expanduser()
     if not download:
         raise DatasetNotFoundError(_describe(source, target, "download=False"))
+    with _plain_write_errors(target):  # before a long download, not after it
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
     try:
         arrays = convert()
     except ImportError:
         raise
     except Exception as error:  # whatever the network and the downloader raise
-        reason = f"the download failed: {type(error).__name__}: {error}"
+        reason = (
+            f"the download or its conversion failed: {type(error).__name__}: {error}"
+        )
         raise DatasetNotFoundError(_describe(source, target, reason)) from error
     return write_archive(target, arrays)
 

@@ -1,15 +1,20 @@
 """Real EEG: PhysioNet motor imagery and MAMEM steady-state potentials."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from manifoldkit.datasets.archive import Source, find_archive, obtain, read_archive
+from manifoldkit.datasets.archive import find_archive
+from manifoldkit.datasets.eeg_archives import (
+    check_path,
+    mamem_arrays,
+    mamem_source,
+    physionet_arrays,
+    physionet_source,
+)
 from manifoldkit.datasets.epochs import EEGEpochs, channel_index
-from manifoldkit.exceptions import MissingExtraError
 
 #: The 21 channels over the motor cortex that ``channels="motor"`` means.
 MOTOR_CHANNELS = (
@@ -37,50 +42,7 @@ _PHYSIONET_CITATION = (
     "Goldberger et al., Circulation 101(23), 2000"
 )
 _MAMEM_CITATION = "Oikonomou et al., arXiv 1602.00904, 2016"
-_MAMEM_HZ = {0: 12.0, 1: 10.0, 2: 8.57, 3: 7.5, 4: 6.66}
-# PO7 PO3 POz PO4 PO8 O1 Oz O2 on the 256-channel geodesic net
 _MAMEM_CHANNELS = ("PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2")
-_MAMEM_ELECTRODES = ("E97", "E109", "E119", "E140", "E161", "E116", "E126", "E150")
-
-
-def _physionet_source(subject: int) -> Source:
-    known = (
-        (14_769_479, "4bfdeca64f450b151255bbf4bb4086ecedb6414627882a588bf7772478a846c7")
-        if subject == 1
-        else (None, None)
-    )
-    return Source(
-        f"eeg/physionet_mi_S{subject:03d}.npz",
-        "https://physionet.org/content/eegmmidb/1.0.0/",
-        'pip install "manifoldkit[eeg]" and call fetch_physionet_mi with a network: '
-        "MNE downloads the recordings (about 2.5 MB a run) and checks their SHA-256.",
-        *known,
-    )
-
-
-def _convert_physionet(subject: int, runs: Sequence[int]) -> dict[str, np.ndarray]:
-    """Download a subject's runs through MNE; exact microvolts as int16."""
-    try:
-        import mne
-        from mne.datasets import eegbci
-    except ImportError:
-        raise MissingExtraError("fetch_physionet_mi", "mne", "eeg") from None
-    files = eegbci.load_data(subject, list(runs), update_path=False, verbose="error")
-    arrays: dict[str, np.ndarray] = {"runs": np.array(runs)}
-    for run, file in zip(runs, files, strict=True):
-        raw = mne.io.read_raw_edf(file, preload=True, verbose="error")
-        eegbci.standardize(raw)
-        onset = np.round(raw.annotations.onset * raw.info["sfreq"]).astype(np.int32)
-        length = np.round(raw.annotations.duration * raw.info["sfreq"])
-        code = [int(text[1]) for text in raw.annotations.description]
-        arrays[f"run{run:02d}_data"] = np.round(raw.get_data() * 1e6).astype(np.int16)
-        arrays[f"run{run:02d}_events"] = np.stack([onset, length, code], 1).astype(
-            np.int32
-        )
-        arrays["ch_names"] = np.array(raw.ch_names)
-        arrays["sfreq"] = np.array(raw.info["sfreq"])
-    arrays["unit"] = np.array("uV")
-    return arrays
 
 
 def _check_numbers(name: str, values, allowed) -> tuple[int, ...]:
@@ -91,6 +53,8 @@ def _check_numbers(name: str, values, allowed) -> tuple[int, ...]:
             f"{name}: expected numbers out of {min(allowed)}..{max(allowed)}, "
             f"found {bad or values}"
         )
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name}: expected each number once, found {values}")
     return tuple(int(v) for v in values)
 
 
@@ -178,19 +142,21 @@ def fetch_physionet_mi(
     subjects = _check_numbers("subjects", subjects, range(1, 110))
     runs = _check_numbers("runs", runs, range(3, 15))
     _check_window(fmin, fmax, tmin, tmax, 160.0)
-    parts = []
+    check_path(path, subjects, physionet_source(1))
+    parts, rates = [], {}
     for subject in subjects:
-        arrays = _physionet_arrays(subject, runs, path, download)
-        for run in runs:
-            parts.append(
-                (
-                    subject,
-                    run,
-                    *_cut_run(
-                        arrays, run, fmin, fmax, tmin, tmax, channels, include_rest
-                    ),
-                )
+        arrays = physionet_arrays(subject, runs, path, download)
+        sfreq = rates[subject] = float(arrays["sfreq"])
+        if sfreq != rates[subjects[0]]:
+            raise ValueError(
+                "subjects: expected one sampling rate, found "
+                f"{rates[subjects[0]]:g} Hz for {subjects[0]} and {sfreq:g} Hz for "
+                f"{subject}; load them apart"
             )
+        _check_window(fmin, fmax, tmin, tmax, sfreq)
+        for run in runs:
+            X, y = _cut_run(arrays, run, fmin, fmax, tmin, tmax, channels, include_rest)
+            parts.append((subject, run, X, y))
     X = np.concatenate([p[2] for p in parts])
     y = np.concatenate([p[3] for p in parts])
     if return_X_y:
@@ -200,7 +166,7 @@ def fetch_physionet_mi(
     return EEGEpochs(
         X=X,
         y=y,
-        sfreq=float(arrays["sfreq"]),
+        sfreq=sfreq,
         ch_names=_channel_names(arrays, channels),
         subject=np.repeat([p[0] for p in parts], counts),
         session=np.ones(len(y), dtype=int),
@@ -220,30 +186,6 @@ def fetch_physionet_mi(
 
 def _plural(word: str, numbers: Sequence[int]) -> str:
     return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-
-
-def _physionet_arrays(subject, runs, path, download) -> dict[str, np.ndarray]:
-    """The arrays of a subject's archive; runs that it lacks are downloaded."""
-    source = _physionet_source(subject)
-    all_runs = tuple(range(3, 15))
-    file = obtain(source, lambda: _convert_physionet(subject, all_runs), path, download)
-    arrays = read_archive(file, ("ch_names", "sfreq", "runs"))
-    absent = [run for run in runs if f"run{run:02d}_data" not in arrays]
-    if absent:
-        held = ", ".join(str(r) for r in arrays["runs"])
-        if not download:
-            raise ValueError(f"runs: {absent} not in {file}, which holds runs {held}")
-        extra = Source(
-            source.relative.replace(".npz", f"_runs{'-'.join(map(str, absent))}.npz"),
-            source.publisher,
-            source.how,
-        )
-        folder = None if path is None else Path(path)
-        if folder is not None and folder.suffix == ".npz":
-            folder = folder.parent
-        more = obtain(extra, lambda: _convert_physionet(subject, absent), folder)
-        arrays |= read_archive(more, [f"run{run:02d}_data" for run in absent])
-    return arrays
 
 
 def _channel_names(arrays, channels) -> tuple[str, ...]:
@@ -282,54 +224,9 @@ def _cut_run(arrays, run, fmin, fmax, tmin, tmax, channels, include_rest):
             continue
         X.append(signal[:, onset + first : onset + last])
         y.append(labels[code])
+    if not X:
+        raise ValueError(f"tmax: no trial of run {run} lasts until {tmax:g} s")
     return np.stack(X), np.array(y)
-
-
-def _mamem_source(subject: int) -> Source:
-    return Source(
-        f"eeg/mamem_ssvep_U{subject:03d}.npz",
-        "https://figshare.com/articles/dataset/3153409",
-        'pip install "manifoldkit[eeg]" and call fetch_mamem with a network: '
-        "MOABB's MAMEM2 downloads the recordings (about 500 MB a subject).",
-    )
-
-
-def _convert_mamem(subject: int) -> dict[str, np.ndarray]:
-    """Download a subject through MOABB and cut one-second epochs of 8 channels."""
-    try:
-        import mne
-        from moabb.datasets import MAMEM2
-    except ImportError:
-        raise MissingExtraError("fetch_mamem", "moabb", "eeg") from None
-    runs = next(iter(MAMEM2().get_data([subject])[subject].values()))
-    X, y, session = [], [], []
-    frequencies = {f"{hz:.2f}": label for label, hz in _MAMEM_HZ.items()}
-    for number, name in enumerate(sorted(runs), 1):
-        raw = runs[name].copy().load_data()
-        events, codes = mne.events_from_annotations(raw, verbose="error")
-        if not len(events):
-            events = mne.find_events(raw, verbose="error")
-            codes = MAMEM2().event_id
-        label_of = {v: frequencies[f"{float(k):.2f}"] for k, v in codes.items()}
-        raw.pick(list(_MAMEM_ELECTRODES)).filter(1, 50, verbose="error")
-        scale = raw.info["sfreq"] / 125.0
-        raw.resample(125.0, verbose="error")
-        signal = raw.get_data() * 1e6
-        for onset, _, code in events:
-            start = round((onset - runs[name].first_samp) / scale) + 125
-            for second in range(4):
-                piece = signal[:, start + 125 * second : start + 125 * (second + 1)]
-                if piece.shape[1] == 125:
-                    X.append(piece.astype(np.float32))
-                    y.append(label_of[code])
-                    session.append(number)
-    return {
-        "X": np.stack(X),
-        "y": np.array(y, dtype=np.int64),
-        "session": np.array(session, dtype=np.int64),
-        "sfreq": np.array(125.0),
-        "stim_hz": np.array([_MAMEM_HZ[k] for k in range(5)]),
-    }
 
 
 def fetch_mamem(
@@ -376,8 +273,10 @@ def fetch_mamem(
     The archives that papers on SPD networks use were prepared by the authors of MAtt
     (NeurIPS 2022). A download is converted here (1-50 Hz, 125 Hz, seconds 1 to 5 of
     each window, occipital electrodes by their usual place on the 256-channel net) and
-    agrees with those archives in form, not sample by sample; say which one a result
-    used.
+    agrees with those archives in form, not sample by sample; ``provenance`` says which
+    one was read. Labels follow the documented order of a session's windows, 1 = 12 Hz
+    to 5 = 6.66 Hz, which every session of the prepared archives agrees with; the event
+    names of MOABB 1.7 count the other way.
 
     References
     ----------
@@ -393,11 +292,12 @@ def fetch_mamem(
     subjects = _check_numbers("subjects", subjects, range(1, 12))
     chosen = range(1, 6) if sessions is None else sessions
     chosen = _check_numbers("sessions", chosen, range(1, 6))
+    check_path(path, subjects, mamem_source(1))
     parts = []
+    origins = set()
     for subject in subjects:
-        source = _mamem_source(subject)
-        file = obtain(source, partial(_convert_mamem, subject), path, download)
-        arrays = read_archive(file, ("X", "y", "session", "stim_hz", "sfreq"))
+        arrays = mamem_arrays(subject, path, download)
+        origins.add(str(arrays.get("origin", "prepared elsewhere, see the data card")))
         keep = np.isin(arrays["session"], chosen)
         hz = np.array([f"{value:g}" for value in arrays["stim_hz"]])
         parts.append(
@@ -420,7 +320,8 @@ def fetch_mamem(
         is_real=True,
         provenance=(
             f"MAMEM SSVEP data set II, {_plural('subject', subjects)}, "
-            "one-second epochs of eight occipital channels"
+            "one-second epochs of eight occipital channels, "
+            + " and ".join(sorted(origins))
         ),
         citation=_MAMEM_CITATION,
         license="Open Data Commons Attribution 1.0",
@@ -468,7 +369,7 @@ def load_eeg_demo(
     """
     if task not in DEMO_TASKS:
         raise ValueError(f"task: expected one of {tuple(DEMO_TASKS)}, found {task!r}")
-    if find_archive(_physionet_source(1).relative, path) is not None:
+    if find_archive(physionet_source(1).relative, path) is not None:
         runs = DEMO_TASKS[task]
         epochs = fetch_physionet_mi((1,), runs, path=path, download=False)
     else:

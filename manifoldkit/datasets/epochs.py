@@ -58,6 +58,19 @@ class EEGEpochs:
     citation: str
     license: str
 
+    def __post_init__(self) -> None:
+        if self.X.ndim != 3 or self.X.shape[1] != len(self.ch_names):
+            raise ValueError(
+                f"X: expected shape (n_epochs, {len(self.ch_names)}, n_times), "
+                f"found {self.X.shape}"
+            )
+        for name in ("y", "subject", "session", "run"):
+            if len(getattr(self, name)) != len(self.X):
+                raise ValueError(
+                    f"{name}: expected one value an epoch, {len(self.X)}, "
+                    f"found {len(getattr(self, name))}"
+                )
+
     def __len__(self) -> int:
         return len(self.y)
 

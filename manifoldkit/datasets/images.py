@@ -1,8 +1,14 @@
 """Real images that need no download."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,18 @@ class MatrixSet:
     def __repr__(self) -> str:
         n, p, _ = self.X.shape
         return f"MatrixSet({self.name!r}, {n} matrices {p} x {p})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in sorted order."""
+        return tuple(str(c) for c in np.unique(self.y))
+
+    def to_torch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return matrices (float64) and class indices (position in ``classes``)."""
+        import torch
+
+        codes = np.searchsorted(np.array(self.classes), self.y)
+        return torch.from_numpy(self.X), torch.from_numpy(codes)
 
 
 _FEATURES = ("x", "y", "intensity", "|Ix|", "|Iy|", "|Ixx|", "|Iyy|")
@@ -93,11 +111,12 @@ def load_digits_covariances(
     from sklearn.datasets import load_digits
 
     wanted = tuple(digits)
-    if not wanted or any(d not in range(10) for d in wanted):
-        raise ValueError(f"digits: expected some out of 0..9, found {wanted}")
+    known = all(d in range(10) for d in wanted)
+    if not wanted or not known or len(set(wanted)) < len(wanted):
+        raise ValueError(f"digits: expected some of 0..9, each once, found {wanted}")
     if n_per_class is not None and n_per_class < 1:
         raise ValueError(f"n_per_class: expected at least 1, found {n_per_class}")
-    if not ridge > 0:
+    if not 0 < ridge < np.inf:
         raise ValueError(f"ridge: expected a positive number, found {ridge}")
     bunch = load_digits()
     index = np.sort(

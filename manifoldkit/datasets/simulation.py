@@ -1,6 +1,7 @@
 """Simulated motor-imagery EEG with known truth."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from scipy.signal import butter, lfilter, sosfiltfilt
@@ -205,8 +206,10 @@ def make_motor_imagery_eeg(
         band,
         desynchronization,
     )
-    if not variability >= 0:
+    if not 0 <= variability < np.inf:
         raise ValueError(f"variability: expected 0 or more, found {variability}")
+    if not np.isfinite(snr):
+        raise ValueError(f"snr: expected a finite number of dB, found {snr}")
     rng = _as_generator(random_state)
     names, channels = _channel_layout(n_channels)
     n_background = 12
@@ -289,13 +292,16 @@ def _as_generator(random_state) -> np.random.Generator:
 def _check_simulation(
     n_epochs, n_channels, n_times, n_sessions, classes, sfreq, band, desynchronization
 ) -> None:
-    if not sfreq > 0:
+    if not 0 < sfreq < np.inf:
         raise ValueError(f"sfreq: expected a positive rate, found {sfreq}")
     counts = {
         "n_epochs": n_epochs,
         "n_channels": n_channels,
         "n_sessions": n_sessions,
     }
+    for name, value in (counts | {"n_times": n_times}).items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{name}: expected an integer, found {value!r}")
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value}")
