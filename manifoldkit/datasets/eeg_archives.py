@@ -285,15 +285,12 @@ def _cut_mamem_session(raw: Any) -> tuple[np.ndarray, np.ndarray]:
     raw = raw.reorder_channels(list(_MAMEM_ELECTRODES))
     raw.filter(1, 50, verbose="error").resample(_MAMEM_RATE, verbose="error")
     signal = raw.get_data() * 1e6
-    epochs, codes = [], []
-    for onset, _, code in events:
-        start = round((onset - first) * _MAMEM_RATE / rate) + _MAMEM_RATE
-        for begin in range(start, start + 4 * _MAMEM_RATE, _MAMEM_RATE):
-            piece = signal[:, begin : begin + _MAMEM_RATE]
-            if piece.shape[1] == _MAMEM_RATE:
-                epochs.append(piece.astype(np.float32))
-                codes.append(code)
-    return np.stack(epochs), np.array(codes)
+    start = np.round((events[:, 0] - first) * _MAMEM_RATE / rate).astype(int)
+    start += _MAMEM_RATE
+    whole = start + 4 * _MAMEM_RATE <= signal.shape[1]
+    samples = start[whole, None] + np.arange(4 * _MAMEM_RATE)
+    windows = signal[:, samples].reshape(len(signal), -1, _MAMEM_RATE)
+    return windows.transpose(1, 0, 2).astype(np.float32), events[whole, 2]
 
 
 def _mamem_labels(sessions: list[np.ndarray]) -> list[np.ndarray]:
@@ -302,11 +299,10 @@ def _mamem_labels(sessions: list[np.ndarray]) -> list[np.ndarray]:
     The documentation counts the boxes from 12 Hz down, MOABB's event names from 6.66
     Hz up; as all sessions follow one order, that order decides which holds.
     """
-    codes = [np.asarray(session) for session in sessions]
-    if all(_follows(session, _MAMEM_ORDER) for session in codes):
-        return [session.astype(np.int64) - 1 for session in codes]
-    if all(_follows(6 - session, _MAMEM_ORDER) for session in codes):
-        return [5 - session.astype(np.int64) for session in codes]
+    if all(_follows(codes, _MAMEM_ORDER) for codes in sessions):
+        return [np.repeat(codes - 1, 4).astype(np.int64) for codes in sessions]
+    if all(_follows(6 - codes, _MAMEM_ORDER) for codes in sessions):
+        return [np.repeat(5 - codes, 4).astype(np.int64) for codes in sessions]
     raise ValueError(
         "the windows of MAMEM's sessions are not in the documented order of "
         "frequencies, so their labels cannot be told"
@@ -314,7 +310,6 @@ def _mamem_labels(sessions: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _follows(codes: np.ndarray, order: Sequence[int]) -> bool:
-    """Whether the windows (four epochs each, some perhaps lost) are in this order."""
-    changes = np.flatnonzero(np.diff(codes)) + 1
+    """Whether codes appear in this order, some windows perhaps lost."""
     rest = iter(order)
-    return all(int(window[0]) in rest for window in np.split(codes, changes))
+    return len(codes) > 0 and all(int(code) in rest for code in codes)

@@ -181,7 +181,9 @@ def make_motor_imagery_eeg(
     ------
     ValueError
         Counts below 1, fewer epochs than classes, unknown classes, a band outside
-        (0, sfreq / 2), desynchronization outside (0, 1].
+        (0, sfreq / 2), desynchronization outside (0, 1], snr not finite.
+    TypeError
+        A count that is not an integer.
 
     References
     ----------

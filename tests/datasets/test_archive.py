@@ -1,6 +1,8 @@
 """Finding, reading and storing archives, and every way in which that can fail."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -143,11 +145,51 @@ def test_unwritable_folder(tmp_path, arrays):
         write_archive(blocker / "toy.npz", arrays)
 
 
+def test_unwritable_folder_is_noticed_before_the_download(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+
+    def convert():
+        raise AssertionError("downloaded in vain")
+
+    with pytest.raises(OSError, match=r"cannot write .*MANIFOLDKIT_DATA"):
+        obtain(SOURCE, convert, blocker / "folder")
+
+
+def test_archives_have_the_usual_permissions(tmp_path, arrays):
+    """A cache that several users share stays readable to them."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    file = write_archive(tmp_path / "toy.npz", arrays)
+    assert file.stat().st_mode == plain.stat().st_mode
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_folder(tmp_path, arrays):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError, match="path="):
         write_archive(tmp_path / "toy.npz", arrays)
+
+
+def test_readers_never_see_half_a_file(tmp_path):
+    """Two processes store the same archive while this one reads it."""
+    file = tmp_path / "toy.npz"
+    code = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from manifoldkit.datasets.archive import write_archive\n"
+        "x = np.random.default_rng(0).standard_normal(20000)\n"
+        "for _ in range(30): write_archive(Path(sys.argv[1]), {'X': x})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, file]) for _ in range(2)]
+    reads = 0
+    while any(writer.poll() is None for writer in writers):
+        if file.exists():
+            assert read_archive(file)["X"].shape == (20000,)
+            reads += 1
+    assert reads > 0
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_parallel_writers_leave_one_whole_file(tmp_path, arrays):

@@ -1,8 +1,10 @@
 """Loaders, on fabricated archives of the documented form and on the real ones."""
 
 import os
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +25,15 @@ def real(relative):
 
 @pytest.fixture
 def physionet(tmp_path, rng):
-    """A folder with a fabricated archive of subject 1, runs 4 and 6."""
+    """A folder with a fabricated archive of subject 1, runs 4, 6 and 8."""
     names = (*MOTOR_CHANNELS, "O1", "O2")
     arrays = {
         "ch_names": np.array(names),
         "sfreq": np.array(160.0),
         "unit": np.array("uV"),
-        "runs": np.array([4, 6]),
+        "runs": np.array([4, 6, 8]),
     }
-    for run in (4, 6):
+    for run in (4, 6, 8):
         data = 20 * rng.standard_normal((len(names), 6000))
         arrays[f"run{run:02d}_data"] = data.astype(np.int16)
         onsets = np.arange(8) * 700
@@ -106,8 +108,11 @@ def test_select_and_torch(physionet):
     [
         ({"subjects": 110}, "subjects: expected numbers out of 1..109"),
         ({"subjects": ()}, "subjects"),
+        ({"subjects": "1"}, "subjects"),
+        ({"subjects": [1, 1]}, "subjects: expected each number once"),
+        ({"runs": [4, 4]}, "runs: expected each number once"),
         ({"runs": [2]}, "runs: expected numbers out of 3..14"),
-        ({"runs": [4, 12]}, "runs: .*12.* not in .*holds runs 4, 6"),
+        ({"runs": [4, 12]}, "runs: .*12.* not in .*holds runs 4, 6, 8"),
         ({"fmin": 40.0}, "fmin, fmax"),
         ({"fmax": 90.0}, "fmin, fmax"),
         ({"tmin": 3, "tmax": 1}, "tmin, tmax"),
@@ -120,6 +125,14 @@ def test_physionet_bad_input(kwargs, message, physionet):
     call = {"subjects": 1, "runs": 4, "path": physionet, "download": False, **kwargs}
     with pytest.raises(ValueError, match=message):
         fetch_physionet_mi(**call)
+
+
+def test_epochs_of_uneven_length_are_refused(physionet):
+    epochs = fetch_physionet_mi(1, 4, path=physionet)
+    with pytest.raises(ValueError, match="y: expected one value an epoch, 4, found 3"):
+        replace(epochs, y=epochs.y[:3])
+    with pytest.raises(ValueError, match="X: expected shape"):
+        replace(epochs, X=epochs.X[:, :2])
 
 
 def test_mamem(mamem):
@@ -195,6 +208,18 @@ def test_demo_falls_back_on_a_simulation_that_says_so(task, tmp_path):
     X, y = load_eeg_demo(task, path=tmp_path, return_X_y=True)
     np.testing.assert_array_equal(X, epochs.X)
     assert len(y) == len(X)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_demo_never_opens_a_connection(present, physionet, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was tried")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    folder = physionet if present else tmp_path / "empty"
+    epochs = load_eeg_demo("imagined_left_right", path=folder)
+    assert epochs.is_real == present
 
 
 def test_demo_bad_task():

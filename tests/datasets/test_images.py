@@ -25,13 +25,22 @@ def test_all_digits_and_plain_arrays():
     assert len(X) == len(y) == 1797
 
 
+def test_torch_codes_follow_the_classes():
+    digits = load_digits_covariances((8, 3), n_per_class=4)
+    X, y = digits.to_torch()
+    np.testing.assert_array_equal(X, digits.X)
+    assert [digits.classes[i] for i in y] == digits.y.tolist()
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"digits": (3, 10)}, "digits"),
         ({"digits": ()}, "digits"),
+        ({"digits": (3, 3)}, "digits: .* each once"),
         ({"n_per_class": 0}, "n_per_class"),
         ({"ridge": 0}, "ridge"),
+        ({"ridge": np.nan}, "ridge"),
     ],
 )
 def test_bad_input(kwargs, message):

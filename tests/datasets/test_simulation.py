@@ -101,6 +101,8 @@ def test_band_and_amplitude():
         ({"classes": ("left_hand",)}, "classes"),
         ({"desynchronization": 0}, "desynchronization"),
         ({"variability": -1}, "variability"),
+        ({"snr": np.nan}, "snr: expected a finite"),
+        ({"snr": np.inf}, "snr: expected a finite"),
         ({"band": (8, 90)}, "band"),
         ({"sfreq": 0}, "sfreq"),
     ],
@@ -108,3 +110,9 @@ def test_band_and_amplitude():
 def test_bad_input(kwargs, message):
     with pytest.raises(ValueError, match=message):
         simulate(**kwargs)
+
+
+def test_counts_are_integers():
+    with pytest.raises(TypeError, match="n_epochs: expected an integer"):
+        simulate(n_epochs=10.5)
+    assert len(simulate(n_epochs=np.int64(4))) == 4
