@@ -207,7 +207,8 @@ def evaluate(
         listed = [datasets] if single else list(datasets)
         datasets = [_dataset(moabb.datasets, d) for d in listed]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        # theirs only: what our pipelines warn of is for the user to change
+        warnings.filterwarnings("ignore", module=r"(moabb|mne|h5py)(\.|$)")
         runner = names[evaluation](
             paradigm=paradigm,
             datasets=datasets,
@@ -256,6 +257,12 @@ def main(
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="A small grid.")] = False,
     out: Annotated[Path | None, typer.Option(help="CSV file for all scores.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of MOABB's stored results.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Compute stored results again.")
+    ] = False,
 ) -> None:
     """Reproduce the paper's tables on MOABB's data (downloads them)."""
     try:
@@ -266,6 +273,8 @@ def main(
             protocol,
             random_state=seed,
             n_jobs=jobs,
+            results_folder=results,
+            overwrite=overwrite,
         )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}")

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.experiments import moabb_evaluation
 from manifoldkit.experiments.moabb_evaluation import (
     PARADIGMS,
     PUBLISHED,
@@ -40,7 +41,6 @@ def fake(tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "evaluation", ["within-session", "cross-session", "cross-subject"]
 )
@@ -86,6 +86,50 @@ def test_command_says_errors_in_one_line(capsys):
         main(dataset=["NoSuchSet"], quick=True)
     out = capsys.readouterr().out
     assert out == "error: datasets: MOABB has no data set 'NoSuchSet'\n"
+
+
+def test_command_shows_the_papers_score_beside_ours(monkeypatch, tmp_path, capsys):
+    pd = pytest.importorskip("pandas")
+    rows = [
+        ("BNCI2014-001", "TS+SVM", subject, session, score)
+        for subject, session, score in [(1, 0, 0.9), (1, 1, 0.7), (2, 0, 0.6)]
+    ] + [("Other", "mine", 1, 0, 0.5)]
+    columns = ["dataset", "pipeline", "subject", "session", "score"]
+    asked = {}
+
+    def fake(pipelines, datasets, *args, **options):
+        asked.update(options, datasets=datasets)
+        return pd.DataFrame(rows, columns=columns)
+
+    monkeypatch.setattr(moabb_evaluation, "evaluate", fake)
+    main(quick=True, out=tmp_path / "scores.csv", results=tmp_path, overwrite=True)
+    lines = capsys.readouterr().out.splitlines()
+    # mean over subjects of the means over sessions; the paper's 88.3 beside it
+    assert lines[1].split() == ["BNCI2014-001", "TS+SVM", "70.0", "88.3"]
+    assert lines[2].split() == ["Other", "mine", "50.0", "-"]
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 4
+    assert asked["datasets"] == ["BNCI2014_001"]
+    assert asked["results_folder"] == tmp_path
+    assert asked["overwrite"]
+
+
+def test_stored_results_are_used_until_overwritten(fake, tmp_path):
+    pipelines = {"ACM": make_acm_classifier(order=2, lag=2)}
+    first = evaluate(pipelines, fake, results_folder=tmp_path)
+    assert (first["time"] > 0).all()
+    fits = []
+
+    class Counted(type(pipelines["ACM"])):
+        def fit(self, X, y, **params):
+            fits.append(len(X))
+            return super().fit(X, y, **params)
+
+    again = {"ACM": Counted(pipelines["ACM"].steps)}
+    evaluate(again, fake, results_folder=tmp_path, overwrite=True)
+    assert fits
+    fits.clear()
+    evaluate(again, fake, results_folder=tmp_path)
+    assert not fits
 
 
 def test_missing_extra(monkeypatch):
