@@ -12,7 +12,17 @@ from importlib import import_module
 
 __version__ = "0.1.0.dev0"
 
-_SUBPACKAGES = ("datasets", "exceptions", "linalg", "manifolds", "optim", "spd")
+_SUBPACKAGES = (
+    "datasets",
+    "equivariant",
+    "exceptions",
+    "lie",
+    "linalg",
+    "manifolds",
+    "optim",
+    "spd",
+    "testing",
+)
 
 __all__ = ["__version__", *_SUBPACKAGES]
 

@@ -1,0 +1,3 @@
+"""Equivariance checks for any callable."""
+
+__all__: list[str] = []
