@@ -1,0 +1,151 @@
+"""Training through Lightning: learning, the best state, time limits, resuming."""
+
+import pytest
+import torch
+from torch import nn
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.experiments.training import batches, fit
+
+pytest.importorskip("lightning")
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 5, generator=generator)
+    y = x @ torch.arange(5.0)[:, None]
+    return batches(x, y, batch_size=16)
+
+
+def make_model():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+
+def squared(model, batch):
+    x, y = batch
+    return (model(x) - y).square().mean()
+
+
+def adam(model):
+    return torch.optim.Adam(model.parameters(), lr=0.02)
+
+
+def run(problem, **options):
+    model = make_model()
+    options = {"optimizer": adam, "epochs": 6} | options
+    return model, fit(model, squared, problem, **options)
+
+
+def test_training_lowers_the_loss_and_reports_every_epoch(problem):
+    model, log = run(problem, epochs=20)
+    assert [row["epoch"] for row in log.epochs] == list(range(1, 21))
+    assert log.epochs[-1]["loss"] < 0.3 * log.epochs[0]["loss"]
+    assert log.seconds == log.epochs[-1]["seconds"] > 0
+    assert not model.training
+
+
+def test_same_seed_same_weights_and_the_global_generator_is_given_back(problem):
+    torch.manual_seed(7)
+    first, _ = run(problem)
+    torch.manual_seed(7)
+    drawn = torch.rand(3)
+    second, _ = run(problem)
+    other, _ = run(problem, seed=1)
+    torch.manual_seed(7)
+    make_model()
+    after_model = torch.get_rng_state()
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(3), drawn)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first[0].weight, other[0].weight)
+    make_model()
+    state = torch.get_rng_state()
+    fit(first, squared, problem, optimizer=adam, epochs=1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(after_model, state)
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(problem, tmp_path):
+    scores = iter([3.0, 1.0, 2.0, 4.0, 7.0, 6.0])
+    options = {
+        "validate": lambda model: {"score": next(scores)},
+        "monitor": "score",
+        "mode": "max",
+        "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5),
+    }
+    whole, log = run(problem, **options)
+    scores = iter([3.0, 1.0, 2.0])
+
+    def interrupted(model, batch):
+        interrupted.calls += 1
+        if interrupted.calls == 14:  # in the fourth epoch
+            raise KeyboardInterrupt
+        return squared(model, batch)
+
+    interrupted.calls = 0
+    part = make_model()
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            part,
+            interrupted,
+            problem,
+            optimizer=adam,
+            epochs=6,
+            out=tmp_path,
+            **options,
+        )
+    scores = iter([4.0, 7.0, 6.0])
+    resumed, second = run(problem, out=tmp_path, resume=True, **options)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert [row["loss"] for row in log.epochs] == [row["loss"] for row in second.epochs]
+    assert second.best["epoch"] == log.best["epoch"] == 5
+
+
+def test_the_best_state_is_restored(problem):
+    seen = []
+
+    def validate(model):
+        assert not model.training
+        seen.append(model[0].weight.detach().clone())
+        return {"accuracy": [0.1, 0.9, 0.5][len(seen) - 1]}
+
+    model, log = run(
+        problem, epochs=3, validate=validate, monitor="accuracy", mode="max"
+    )
+    assert torch.equal(model[0].weight, seen[1])
+    assert log.best["accuracy"] == 0.9
+
+
+def test_patience_and_time_limits_stop(problem):
+    _, log = run(
+        problem,
+        epochs=50,
+        validate=lambda model: {"loss_": 1.0},
+        monitor="loss_",
+        patience=3,
+    )
+    assert len(log.epochs) == 4
+    _, log = run(problem, epochs=None, max_seconds=0.3)
+    assert 0.3 <= log.seconds < 3
+    _, log = run([next(iter(problem))] * 100_000, epochs=None, max_seconds=0.3)
+    assert len(log.epochs) == 1
+    assert 0.3 <= log.seconds < 3
+
+
+def test_bad_settings(problem):
+    with pytest.raises(ValueError, match="epochs or max_seconds"):
+        fit(make_model(), squared, problem, optimizer=adam)
+    with pytest.raises(ValueError, match="mode must be"):
+        run(problem, mode="up")
+    with pytest.raises(ValueError, match="needs a validate"):
+        run(problem, monitor="accuracy")
+
+
+def test_without_lightning_the_extra_is_named(problem, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lightning", None)
+    with pytest.raises(MissingExtraError, match="train"):
+        run(problem)
