@@ -4,6 +4,7 @@
 ``docs/results/*/result.json`` and writes the page, so that it cannot drift from runs.
 """
 
+from itertools import groupby
 from pathlib import Path
 
 from manifoldkit.experiments.result import Result
@@ -35,7 +36,7 @@ def _section(result: Result) -> str:
     ]
     if result.paper:
         parts += [
-            "**Published** (per cent; other data sets, so not comparable row by row).",
+            f"**Published** ({result.paper_note}).",
             _table(result.paper),
         ]
     if result.remarks:
@@ -57,20 +58,31 @@ def _environment(entry: dict) -> str:
 
 
 def _metrics(rows: list[dict]) -> str:
-    """One line a task and pipeline."""
-    table = []
-    for row in rows:
-        line = {
-            "task": row["task"],
-            "pipeline": row["pipeline"],
-            "accuracy": f"{row['accuracy']:.1%}",
-            "95 % interval": f"{row['low']:.1%} to {row['high']:.1%}",
-            "spread": f"{row['spread']:.1%}",
-            "trials": row["n"],
-            "chance": f"{row['chance']:.1%}",
-        }
-        table.append(line)
-    return _table(table)
+    """One line a task and method; a new table where the columns change."""
+    lines = [_accuracy_line(row) if "chance" in row else _line(row) for row in rows]
+    groups = [list(group) for _, group in groupby(lines, key=tuple)]
+    return "\n\n".join(_table(group) for group in groups)
+
+
+def _accuracy_line(row: dict) -> dict:
+    return {
+        "task": row["task"],
+        "pipeline": row["pipeline"],
+        "accuracy": f"{row['accuracy']:.1%}",
+        "95 % interval": f"{row['low']:.1%} to {row['high']:.1%}",
+        "spread": f"{row['spread']:.1%}",
+        "trials": row["n"],
+        "chance": f"{row['chance']:.1%}",
+    }
+
+
+def _line(row: dict) -> dict:
+    """The plain values of any other row, floats to four digits."""
+    plain = {k: v for k, v in row.items() if not isinstance(v, list | dict)}
+    return {
+        k.replace("_", " "): f"{v:.4g}" if isinstance(v, float) else v
+        for k, v in plain.items()
+    }
 
 
 def _table(rows: list[dict]) -> str:

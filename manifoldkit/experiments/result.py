@@ -22,7 +22,8 @@ class Result:
     name, title : str
         Identifier and heading.
     metrics : list of dict
-        One row a method, with counts, means and intervals.
+        One row a method, with counts, means and intervals. The page of reproductions
+        shows every plain value; lists (one value a subject or seed) are only stored.
     protocol : str
         Splits, selection, what the interval means.
     data : dict
@@ -31,6 +32,8 @@ class Result:
         Seeds in use.
     paper : list of dict
         Published figures to stand beside ours, with their source.
+    paper_note : str
+        Units of the published figures, and how far they can be compared.
     remarks : list of str
         Honest words computed from the numbers or about the protocol.
     command : str
@@ -48,6 +51,7 @@ class Result:
     data: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     paper: list[dict[str, Any]] = field(default_factory=list)
+    paper_note: str = "per cent; other data sets, so not comparable row by row"
     remarks: list[str] = field(default_factory=list)
     command: str = ""
     duration: float = 0.0

@@ -35,7 +35,8 @@ def test_rendering_shows_what_matters(tmp_path):
                 "spread": 0.01,
                 "n": 40,
                 "chance": 0.5,
-            }
+            },
+            {"task": "u", "model": "m", "ade_mean": 0.031415926, "per_seed": [1, 2]},
         ],
         data={"t": {"is_real": False, "provenance": "made up", "citation": "none"}},
         paper=[{"source": "somebody", "score": 91.7}],
@@ -50,5 +51,7 @@ def test_rendering_shows_what_matters(tmp_path):
         "91.7",
         "worse than hoped",
         "`manifoldkit run toy`",
+        "| task | model | ade mean |",
+        "| u | m | 0.03142 |",
     ):
         assert part in page
