@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -78,6 +79,8 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
+Device = Annotated[str, typer.Option(help="Where torch models train: cpu or cuda.")]
+Devices = Annotated[int, typer.Option(min=1, help="Devices to train on (DDP).")]
 
 
 @contextmanager
@@ -127,7 +130,17 @@ def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
         out.mkdir(parents=True, exist_ok=True)
         module = f"manifoldkit.experiments.{EXPERIMENTS[name].module}"
         run: Callable = importlib.import_module(module).run
-        run(out, resume=resume, console=console, **settings)
+        run(out, resume=resume, console=console, **_accepted(name, run, settings))
+
+
+def _accepted(name: str, run: Callable, settings: dict) -> dict:
+    """Keep what an experiment takes; refuse what the user set and it cannot use."""
+    defaults = {"jobs": 2, "device": "cpu", "devices": 1}
+    takes = inspect.signature(run).parameters
+    for key in settings.keys() - takes.keys():
+        if settings[key] != defaults.get(key):
+            raise ValueError(f"{name} takes no --{key}: it has no use for it")
+    return {key: value for key, value in settings.items() if key in takes}
 
 
 def _latest(name: str) -> Path:
@@ -158,6 +171,8 @@ def run(
     out: Out = None,
     resume: Resume = False,
     jobs: Jobs = 2,
+    device: Device = "cpu",
+    devices: Devices = 1,
 ) -> None:
     """Run an experiment by name."""
     if name not in EXPERIMENTS:
@@ -165,7 +180,8 @@ def run(
             f"error: no experiment {name!r}; there are: {', '.join(EXPERIMENTS)}"
         )
         raise typer.Exit(1)
-    _run(name, out, resume, quick=quick, seed=seed, jobs=jobs)
+    settings = {"jobs": jobs, "device": device, "devices": devices}
+    _run(name, out, resume, quick=quick, seed=seed, **settings)
 
 
 @app.command("list")
@@ -186,12 +202,19 @@ def data_list() -> None:
     """List the data sets and which subjects are on this machine."""
     from manifoldkit.datasets.archive import data_folder, find_archive
 
-    table = Table(Column("name", no_wrap=True), "what", "subjects here")
+    table = Table(Column("name", no_wrap=True), "what", "here")
     for name, entry in DATASETS.items():
-        here = [s for s in range(1, 110) if find_archive(entry.archive.format(s))]
-        table.add_row(name, entry.about, ", ".join(map(str, here)) or "none")
+        table.add_row(name, entry.about, _present(entry.archive, find_archive))
     console.print(table)
     console.print(f"data folder: {data_folder()}", soft_wrap=True)
+
+
+def _present(archive: str, find_archive: Callable) -> str:
+    """Say whether an archive, or which subjects of a family, are here."""
+    if "{" not in archive:
+        return "yes" if find_archive(archive) else "no"
+    here = [s for s in range(1, 110) if find_archive(archive.format(s))]
+    return "subjects " + ", ".join(map(str, here)) if here else "no"
 
 
 @data_app.command("fetch")
@@ -201,14 +224,20 @@ def data_fetch(
         list[int] | None, typer.Option(help="Subjects; may be given again. Default 1.")
     ] = None,
 ) -> None:
-    """Download a data set into the data folder (needs the extra `eeg`)."""
+    """Download a data set into the data folder (EEG needs the extra `eeg`)."""
     if name not in DATASETS:
         console.print(f"error: no data set {name!r}; there are: {', '.join(DATASETS)}")
         raise typer.Exit(1)
     with _plain_errors():
         datasets = importlib.import_module("manifoldkit.datasets")
-        epochs = getattr(datasets, DATASETS[name].loader)(subject or [1])
-        console.print(epochs, soft_wrap=True)
+        load = getattr(datasets, DATASETS[name].loader)
+        if "{" in DATASETS[name].archive:
+            console.print(load(subject or [1]), soft_wrap=True)
+        elif subject:
+            raise ValueError(f"{name} has no subjects: leave --subject out")
+        else:
+            load()
+            console.print(f"{name} is in the data folder")
 
 
 @app.command(

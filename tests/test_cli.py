@@ -35,8 +35,9 @@ def invoke(*arguments):
 def fake_run(monkeypatch, action):
     seen = []
 
-    def run(out, **settings):
-        seen.append((Path(out), settings))
+    def run(out, *, quick, seed, jobs, resume, console):
+        settings = {"quick": quick, "seed": seed, "jobs": jobs, "resume": resume}
+        seen.append((Path(out), settings | {"console": console}))
         action()
 
     monkeypatch.setattr(eeg_demo, "run", run)
@@ -98,7 +99,7 @@ def test_list_says_what_is_missing():
 def test_data_list_says_where(tmp_path):
     code, text = invoke("data", "list")
     assert code == 0
-    assert re.search(r"mamem.*none", text)
+    assert re.search(r"mamem.*no\b", text)
     assert str(tmp_path / "data") in text.replace("\n", "")
 
 
@@ -162,6 +163,26 @@ def test_settings_reach_the_experiment(monkeypatch):
     assert re.fullmatch(r"runs/eeg_demo-\d{8}-\d{6}", out.as_posix())
     assert settings.pop("console") is cli.console
     assert settings == {"quick": True, "seed": 7, "jobs": 1, "resume": False}
+
+
+def test_settings_an_experiment_cannot_use_are_refused(monkeypatch):
+    fake_run(monkeypatch, lambda: None)
+    code, text = invoke("run", "eeg_demo", "--device", "cuda")
+    assert code == 1
+    assert "eeg_demo takes no --device" in text
+
+
+def test_data_sets_without_subjects(monkeypatch):
+    from manifoldkit import datasets
+
+    one = cli._Dataset("fetch_digits", "digits", "images/digits.npz")
+    monkeypatch.setitem(cli.DATASETS, "digits", one)
+    monkeypatch.setattr(datasets, "fetch_digits", lambda: None, raising=False)
+    assert re.search(r"digits.*no\b", invoke("data", "list")[1])
+    assert invoke("data", "fetch", "digits") == (0, "digits is in the data folder\n")
+    code, text = invoke("data", "fetch", "digits", "--subject", "1")
+    assert code == 1
+    assert "digits has no subjects" in text
 
 
 def test_resume_takes_the_latest_run(monkeypatch, tmp_path):
