@@ -12,6 +12,14 @@ _EXPORTS = {
     "estimators": ("GBWMDM", "GBWTangentSpace"),
     "gbw": ("gbw_distance", "gbw_exp", "gbw_geodesic", "gbw_log"),
     "gbw_barycenter": ("gbw_mean",),
+    "layers": (
+        "BiMap",
+        "CovariancePool",
+        "LogEig",
+        "ReEig",
+        "SPDPool",
+        "SPDResidual",
+    ),
     "pipelines": ("make_acm_classifier",),
     "pyriemann_bridge": ("gbw_metric",),
 }
