@@ -157,7 +157,9 @@ class BiMap(nn.Module):
 
 
 class ReEig(nn.Module):
-    r"""Rectify eigenvalues, :math:`U \max(s, \epsilon)\, U'`: the nonlinearity of SPDNet.
+    r"""Rectify eigenvalues, :math:`U \max(s, \epsilon)\, U'`.
+
+    The nonlinearity of SPDNet.
 
     Parameters
     ----------

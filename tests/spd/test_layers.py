@@ -142,7 +142,7 @@ def test_rectification(values, layer, function, generator):
 
 def test_gradient_is_zero_at_and_below_the_threshold(generator):
     x = spread([0.05, 0.1 - 1e-12, 0.5, 0.9], generator).requires_grad_()
-    s, u = torch.linalg.eigh(x.detach())
+    _, u = torch.linalg.eigh(x.detach())
     ReEig(0.1)(x).backward(u[:, :2] @ u[:, :2].mT)
     assert x.grad.abs().max() < 1e-10
 
