@@ -1,10 +1,12 @@
 """Adam and AdamW on manifolds."""
 
 import math
+from typing import Unpack
 
 import torch
 
 from manifoldkit.optim.base import RiemannianOptimizer
+from manifoldkit.optim.options import CommonOptions
 
 
 class RiemannianAdam(RiemannianOptimizer):
@@ -90,8 +92,6 @@ class RiemannianAdam(RiemannianOptimizer):
     True
     """
 
-    _default_decay_mode = "l2"
-
     def __init__(
         self,
         params,
@@ -101,50 +101,25 @@ class RiemannianAdam(RiemannianOptimizer):
         weight_decay=0.0,
         amsgrad=False,
         *,
-        decay_mode=None,
         moment="point",
-        maximize=False,
-        foreach=None,
-        fused=None,
-        capturable=False,
-        differentiable=False,
-        stabilize=None,
-        retraction=None,
-        transport="auto",
-        nonfinite="propagate",
-        grad_clip=None,
+        **options: Unpack[CommonOptions],
     ):
-        options = {
+        own = {
             "lr": lr,
             "betas": tuple(betas),
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
-            "decay_mode": decay_mode or self._default_decay_mode,
             "moment": moment,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "stabilize": stabilize,
-            "retraction": retraction,
-            "transport": transport,
-            "nonfinite": nonfinite,
         }
-        super().__init__(params, self._defaults(options), grad_clip, differentiable)
+        super().__init__(params, own, options)
 
     def _engine(self, params, group):
         return torch.optim.Adam(params, **self._engine_options(group))
 
     def _engine_options(self, group):
-        return {
-            **super()._engine_options(group),
-            "betas": group["betas"],
-            "eps": group["eps"],
-            "amsgrad": group["amsgrad"],
-            "capturable": group["capturable"],
-            "fused": group["fused"],
-        }
+        own = ("betas", "eps", "amsgrad", "capturable")
+        return {**super()._engine_options(group), **{k: group[k] for k in own}}
 
     def _direction(self, group, job):
         geometry, gradient = job.geometry, job.gradient

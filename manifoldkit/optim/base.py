@@ -9,6 +9,7 @@ A step of one batch of points x with momentum m:
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,22 +23,14 @@ from manifoldkit.optim.buckets import (
     curved_manifold,
     manifold_key,
 )
-from manifoldkit.optim.geometry import geometry_of, is_compact
-from manifoldkit.optim.options import check_max_norm, check_options, check_parameter
-
-#: options every optimizer has, beside its own
-COMMON = {
-    "lr": 1e-2,
-    "weight_decay": 0.0,
-    "decay_mode": "l2",
-    "maximize": False,
-    "foreach": None,
-    "capturable": False,
-    "stabilize": None,
-    "retraction": None,
-    "transport": "auto",
-    "nonfinite": "propagate",
-}
+from manifoldkit.optim.fused import geometry_of
+from manifoldkit.optim.geometry import is_compact
+from manifoldkit.optim.options import (
+    COMMON,
+    check_max_norm,
+    check_options,
+    check_parameter,
+)
 
 
 @dataclass
@@ -70,13 +63,27 @@ class RiemannianOptimizer(torch.optim.Optimizer):
     #: largest deviation of a parameter from its manifold; None goes by the dtype
     _point_tolerance: float | None = None
 
-    def __init__(self, params, defaults: dict, grad_clip=None, differentiable=False):
-        if differentiable:
+    #: what ``decay_mode=None`` means
+    _default_decay_mode = "l2"
+    #: options of a subclass beside its parent's
+    _extra: Mapping[str, Any] = {}
+
+    def __init__(self, params, own: dict, options: Mapping[str, Any]):
+        options, own = dict(options), {**own, **self._extra}
+        if options.pop("differentiable", False):
             raise ValueError("differentiable: steps on manifolds cannot be recorded")
-        check_max_norm(grad_clip, "grad_clip")
-        self.grad_clip = grad_clip
-        self._plans: list[_Plan] = []
+        self.grad_clip = options.pop("grad_clip", None)
+        check_max_norm(self.grad_clip, "grad_clip")
+        mode = options.pop("decay_mode", None) or self._default_decay_mode
+        known = {*COMMON, *own}
+        if unknown := set(options) - known:
+            raise TypeError(
+                f"{type(self).__name__}: unknown options {sorted(unknown)}; "
+                f"it takes {sorted(known | {'grad_clip'})}"
+            )
+        defaults = {**COMMON, "decay_mode": mode, **options, **own}
         check_options(defaults, defaults)
+        self._plans: list[_Plan] = []
         super().__init__(params, defaults)
 
     # ------------------------------------------------------------ groups and state
@@ -150,7 +157,16 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             self._check_manifold(manifolds[key], group)
             manifold = manifolds[key]
             geometry = self._geometry(base_of(manifold), group)
-            buckets.append(Bucket(params, geometry, self.state, manifold))
+            buckets.append(
+                Bucket(
+                    params,
+                    geometry,
+                    self.state,
+                    manifold,
+                    views=group["views"],
+                    master=group["master_points"],
+                )
+            )
         engine = self._engine(euclidean, group) if euclidean else None
         if engine is not None:
             engine.state = self.state
@@ -223,11 +239,8 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         """Gather the points and gradients of every group."""
         work = []
         for plan in self._current_plans():
-            batches = []
-            for bucket in plan.buckets:
-                grads = [p.grad for p in bucket.params]
-                if any(g is not None for g in grads):
-                    batches.append(Batch(bucket, grads))
+            found = (Batch.of(bucket) for bucket in plan.buckets)
+            batches = [batch for batch in found if batch is not None]
             active = [p for p in plan.euclidean if p.grad is not None]
             work.append((plan, batches, active))
         return work
@@ -290,6 +303,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         if group["nonfinite"] == "skip":
             buffers = batch.bucket.buffers
             job.before = {name: b.clone() for name, b in buffers.items()}
+            batch.x = batch.x.clone()  # the step may change x itself
         x, frame = job.x, job.frame
         d, name, m = self._direction(group, job)
         if group["weight_decay"] and group["decay_mode"] == "decoupled":
@@ -308,10 +322,13 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             y = torch.where(job.bad, torch.nan, y)
         if group["nonfinite"] == "skip":
             y = _restore_bad_rows(job, y)
-        batch.bucket.scatter(y, batch.active)
+        batch.finish(y)
 
     def _move(self, group: dict, job: Job, x, frame, d, m):
-        """Move the points along d; a retraction, unless a subclass knows better."""
+        """Move the points along d; a retraction, unless a subclass knows better.
+
+        x and d may be changed: nobody reads them afterwards.
+        """
         return job.geometry.move(x, frame, d, m)
 
     def _momentum(self, job: Job, name: str) -> tuple[str, Tensor]:
@@ -342,7 +359,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def _stabilize_bucket(bucket: Bucket) -> None:
-        x = bucket.gather(bucket.params)
+        x = bucket.points()
         names = [n for n in ("exp_avg", "momentum_buffer") if n in bucket.buffers]
         m = bucket.buffers[names[0]] if names else None
         y, moved = bucket.geometry.stabilize(x, m)
@@ -360,10 +377,6 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         """Choose how the points of a manifold move."""
         return geometry_of(manifold, group["retraction"], group["transport"])
 
-    def _defaults(self, options: dict) -> dict:
-        """Return the options of a group and their values."""
-        return {**COMMON, **options}
-
     def _engine(self, params: list[Tensor], group: dict) -> torch.optim.Optimizer:
         """Return torch's optimizer for the Euclidean parameters."""
         raise NotImplementedError
@@ -376,8 +389,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             "weight_decay": (
                 group["weight_decay"] if group["decay_mode"] == "l2" else 0.0
             ),
-            "maximize": group["maximize"],
-            "foreach": group["foreach"],
+            **{k: group[k] for k in ("maximize", "foreach", "fused")},
         }
 
     def _step_euclidean(self, plan: _Plan, active: list[Tensor], factor) -> None:

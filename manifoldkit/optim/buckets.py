@@ -2,18 +2,23 @@
 
 The state of an optimizer is per parameter and knows nothing of buckets: each state
 tensor is a view of the bucket's stacked one, and a bucket can be thrown away and
-rebuilt from the state at any time.
+rebuilt from the state at any time. The parameters themselves become views of one
+tensor too (:mod:`manifoldkit.optim.storage`), where nobody else looks at their memory.
 """
 
 from collections.abc import Callable
+from itertools import repeat
+from operator import is_
 
 import geoopt
 import torch
 from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
 
 from manifoldkit.linalg.checks import compute_dtype
 from manifoldkit.manifolds import manifold_of
 from manifoldkit.manifolds.reshaped import Reshaped
+from manifoldkit.optim.storage import SharedStorage
 
 #: geoopt manifolds that hold no tensors and are therefore equal by type and options
 _VALUE_CLASSES = (
@@ -72,9 +77,15 @@ class Bucket:
         The optimizer's state, by parameter.
     manifold : geoopt.Manifold
         The parameters' manifold: that of the geometry, or a reshaped view of it.
+    views : bool, default=False
+        Make the parameters views of one tensor where that is safe.
+    master : bool, default=False
+        Keep points of half precision in float32 between steps.
     """
 
-    def __init__(self, params: list[Tensor], geometry, state, manifold):
+    def __init__(
+        self, params: list[Tensor], geometry, state, manifold, views=False, master=False
+    ):
         self.params = params
         self.geometry = geometry
         self.state = state
@@ -86,6 +97,8 @@ class Bucket:
         self.rows = [p[(..., *(0,) * self.ndim)].numel() for p in params]
         self.plain = all(p.ndim == self.ndim for p in params)
         self.buffers: dict[str, Tensor] = {}
+        self.storage = SharedStorage(self.params) if views and len(params) > 1 else None
+        self.master = master and compute_dtype(self.dtype) != self.dtype
         self._out: list[Tensor] | None = None
 
     def stack(self, tensors: list[Tensor]) -> Tensor:
@@ -106,7 +119,26 @@ class Bucket:
                 "sparse gradients are not supported on manifolds: "
                 "use a dense gradient (sparse=False in the embedding)"
             )
-        x = self.stack(tensors)
+        return self._prepare(self.stack(tensors))
+
+    def points(self) -> Tensor:
+        """All points in the layout and dtype that the geometry computes in.
+
+        These may be the memory of the parameters: :meth:`scatter` ends a change.
+        """
+        x = None if self.storage is None else self.storage.read()
+        if x is None:
+            x = self.stack(self.params)
+        x = self._prepare(x.view(-1, *self.point_shape))
+        if not self.master:
+            return x
+        # where the parameter is not the rounded master, somebody has set it
+        wide = self.bind("master", x.shape)
+        same = wide.to(self.dtype) == x.to(self.dtype)
+        same = same.flatten(1).all(1).view(-1, *(1,) * (x.ndim - 1))
+        return torch.where(same, wide, x)
+
+    def _prepare(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.point_shape or x.device != self.device:
             raise RuntimeError(
                 f"expected points of shape {tuple(self.point_shape)} on {self.device}, "
@@ -134,7 +166,12 @@ class Bucket:
         if self.layout is not None:
             x = self.layout.from_base(x)
         if len(self.params) == 1:
-            self.params[0].copy_(x.reshape(self.params[0].shape))
+            if x.data_ptr() != self.params[0].data_ptr():
+                self.params[0].copy_(x.reshape(self.params[0].shape))
+            return
+        if self.storage is not None and self.storage.current:
+            rows = None if active is None else self.row_index(active)
+            self.storage.write(x, rows, active)
             return
         if self._out is None:
             buffer = torch.empty(
@@ -227,21 +264,38 @@ def reduce_to(value: Tensor, shape) -> Tensor:
 
 
 class Batch:
-    """The part of a bucket that has gradients in this step."""
+    """The part of a bucket that has gradients in this step.
 
-    def __init__(self, bucket: Bucket, grads: list[Tensor | None]):
+    ``x`` may be the memory of the parameters.
+    """
+
+    def __init__(self, bucket: Bucket, egrad: Tensor, active: list[int] | None):
         self.bucket = bucket
-        self.active: list[int] | None = None
+        self.egrad = egrad
+        self.active = active
         self.index: Tensor | None = None
-        params = bucket.params
-        present = [g for g in grads if g is not None]
-        if len(present) < len(params):
-            self.active = [i for i, g in enumerate(grads) if g is not None]
-            self.index = bucket.row_index(self.active)
-            params = [params[i] for i in self.active]
-        self.params = params
-        self.egrad = bucket.gather(present)
-        self.x = bucket.gather(params)
+        self.x = bucket.points()
+        if active is not None:
+            self.index = bucket.row_index(active)
+            self.x = self.x[self.index]
+
+    @classmethod
+    def of(cls, bucket: Bucket) -> "Batch | None":
+        """Gather the parameters that have a gradient; None if none has."""
+        with DisableTorchFunctionSubclass():  # twice as fast for subclasses
+            grads = [p.grad for p in bucket.params]
+        if not any(map(is_, grads, repeat(None))):
+            return cls(bucket, bucket.gather(grads), None)
+        active = [i for i, g in enumerate(grads) if g is not None]
+        if not active:
+            return None
+        return cls(bucket, bucket.gather([grads[i] for i in active]), active)
+
+    def finish(self, y: Tensor) -> None:
+        """Store the points that ``x`` has become."""
+        if self.bucket.master:
+            self.write("master", y)
+        self.bucket.scatter(y, self.active)
 
     def read(self, name: str, component, old: Callable | None = None) -> Tensor:
         """Return the state ``name`` of the active rows, to be changed in place."""

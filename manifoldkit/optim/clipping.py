@@ -13,7 +13,7 @@ from manifoldkit.optim.buckets import (
     curved_manifold,
     manifold_key,
 )
-from manifoldkit.optim.geometry import geometry_of
+from manifoldkit.optim.fused import geometry_of
 from manifoldkit.optim.options import check_max_norm, is_number
 
 
@@ -104,7 +104,7 @@ def _norms(params: list[Tensor], order: float) -> list[Tensor]:
     for manifold, members in batches.values():
         geometry = geometry_of(base_of(manifold))
         bucket = Bucket(members, geometry, {}, manifold)
-        batch = Batch(bucket, [p.grad for p in members])
+        batch = Batch(bucket, bucket.gather([p.grad for p in members]), None)
         frame = geometry.frame(batch.x)
         u = geometry.gradient(batch.x, frame, batch.egrad)
         lengths = geometry.lengths(batch.x, frame, u)

@@ -3,22 +3,20 @@
 An optimizer keeps its momentum in *coordinates*. For most manifolds these are tangent
 vectors, and :class:`TangentGeometry` moves them with the manifold's own methods, so
 that any ``geoopt.Manifold`` works. Where the manifold has a moving frame, the
-transport is free in its coordinates (:class:`FrameGeometry`). :class:`SphereGeometry`
-and :class:`StiefelGeometry` are the tangent form in fewer passes over memory.
+transport is free in its coordinates (:class:`FrameGeometry`). The manifolds that
+models use most have the same steps in fewer passes over memory:
+:mod:`manifoldkit.optim.fused`, which also chooses.
 
 Every method takes whole batches ``(B, *point)``; each row is computed on its own.
 """
 
 from typing import Any
 
-import geoopt
 import torch
 from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
 from manifoldkit.linalg.checks import tolerance
-from manifoldkit.linalg.qr import cholesky_qr
-from manifoldkit.manifolds import SPD, Sphere, Stiefel
 from manifoldkit.manifolds.base import Manifold as OurManifold
 
 
@@ -200,178 +198,8 @@ class FrameGeometry(TangentGeometry):
         return self.manifold.projx(x), m
 
 
-class SphereGeometry(TangentGeometry):
-    """Unit spheres: add and normalise, project the momentum."""
-
-    @staticmethod
-    def _dot(x: Tensor, u: Tensor) -> Tensor:
-        return (x * u).sum(-1, keepdim=True)
-
-    def gradient(self, x, frame, egrad):
-        """Coordinates of the Riemannian gradient."""
-        return torch.addcmul(egrad, x, self._dot(x, egrad), value=-1)
-
-    project = gradient
-
-    def square(self, x, frame, u):
-        """Squared length."""
-        return self._dot(u, u)
-
-    def total_square(self, x, frame, u):
-        """Sum of the squared lengths."""
-        return u.square().sum()
-
-    def move(self, x, frame, d, m):
-        """Normalise x + d; |x + d| >= 1 for a tangent d, so nothing is near zero."""
-        y = x + d
-        y.div_(torch.linalg.vector_norm(y, dim=-1, keepdim=True))
-        if m is not None and self.transport != "none":
-            m = m.addcmul_(y, self._dot(y, m), value=-1)
-        return y, m
-
-
-class StiefelGeometry(TangentGeometry):
-    """Orthonormal columns under the Euclidean metric, QR retraction by Cholesky.
-
-    The Gram matrix is computed from ``x + u`` itself, which also removes the drift
-    of x.
-    """
-
-    def gradient(self, x, frame, egrad):
-        """G - x sym(x'G)."""
-        s = x.mT @ egrad
-        return torch.baddbmm(egrad, x, s + s.mT, alpha=-0.5)
-
-    project = gradient
-
-    def square(self, x, frame, u):
-        """Squared length."""
-        return torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=True).square_()
-
-    def total_square(self, x, frame, u):
-        """Sum of the squared lengths."""
-        return u.square().sum()
-
-    def move(self, x, frame, d, m):
-        """Q of the QR decomposition of x + d, with positive diagonal of R."""
-        y = _orthonormalize(x + d, d)
-        if m is not None and self.transport != "none":
-            m = self.gradient(y, None, m)
-        return y, m
-
-
-class CayleyGeometry(TangentGeometry):
-    r"""Orthonormal columns under the canonical metric, Cayley step, p > n / 4.
-
-    With the skew :math:`W = Pux' - xu'P, P = I - xx'/2`, the Cayley transform is
-    :math:`(I - W/2)^{-1}(I + W/2) = (I + W'W/4)^{-1}(I + W/2)^2`: a Cholesky solve,
-    half the time of the LU solve of the manifold's own method.
-    """
-
-    def move(self, x, frame, d, m):
-        """Rotate the points and the momentum."""
-        n, p = x.shape[-2:]
-        if 4 * p <= n:
-            return super().move(x, frame, d, m)  # Woodbury, with matrices of size 2p
-        pd = torch.baddbmm(d, x, x.mT @ d, alpha=-0.5)
-        a = pd @ x.mT
-        half = (a - a.mT).mul_(0.5)
-        gram = half.mT @ half
-        gram.diagonal(dim1=-2, dim2=-1).add_(1)
-        low, info = torch.linalg.cholesky_ex(gram)
-        low = torch.where((info == 0)[..., None, None], low, torch.nan)
-        v = x if m is None else torch.cat([x, m], -1)
-        v = torch.baddbmm(v, half, v)
-        v = torch.baddbmm(v, half, v).mT
-        # from the right: torch solves rows several times as fast as columns
-        v = torch.linalg.solve_triangular(low.mT, v, upper=True, left=False)
-        v = torch.linalg.solve_triangular(low, v, upper=False, left=False).mT
-        y = v[..., :p]
-        y = torch.baddbmm(y, y, y.mT @ y, beta=1.5, alpha=-0.5)
-        if m is None or self.transport == "none":
-            return y, m
-        m = v[..., p:]
-        return y, self.project(y, None, m) if self.transport == "project" else m
-
-
-def _orthonormalize(y: Tensor, d: Tensor) -> Tensor:
-    """Q of y = x + d, in one pass of Cholesky-QR where all steps d are short.
-
-    The Gram matrix ``I + d'd`` then has a condition below 2.
-    """
-    short = y.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not (short and bool(torch.linalg.vector_norm(d, dim=(-2, -1)).max() < 1)):
-        return cholesky_qr(y)
-    low, _ = torch.linalg.cholesky_ex(y.mT @ y)
-    return torch.linalg.solve_triangular(low.mT, y, upper=True, left=False)
-
-
 def point_tolerance(dtype: torch.dtype) -> float:
     """Largest deviation that is taken for the drift of a point in use."""
     if dtype in (torch.float16, torch.bfloat16):
         return 5e-2
     return max(1e-4, tolerance(dtype, 1e4))
-
-
-def geometry_of(manifold: Manifold, retraction: str | None = None, transport="auto"):
-    """Choose the geometry that steps points of a manifold fastest.
-
-    Parameters
-    ----------
-    manifold : geoopt.Manifold
-        Ours or a foreign one.
-    retraction : str, optional
-        ``"exp"`` for geodesics, or a retraction that the manifold's class offers.
-    transport : {"auto", "project", "none"}
-        How momentum follows the point.
-
-    Raises
-    ------
-    ValueError
-        The manifold has no such retraction.
-    """
-    settings = manifold.settings() if hasattr(manifold, "settings") else {}
-    exact = retraction == "exp" and "retraction" not in settings
-    if retraction is not None and not exact:
-        manifold = _with_retraction(manifold, settings, retraction)
-    if transport == "auto" and not exact:
-        if type(manifold) is geoopt.SymmetricPositiveDefinite:
-            manifold = SPD("airm")
-        if hasattr(manifold, "frame_retr"):
-            return FrameGeometry(manifold)
-    if not exact and _is_unit_sphere(manifold):
-        return SphereGeometry(manifold, transport=transport)
-    if not exact and _is_euclidean_stiefel(manifold):
-        return StiefelGeometry(manifold, transport=transport)
-    if not exact and _is_cayley_stiefel(manifold):
-        return CayleyGeometry(manifold, transport=transport)
-    return TangentGeometry(manifold, exact, transport)
-
-
-def _with_retraction(manifold, settings: dict, retraction: str):
-    if "retraction" not in settings:
-        raise ValueError(
-            f'retraction: {manifold} offers "exp" or its own (None), '
-            f"found {retraction!r}"
-        )
-    return type(manifold)(**{**settings, "retraction": retraction})
-
-
-def _is_unit_sphere(manifold) -> bool:
-    if type(manifold) is geoopt.Sphere:
-        return manifold.projector is None
-    return type(manifold) is Sphere and manifold.radius == 1
-
-
-def _is_cayley_stiefel(manifold) -> bool:
-    if type(manifold) is not Stiefel or manifold.metric != "canonical":
-        return False
-    return manifold.retraction == "cayley"
-
-
-def _is_euclidean_stiefel(manifold) -> bool:
-    if type(manifold) is geoopt.EuclideanStiefel:
-        return True
-    if type(manifold) is not Stiefel or manifold.metric != "euclidean":
-        return False
-    return manifold.retraction == "cholqr"

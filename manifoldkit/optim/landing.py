@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from manifoldkit.manifolds import Stiefel
-from manifoldkit.optim.geometry import TangentGeometry, geometry_of
+from manifoldkit.optim.fused import geometry_of
+from manifoldkit.optim.geometry import TangentGeometry
 from manifoldkit.optim.sgd import RiemannianSGD
 
 
@@ -99,15 +100,12 @@ class LandingSGD(RiemannianSGD):
                 raise ValueError(
                     f"{name}: LandingSGD has none to choose, found {options[name]!r}"
                 )
-        self._own = {"attraction": attraction, "eps_safe": eps_safe}
+        self._extra = {"attraction": attraction, "eps_safe": eps_safe}
         super().__init__(params, lr, momentum, **options)
 
     @property
     def _point_tolerance(self):  # type: ignore[override]  # follows an option
         return self.defaults["eps_safe"]
-
-    def _defaults(self, options):
-        return {**super()._defaults(options), **self._own}
 
     def _geometry(self, manifold, group):
         if isinstance(manifold, Stiefel | geoopt.Stiefel):

@@ -83,7 +83,7 @@ class StiefelMuon(RiemannianAdamW):
                 )
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), found {momentum}")
-        self._own = {
+        self._extra = {
             "momentum": momentum,
             "nesterov": nesterov,
             "dampening": 0.0,
@@ -92,9 +92,6 @@ class StiefelMuon(RiemannianAdamW):
             "dual_steps": dual_steps,
         }
         super().__init__(params, lr, **options)
-
-    def _defaults(self, options):
-        return {**super()._defaults(options), **self._own}
 
     def _direction(self, group, job):
         if not _is_orthonormal(job.geometry.manifold):

@@ -1,6 +1,7 @@
 """Checks of what a constructor or a parameter group is given."""
 
 import math
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -8,6 +9,43 @@ from torch import Tensor
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import point_tolerance
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options of every optimizer; :class:`RiemannianAdam` says what they do."""
+
+    weight_decay: float
+    decay_mode: str | None
+    maximize: bool
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+    stabilize: int | None
+    retraction: str | None
+    transport: str
+    nonfinite: str
+    grad_clip: float | None
+    views: bool
+    master_points: bool
+
+
+#: their values in a parameter group
+COMMON: dict[str, Any] = {
+    "lr": 1e-2,
+    "weight_decay": 0.0,
+    "decay_mode": "l2",
+    "maximize": False,
+    "foreach": None,
+    "fused": None,
+    "capturable": False,
+    "stabilize": None,
+    "retraction": None,
+    "transport": "auto",
+    "nonfinite": "propagate",
+    "views": True,
+    "master_points": False,
+}
 
 #: keys that schedulers and torch itself put into parameter groups
 _BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "n_steps", "swa_lr"}

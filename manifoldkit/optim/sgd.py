@@ -1,8 +1,11 @@
 """Stochastic gradient descent with momentum on manifolds."""
 
+from typing import Unpack
+
 import torch
 
 from manifoldkit.optim.base import RiemannianOptimizer
+from manifoldkit.optim.options import CommonOptions
 
 
 class RiemannianSGD(RiemannianOptimizer):
@@ -66,48 +69,23 @@ class RiemannianSGD(RiemannianOptimizer):
         dampening=0.0,
         weight_decay=0.0,
         nesterov=False,
-        *,
-        decay_mode="l2",
-        maximize=False,
-        foreach=None,
-        fused=None,
-        capturable=False,
-        differentiable=False,
-        stabilize=None,
-        retraction=None,
-        transport="auto",
-        nonfinite="propagate",
-        grad_clip=None,
+        **options: Unpack[CommonOptions],
     ):
-        options = {
+        own = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
             "nesterov": nesterov,
             "weight_decay": weight_decay,
-            "decay_mode": decay_mode,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "stabilize": stabilize,
-            "retraction": retraction,
-            "transport": transport,
-            "nonfinite": nonfinite,
         }
-        super().__init__(params, self._defaults(options), grad_clip, differentiable)
+        super().__init__(params, own, options)
 
     def _engine(self, params, group):
         return torch.optim.SGD(params, **self._engine_options(group))
 
     def _engine_options(self, group):
-        return {
-            **super()._engine_options(group),
-            "momentum": group["momentum"],
-            "dampening": group["dampening"],
-            "nesterov": group["nesterov"],
-            "fused": group["fused"],
-        }
+        own = ("momentum", "dampening", "nesterov")
+        return {**super()._engine_options(group), **{k: group[k] for k in own}}
 
     def _direction(self, group, job):
         mu, gradient = group["momentum"], job.gradient

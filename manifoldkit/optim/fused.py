@@ -1,0 +1,249 @@
+"""Steps of the commonest manifolds in few passes over memory, and the choice of a step.
+
+The classes give what :mod:`manifoldkit.optim.geometry` gives for the same manifolds
+(the tests compare them), but write into the points and directions they are handed
+instead of new memory: for many small or few large points memory is the cost.
+"""
+
+import geoopt
+import torch
+from geoopt.manifolds.base import Manifold
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from manifoldkit.linalg.checks import tolerance
+from manifoldkit.linalg.qr import cholesky_qr
+from manifoldkit.manifolds import SPD, Sphere, Stiefel
+from manifoldkit.optim.geometry import FrameGeometry, TangentGeometry
+
+
+class SphereGeometry(TangentGeometry):
+    """Unit spheres: add and normalise, project the momentum."""
+
+    def gradient(self, x, frame, egrad):
+        """Coordinates of the Riemannian gradient."""
+        product = x * egrad
+        dot = product.sum(-1, keepdim=True)
+        return torch.addcmul(egrad, x, dot, value=-1, out=product)
+
+    project = gradient
+
+    def square(self, x, frame, u):
+        """Squared length."""
+        return vector_norm(u, dim=-1, keepdim=True).square_()
+
+    def total_square(self, x, frame, u):
+        """Sum of the squared lengths."""
+        return u.square().sum()
+
+    def move(self, x, frame, d, m):
+        """Normalise x + d; |x + d| >= 1 for a tangent d, so nothing is near zero."""
+        y = x.add_(d)
+        y.div_(vector_norm(y, dim=-1, keepdim=True))
+        if m is not None and self.transport != "none":
+            dot = torch.mul(y, m, out=d).sum(-1, keepdim=True)
+            m = m.addcmul_(y, dot, value=-1)
+        return y, m
+
+
+class StiefelGeometry(TangentGeometry):
+    """Orthonormal columns under the Euclidean metric, QR retraction by Cholesky.
+
+    The Gram matrix is computed from ``x + u`` itself, which also removes the drift
+    of x.
+    """
+
+    def gradient(self, x, frame, egrad):
+        """G - x sym(x'G)."""
+        s = x.mT @ egrad
+        return torch.baddbmm(egrad, x, s + s.mT, alpha=-0.5)
+
+    project = gradient
+
+    def square(self, x, frame, u):
+        """Squared length."""
+        return vector_norm(u, dim=(-2, -1), keepdim=True).square_()
+
+    def total_square(self, x, frame, u):
+        """Sum of the squared lengths."""
+        return u.square().sum()
+
+    def move(self, x, frame, d, m):
+        """Q of the QR decomposition of x + d, with positive diagonal of R."""
+        y = _orthonormalize(x, d)
+        if m is not None and self.transport != "none":
+            m = self.gradient(y, None, m)
+        return y, m
+
+
+class CayleyGeometry(TangentGeometry):
+    r"""Orthonormal columns under the canonical metric, Cayley step, p > n / 4.
+
+    With the skew :math:`W = Pux' - xu'P, P = I - xx'/2`, the Cayley transform is
+    :math:`(I - W/2)^{-1}(I + W/2) = (I + W'W/4)^{-1}(I + W/2)^2`: a Cholesky solve,
+    half the time of the LU solve of the manifold's own method.
+    """
+
+    def move(self, x, frame, d, m):
+        """Rotate the points and the momentum."""
+        n, p = x.shape[-2:]
+        if 4 * p <= n:
+            return super().move(x, frame, d, m)  # Woodbury, with matrices of size 2p
+        pd = torch.baddbmm(d, x, x.mT @ d, alpha=-0.5)
+        a = pd @ x.mT
+        half = (a - a.mT).mul_(0.5)
+        gram = half.mT @ half
+        gram.diagonal(dim1=-2, dim2=-1).add_(1)
+        low, info = torch.linalg.cholesky_ex(gram)
+        low = torch.where((info == 0)[..., None, None], low, torch.nan)
+        v = x if m is None else torch.cat([x, m], -1)
+        v = torch.baddbmm(v, half, v)
+        v = torch.baddbmm(v, half, v).mT
+        # from the right: torch solves rows several times as fast as columns
+        v = torch.linalg.solve_triangular(low.mT, v, upper=True, left=False)
+        v = torch.linalg.solve_triangular(low, v, upper=False, left=False).mT
+        y = v[..., :p]
+        y = torch.baddbmm(y, y, y.mT @ y, beta=1.5, alpha=-0.5)
+        if m is None or self.transport == "none":
+            return y, m
+        m = v[..., p:]
+        return y, self.project(y, None, m) if self.transport == "project" else m
+
+
+def _traced(x: Tensor) -> bool:
+    """Reading a value would wait for the accelerator or break the compiled graph."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def _orthonormalize(x: Tensor, d: Tensor) -> Tensor:
+    """Q of x + d, from the Gram matrix ``I + E``, cheaply where E is small.
+
+    For a step d from an orthonormal x, ``E = d'd``; drift of x adds to it. Where E^2 is
+    below the rounding unit, R is the upper triangle of ``I + E`` with half of E's
+    diagonal, and its inverse takes no solve. Every matrix goes its own way, so that
+    what is stepped beside it does not change it.
+    """
+    y = d.add_(x)
+    if _traced(y):
+        return cholesky_qr(y)
+    inverse = y.mT @ y
+    diagonal = inverse.diagonal(dim1=-2, dim2=-1)
+    diagonal.sub_(1)
+    size = vector_norm(inverse, dim=(-2, -1), keepdim=True)
+    small = size < tolerance(y.dtype, 0.25) ** 0.5
+    if not bool(small.any()):
+        return cholesky_qr(y)
+    inverse.triu_().neg_()
+    diagonal.mul_(0.5).add_(1)
+    q = torch.bmm(y, inverse, out=x)
+    return q if bool(small.all()) else torch.where(small, q, cholesky_qr(y))
+
+
+class AffineGeometry(FrameGeometry):
+    r"""SPD matrices under the affine-invariant metric, in the Cholesky frame.
+
+    Steps longer than 0.9, by a bound of the spectral norm of the coordinates D, are
+    shortened to it: the second-order :math:`I + D + D^2/2` is near :math:`e^D` up to
+    there, and beyond -1 it turns back.
+    """
+
+    longest = 0.9
+
+    def frame(self, x):
+        """Cholesky factor, NaN where a matrix is not positive definite."""
+        return _cholesky(x)
+
+    def gradient(self, x, frame, egrad):
+        """``L' sym(G) L``."""
+        w = frame.mT @ egrad @ frame
+        return w.add(w.mT).mul_(0.5)
+
+    def square(self, x, frame, u):
+        """Squared length."""
+        return vector_norm(u, dim=(-2, -1), keepdim=True).square_()
+
+    def move(self, x, frame, d, m):
+        """``L E L'`` with ``E = I + D + D^2 / 2 = (I + (I + D)^2) / 2``."""
+        length = vector_norm(d, dim=(-2, -1), keepdim=True)
+        if _traced(d) or bool((length > self.longest).any()):
+            rows = d.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
+            d.mul_((self.longest / torch.minimum(length, rows)).clamp_max_(1.0))
+        d.diagonal(dim1=-2, dim2=-1).add_(1)
+        eye = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device).expand_as(d)
+        e = torch.baddbmm(eye, d, d, beta=0.5, alpha=0.5)
+        new = torch.bmm(frame, _cholesky(e))
+        y = torch.bmm(new, new.mT)
+        return y.add(y.mT).mul_(0.5), m
+
+
+def _cholesky(x: Tensor) -> Tensor:
+    low, info = torch.linalg.cholesky_ex(x)
+    if not _traced(x) and not bool(info.any()):
+        return low
+    return torch.where((info == 0)[..., None, None], low, torch.nan)
+
+
+def geometry_of(manifold: Manifold, retraction: str | None = None, transport="auto"):
+    """Choose the geometry that steps points of a manifold fastest.
+
+    Parameters
+    ----------
+    manifold : geoopt.Manifold
+        Ours or a foreign one.
+    retraction : str, optional
+        ``"exp"`` for geodesics, or a retraction that the manifold's class offers.
+    transport : {"auto", "project", "none"}
+        How momentum follows the point.
+
+    Raises
+    ------
+    ValueError
+        The manifold has no such retraction.
+    """
+    settings = manifold.settings() if hasattr(manifold, "settings") else {}
+    exact = retraction == "exp" and "retraction" not in settings
+    if retraction is not None and not exact:
+        manifold = _with_retraction(manifold, settings, retraction)
+    if transport == "auto" and not exact:
+        if type(manifold) is geoopt.SymmetricPositiveDefinite:
+            manifold = SPD("airm")
+        if isinstance(manifold, SPD) and manifold.metric == "airm":
+            return AffineGeometry(manifold)
+        if hasattr(manifold, "frame_retr"):
+            return FrameGeometry(manifold)
+    if not exact and _is_unit_sphere(manifold):
+        return SphereGeometry(manifold, transport=transport)
+    if not exact and _is_euclidean_stiefel(manifold):
+        return StiefelGeometry(manifold, transport=transport)
+    if not exact and _is_cayley_stiefel(manifold):
+        return CayleyGeometry(manifold, transport=transport)
+    return TangentGeometry(manifold, exact, transport)
+
+
+def _with_retraction(manifold, settings: dict, retraction: str):
+    if "retraction" not in settings:
+        raise ValueError(
+            f'retraction: {manifold} offers "exp" or its own (None), '
+            f"found {retraction!r}"
+        )
+    return type(manifold)(**{**settings, "retraction": retraction})
+
+
+def _is_unit_sphere(manifold) -> bool:
+    if type(manifold) is geoopt.Sphere:
+        return manifold.projector is None
+    return type(manifold) is Sphere and manifold.radius == 1
+
+
+def _is_cayley_stiefel(manifold) -> bool:
+    if type(manifold) is not Stiefel or manifold.metric != "canonical":
+        return False
+    return manifold.retraction == "cayley"
+
+
+def _is_euclidean_stiefel(manifold) -> bool:
+    if type(manifold) is geoopt.EuclideanStiefel:
+        return True
+    if type(manifold) is not Stiefel or manifold.metric != "euclidean":
+        return False
+    return manifold.retraction == "cholqr"
