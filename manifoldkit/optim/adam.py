@@ -67,6 +67,13 @@ class RiemannianAdam(RiemannianOptimizer):
         point and state untouched, or raises before anything moves.
     grad_clip : float, optional
         Largest Riemannian length of the whole gradient; ``.grad`` is not changed.
+    views : bool, default=True
+        Make the parameters of a batch views of one tensor at the first step, which
+        saves copying them in every step. A parameter whose memory somebody else sees
+        is copied all the same. Saving one such parameter alone saves the whole tensor.
+    master_points : bool, default=False
+        Keep float32 points of float16 and bfloat16 parameters in the state, so that
+        steps below the parameter's precision add up.
 
     Raises
     ------

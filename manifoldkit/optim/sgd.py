@@ -34,7 +34,7 @@ class RiemannianSGD(RiemannianOptimizer):
         Nesterov momentum.
     weight_decay, decay_mode, maximize, foreach, capturable, fused
         See :class:`RiemannianAdam`.
-    stabilize, retraction, transport, nonfinite, grad_clip
+    stabilize, retraction, transport, nonfinite, grad_clip, views, master_points
         See :class:`RiemannianAdam`.
 
     Raises
