@@ -217,7 +217,7 @@ def test_a_second_optimizer_and_a_loaded_state_keep_the_views(problem):
     second = RiemannianSGD(a.params, lr=0.01)
     a.run(second, 2)
     assert a.params[0].data_ptr() == address
-    assert _storage(first).current and _storage(second).current
+    assert all(_storage(optimizer).current for optimizer in (first, second))
     # another order: not neighbors any more, so copies
     third = _adam(a.params[::-1])
     a.run(third, 1)
