@@ -336,13 +336,13 @@ def test_compact_manifolds_warn_about_decay():
     torch.testing.assert_close(p.data, torch.tensor([1.0, 0.0]))
 
 
-def _drift(name, steps, problem, **options):
-    a = problem(name, dtype=torch.float32)
-    optimizer = RiemannianAdam(a.params, lr=0.02, **options)
+def _drift(name, steps, problem, lr=0.02, dtype=torch.float32):
+    a = problem(name, dtype=dtype)
+    optimizer = RiemannianAdam(a.params, lr=lr)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
         for p in a.params:
-            p.grad = torch.randn(p.shape, generator=generator)
+            p.grad = torch.randn(p.shape, generator=generator, dtype=dtype)
         optimizer.step()
     x, manifold = torch.stack(a.values()).double(), a.params[0].manifold
     gap, _ = manifold._violation(x)
@@ -353,14 +353,23 @@ COMPACT = ["stiefel", "stiefel_canonical", "stiefel_polar", "so", "sphere", "obl
 
 
 @pytest.mark.parametrize("name", [*COMPACT, "grassmann"])
-def test_points_stay_feasible(name, problem):
-    assert _drift(name, 200, problem) < 2e-6
+@pytest.mark.parametrize("lr", [1e-3, 0.02])
+def test_points_stay_feasible(name, lr, problem):
+    assert _drift(name, 200, problem, lr) < 2e-6
+    assert _drift(name, 100, problem, lr, torch.float64) < 1e-13
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMPACT, "grassmann"])
-def test_points_stay_feasible_for_10000_steps(name, problem):
-    assert _drift(name, 10_000, problem) < 5e-6
+@pytest.mark.parametrize("lr", [1e-3, 0.02])
+def test_points_stay_feasible_for_10000_steps(name, lr, problem):
+    assert _drift(name, 10_000, problem, lr) < 5e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stiefel", "stiefel_canonical", "so", "sphere"])
+def test_double_precision_stays_feasible_for_10000_steps(name, problem):
+    assert _drift(name, 10_000, problem, dtype=torch.float64) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["spd_airm", "spd_log_cholesky", "spd_log_euclidean"])

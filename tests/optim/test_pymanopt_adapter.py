@@ -58,3 +58,39 @@ def test_spd_mean(name):
         found, karcher_mean(manifold, y).mean, rtol=1e-6, atol=1e-6
     )
     assert result.iterations <= 30
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("SteepestDescent", 60), ("ConjugateGradient", 25), ("TrustRegions", 6)],
+)
+def test_solvers_take_the_steps_they_take_on_their_own_manifold(name, most):
+    """25 conjugate gradients are the solver's own: its line search shrinks evenly."""
+    pymanopt = pytest.importorskip("pymanopt")
+    y = _randn(12, 5, 10)
+    y = y @ y.mT / 10
+    manifold = SPD()
+
+    def cost(x):
+        return (manifold.dist(x.expand_as(y), y) ** 2).mean()
+
+    ours = to_pymanopt(manifold, cost, (5, 5), dim=15)
+    theirs = pymanopt.manifolds.SymmetricPositiveDefinite(5)
+
+    @pymanopt.function.numpy(theirs)
+    def value(x):
+        return float(cost(torch.as_tensor(x)))
+
+    @pymanopt.function.numpy(theirs)
+    def gradient(x):
+        x = torch.as_tensor(x).requires_grad_()
+        return torch.autograd.grad(cost(x), x)[0].numpy()
+
+    result = _solve(name, ours, y[0], min_gradient_norm=1e-7)
+    assert result.iterations <= most
+    if name != "TrustRegions":  # theirs has no Hessian of an opaque function
+        peer = pymanopt.Problem(theirs, value, euclidean_gradient=gradient)
+        assert (
+            result.iterations
+            <= _solve(name, peer, y[0], min_gradient_norm=1e-7).iterations + 1
+        )
