@@ -1,0 +1,207 @@
+"""What :mod:`manifoldkit.spd.classifiers` needs of skorch and of files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from torch import Tensor, nn
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.optim import build_optimizer
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Cross-entropy with a weight a sample; targets are rows (class code, weight)."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Weighted mean over the batch; zero for a batch without weight."""
+        codes, weights = targets[:, 0].long(), targets[:, 1]
+        losses = nn.functional.cross_entropy(logits, codes, reduction="none")
+        total = weights.sum()
+        return (weights * losses).sum() / torch.where(total > 0, total, 1.0)
+
+
+def make_optimizer(groups, *, name: str, **options) -> torch.optim.Optimizer:
+    """Return the optimizer for skorch's parameter groups.
+
+    Points of the SPD cone (bias and metric of a batch norm) get no weight decay: it
+    would draw them towards the identity.
+    """
+    params = [p for group in groups for p in group["params"]]
+    optimizer = build_optimizer(params, name, **options)
+    for group in optimizer.param_groups:
+        if group.get("name") == "manifold":
+            group["weight_decay"] = 0.0
+    return optimizer
+
+
+def validation_accuracy(net, X, targets) -> float:
+    """Accuracy that skorch writes to the history."""
+    codes = net.forward(X).argmax(-1).numpy()
+    return float((codes == np.asarray(targets)[:, 0]).mean())
+
+
+def _silent(*_) -> None:
+    """What skorch's callbacks print to."""
+
+
+def _callbacks(patience: int | None) -> list:
+    if patience is None:
+        return []
+    from skorch.callbacks import EarlyStopping, EpochScoring
+
+    score = EpochScoring(
+        validation_accuracy,
+        name="valid_accuracy",
+        lower_is_better=False,
+        use_caching=False,
+    )
+    stop = EarlyStopping(patience=patience, load_best=True, sink=_silent)
+    return [("valid_accuracy", score), ("early_stopping", stop)]
+
+
+def make_trainer(module: type[nn.Module], *, patience: int | None, verbose: int, **kw):
+    """Return a skorch trainer of the network class, with early stopping on demand.
+
+    Raises
+    ------
+    MissingExtraError
+        skorch is not installed.
+    """
+    try:
+        from skorch import NeuralNet
+    except ImportError:
+        raise MissingExtraError("SPDNetClassifier", "skorch", "train") from None
+    if not verbose:
+        kw["callbacks__print_log"] = None
+    return NeuralNet(
+        module,
+        WeightedCrossEntropy,
+        optimizer=make_optimizer,
+        iterator_train__shuffle=True,
+        iterator_train__drop_last=False,
+        train_split=None,
+        callbacks=_callbacks(patience),
+        verbose=verbose,
+        **kw,
+    )
+
+
+def hold_out(net, X: np.ndarray, targets: np.ndarray, fraction: float, seed: int):
+    """Give the trainer a stratified validation part; return the rest."""
+    from skorch.dataset import Dataset
+    from skorch.helper import predefined_split
+
+    try:
+        rows, held = train_test_split(
+            np.arange(len(X)),
+            test_size=fraction,
+            stratify=targets[:, 0],
+            random_state=seed,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "early_stopping: the data cannot be split by class with "
+            f"validation_fraction={fraction}: {error}"
+        ) from None
+    net.train_split = predefined_split(Dataset(X[held], targets[held]))
+    return X[rows], targets[rows]
+
+
+def check_labels(X, y) -> np.ndarray:
+    """Return labels, one a matrix, or raise ``ValueError``."""
+    if y is None:
+        raise ValueError(
+            "y: SPDNetClassifier requires y to be passed, but the target y is None"
+        )
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(X, y)
+    check_classification_targets(y)
+    return y
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Torch's generators, seeded inside and untouched outside."""
+    cuda = torch.device(device).type == "cuda"
+    devices = [torch.cuda.current_device()] if cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise MissingExtraError("saving a network", "safetensors", "train") from None
+    return safetensors.torch
+
+
+def _with_suffix(path: str | Path, suffix: str) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + suffix)
+
+
+def write_network(path: str | Path, module: nn.Module, content: dict) -> None:
+    """Write the weights as safetensors and the content as JSON."""
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    text = json.dumps(content, indent=2)
+    _safetensors().save_file(state, str(_with_suffix(path, ".safetensors")))
+    _with_suffix(path, ".json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_content(path: str | Path, kind: str) -> dict:
+    """Read the JSON half of a saved network.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        The file holds something else.
+    """
+    file = _with_suffix(path, ".json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise ValueError(f"{file} does not hold a {kind}")
+    return content
+
+
+def read_weights(path: str | Path, module: nn.Module, device: str) -> None:
+    """Read the weights of a saved network into a module."""
+    file = str(_with_suffix(path, ".safetensors"))
+    module.load_state_dict(_safetensors().load_file(file, device))
+
+
+def plain(name: str, value):
+    """Return a parameter as JSON holds it.
+
+    Raises
+    ------
+    TypeError
+        It does not.
+
+    Examples
+    --------
+    >>> plain("dims", (6, 4))
+    [6, 4]
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return [[plain(name, k), plain(name, v)] for k, v in value.items()]
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(name, v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name}: expected a plain value to save, found {value!r}")

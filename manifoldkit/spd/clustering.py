@@ -1,0 +1,62 @@
+"""Clustering of SPD matrices: pyriemann's k-means with our metric."""
+
+from pyriemann.clustering import Kmeans
+
+from manifoldkit.spd.layers import check_size
+from manifoldkit.spd.pyriemann_bridge import gbw_metric
+
+
+def make_gbw_kmeans(
+    n_clusters: int = 2,
+    M=None,
+    power: float = 1.0,
+    *,
+    max_iter: int = 100,
+    n_init: int = 10,
+    tol: float = 1e-4,
+    init="random",
+    n_jobs: int = 1,
+    random_state=None,
+) -> Kmeans:
+    r"""Build a k-means clustering in the generalized Bures-Wasserstein metric.
+
+    Minimizes :math:`\sum_i \min_k d_\theta(X_i, G_k)^2`: matrices go to the nearest
+    centroid, centroids are the means of their matrices. A plain
+    ``pyriemann.clustering.Kmeans`` with ``metric=gbw_metric(M, power)``.
+
+    Parameters
+    ----------
+    n_clusters : int, default=2
+        Number of clusters.
+    M, power
+        Of the metric, see :func:`~manifoldkit.spd.gbw_metric`.
+    max_iter, n_init, tol, init, n_jobs, random_state
+        As pyriemann's.
+
+    Returns
+    -------
+    pyriemann.clustering.Kmeans
+
+    Raises
+    ------
+    ValueError
+        M is not SPD, power near 0, or no cluster.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([np.eye(2), 1.1 * np.eye(2), 9 * np.eye(2), 10 * np.eye(2)])
+    >>> labels = make_gbw_kmeans(2, random_state=0).fit(X).labels_
+    >>> bool(labels[0] == labels[1] != labels[2] == labels[3])
+    True
+    """
+    return Kmeans(
+        n_clusters=check_size(n_clusters, "n_clusters"),
+        metric=gbw_metric(M, power),
+        max_iter=max_iter,
+        n_init=n_init,
+        tol=tol,
+        init=init,
+        n_jobs=n_jobs,
+        random_state=random_state,
+    )

@@ -1,0 +1,324 @@
+"""Networks on SPD matrices, with a choice of normalisation."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.spd.batchnorm import make_batchnorm
+from manifoldkit.spd.filters import SpatioTemporalFilters
+from manifoldkit.spd.layers import (
+    BiMap,
+    CovariancePool,
+    LogEig,
+    ReEig,
+    SPDResidual,
+    check_size,
+)
+
+_ORDERS = {
+    "after_bimap": ("bimap", "norm", "rectify"),
+    "after_reeig": ("bimap", "rectify", "norm"),
+    "before_bimap": ("norm", "bimap", "rectify"),
+}
+
+
+class SPDNet(nn.Module):
+    r"""SPDNet: [BiMap, batch norm, ReEig] x L, LogEig, linear.
+
+    Parameters
+    ----------
+    n_in : int
+        Size of the input matrices.
+    dims : sequence of int
+        Sizes after each BiMap, not increasing.
+    n_classes : int or None
+        Outputs of the linear layer; None leaves it out, the output is then the LogEig
+        features.
+    batchnorm : str or None, default="gbw"
+        Normalisation in each block: "gbw", "bw", "airm", "airm-mean", "log_euclidean",
+        "log_cholesky", or None.
+    power, learn_metric, momentum
+        Options of the normalisation (``power`` and ``learn_metric`` are those of
+        :class:`~manifoldkit.spd.GBWBatchNorm` and used by "gbw" only).
+    batchnorm_options : dict, optional
+        Further options of the normalisation.
+    position : {"after_bimap", "after_reeig", "before_bimap"}, default="after_bimap"
+        Where in each block the normalisation is.
+    threshold : float or None, default=1e-4
+        Of ReEig; None leaves ReEig out.
+    relative : bool, default=False
+        Take the threshold times the mean eigenvalue of each matrix.
+    channels : sequence of int, optional
+        Numbers of channels of the input and after each BiMap; default one, without a
+        channel dimension.
+    n_residual : int, default=0
+        Riemannian residual blocks (:class:`SPDResidual`) before LogEig.
+    vectorize : bool or "flat", default=True
+        Of :class:`LogEig`; "flat" is the form of the original code.
+    validate : bool, default=False
+        Check in ``forward`` that the input is SPD.
+    generator : torch.Generator, optional
+        Of the initial weights on manifolds.
+    device, dtype
+        Of all parameters.
+
+    Raises
+    ------
+    ValueError
+        Sizes, position or options that do not fit.
+
+    Notes
+    -----
+    The last ReEig and LogEig share one eigendecomposition. The weights of the BiMaps
+    are on the Stiefel manifold: train with
+    :func:`manifoldkit.optim.build_optimizer` or another optimizer that knows geoopt's
+    parameters; with a plain one they leave it.
+
+    References
+    ----------
+    .. [1] Z. Huang, L. Van Gool, "A Riemannian network for SPD matrix learning",
+       AAAI 2017.
+    .. [2] R. Wang et al., "Learning to normalize on the SPD manifold under
+       Bures-Wasserstein geometry", CVPR 2025.
+
+    Examples
+    --------
+    >>> net = SPDNet(8, (6, 4), n_classes=3)
+    >>> x = torch.eye(8) + 0.1 * torch.rand(5, 1, 1) * torch.ones(8, 8)
+    >>> net(x).shape, net.features(x).shape
+    (torch.Size([5, 3]), torch.Size([5, 10]))
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        dims: Sequence[int],
+        n_classes: int | None,
+        *,
+        batchnorm: str | None = "gbw",
+        power: float = 1.0,
+        learn_metric: bool = True,
+        momentum: float | None = 0.1,
+        batchnorm_options: dict | None = None,
+        position: str = "after_bimap",
+        threshold: float | None = 1e-4,
+        relative: bool = False,
+        channels: Sequence[int] | None = None,
+        n_residual: int = 0,
+        vectorize: bool | str = True,
+        validate: bool = False,
+        generator: torch.Generator | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.n_in, self.dims = check_size(n_in, "n_in"), _check_dims(n_in, dims)
+        self.channels = _check_channels(channels, len(self.dims))
+        self.n_classes = (
+            None if n_classes is None else check_size(n_classes, "n_classes")
+        )
+        if position not in _ORDERS:
+            raise ValueError(
+                f"position: expected one of {list(_ORDERS)}, found {position!r}"
+            )
+        self.batchnorm, self.position, self.validate = batchnorm, position, validate
+        options = {"momentum": momentum, **(batchnorm_options or {}), **factory}
+        if batchnorm == "gbw":
+            options = {"power": power, "learn_metric": learn_metric, **options}
+
+        layers: list[nn.Module] = []
+        sizes = (self.n_in, *self.dims)
+        for k, (a, b) in enumerate(pairwise(sizes)):
+            pair = self.channels[k : k + 2]
+            parts = {
+                "bimap": BiMap(a, b, *pair, generator=generator, **factory),
+                "norm": make_batchnorm(
+                    batchnorm, a if position == "before_bimap" else b, **options
+                ),
+                "rectify": None if threshold is None else ReEig(threshold, relative),
+            }
+            block = [parts[name] for name in _ORDERS[position]]
+            layers += [m for m in block if not isinstance(m, nn.Identity | None)]
+        layers += [
+            SPDResidual(sizes[-1], generator=generator, **factory)
+            for _ in range(n_residual)
+        ]
+        fused = None
+        if isinstance(layers[-1], ReEig):
+            layers.pop()
+            fused = threshold
+        log = LogEig(vectorize, fused, relative)
+        self.layers = nn.Sequential(*layers)
+        self.log = log
+        self.n_features = self.channels[-1] * log.n_features(sizes[-1])
+        self.head = (
+            nn.Identity()
+            if self.n_classes is None
+            else nn.Linear(self.n_features, self.n_classes, **factory)
+        )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights and reset the normalisation."""
+        for module in [*self.layers, self.head]:
+            if isinstance(module, BiMap | SPDResidual):
+                module.reset_parameters(generator)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    @torch.no_grad()
+    def init_from_data(self, x: Tensor) -> "SPDNet":
+        """Start the normalisation layers at the statistics of a batch.
+
+        Layers that have ``init_from_data`` (see
+        :class:`~manifoldkit.spd.GBWBatchNorm`) get the batch as it arrives at them.
+        """
+        x = self._check(x)
+        training = self.training
+        try:
+            for layer in self.layers:
+                if hasattr(layer, "init_from_data"):
+                    layer.init_from_data(x)
+                x = layer.eval()(x)
+        finally:
+            self.train(training)
+        return self
+
+    def _check(self, x: Tensor) -> Tensor:
+        check_square(x, "x", self.n_in)
+        channels = self.channels[0]
+        if max(self.channels) > 1 and (x.ndim < 3 or x.shape[-3] != channels):
+            raise ValueError(
+                f"x: expected shape (..., {channels}, {self.n_in}, {self.n_in}), "
+                f"found {tuple(x.shape)}"
+            )
+        return check_spd(x, "x") if self.validate else x
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the LogEig features, shape (..., n_features)."""
+        x = self._check(x)
+        y = self.log(self.layers(x.to(compute_dtype(x.dtype))))
+        if not self.log.vectorize:
+            y = y.flatten(-2)
+        if max(self.channels) > 1:
+            y = y.flatten(-2)
+        return y.to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores (logits).
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n_in, n_in), or (..., channels[0], n_in, n_in)
+            SPD matrices.
+
+        Returns
+        -------
+        Tensor, shape (..., n_classes)
+        """
+        y = self.features(x)
+        return self.head(y.to(compute_dtype(y.dtype))).to(y.dtype)
+
+
+def _check_dims(n_in: int, dims: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(dims, int) or not len(dims):
+        raise ValueError(f"dims: expected a sequence of sizes, found {dims!r}")
+    sizes = tuple(check_size(n, "dims") for n in dims)
+    if list((n_in, *sizes)) != sorted((n_in, *sizes), reverse=True):
+        raise ValueError(
+            f"dims: expected sizes that do not increase from n_in = {n_in}, "
+            f"found {sizes}"
+        )
+    return sizes
+
+
+def _check_channels(channels: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    if channels is None:
+        return (1,) * (depth + 1)
+    numbers = tuple(check_size(c, "channels") for c in channels)
+    if len(numbers) != depth + 1:
+        raise ValueError(
+            f"channels: expected {depth + 1} numbers, for the input and after each "
+            f"BiMap, found {numbers}"
+        )
+    return numbers
+
+
+class ConvSPDNet(nn.Module):
+    """Raw epochs to classes: learned filters, covariance, SPDNet.
+
+    The network of the GBWBN paper for MAMEM SSVEP epochs of 8 channels at 125 Hz:
+    125 spatial filters, 15 temporal filters of 36 samples over them, both with batch
+    normalisation, the covariance of the 15 signals, and SPDNet 15 -> 12.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the epochs.
+    n_classes : int or None
+        As for :class:`SPDNet`.
+    n_spatial, n_filters, kernel_size : int
+        Of :class:`SpatioTemporalFilters`.
+    dims : sequence of int, default=(12,)
+        Of :class:`SPDNet`.
+    eps : float, default=1e-5
+        Added to the diagonal of the covariances.
+    folded : bool, default=True
+        See :class:`SpatioTemporalFilters`.
+    generator, device, dtype
+        As for :class:`SPDNet`.
+    **options
+        Further options of :class:`SPDNet`.
+
+    Examples
+    --------
+    >>> net = ConvSPDNet(8, 5)
+    >>> net(torch.randn(4, 8, 125)).shape
+    torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_classes: int | None,
+        *,
+        n_spatial: int = 125,
+        n_filters: int = 15,
+        kernel_size: int = 36,
+        dims: Sequence[int] = (12,),
+        eps: float = 1e-5,
+        folded: bool = True,
+        generator: torch.Generator | None = None,
+        device=None,
+        dtype=None,
+        **options,
+    ):
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.filters = SpatioTemporalFilters(
+            n_channels, n_spatial, n_filters, kernel_size, folded=folded, **factory
+        )
+        self.covariance = CovariancePool(eps)
+        self.spd = SPDNet(
+            n_filters, dims, n_classes, generator=generator, **factory, **options
+        )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights and reset the normalisation."""
+        self.filters.reset_parameters()
+        self.spd.reset_parameters(generator)
+
+    def matrices(self, x: Tensor) -> Tensor:
+        """Covariances of the filtered signals, shape (..., n_filters, n_filters)."""
+        return self.covariance(self.filters(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the LogEig features of epochs, shape (..., n_features)."""
+        return self.spd.features(self.matrices(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores of epochs (..., n_channels, n_times)."""
+        return self.spd(self.matrices(x))
