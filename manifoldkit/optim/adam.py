@@ -46,9 +46,12 @@ class RiemannianAdam(RiemannianOptimizer):
         ``"l2"`` adds the gradient of half the squared geodesic distance to the origin,
         ``"decoupled"`` moves along that geodesic by the fraction lr * weight_decay
         before the step.
-    moment : {"point", "coordinate"}
-        Second moment per point, or per entry of the coordinates (the frame's for SPD,
-        SO, GL+ and SL, ambient ones otherwise) with the direction projected back.
+    moment : {"point", "coordinate", "factored"}
+        Second moment per point; per entry of the coordinates (the frame's for SPD, SO,
+        GL+ and SL, ambient ones otherwise); or per row and per column of a matrix,
+        whose product stands for the entries (Shazeer and Stern, 2018; points that are
+        not matrices have one per entry). The direction of the last two is projected
+        back to tangent vectors.
     maximize : bool, default=False
         Ascend.
     foreach : bool, optional
@@ -84,7 +87,8 @@ class RiemannianAdam(RiemannianOptimizer):
 
     References
     ----------
-    G. Bécigneul and O.-E. Ganea, Riemannian adaptive optimization methods, ICLR 2019.
+    G. Bécigneul and O.-E. Ganea, Riemannian adaptive optimization methods, ICLR 2019;
+    N. Shazeer and M. Stern, Adafactor, ICML 2018.
 
     Examples
     --------
@@ -131,27 +135,47 @@ class RiemannianAdam(RiemannianOptimizer):
     def _direction(self, group, job):
         geometry, gradient = job.geometry, job.gradient
         beta1, beta2 = group["betas"]
-        by_entry = group["moment"] == "coordinate"
-        if by_entry:
-            square = gradient * gradient
-        else:
-            square = geometry.square(job.x, job.frame, gradient)
         steps = job.batch.count()
         name, m = self._momentum(job, "exp_avg")
-        v = job.batch.read("exp_avg_sq", square.shape[1:])
         # not lerp_, which takes several times as long on the CPU
         m.mul_(beta1).add_(gradient, alpha=1 - beta1)
-        v.mul_(beta2).add_(square, alpha=1 - beta2)
-        job.batch.write("exp_avg_sq", v)
+        v = self._second_moment(group, job)
+        scale = (v / _bias_correction(beta2, steps)).sqrt_().add_(group["eps"])
+        d = m * (-group["lr"] / (scale.mul_(_bias_correction(beta1, steps))))
+        if group["moment"] != "point":
+            d = geometry.project(job.x, job.frame, d)
+        return d, name, m
+
+    def _second_moment(self, group, job):
+        """Average the squared gradient into the state; return it for each entry."""
+        gradient = job.gradient
+        if group["moment"] == "point":
+            square = job.geometry.square(job.x, job.frame, gradient)
+        else:
+            square = gradient * gradient
+        if group["moment"] == "factored" and gradient.ndim == 3:
+            # v_ij = r_i c_j / mean(r) keeps both sums
+            rows = _average(group, job, "exp_avg_sq_row", square.mean(2, keepdim=True))
+            columns = _average(
+                group, job, "exp_avg_sq_col", square.mean(1, keepdim=True)
+            )
+            total = rows.mean(1, keepdim=True)
+            return rows * (columns / torch.where(total == 0, 1.0, total))
+        v = _average(group, job, "exp_avg_sq", square)
         if group["amsgrad"]:
             largest = job.batch.read("max_exp_avg_sq", square.shape[1:])
             v = torch.maximum(largest, v, out=largest)
             job.batch.write("max_exp_avg_sq", v)
-        scale = (v / _bias_correction(beta2, steps)).sqrt_().add_(group["eps"])
-        d = m * (-group["lr"] / (scale.mul_(_bias_correction(beta1, steps))))
-        if by_entry:
-            d = geometry.project(job.x, job.frame, d)
-        return d, name, m
+        return v
+
+
+def _average(group, job, name: str, square: torch.Tensor) -> torch.Tensor:
+    """Move the running average ``name`` towards ``square``."""
+    beta2 = group["betas"][1]
+    v = job.batch.read(name, square.shape[1:])
+    v.mul_(beta2).add_(square, alpha=1 - beta2)
+    job.batch.write(name, v)
+    return v
 
 
 def _bias_correction(beta: float, steps: torch.Tensor | float):

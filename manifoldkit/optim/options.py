@@ -52,7 +52,7 @@ _BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "n_steps", "swa_l
 
 _CHOICES = {
     "decay_mode": ("l2", "decoupled", "none"),
-    "moment": ("point", "coordinate"),
+    "moment": ("point", "coordinate", "factored"),
     "nonfinite": ("propagate", "skip", "raise"),
     "transport": ("auto", "project", "none"),
     "lmo": ("project", "dual"),
@@ -99,6 +99,8 @@ def check_options(group: dict, known: dict) -> None:
             f"stabilize: expected a positive number of steps or None, "
             f"found {stabilize!r}"
         )
+    if group.get("moment") == "factored" and group.get("amsgrad"):
+        raise ValueError('amsgrad: not with moment="factored", which has no entries')
     if group.get("nesterov") and (not group["momentum"] or group["dampening"]):
         raise ValueError(
             "nesterov: needs momentum > 0 and dampening = 0, found momentum "

@@ -12,6 +12,7 @@ OPTIMIZERS = {
     "adam": lambda p, **k: RiemannianAdam(p, lr=0.05, **k),
     "amsgrad": lambda p, **k: RiemannianAdam(p, lr=0.05, amsgrad=True, **k),
     "coordinate": lambda p, **k: RiemannianAdam(p, lr=0.05, moment="coordinate", **k),
+    "factored": lambda p, **k: RiemannianAdam(p, lr=0.05, moment="factored", **k),
     "sgd": lambda p, **k: RiemannianSGD(p, lr=0.01, momentum=0.9, **k),
     "nesterov": lambda p, **k: RiemannianSGD(
         p, lr=0.01, momentum=0.9, nesterov=True, **k
@@ -235,14 +236,35 @@ def test_gradients_are_never_changed(any_manifold, problem):
     assert torch.equal(a.params[0].grad, before)
 
 
-def test_second_moments_by_entry_descend_on_every_manifold(our_manifold, problem):
+@pytest.mark.parametrize("moment", ["coordinate", "factored"])
+def test_second_moments_by_entry_descend_on_every_manifold(
+    our_manifold, moment, problem
+):
     a = problem(our_manifold)
     start = float(a.loss().detach())
-    optimizer = RiemannianAdam(a.params, lr=0.01, moment="coordinate")
+    optimizer = RiemannianAdam(a.params, lr=0.01, moment=moment)
     x = a.run(optimizer, 30)
     assert float(a.loss().detach()) < 0.9 * start
     for p, y in zip(a.params, x, strict=True):
         assert p.manifold.check_point_on_manifold(y)
+
+
+def test_factored_moments_are_the_product_of_their_sums():
+    p = geoopt.ManifoldParameter(torch.eye(4, 2).double(), manifold=Stiefel())
+    optimizer = RiemannianAdam([p], lr=0.1, moment="factored")
+    p.grad = torch.randn(
+        4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    square = Stiefel().egrad2rgrad(p.data, p.grad) ** 2
+    optimizer.step()
+    state = optimizer.state[p]
+    rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+    assert (tuple(rows.shape), tuple(columns.shape)) == ((4, 1), (1, 2))
+    torch.testing.assert_close(rows, 1e-3 * square.mean(1, keepdim=True))
+    torch.testing.assert_close(columns, 1e-3 * square.mean(0, keepdim=True))
+    assert "exp_avg_sq" not in state
+    with pytest.raises(ValueError, match="amsgrad: not with moment"):
+        RiemannianAdam([p], moment="factored", amsgrad=True)
 
 
 def test_a_learned_metric_is_read_at_every_step():

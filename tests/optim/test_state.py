@@ -21,6 +21,7 @@ from manifoldkit.optim import (
 BUILD = {
     "adam": lambda p: RiemannianAdam(p, lr=0.05, amsgrad=True),
     "adamw": lambda p: RiemannianAdamW(p, lr=0.05, stabilize=4),
+    "factored": lambda p: RiemannianAdam(p, lr=0.05, moment="factored"),
     "sgd": lambda p: RiemannianSGD(p, lr=0.01, momentum=0.9),
     "muon": lambda p: StiefelMuon(p, lr=0.05),
     "landing": lambda p: LandingSGD(p, lr=0.01, momentum=0.9),
