@@ -102,7 +102,7 @@ def as_parameter(
     """
     if not isinstance(manifold, geoopt.Manifold):
         raise TypeError(f"manifold: expected a geoopt.Manifold, found {manifold!r}")
-    x = _valid_point(tensor, manifold, project)
+    x = _valid_point(tensor, manifold, project).contiguous()
     return ManifoldParameter(x, manifold=manifold, requires_grad=requires_grad)
 
 

@@ -185,6 +185,8 @@ class RiemannianOptimizer(torch.optim.Optimizer):
 
     def _current_plans(self) -> list[_Plan]:
         plans, groups = self._plans, self.param_groups
+        if torch.compiler.is_compiling():  # the graph's guards watch the parameters
+            return plans
         same = len(plans) == len(groups) and all(
             plan.group is group
             and plan.size == len(group["params"])

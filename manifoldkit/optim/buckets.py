@@ -166,8 +166,9 @@ class Bucket:
         if self.layout is not None:
             x = self.layout.from_base(x)
         if len(self.params) == 1:
-            if x.data_ptr() != self.params[0].data_ptr():
-                self.params[0].copy_(x.reshape(self.params[0].shape))
+            p = self.params[0]
+            if torch.compiler.is_compiling() or x.data_ptr() != p.data_ptr():
+                p.copy_(x.reshape(p.shape))
             return
         if self.storage is not None and self.storage.current:
             rows = None if active is None else self.row_index(active)

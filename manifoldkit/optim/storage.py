@@ -105,6 +105,8 @@ class SharedStorage:
         self._remember(whole)
         for p, view in zip(self.params, self._views, strict=True):
             p.data = view
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = p.grad.contiguous()  # autograd wants equal strides
         return whole
 
 
@@ -112,7 +114,9 @@ def _movable(p: Tensor, old: int | None) -> bool:
     """Tell whether nobody else looks at the memory of a parameter."""
     if p.layout != torch.strided or _use_count is None:
         return False
-    if p.ndim > 3 and not p.is_contiguous():  # kernels with the channels last
+    # kernels with the channels last, and gradients in a bucket of DDP, keep strides
+    fixed = p.ndim > 3 or (p.grad is not None and p.grad._is_view())
+    if fixed and not p.is_contiguous():
         return False
     storage = p.untyped_storage()
     if storage.data_ptr() == old:
