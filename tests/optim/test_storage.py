@@ -307,6 +307,7 @@ def test_whole_steps_compile_without_graph_breaks(name, problem):
     compiled, plain = _adam(a.params), _adam(b.params)
     for x, optimizer in ((a, compiled), (b, plain)):
         x.run(optimizer, 1)
+    torch.compiler.reset()
     step = torch.compile(compiled.step, backend="eager", fullgraph=True)
     for _ in range(4):
         for x, go in ((a, step), (b, plain.step)):
