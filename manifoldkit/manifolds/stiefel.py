@@ -5,13 +5,13 @@ import torch
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
 from manifoldkit.manifolds.base import MatrixManifold, trace_product
+from manifoldkit.manifolds.stiefel_log import stiefel_log
 from manifoldkit.manifolds.stiefel_maps import (
     canonical_exp,
     cayley_rotate,
     euclidean_exp,
     orthonormality_gap,
     polish,
-    shooting_log,
 )
 
 _METRICS = ("euclidean", "canonical")
@@ -165,10 +165,12 @@ class Stiefel(OrthonormalColumns):
         )
 
     def logmap(self, x, y, *, max_iter: int = 200):
-        """Inverse of ``expmap`` by shooting, for distances up to about 2.
+        """Inverse of ``expmap`` by shooting, then by Gauss-Newton where that is slow.
 
-        Found for every pair tried up to distance 1.5; from about 2.5, still within the
-        injectivity radius, the iteration may miss y, and warns with
-        ``ConvergenceWarning``.
+        The shortest vector was found for every pair tried up to distance 2.5, and for
+        99 of 100 at 2.75, about the injectivity radius (0.89 pi for the canonical
+        metric). With more than 400 unknowns, p > 16 or so, only shots are tried, up to
+        ``max_iter``. A pair that is missed gives a finite vector and a
+        ``ConvergenceWarning``. Gradients pass through.
         """
-        return shooting_log(self, x, y, max_iter)
+        return stiefel_log(self, x, y, max_iter)

@@ -1,4 +1,4 @@
-r"""Maps of orthonormal matrices: low-rank rotations, geodesics, the shooting logarithm.
+r"""Maps of orthonormal matrices: low-rank rotations and geodesics.
 
 A tangent vector u at x generates the rotation of the whole space by the skew matrix
 
@@ -8,13 +8,8 @@ A tangent vector u at x generates the rotation of the whole space by the skew ma
 with :math:`Wx = u`. W has rank 2p, so functions of it cost matrices of size 2p.
 """
 
-import warnings
-
 import torch
 from torch import Tensor
-
-from manifoldkit.exceptions import ConvergenceWarning
-from manifoldkit.linalg.checks import tolerance
 
 
 def _eye(n: int, like: Tensor) -> Tensor:
@@ -79,35 +74,3 @@ def euclidean_exp(x: Tensor, u: Tensor) -> Tensor:
     block = torch.cat([torch.cat([a, -s], -1), torch.cat([eye, a], -1)], -2)
     w = torch.linalg.matrix_exp(block)[..., :p]
     return polish(torch.cat([x, u], -1) @ w @ torch.linalg.matrix_exp(-a))
-
-
-def shooting_log(manifold, x: Tensor, y: Tensor, max_iter: int) -> Tensor:
-    """Solve ``expmap(x, u) = y`` for u, correcting u by the miss carried back to x."""
-    x, y = torch.broadcast_tensors(x, y)
-    u = manifold.proju(x, y - x)
-    target = tolerance(y.dtype, 8 * x.shape[-1])
-    for _ in range(max_iter):
-        z = manifold.expmap(x, u)
-        miss = y - z
-        gap = miss.detach().abs().amax((-2, -1))
-        done = gap <= target
-        if bool(done.all()):
-            return u
-        step = manifold.proju(z, miss)
-        length = torch.linalg.matrix_norm(step, keepdim=True)
-        back = manifold.proju(x, step)
-        back = back * (
-            length
-            / torch.linalg.matrix_norm(back, keepdim=True).clamp_min(
-                torch.finfo(x.dtype).tiny
-            )
-        )
-        u = torch.where(done[..., None, None], u, u + back)
-    if bool((gap > 1e3 * target).any()):
-        warnings.warn(
-            f"{manifold}.logmap missed its target by {float(gap.max()):.1e} after "
-            f"{max_iter} shots: the points may be too far apart",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return u
