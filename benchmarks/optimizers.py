@@ -1,4 +1,15 @@
-"""Optimizer steps against geoopt's RiemannianAdam and torch's Adam."""
+"""Optimizer steps against geoopt's RiemannianAdam and torch's Adam.
+
+What is left in a step of many small parameters, in microseconds of this machine:
+
+- 1000 spheres, 480: the gradients are read (57) and stacked (80), the parameters'
+  addresses compared (62) and their version counters raised (75), which is 270 before any
+  arithmetic on 64,000 numbers;
+- 200 SPD matrices, 400: two batched Cholesky factors (80), four batched products (100),
+  two symmetrizations (25), and 60 to gather;
+- 50 Stiefel matrices, 270: seven batched products (130), and 33 to gather. Steps above
+  0.013 in float32 take a Cholesky factor and a solve (70) more.
+"""
 
 import geoopt
 import torch
@@ -81,19 +92,26 @@ def run():
             (32, 16),
             50,
             "<= 0.1",
-            "floor: products, Cholesky and solve of the batch",
+            "floor: seven batched products",
         ),
         _against_geoopt(
             "50 x Stiefel(32, 16), canonical metric", *canonical, (32, 16), 50, "<= 0.2"
         ),
-        _against_geoopt("200 x SPD(8)", *spd, (8, 8), 200, "<= 0.015"),
+        _against_geoopt(
+            "200 x SPD(8)",
+            *spd,
+            (8, 8),
+            200,
+            "<= 0.015",
+            "floor: two Cholesky factors, four batched products",
+        ),
         _against_geoopt(
             "1000 x sphere(64)",
             *sphere,
             (64,),
             1000,
             "<= 0.015",
-            "floor: reading and writing 1000 tensors",
+            "floor: touching 1000 tensors in Python",
         ),
         _against_geoopt(
             "sphere(8), 100,000 rows", *sphere, (100_000, 8), 1, "<= 0.7", "eager"

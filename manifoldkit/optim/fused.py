@@ -72,7 +72,8 @@ class StiefelGeometry(TangentGeometry):
         """Q of the QR decomposition of x + d, with positive diagonal of R."""
         y = _orthonormalize(x, d)
         if m is not None and self.transport != "none":
-            m = self.gradient(y, None, m)
+            s = y.mT @ m
+            m.baddbmm_(y, s + s.mT, alpha=-0.5)
         return y, m
 
 
@@ -131,12 +132,13 @@ def _orthonormalize(x: Tensor, d: Tensor) -> Tensor:
     diagonal.sub_(1)
     size = vector_norm(inverse, dim=(-2, -1), keepdim=True)
     small = size < tolerance(y.dtype, 0.25) ** 0.5
-    if not bool(small.any()):
+    alike = bool(small.all())
+    if not alike and not bool(small.any()):
         return cholesky_qr(y)
     inverse.triu_().neg_()
     diagonal.mul_(0.5).add_(1)
     q = torch.bmm(y, inverse, out=x)
-    return q if bool(small.all()) else torch.where(small, q, cholesky_qr(y))
+    return q if alike else torch.where(small, q, cholesky_qr(y))
 
 
 class AffineGeometry(FrameGeometry):
