@@ -2,7 +2,11 @@
 
 from manifoldkit._lazy import lazy_names
 
-_EXPORTS: dict[str, tuple[str, ...]] = {}
+_EXPORTS: dict[str, tuple[str, ...]] = {
+    "eqmotion": ("EqMotion", "EqMotionOutput", "neighbor_graph"),
+    "forecaster": ("MotionForecaster",),
+    "motion_metrics": ("ade", "edge_accuracy", "fde", "min_ade", "min_fde"),
+}
 _MODULES: tuple[str, ...] = ()
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS, _MODULES)
