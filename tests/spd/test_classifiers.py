@@ -276,13 +276,17 @@ def test_runs_in_worker_processes(matrices):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_runs_on_dask(matrices):
+def test_runs_on_dask(matrices, tmp_path):
     joblib = pytest.importorskip("joblib")
     distributed = pytest.importorskip("distributed")
     X, y = matrices
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            local_directory=str(tmp_path),
         ) as cluster,
         distributed.Client(cluster),
         joblib.parallel_backend("dask"),
