@@ -2,9 +2,9 @@
 
 What is left in a step of many small parameters, in microseconds of this machine:
 
-- 1000 spheres, 480: the gradients are read (57) and stacked (80), the parameters'
-  addresses compared (62) and their version counters raised (75), which is 270 before any
-  arithmetic on 64,000 numbers;
+- 1000 spheres, 480: the gradients are read (57) and stacked (80), the addresses of
+  parameters compared (62) and their version counters raised (75), which is 270 before
+  any arithmetic on 64,000 numbers;
 - 200 SPD matrices, 400: two batched Cholesky factors (80), four batched products (100),
   two symmetrizations (25), and 60 to gather;
 - 50 Stiefel matrices, 270: seven batched products (130), and 33 to gather. Steps above
