@@ -58,6 +58,13 @@ EXPERIMENTS = {
         "10-20 min",
         ("eeg/physionet_mi_S001.npz", "eeg/mamem_ssvep_U001.npz"),
     ),
+    "spd_networks": _Experiment(
+        "spd_networks",
+        "SPD batch normalisations on MAMEM and ill-conditioned matrices",
+        "Wang et al. 2025",
+        "40-60 min",
+        ("eeg/mamem_ssvep_U001.npz",),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
