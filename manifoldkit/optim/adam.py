@@ -103,6 +103,9 @@ class RiemannianAdam(RiemannianOptimizer):
     True
     """
 
+    _engine_class = torch.optim.Adam
+    _engine_names = ("betas", "eps", "amsgrad", "capturable")
+
     def __init__(
         self,
         params,
@@ -124,13 +127,6 @@ class RiemannianAdam(RiemannianOptimizer):
             "moment": moment,
         }
         super().__init__(params, own, options)
-
-    def _engine(self, params, group):
-        return torch.optim.Adam(params, **self._engine_options(group))
-
-    def _engine_options(self, group):
-        own = ("betas", "eps", "amsgrad", "capturable")
-        return {**super()._engine_options(group), **{k: group[k] for k in own}}
 
     def _direction(self, group, job):
         geometry, gradient = job.geometry, job.gradient

@@ -65,6 +65,9 @@ class RiemannianOptimizer(torch.optim.Optimizer):
 
     #: what ``decay_mode=None`` means
     _default_decay_mode = "l2"
+    #: torch's optimizer for the Euclidean parameters, and the options it is handed
+    _engine_class: type[torch.optim.Optimizer]
+    _engine_names: tuple[str, ...] = ()
     #: options of a subclass beside its parent's
     _extra: Mapping[str, Any] = {}
 
@@ -167,8 +170,9 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                     master=group["master_points"],
                 )
             )
-        engine = self._engine(euclidean, group) if euclidean else None
-        if engine is not None:
+        engine = None
+        if euclidean:
+            engine = self._engine_class(euclidean, **self._engine_options(group))
             engine.state = self.state
         return _Plan(group, len(group["params"]), euclidean, buckets, engine)
 
@@ -379,10 +383,6 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         """Choose how the points of a manifold move."""
         return geometry_of(manifold, group["retraction"], group["transport"])
 
-    def _engine(self, params: list[Tensor], group: dict) -> torch.optim.Optimizer:
-        """Return torch's optimizer for the Euclidean parameters."""
-        raise NotImplementedError
-
     # ------------------------------------------------------------ Euclidean part
 
     def _engine_options(self, group: dict) -> dict:
@@ -392,6 +392,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                 group["weight_decay"] if group["decay_mode"] == "l2" else 0.0
             ),
             **{k: group[k] for k in ("maximize", "foreach", "fused")},
+            **{k: group[k] for k in self._engine_names},
         }
 
     def _step_euclidean(self, plan: _Plan, active: list[Tensor], factor) -> None:

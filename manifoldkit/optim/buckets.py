@@ -9,6 +9,7 @@ tensor too (:mod:`manifoldkit.optim.storage`), where nobody else looks at their 
 from collections.abc import Callable
 from itertools import repeat
 from operator import is_
+from typing import Any
 
 import geoopt
 import torch
@@ -284,7 +285,7 @@ class Batch:
     def of(cls, bucket: Bucket) -> "Batch | None":
         """Gather the parameters that have a gradient; None if none has."""
         with DisableTorchFunctionSubclass():  # twice as fast for subclasses
-            grads = [p.grad for p in bucket.params]
+            grads: list[Any] = [p.grad for p in bucket.params]
         if not any(map(is_, grads, repeat(None))):
             return cls(bucket, bucket.gather(grads), None)
         active = [i for i, g in enumerate(grads) if g is not None]

@@ -104,7 +104,8 @@ def _norms(params: list[Tensor], order: float) -> list[Tensor]:
     for manifold, members in batches.values():
         geometry = geometry_of(base_of(manifold))
         bucket = Bucket(members, geometry, {}, manifold)
-        batch = Batch(bucket, bucket.gather([p.grad for p in members]), None)
+        grads: list[Any] = [p.grad for p in members]
+        batch = Batch(bucket, bucket.gather(grads), None)
         frame = geometry.frame(batch.x)
         u = geometry.gradient(batch.x, frame, batch.egrad)
         lengths = geometry.lengths(batch.x, frame, u)

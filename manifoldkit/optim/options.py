@@ -14,7 +14,6 @@ from manifoldkit.optim.geometry import point_tolerance
 class CommonOptions(TypedDict, total=False):
     """Options of every optimizer; :class:`RiemannianAdam` says what they do."""
 
-    weight_decay: float
     decay_mode: str | None
     maximize: bool
     foreach: bool | None

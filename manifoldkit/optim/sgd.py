@@ -61,6 +61,9 @@ class RiemannianSGD(RiemannianOptimizer):
     tensor([ 0., -1.])
     """
 
+    _engine_class = torch.optim.SGD
+    _engine_names = ("momentum", "dampening", "nesterov")
+
     def __init__(
         self,
         params,
@@ -79,13 +82,6 @@ class RiemannianSGD(RiemannianOptimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(params, own, options)
-
-    def _engine(self, params, group):
-        return torch.optim.SGD(params, **self._engine_options(group))
-
-    def _engine_options(self, group):
-        own = ("momentum", "dampening", "nesterov")
-        return {**super()._engine_options(group), **{k: group[k] for k in own}}
 
     def _direction(self, group, job):
         mu, gradient = group["momentum"], job.gradient
