@@ -9,6 +9,7 @@ _EXPORTS = {
     "eeg": ("fetch_mamem", "fetch_physionet_mi", "load_eeg_demo"),
     "epochs": ("EEGEpochs",),
     "images": ("MatrixSet", "load_digits_covariances"),
+    "motion": ("NBodyData", "ParticleData", "make_n_body", "simulate_particles"),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
 }
 

@@ -1,0 +1,183 @@
+"""Errors of forecasts, and how well interactions were told apart."""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def _errors(pred, target, mask, modes: bool) -> tuple[Tensor, Tensor]:
+    """Distances (..., N[, K], T) and weights of agents (..., N)."""
+    pred, target = torch.as_tensor(pred), torch.as_tensor(target)
+    expected = target.ndim + modes
+    wanted = "(..., N, K, T, D)" if modes else "(..., N, T, D)"
+    if target.ndim < 2 or pred.ndim != expected:
+        raise ValueError(
+            f"pred, target: expected shapes {wanted} and (..., N, T, D), found "
+            f"{tuple(pred.shape)} and {tuple(target.shape)}"
+        )
+    plain = pred.shape[:-3] + pred.shape[-2:] if modes else pred.shape
+    if plain != target.shape:
+        raise ValueError(
+            f"pred: expected shape {wanted} for target {tuple(target.shape)}, found "
+            f"{tuple(pred.shape)}"
+        )
+    target = target.unsqueeze(-3) if modes else target
+    agents = plain[:-2]
+    if mask is None:
+        weight = torch.ones(agents, dtype=torch.bool, device=pred.device)
+    else:
+        weight = torch.as_tensor(mask, device=pred.device).bool()
+        if weight.shape != agents:
+            raise ValueError(
+                f"mask: expected shape {tuple(agents)}, found {tuple(weight.shape)}"
+            )
+    error = torch.linalg.vector_norm(pred - target, dim=-1)
+    return error, weight
+
+
+def _mean(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the valid agents; NaN elsewhere does no harm."""
+    count = weight.sum()
+    return error.where(weight, 0.0).sum() / count.clamp_min(1).to(error.dtype)
+
+
+def ade(pred, target, mask=None) -> Tensor:
+    """Average displacement error: mean distance over agents and steps.
+
+    Parameters
+    ----------
+    pred, target : Tensor or ndarray, shape (..., N, T, D)
+        Forecast and true positions.
+    mask : Tensor or ndarray of bool, shape (..., N), optional
+        The agents that count.
+
+    Returns
+    -------
+    Tensor
+        A scalar in the units of the positions, differentiable; 0 without any agent.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit.
+
+    Examples
+    --------
+    >>> true = torch.zeros(1, 2, 3, 2)
+    >>> ade(true + torch.tensor([3.0, 4.0]), true)
+    tensor(5.)
+    """
+    error, weight = _errors(pred, target, mask, modes=False)
+    return _mean(error.mean(-1), weight)
+
+
+def fde(pred, target, mask=None) -> Tensor:
+    """Final displacement error: mean distance over agents at the last step.
+
+    Parameters, errors and return value are those of :func:`ade`.
+
+    Examples
+    --------
+    >>> true = torch.zeros(1, 2, 3, 1)
+    >>> fde(true + torch.arange(3.0)[:, None], true)
+    tensor(2.)
+    """
+    error, weight = _errors(pred, target, mask, modes=False)
+    return _mean(error[..., -1], weight)
+
+
+def min_ade(pred, target, mask=None) -> Tensor:
+    """Smallest ADE over the modes, for each agent by itself, then the mean.
+
+    Parameters
+    ----------
+    pred : Tensor or ndarray, shape (..., N, K, T, D)
+        K alternative forecasts.
+    target : Tensor or ndarray, shape (..., N, T, D)
+        True positions.
+    mask : Tensor or ndarray of bool, shape (..., N), optional
+        The agents that count.
+
+    Examples
+    --------
+    >>> true = torch.zeros(1, 1, 3, 1)
+    >>> min_ade(torch.tensor([2.0, -1.0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 3, 1),
+    ...         true)
+    tensor(1.)
+    """
+    error, weight = _errors(pred, target, mask, modes=True)
+    return _mean(error.mean(-1).amin(-1), weight)
+
+
+def min_fde(pred, target, mask=None) -> Tensor:
+    """Smallest FDE over the modes, for each agent by itself, then the mean.
+
+    The mode may be another one than that of :func:`min_ade`, whose parameters it has.
+
+    Examples
+    --------
+    >>> true = torch.zeros(1, 1, 3, 1)
+    >>> min_fde(torch.tensor([2.0, -1.0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 3, 1),
+    ...         true)
+    tensor(1.)
+    """
+    error, weight = _errors(pred, target, mask, modes=True)
+    return _mean(error[..., -1].amin(-1), weight)
+
+
+def edge_accuracy(category, edges, mask=None) -> float:
+    """Share of pairs i != j in the right category, under the best naming.
+
+    Inferred categories have no names, so they are matched one to one with the true
+    ones such that the accuracy is largest (Hungarian algorithm).
+
+    Parameters
+    ----------
+    category : Tensor or ndarray, shape (..., N, N, K)
+        Shares of the categories.
+    edges : Tensor or ndarray, shape (..., N, N)
+        True category of each ordered pair; any distinct values, such as 0 and 1.
+    mask : Tensor or ndarray of bool, shape (..., N), optional
+        The agents that count.
+
+    Returns
+    -------
+    float
+        NaN without any pair.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit.
+
+    Examples
+    --------
+    >>> edges = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
+    >>> swapped = torch.nn.functional.one_hot(1 - edges, 2).float()
+    >>> edge_accuracy(swapped, edges)
+    1.0
+    """
+    category, edges = torch.as_tensor(category), torch.as_tensor(edges)
+    if category.ndim < 3 or category.shape[:-1] != edges.shape:
+        raise ValueError(
+            "category, edges: expected shapes (..., N, N, K) and (..., N, N), found "
+            f"{tuple(category.shape)} and {tuple(edges.shape)}"
+        )
+    n = edges.shape[-1]
+    if edges.shape[-2] != n:
+        raise ValueError(
+            f"edges: expected shape (..., N, N), found {tuple(edges.shape)}"
+        )
+    counts = ~torch.eye(n, dtype=torch.bool, device=edges.device).expand(edges.shape)
+    if mask is not None:
+        mask = torch.as_tensor(mask, device=edges.device).bool()
+        counts = counts & mask[..., :, None] & mask[..., None, :]
+    found = category.argmax(-1)[counts].cpu().numpy()
+    true = edges[counts].cpu().numpy()
+    if true.size == 0:
+        return float("nan")
+    names, code = np.unique(true, return_inverse=True)
+    table = np.zeros((category.shape[-1], len(names)))
+    np.add.at(table, (found, code.reshape(-1)), 1)
+    return float(table[linear_sum_assignment(-table)].sum() / true.size)
