@@ -16,6 +16,7 @@ _SUBPACKAGES = (
     "datasets",
     "equivariant",
     "exceptions",
+    "graphs",
     "lie",
     "linalg",
     "manifolds",

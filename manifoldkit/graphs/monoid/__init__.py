@@ -1,0 +1,1 @@
+"""Aggregation by folding a learnable commutative monoid over ragged sets."""

@@ -1,0 +1,328 @@
+"""PyG aggregations that fold the elements of every set."""
+
+from typing import Any
+
+import torch
+import torch_geometric.nn.aggr as pyg_aggr
+from torch import Tensor, nn
+from torch_geometric.nn.aggr import Aggregation
+
+from manifoldkit.graphs.monoid.losses import associativity_loss
+from manifoldkit.graphs.monoid.operators import ExactMonoid, GRUMonoid
+from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
+from manifoldkit.graphs.monoid.reduce import plan_for
+
+_PERMUTE = ("train", "always", "never")
+
+
+class _RaggedAggregation(Aggregation):
+    """What both aggregations share: projection, the axis, the plan."""
+
+    def __init__(
+        self, in_channels: int | None, out_channels: int | None, project: bool
+    ):
+        super().__init__()
+        both = None not in (in_channels, out_channels)
+        if both and in_channels != out_channels and not project:
+            raise ValueError(
+                f"project: expected True, as in_channels={in_channels} and "
+                f"out_channels={out_channels} differ"
+            )
+        if project and (in_channels is None or out_channels is None):
+            raise ValueError("in_channels, out_channels: needed by project=True")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.lin = nn.Linear(in_channels, out_channels) if project else None
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again."""
+        for module in self.children():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+        max_num_elements: int | None = None,
+        plan: SegmentTreePlan | None = None,
+    ) -> Tensor:
+        """Aggregate ``x`` along ``dim``; sets by ``index``, ``ptr`` or ``plan``.
+
+        Returns a tensor with ``dim_size`` sets in place of the elements.
+        """
+        if dim % x.dim() == x.dim() - 1:
+            raise ValueError("dim: the last dimension holds the features")
+        if plan is None:
+            if index is not None:
+                ptr = None  # PyG passes both; the index says it all
+            plan = plan_for(index, ptr, dim_size)
+        x = x.movedim(dim, 0)
+        if x.shape[0] != plan.num_elements:
+            raise ValueError(
+                f"x, index: expected equal lengths, found {x.shape[0]} elements and "
+                f"{plan.num_elements} indices"
+            )
+        if self.lin is not None:
+            x = self._project(x)
+        return self._fold(x, plan).movedim(0, dim)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Apply the layer to a multiple of 16 rows: same bits in any company."""
+        rows = x.reshape(-1, x.shape[-1])
+        padding = rows[:1].expand(-len(rows) % 16, -1)
+        out = self.lin(torch.cat([rows, padding])).relu()[: len(rows)]
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
+        raise NotImplementedError
+
+
+class LCMAggregation(_RaggedAggregation):
+    """Learnable commutative monoid aggregation over ragged sets.
+
+    Elements of each set are combined along a balanced tree by a binary operator. A
+    drop-in ``aggr=`` for PyG's message passing; unlike PyG's class of the same name,
+    which pads with zeros that take part, the value of a set depends on that set alone,
+    an unsorted index, ``ptr``, empty sets and further leading dimensions are fine, and
+    memory follows the number of elements instead of sets times the largest set.
+
+    Parameters
+    ----------
+    operator : callable or str, default="gru"
+        Maps two ``(m, F)`` tensors to one (:class:`GRUMonoid`,
+        :class:`SymmetricMLPMonoid`, :class:`ExactMonoid` or any function), or "gru", or
+        a kind of :class:`ExactMonoid`.
+    in_channels, out_channels : int, optional
+        Features before and after; needed for "gru" and by ``project``.
+    project : bool, optional
+        Apply a linear layer and relu first. Default: if both numbers are given.
+    identity : Tensor, float or None
+        Value of an empty set; default ``operator.identity``, else zero.
+    permute : {"train", "always", "never"}
+        When to draw a random order of every set. The order matters as far as the
+        operator is not associative; random orders in training teach it to be.
+    num_orders : int, default=1
+        Average over so many random orders in evaluation.
+    generator : torch.Generator, optional
+        For the random orders; default torch's own.
+
+    References
+    ----------
+    Ong and Velickovic, "Learnable Commutative Monoids for Graph Neural Networks",
+    LoG 2022.
+
+    Examples
+    --------
+    >>> aggregate = LCMAggregation(GRUMonoid(8))
+    >>> x, index = torch.randn(5, 8), torch.tensor([2, 0, 0, 2, 2])
+    >>> aggregate(x, index, dim_size=3).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        operator: Operator | str = "gru",
+        in_channels: int | None = None,
+        out_channels: int | None = None,
+        project: bool | None = None,
+        identity: Tensor | float | None = None,
+        permute: str = "train",
+        num_orders: int = 1,
+        generator: torch.Generator | None = None,
+    ):
+        if permute not in _PERMUTE:
+            raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
+        if num_orders < 1:
+            raise ValueError(f"num_orders: expected >= 1, found {num_orders}")
+        if project is None:
+            project = in_channels is not None and out_channels is not None
+        super().__init__(in_channels, out_channels, project)
+        if isinstance(operator, str):
+            operator = self._named(operator, out_channels or in_channels)
+        if not callable(operator):
+            raise TypeError(
+                "operator: expected a callable of two tensors or a name, found "
+                f"{type(operator).__name__}"
+            )
+        self.operator = operator
+        self.permute, self.num_orders, self.generator = permute, num_orders, generator
+        if isinstance(identity, Tensor):
+            self.register_buffer("identity", identity)
+        else:
+            self.identity = identity
+
+    @staticmethod
+    def _named(name: str, channels: int | None) -> nn.Module:
+        if name != "gru":
+            return ExactMonoid(name)
+        if channels is None:
+            raise ValueError("in_channels: needed by operator='gru'")
+        return GRUMonoid(channels)
+
+    def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
+        working = x.float() if self._widens(x) else x
+        shuffles = self.permute == "always" or (
+            self.permute == "train" and self.training
+        )
+        orders = 1 if self.training else self.num_orders
+        if orders > 1:
+            out = self._orders(working, plan, orders).mean(0)
+        else:
+            plan = plan.shuffled(self.generator) if shuffles else plan
+            out = plan.reduce(working, self.operator, self.identity)
+        return out.to(x.dtype)
+
+    def _widens(self, x: Tensor) -> bool:
+        """Half precision accumulates in float32 where no weights forbid it."""
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        return half and not any(True for _ in self._weights())
+
+    def _weights(self):
+        return (
+            self.operator.parameters() if isinstance(self.operator, nn.Module) else ()
+        )
+
+    def _orders(self, x: Tensor, plan: SegmentTreePlan, orders: int) -> Tensor:
+        return torch.stack(
+            [
+                plan.shuffled(self.generator).reduce(x, self.operator, self.identity)
+                for _ in range(orders)
+            ]
+        )
+
+    @torch.no_grad()
+    def order_sensitivity(
+        self, x: Tensor, index: Tensor, orders: int = 8, dim_size: int | None = None
+    ) -> Tensor:
+        """Return the standard deviation over random orders, a number for each set.
+
+        Root mean square over features; zero for an associative operator.
+        """
+        if self.lin is not None:
+            x = self._project(x)
+        values = self._orders(x, plan_for(index, None, dim_size), orders)
+        return values.var(0, correction=0).mean(-1).sqrt()
+
+    @torch.no_grad()
+    def associativity_error(self, x: Tensor, triples: int = 256) -> Tensor:
+        """Return the error of associativity on random triples of elements.
+
+        Root mean square of ``f(f(a, b), c) - f(a, f(b, c))``, relative to that of the
+        elements.
+        """
+        if self.lin is not None:
+            x = self._project(x)
+        choice = torch.randint(len(x), (3, triples), generator=self.generator)
+        a, b, c = x[choice.to(x.device)]
+        error = associativity_loss(self.operator, a, b, c)
+        return (error / x.square().mean()).sqrt()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.operator}, permute={self.permute!r})"
+
+
+class FoldAggregation(_RaggedAggregation):
+    """Recurrent fold of ragged sets: a GRU or LSTM that ends where the set ends.
+
+    Sequential and order dependent, the baseline of the tree. Unlike PyG's
+    ``GRUAggregation`` and ``LSTMAggregation``, which read their state after the padding
+    of the largest set, the value of a set depends on that set alone.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Features of an element and of the state.
+    kind : {"gru", "lstm"}
+    permute : {"train", "always", "never"}
+        When to draw a random order; default never, the order is data.
+    generator : torch.Generator, optional
+
+    Examples
+    --------
+    >>> aggregate = FoldAggregation(4, 8)
+    >>> aggregate(torch.randn(3, 4), torch.tensor([0, 2, 2]), dim_size=3).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kind: str = "gru",
+        permute: str = "never",
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(None, None, project=False)
+        if kind not in ("gru", "lstm"):
+            raise ValueError(f"kind: expected 'gru' or 'lstm', found {kind!r}")
+        if permute not in _PERMUTE:
+            raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kind, self.permute, self.generator = kind, permute, generator
+        cell: Any = nn.GRUCell if kind == "gru" else nn.LSTMCell
+        self.cell = cell(in_channels, out_channels)
+
+    def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
+        if self.permute == "always" or (self.permute == "train" and self.training):
+            plan = plan.shuffled(self.generator)
+        if x.dim() > 2:
+            parts = x.flatten(1, -2).unbind(1)
+            out = torch.stack([self._fold_sets(part, plan) for part in parts], 1)
+            return out.view(-1, *x.shape[1:-1], self.out_channels)
+        return self._fold_sets(x, plan)
+
+    def _fold_sets(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
+        """Step through positions; sets leave, longest last, when they are at an end."""
+        counts, by_length = torch.sort(plan.counts, descending=True, stable=True)
+        starts = plan.ptr[:-1][by_length]
+        longest = int(counts[0]) if counts.numel() else 0
+        alive = torch.searchsorted(
+            -counts, -torch.arange(longest, device=counts.device), right=False
+        ).tolist()
+        elements = x.index_select(0, plan.order)
+        state = (x.new_zeros(len(counts), self.out_channels),)
+        state = state * (2 if self.kind == "lstm" else 1)
+        finished: list[Tensor] = []
+        for step, number in enumerate(alive):
+            if number < len(state[0]):
+                finished.append(state[0][number:])
+                state = tuple(s[:number] for s in state)
+            state = self._step(elements[starts[:number] + step], state)
+        out = torch.cat([state[0], *reversed(finished)])
+        return torch.empty_like(out).index_copy(0, by_length, out)
+
+    def _step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One cell call on a multiple of 16 rows."""
+        padding = -len(x) % 16
+        x, *state = (torch.cat([t, t[:1].expand(padding, -1)]) for t in (x, *state))
+        out = self.cell(x, state[0] if self.kind == "gru" else tuple(state))
+        out = (out,) if self.kind == "gru" else out
+        return tuple(o[: len(x) - padding] for o in out)
+
+
+class LCMRaggedAggregation(LCMAggregation):
+    """:class:`LCMAggregation` as PyG's resolver builds it: ``aggr="lcm_ragged"``.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Features before and after.
+    **settings
+        Of :class:`LCMAggregation`.
+
+    Examples
+    --------
+    >>> from torch_geometric.nn import SAGEConv
+    >>> sizes = {"in_channels": 4, "out_channels": 4}
+    >>> conv = SAGEConv(4, 8, aggr="lcm_ragged", aggr_kwargs=sizes)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **settings: Any):
+        super().__init__("gru", in_channels, out_channels, **settings)
+
+
+# PyG's resolver looks names up among the attributes of this module.
+pyg_aggr.LCMRaggedAggregation = LCMRaggedAggregation

@@ -1,0 +1,232 @@
+"""Binary operators to fold with: exact monoids and learnable ones."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from manifoldkit.graphs.monoid._gru_kernel import SymmetricGRU, symmetric_gru
+
+_BLOCK = 1 << 17  # numbers; 512 KiB in float32
+
+
+class Monoid(nn.Module):
+    """Base of the operators: ``forward(a, b)`` on ``(m, dim)`` and an ``identity``.
+
+    A user's operator need not derive from it: any callable of two tensors will do.
+    """
+
+    identity: Any
+
+
+class ExactMonoid(Monoid):
+    """A fixed commutative monoid, for checks and as a plain aggregation.
+
+    Parameters
+    ----------
+    kind : {"sum", "product", "max", "min", "logsumexp"}
+
+    Examples
+    --------
+    >>> ExactMonoid("max")(torch.tensor([[1.0]]), torch.tensor([[3.0]])).item()
+    3.0
+    """
+
+    _KINDS: ClassVar = {
+        "sum": (torch.add, 0.0),
+        "product": (torch.mul, 1.0),
+        "max": (torch.maximum, -torch.inf),
+        "min": (torch.minimum, torch.inf),
+        "logsumexp": (torch.logaddexp, -torch.inf),
+    }
+
+    def __init__(self, kind: str = "sum"):
+        super().__init__()
+        if kind not in self._KINDS:
+            raise ValueError(
+                f"kind: expected one of {list(self._KINDS)}, found {kind!r}"
+            )
+        self.kind = kind
+        self.identity = self._KINDS[kind][1]
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row."""
+        return self._KINDS[self.kind][0](a, b)
+
+    def extra_repr(self) -> str:
+        """Show the kind."""
+        return repr(self.kind)
+
+
+class _Learnable(Monoid):
+    """A learnable operator on ``dim`` features with a learnable identity."""
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"dim: expected a positive integer, found {dim!r}")
+        self.dim = dim
+        self.identity = nn.Parameter(torch.zeros(dim, device=device, dtype=dtype))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row; on a CPU in blocks that stay in its cache."""
+        if a.shape != b.shape or a.dim() != 2 or a.shape[-1] != self.dim:
+            raise ValueError(
+                f"a, b: expected equal shapes (m, {self.dim}), found "
+                f"{tuple(a.shape)} and {tuple(b.shape)}"
+            )
+        rows = max(_BLOCK // self.dim // 16 * 16, 16)
+        if a.device.type != "cpu" or len(a) <= 2 * rows:
+            return self.combine(a, b)
+        blocks = zip(a.split(rows), b.split(rows), strict=True)
+        return torch.cat([self.combine(x, y) for x, y in blocks])
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw the weights again and set the identity to zero."""
+        nn.init.zeros_(self.identity)
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Show the number of features."""
+        return f"dim={self.dim}"
+
+
+class GRUMonoid(_Learnable):
+    """The symmetrized GRU cell: ``f(a, b) = (g(a, b) + g(b, a)) / 2``.
+
+    ``g(x, h)`` is a GRU cell with the first argument as input and the second as hidden
+    state. Commutative by construction; associativity has to be learned.
+
+    Parameters
+    ----------
+    dim : int
+        Number of features.
+    recompute : bool, default=False
+        Compute the gates again in the backward pass: a third of the memory for one
+        matrix product more.
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    cell : torch.nn.GRUCell
+        The weights, under torch's names.
+    identity : Parameter of shape (dim,)
+        Value of an empty set; learned, zero at first.
+
+    References
+    ----------
+    Ong and Velickovic, "Learnable Commutative Monoids for Graph Neural Networks",
+    LoG 2022.
+
+    Examples
+    --------
+    >>> f = GRUMonoid(4)
+    >>> a, b = torch.randn(2, 3, 4)
+    >>> torch.equal(f(a, b), f(b, a))
+    True
+    """
+
+    def __init__(self, dim: int, recompute: bool = False, device=None, dtype=None):
+        super().__init__(dim, device, dtype)
+        self.cell = nn.GRUCell(dim, dim, device=device, dtype=dtype)
+        self.recompute = recompute
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row."""
+        cell = self.cell
+        weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        if torch.is_autocast_enabled(a.device.type) or torch.compiler.is_compiling():
+            return symmetric_gru(a, b, *weights)
+        return SymmetricGRU.apply(a, b, *weights, self.recompute)
+
+
+class LSTMMonoid(_Learnable):
+    """The symmetrized LSTM cell on pairs of hidden and cell state.
+
+    The ``dim`` features are ``[hidden, cell]``; the first argument's hidden state is
+    the input, the second argument the state, averaged over both orders.
+
+    Parameters
+    ----------
+    dim : int
+        Number of features, even.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__(dim, device, dtype)
+        if dim % 2:
+            raise ValueError(f"dim: expected an even number, found {dim}")
+        self.cell = nn.LSTMCell(dim // 2, dim // 2, device=device, dtype=dtype)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row."""
+        first, second = torch.cat([a, b]), torch.cat([b, a])
+        half = self.dim // 2
+        out = self.cell(first[:, :half], (second[:, :half], second[:, half:]))
+        return torch.cat(out, -1).view(2, -1, self.dim).mean(0)
+
+
+class SymmetricGRUMonoid(_Learnable):
+    """One GRU cell on symmetric statistics: half the cost of :class:`GRUMonoid`.
+
+    ``f(a, b) = g([|a - b|, a * b], a + b)``, commutative by construction.
+
+    Parameters
+    ----------
+    dim : int
+        Number of features.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__(dim, device, dtype)
+        self.cell = nn.GRUCell(2 * dim, dim, device=device, dtype=dtype)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row."""
+        return self.cell(torch.cat([(a - b).abs(), a * b], -1), a + b)
+
+
+class SymmetricMLPMonoid(_Learnable):
+    """A gated choice between both arguments: ``f = m + s * d + u``.
+
+    ``m = (a + b) / 2`` and ``d = |a - b| / 2`` are the middle and half the distance,
+    ``s`` in (-1, 1) and a correction ``u`` come from a perceptron on the symmetric
+    statistics ``[a + b, |a - b|, a * b]``; ``s = 1, u = 0`` is the exact maximum,
+    ``s = -1`` the minimum, ``u = m`` the sum. Commutative by construction.
+
+    Parameters
+    ----------
+    dim : int
+        Number of features.
+    hidden : int, optional
+        Width of the perceptron; default ``2 * dim``.
+
+    Examples
+    --------
+    >>> f = SymmetricMLPMonoid(4)
+    >>> a, b = torch.randn(2, 3, 4)
+    >>> torch.equal(f(a, b), f(b, a))
+    True
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None, device=None, dtype=None):
+        super().__init__(dim, device, dtype)
+        hidden = 2 * dim if hidden is None else hidden
+        factory = {"device": device, "dtype": dtype}
+        self.inner = nn.Linear(3 * dim, hidden, **factory)
+        self.outer = nn.Linear(hidden, 2 * dim, **factory)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine row by row."""
+        total, distance = a + b, (a - b).abs()
+        hidden = functional.silu(self.inner(torch.cat([total, distance, a * b], -1)))
+        slope, shift = self.outer(hidden).chunk(2, -1)
+        return 0.5 * (total + torch.tanh(slope) * distance) + shift

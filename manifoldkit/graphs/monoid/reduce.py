@@ -1,0 +1,129 @@
+"""Reduce ragged sets by a binary operator, with plans kept for the last indices."""
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor
+
+from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
+
+
+class _PlanCache:
+    """The last plans by index tensor; an index changed in place is another one.
+
+    The entry keeps the index alive, so its address cannot come to mean another tensor.
+    """
+
+    def __init__(self, size: int = 8):
+        self.size = size
+        self.entries: OrderedDict[tuple, tuple[Tensor, SegmentTreePlan]] = OrderedDict()
+
+    def get(self, values: Tensor, kind: str, dim_size: int | None) -> SegmentTreePlan:
+        def make() -> SegmentTreePlan:
+            if kind == "ptr":
+                return SegmentTreePlan.from_ptr(values)
+            return SegmentTreePlan.from_index(values, dim_size)
+
+        if not isinstance(values, Tensor) or values.is_inference():
+            return make()
+        key: tuple[Any, ...] = (values.data_ptr(), values._version, values.shape)
+        key += (values.stride(), values.dtype, values.device, kind, dim_size)
+        if key in self.entries:
+            self.entries.move_to_end(key)
+            return self.entries[key][1]
+        plan = make()
+        self.entries[key] = (values, plan)
+        if len(self.entries) > self.size:
+            self.entries.popitem(last=False)
+        return plan
+
+
+_CACHE = _PlanCache()
+
+
+def plan_for(
+    index: Tensor | None = None,
+    ptr: Tensor | None = None,
+    dim_size: int | None = None,
+) -> SegmentTreePlan:
+    """Return the plan of an index or of boundaries, from the cache if it is there."""
+    if (index is None) == (ptr is None):
+        raise ValueError("index, ptr: expected exactly one of them")
+    if ptr is not None:
+        if dim_size is not None and dim_size != ptr.numel() - 1:
+            raise ValueError(
+                f"dim_size: expected {ptr.numel() - 1} as ptr says, found {dim_size}"
+            )
+        return _CACHE.get(ptr, "ptr", None)
+    return _CACHE.get(index, "index", dim_size)
+
+
+def segment_tree_reduce(
+    x: Tensor,
+    index: Tensor | None,
+    operator: Operator,
+    dim_size: int | None = None,
+    identity: Tensor | float | None = None,
+    *,
+    ptr: Tensor | None = None,
+    dim: int = 0,
+    plan: SegmentTreePlan | None = None,
+) -> Tensor:
+    """Fold ragged sets by a binary operator along balanced trees.
+
+    For a set ``x_1, ..., x_n``, adjacent elements are combined, an odd last one waits:
+    ``f(f(x_1, x_2), f(x_3, x_4))`` and so on, ``n - 1`` calls in ``ceil(log2 n)``
+    batched steps. Sets of any sizes go side by side without padding, and the value of a
+    set does not depend on the others, to the last bit.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., n_elements, ..., F)
+        Elements along dimension ``dim``.
+    index : Tensor of shape (n_elements,) or None
+        Set of each element, in any order; None if ``ptr`` or ``plan`` is given.
+    operator : callable
+        Maps two tensors of shape ``(m, F)`` to one. Associative operators give the fold
+        exactly; others give the value of the balanced tree in the given order.
+    dim_size : int, optional
+        Number of sets; default: the largest index plus one.
+    identity : Tensor or float, optional
+        Value of an empty set; default: ``operator.identity``, else zero.
+    ptr : Tensor of shape (n_sets + 1,), optional
+        Boundaries of adjacent sets, instead of ``index``.
+    dim : int, default=0
+    plan : SegmentTreePlan, optional
+        Made before, instead of ``index``. Plans of the last indices are kept anyway.
+
+    Returns
+    -------
+    Tensor of shape (..., n_sets, ..., F)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An index that is not integer, negative, too large or of another length; an
+        operator that changes the shape.
+
+    References
+    ----------
+    Ong and Velickovic, "Learnable Commutative Monoids for Graph Neural Networks",
+    LoG 2022 (the balanced tree of a dense set).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0], [5.0], [2.0], [3.0]])
+    >>> index = torch.tensor([1, 0, 1, 1])
+    >>> segment_tree_reduce(x, index, torch.maximum, dim_size=3).flatten().tolist()
+    [5.0, 3.0, 0.0]
+    """
+    if plan is None:
+        plan = plan_for(index, ptr, dim_size)
+    if not -x.dim() <= dim < x.dim():
+        raise ValueError(
+            f"dim: expected a dimension of shape {tuple(x.shape)}, got {dim}"
+        )
+    if dim % x.dim() == x.dim() - 1 and x.dim() > 1:
+        raise ValueError("dim: the last dimension holds the features")
+    return plan.reduce(x.movedim(dim, 0), operator, identity).movedim(0, dim)

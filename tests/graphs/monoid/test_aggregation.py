@@ -1,0 +1,143 @@
+"""The PyG aggregations: parity where PyG is right, independence where it is not."""
+
+import copy
+
+import pytest
+import torch
+from torch_geometric.nn import SAGEConv
+from torch_geometric.nn.aggr import GRUAggregation
+from torch_geometric.nn.aggr import LCMAggregation as PyGLCM
+
+from manifoldkit.graphs import (
+    ExactMonoid,
+    FoldAggregation,
+    GRUMonoid,
+    LCMAggregation,
+    SymmetricMLPMonoid,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def same_weights(dim):
+    theirs = PyGLCM(dim, dim, project=False)
+    ours = LCMAggregation(GRUMonoid(dim), permute="never")
+    ours.operator.cell.load_state_dict(theirs.gru_cell.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 13])
+def test_equal_to_pyg_on_sets_of_equal_size(size):
+    ours, theirs = same_weights(8)
+    x, index = torch.randn(6 * size, 8), torch.arange(6).repeat_interleave(size)
+    torch.testing.assert_close(ours(x, index), theirs(x, index), rtol=0, atol=1e-6)
+
+
+def test_pyg_lets_the_company_of_a_set_change_its_value_and_we_do_not():
+    """Zero rows pad to the largest set and take part in PyG's tree and recurrence."""
+    ours, theirs = same_weights(8)
+    small, large = torch.randn(3, 8), torch.randn(9, 8)
+    both = torch.cat([small, large])
+    alone, index = torch.zeros(3, dtype=torch.long), torch.tensor([0] * 3 + [1] * 9)
+    gru = GRUAggregation(8, 8)
+    for flawed in (theirs, gru):
+        change = flawed(both, index)[0] - flawed(small, alone)[0]
+        assert change.abs().max() > 0.05
+    for right in (ours, FoldAggregation(8, 8), FoldAggregation(8, 8, "lstm")):
+        assert torch.equal(right(both, index)[0], right(small, alone)[0])
+
+
+def test_the_recurrence_is_torch_s():
+    size = 7
+    reference = torch.nn.GRU(4, 6, batch_first=True)
+    ours = FoldAggregation(4, 6)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        getattr(ours.cell, name).data = getattr(reference, f"{name}_l0").data
+    x = torch.randn(5, size, 4)
+    index = torch.arange(5).repeat_interleave(size)
+    torch.testing.assert_close(ours(x.flatten(0, 1), index), reference(x)[1][0])
+    ragged = torch.tensor([2, 0, 0, 1, 2, 2, 4])
+    rows = torch.randn(7, 4)
+    out = ours(rows, ragged, dim_size=6)
+    for s in range(6):
+        expected = torch.zeros(6)
+        if (ragged == s).any():
+            expected = reference(rows[ragged == s][None])[1][0, 0]
+        torch.testing.assert_close(out[s], expected)
+
+
+def test_inside_message_passing_and_through_the_resolver():
+    edges = torch.tensor([[0, 1, 2, 3, 0], [4, 4, 1, 0, 4]])  # not sorted by target
+    x = torch.randn(5, 4)
+    conv = SAGEConv(4, 8, aggr=LCMAggregation(SymmetricMLPMonoid(4)))
+    assert conv(x, edges).shape == (5, 8)
+    sizes = {"in_channels": 4, "out_channels": 4}
+    resolved = SAGEConv(4, 8, aggr="lcm_ragged", aggr_kwargs=sizes)
+    assert isinstance(resolved.aggr_module, LCMAggregation)
+    assert resolved(x, edges).shape == (5, 8)
+    assert copy.deepcopy(resolved)(x, edges).shape == (5, 8)
+
+
+def test_as_a_readout_with_every_form_of_input():
+    aggregate = LCMAggregation("gru", 4, 6).eval()
+    x = torch.randn(7, 4)
+    index = torch.tensor([0, 0, 2, 2, 2, 2, 3])
+    out = aggregate(x, index, dim_size=4)
+    ptr = torch.tensor([0, 2, 2, 6, 7])
+    torch.testing.assert_close(aggregate(x, ptr=ptr), out, rtol=0, atol=0)
+    assert torch.equal(out[1], aggregate.operator.identity)
+    stacked = aggregate(torch.stack([x, 2 * x]), index, dim_size=4)
+    torch.testing.assert_close(stacked[0], out, rtol=0, atol=1e-6)
+    assert aggregate(x).shape == (1, 6)
+    none = aggregate(x[:0], index[:0], dim_size=3)
+    assert none.shape == (3, 6)
+    aggregate.reset_parameters()
+
+
+def test_random_orders():
+    x, index = torch.randn(60, 4), torch.arange(6).repeat_interleave(10)
+    generator = torch.Generator().manual_seed(3)
+    aggregate = LCMAggregation(GRUMonoid(4), generator=generator)
+    assert not torch.equal(aggregate(x, index), aggregate(x, index))
+    aggregate.eval()
+    assert torch.equal(aggregate(x, index), aggregate(x, index))
+    assert aggregate.order_sensitivity(x, index).min() > 0
+    assert aggregate.associativity_error(x) > 0
+    exact = LCMAggregation("max")
+    assert exact.order_sensitivity(x, index).max() == 0
+    assert exact.associativity_error(x) == 0
+    averaged = LCMAggregation(aggregate.operator, num_orders=64).eval()
+    once = LCMAggregation(aggregate.operator, permute="always").eval()
+    center = LCMAggregation(aggregate.operator, num_orders=400).eval()(x, index)
+    assert (averaged(x, index) - center).norm() < (once(x, index) - center).norm()
+
+
+def test_half_precision_sums_in_float32():
+    x = torch.ones(4096, 1, dtype=torch.bfloat16)
+    x[0] = 0.0
+    out = LCMAggregation("sum")(x, torch.zeros(4096, dtype=torch.long))
+    assert out.dtype == torch.bfloat16
+    assert out.item() == torch.tensor(4095.0).bfloat16().item()
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="permute"):
+        LCMAggregation("sum", permute="sometimes")
+    with pytest.raises(ValueError, match="in_channels"):
+        LCMAggregation("gru")
+    with pytest.raises(ValueError, match="project"):
+        LCMAggregation("gru", 4, 6, project=False)
+    with pytest.raises(TypeError, match="callable"):
+        LCMAggregation(3)
+    with pytest.raises(ValueError, match="num_orders"):
+        LCMAggregation("sum", num_orders=0)
+    with pytest.raises(ValueError, match="kind"):
+        FoldAggregation(4, 4, "rnn")
+    with pytest.raises(ValueError, match="equal lengths"):
+        LCMAggregation("sum")(torch.randn(3, 2), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="last dimension"):
+        LCMAggregation("sum")(torch.randn(3, 2), torch.tensor([0, 1]), dim=-1)
+    assert isinstance(LCMAggregation("sum").operator, ExactMonoid)
