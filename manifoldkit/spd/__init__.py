@@ -8,10 +8,15 @@ from manifoldkit._lazy import lazy_names
 
 _EXPORTS = {
     "augmented": ("AugmentedCovariances", "augmented_covariance", "yule_walker"),
+    "batchnorm": ("BWBatchNorm", "GBWBatchNorm", "make_batchnorm"),
+    "batchnorm_peers": ("SPDBatchNorm",),
+    "classifiers": ("SPDNetClassifier",),
+    "clustering": ("make_gbw_kmeans",),
     "embedding_selection": ("DelayEmbedding", "select_delay_embedding"),
     "estimators": ("GBWMDM", "GBWTangentSpace"),
     "gbw": ("gbw_distance", "gbw_exp", "gbw_geodesic", "gbw_log"),
     "gbw_barycenter": ("gbw_mean",),
+    "filters": ("SpatioTemporalFilters",),
     "layers": (
         "BiMap",
         "CovariancePool",
@@ -20,6 +25,7 @@ _EXPORTS = {
         "SPDPool",
         "SPDResidual",
     ),
+    "networks": ("ConvSPDNet", "SPDNet"),
     "pipelines": ("make_acm_classifier",),
     "pyriemann_bridge": ("gbw_metric",),
 }

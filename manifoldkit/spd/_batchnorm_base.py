@@ -1,0 +1,269 @@
+"""What all SPD batch normalisations share: parameters, shapes, statistics."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.linalg import symmetrize
+from manifoldkit.linalg.checks import (
+    check_finite,
+    check_spd,
+    check_square,
+    compute_dtype,
+)
+from manifoldkit.manifolds import SPD, PositiveReals, attach
+
+_PARAMETRIZATIONS = ("manifold", "cholesky")
+
+
+def check_option(value, options: tuple, name: str):
+    """Return one of the options, or raise ``ValueError``."""
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {list(options)}, found {value!r}")
+    return value
+
+
+def check_count(value, name: str, least: int = 1) -> int:
+    """Return an integer of at least ``least``, or raise ``ValueError``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
+    return value
+
+
+class CholeskyPoint(nn.Module):
+    """SPD matrices L L' by an unconstrained L: softplus on its diagonal."""
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.raw = nn.Parameter(torch.empty_like(value))
+        self.assign(value)
+
+    @torch.no_grad()
+    def assign(self, value: Tensor) -> None:
+        """Take the value of SPD matrices."""
+        lower = torch.linalg.cholesky(value)
+        diagonal = lower.diagonal(dim1=-2, dim2=-1)
+        self.raw.copy_(lower.tril(-1) + torch.diag_embed(_inverse_softplus(diagonal)))
+
+    def forward(self) -> Tensor:
+        """SPD matrices."""
+        diagonal = nn.functional.softplus(self.raw.diagonal(dim1=-2, dim2=-1))
+        lower = self.raw.tril(-1) + torch.diag_embed(diagonal)
+        return lower @ lower.mT
+
+
+class SoftplusPoint(nn.Module):
+    """Positive numbers by an unconstrained one."""
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.raw = nn.Parameter(torch.empty_like(value))
+        self.assign(value)
+
+    @torch.no_grad()
+    def assign(self, value: Tensor) -> None:
+        """Take positive values."""
+        self.raw.copy_(_inverse_softplus(value))
+
+    def forward(self) -> Tensor:
+        """Positive numbers."""
+        return nn.functional.softplus(self.raw)
+
+
+def _inverse_softplus(x: Tensor) -> Tensor:
+    return x + torch.log(-torch.expm1(-x))
+
+
+class BatchNormBase(nn.Module):
+    """Bias and scale, running statistics, and the way in and out.
+
+    Inputs (..., n, n) become (groups, N, n, n): one group, or one a channel.
+    """
+
+    _extra_defaults: ClassVar[dict] = {}
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        momentum: float | None,
+        eps: float,
+        affine: bool,
+        learn_scale: bool,
+        track_running_stats: bool,
+        parametrization: str,
+        n_channels: int | None,
+        validate: bool,
+        device,
+        dtype,
+    ):
+        super().__init__()
+        self.n = check_count(n, "n")
+        self.n_channels = (
+            None if n_channels is None else check_count(n_channels, "n_channels")
+        )
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(
+                f"momentum: expected None or a number in [0, 1], found {momentum!r}"
+            )
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"eps: expected a number >= 0, found {eps!r}")
+        self.momentum, self.eps = momentum, float(eps)
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.parametrization = check_option(
+            parametrization, _PARAMETRIZATIONS, "parametrization"
+        )
+        self.validate = validate
+        self.process_group = None
+        self.synchronized = False
+        lead = () if n_channels is None else (n_channels,)
+        eye = torch.eye(n, device=device, dtype=dtype)
+        eye = eye.expand(*lead, n, n)
+        ones = torch.ones(lead, device=device, dtype=dtype)
+        self._add_point("bias", eye, SPD("airm"), affine)
+        self._add_point("scale", ones, PositiveReals(), affine and learn_scale)
+        for name, value in (("mean", eye), ("var", ones)):
+            value = value.clone() if track_running_stats else None
+            self.register_buffer(f"running_{name}", value)
+        count = torch.tensor(0, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+
+    def _add_point(self, name: str, value: Tensor, manifold, learn: bool) -> None:
+        """Add a parameter on a manifold, or a constant."""
+        value = value.contiguous().clone()
+        if not learn:
+            self.register_buffer(name, value)
+        elif self.parametrization == "manifold":
+            self.register_parameter(name, nn.Parameter(value))
+            attach(self, name, manifold, layout="as_is")
+        else:
+            kind = SoftplusPoint if isinstance(manifold, PositiveReals) else None
+            self.add_module(f"free_{name}", (kind or CholeskyPoint)(value))
+
+    def __getattr__(self, name: str):
+        # `bias` of a Cholesky parametrization is computed from its free parameter
+        free = self.__dict__.get("_modules", {}).get(f"free_{name}")
+        return super().__getattr__(name) if free is None else free()
+
+    @torch.no_grad()
+    def _set_point(self, name: str, value: Tensor) -> None:
+        free = self._modules.get(f"free_{name}")
+        value = value.reshape(getattr(self, name).shape)
+        if free is None:
+            getattr(self, name).copy_(value)
+        else:
+            free.assign(value.to(free.raw))
+
+    @torch.no_grad()
+    def reset_running_stats(self) -> None:
+        """Set the running mean to the identity and the running variance to 1."""
+        if self.track_running_stats:
+            self.running_mean.copy_(self._identity())
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Set all SPD parameters to the identity, the scale to 1; reset statistics."""
+        self.reset_running_stats()
+        for name in ("metric", "bias"):
+            if hasattr(self, name):
+                self._set_point(name, self._identity())
+        self._set_point("scale", torch.ones_like(self.scale))
+
+    def _identity(self) -> Tensor:
+        bias = self.bias
+        return torch.eye(self.n, device=bias.device, dtype=bias.dtype).expand_as(bias)
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """Check x; return it as (groups, N, n, n) in the dtype to compute in."""
+        check_square(x, "x", self.n)
+        channels = self.n_channels
+        if channels is not None and (x.ndim < 3 or x.shape[-3] != channels):
+            raise ValueError(
+                f"x: expected shape (..., {channels}, {self.n}, {self.n}), "
+                f"found {tuple(x.shape)}"
+            )
+        if self.validate:
+            check_spd(x, "x")
+        dtype = torch.promote_types(compute_dtype(x.dtype), self.bias.dtype)
+        x = symmetrize(x.to(compute_dtype(dtype)))
+        groups = channels or 1
+        count = math.prod(x.shape[:-2]) // groups
+        if channels is not None:
+            x = x.movedim(-3, 0)
+        return x.reshape(groups, count, self.n, self.n)
+
+    def _unfold(self, z: Tensor, x: Tensor) -> Tensor:
+        """Invert :meth:`_fold`, to the shape and dtype of x."""
+        if self.n_channels is not None:
+            z = z.reshape(self.n_channels, *x.shape[:-3], self.n, self.n).movedim(0, -3)
+        return z.reshape(x.shape).to(x.dtype)
+
+    def _group(self, value: Tensor, like: Tensor) -> Tensor:
+        """Parameter or buffer with the dimension of groups, in the dtype of like."""
+        lead = 0 if self.n_channels is None else 1
+        value = value.to(like.dtype)
+        return value if lead else value[None]
+
+    def _count(self, y: Tensor) -> Tensor | int:
+        """Number of matrices over all ranks; raise where there is no dispersion."""
+        count = y.shape[1]
+        if self.synchronized:
+            count = int(self._sum(torch.tensor(float(count), device=y.device)))
+        if count < 2:
+            raise ValueError(
+                "x: expected more than 1 matrix to normalise by batch statistics, "
+                f"found {count}; call eval() to use running statistics"
+            )
+        return count
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Sum over the processes, differentiable."""
+        if not self.synchronized:
+            return value
+        from manifoldkit.spd.batchnorm_sync import all_reduce_sum
+
+        return all_reduce_sum(value, self.process_group)
+
+    def _uses_batch(self) -> bool:
+        return self.training or not self.track_running_stats
+
+    @torch.no_grad()
+    def _momentum(self, like: Tensor) -> Tensor:
+        """Count the batch; return the weight of its statistics."""
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:
+            return 1 / self.num_batches_tracked.to(like.dtype)
+        return like.new_tensor(self.momentum)
+
+    def check_mean(self, mean: Tensor, x: Tensor) -> Tensor:
+        """Return the lower Cholesky factor of a batch mean, or raise."""
+        lower, info = torch.linalg.cholesky_ex(mean)
+        if bool((info != 0).any()):
+            check_finite(x.detach(), "x")
+            check_spd(mean, "mean of x")
+        return lower
+
+    def extra_repr(self) -> str:
+        """Settings that are not the default."""
+        parts = [str(self.n)]
+        defaults = {
+            "momentum": 0.1,
+            "eps": 1e-5,
+            "affine": True,
+            "track_running_stats": True,
+            "parametrization": "manifold",
+            "n_channels": None,
+            "synchronized": False,
+            **self._extra_defaults,
+        }
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if value != default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)

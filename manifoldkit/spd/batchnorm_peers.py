@@ -1,0 +1,241 @@
+r"""Batch normalisation of SPD matrices in the metrics that GBW is compared with."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
+from manifoldkit.linalg.symmetric import _full_precision
+from manifoldkit.spd._batchnorm_base import BatchNormBase, check_count, check_option
+from manifoldkit.spd._gbw_chart import check_power, cholesky, power_of
+
+_METRICS = ("airm", "log_euclidean", "log_cholesky")
+
+
+class _AffineInvariant:
+    """Congruence by a root of the mean, the logarithm at I, and back at the bias."""
+
+    def __init__(self, congruence: str, linear: bool, iterations: int):
+        self.congruence, self.linear, self.iterations = congruence, linear, iterations
+
+    def _root(self, x: Tensor) -> Tensor:
+        return cholesky(x) if self.congruence == "cholesky" else sqrtm(x)
+
+    def _inverse_root(self, x: Tensor) -> Tensor:
+        if self.congruence != "cholesky":
+            return invsqrtm(x)
+        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x)
+        return torch.linalg.solve_triangular(cholesky(x), eye, upper=False)
+
+    def mean(self, y: Tensor, total, count: int) -> Tensor:
+        """Karcher steps from the arithmetic mean."""
+        mean = total(y.sum(1)) / count
+        for _ in range(self.iterations):
+            eig = eigh(mean)
+            root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
+            inverse = inverse[:, None]
+            step = total(logm(inverse @ y @ inverse).sum(1)) / count
+            mean = symmetrize(root @ expm(step) @ root)
+        return mean
+
+    def center(self, y: Tensor, mean: Tensor) -> Tensor:
+        """Centered matrices, or their logarithms where a dispersion is set."""
+        w = self._inverse_root(mean)[:, None]
+        y = symmetrize(w @ y @ w.mT)
+        return y if self.linear else logm(y)
+
+    def expand(self, v: Tensor, bias: Tensor) -> Tensor:
+        """Matrices around the bias."""
+        root = self._root(bias)[:, None]
+        return symmetrize(root @ (v if self.linear else expm(v)) @ root.mT)
+
+    def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """From a (t = 0) to b."""
+        eig = eigh(a)
+        root, inverse = sqrtm(a, eig=eig), invsqrtm(a, eig=eig)
+        return symmetrize(root @ expm(t * logm(inverse @ b @ inverse)) @ root)
+
+
+class _Flat:
+    """Global coordinates in which the geometry is Euclidean."""
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates of SPD matrices."""
+        raise NotImplementedError
+
+    def matrix(self, c: Tensor) -> Tensor:
+        """Invert them."""
+        raise NotImplementedError
+
+    def mean(self, y: Tensor, total, count: int) -> Tensor:
+        """Mean of the coordinates."""
+        return self.matrix(total(self.coordinates(y).sum(1)) / count)
+
+    def center(self, y: Tensor, mean: Tensor) -> Tensor:
+        """Differences of coordinates."""
+        return self.coordinates(y) - self.coordinates(mean)[:, None]
+
+    def expand(self, v: Tensor, bias: Tensor) -> Tensor:
+        """Matrices around the bias."""
+        return self.matrix(v + self.coordinates(bias)[:, None])
+
+    def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """From a (t = 0) to b."""
+        return self.matrix(torch.lerp(self.coordinates(a), self.coordinates(b), t))
+
+
+class _LogEuclidean(_Flat):
+    def coordinates(self, x: Tensor) -> Tensor:
+        return logm(x)
+
+    def matrix(self, c: Tensor) -> Tensor:
+        return expm(c)
+
+
+class _LogCholesky(_Flat):
+    """The Cholesky factor with the logarithm of its diagonal."""
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        lower = cholesky(x)
+        diagonal = lower.diagonal(dim1=-2, dim2=-1).log()
+        return lower.tril(-1) + torch.diag_embed(diagonal)
+
+    def matrix(self, c: Tensor) -> Tensor:
+        lower = c.tril(-1) + torch.diag_embed(c.diagonal(dim1=-2, dim2=-1).exp())
+        return lower @ lower.mT
+
+
+class SPDBatchNorm(BatchNormBase):
+    """Docstring."""
+
+    _extra_defaults: ClassVar[dict] = {
+        "power": 1.0,
+        "mean_iterations": 1,
+        "stats_grad": False,
+    }
+
+    def __init__(
+        self,
+        n: int,
+        metric: str = "airm",
+        dispersion: bool = True,
+        power: float = 1.0,
+        momentum: float | None = 0.1,
+        eps: float = 1e-5,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        mean_iterations: int = 1,
+        stats_grad: bool = False,
+        parametrization: str = "manifold",
+        congruence: str = "symmetric",
+        n_channels: int | None = None,
+        validate: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        if metric in ("bw", "gbw"):
+            raise ValueError(
+                f"metric: expected one of {list(_METRICS)}, found {metric!r}: use "
+                f"GBWBatchNorm, or make_batchnorm({metric!r}, n)"
+            )
+        self_metric = check_option(metric, _METRICS, "metric")
+        super().__init__(
+            n,
+            momentum=momentum,
+            eps=eps,
+            affine=affine,
+            learn_scale=dispersion,
+            track_running_stats=track_running_stats,
+            parametrization=parametrization,
+            n_channels=n_channels,
+            validate=validate,
+            device=device,
+            dtype=dtype,
+        )
+        self.metric, self.dispersion = self_metric, bool(dispersion)
+        self.power = check_power(power)
+        self.mean_iterations = check_count(mean_iterations, "mean_iterations", 0)
+        self.stats_grad = stats_grad
+        self.congruence = check_option(
+            congruence, ("symmetric", "cholesky"), "congruence"
+        )
+
+    def _space(self) -> _AffineInvariant | _Flat:
+        if self.metric == "airm":
+            return _AffineInvariant(
+                self.congruence, not self.dispersion, self.mean_iterations
+            )
+        return _LogEuclidean() if self.metric == "log_euclidean" else _LogCholesky()
+
+    def _deform(self, x: Tensor) -> Tensor:
+        # the logarithm of a power is a multiple: nothing would change
+        return x if self.metric == "log_euclidean" else power_of(x, self.power)
+
+    def _undeform(self, y: Tensor) -> Tensor:
+        return y if self.metric == "log_euclidean" else power_of(y, 1 / self.power)
+
+    def _variance(self, v: Tensor, count: int) -> Tensor:
+        scale = 1 if self.metric == "log_euclidean" else self.power**2
+        return self._sum(v.square().sum((1, 2, 3))) / (count * scale)
+
+    def _statistics(self, y: Tensor, space) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean, centered batch and variance; updates the running statistics."""
+        if not self._uses_batch():
+            mean = self._deform(self._group(self.running_mean, y))
+            return mean, space.center(y, mean), self._group(self.running_var, y)
+        differentiate = torch.is_grad_enabled() and self.stats_grad
+        with torch.set_grad_enabled(differentiate):
+            count = self._count(y)
+            mean = space.mean(y, self._sum, count)
+            self.check_mean(mean.detach(), y)
+        v = space.center(y, mean)
+        var = None
+        if self.dispersion:
+            with torch.set_grad_enabled(differentiate):
+                var = self._variance(v, count)
+        return mean, v, var
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor | None, space) -> None:
+        t = self._momentum(mean)
+        old = self._deform(self._group(self.running_mean, mean))
+        new = self._undeform(space.geodesic(old, mean, t))
+        self.running_mean.copy_(new.reshape(self.running_mean.shape))
+        if var is not None:
+            var = var.reshape(self.running_var.shape).to(self.running_var)
+            self.running_var.lerp_(var, t.to(self.running_var))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        with _full_precision(x):
+            y = self._fold(x)
+            if y.numel() == 0 and not self._uses_batch():
+                return x.clone()
+            y, space = self._deform(y), self._space()
+            mean, v, var = self._statistics(y, space)
+            if self.training and self.track_running_stats:
+                self._track(mean, var, space)
+            if self.dispersion:
+                gain = self._group(self.scale, y) / (var + self.eps).sqrt()
+                v = gain[:, None, None, None] * v
+            z = space.expand(v, self._deform(self._group(self.bias, y)))
+            return self._unfold(self._undeform(z), x)
+
+    @torch.no_grad()
+    def init_from_data(self, x: Tensor) -> "SPDBatchNorm":
+        """Start the bias and the running statistics at those of a batch."""
+        with _full_precision(x):
+            y, space = self._deform(self._fold(x)), self._space()
+            count = self._count(y)
+            mean = space.mean(y, self._sum, count)
+            self.check_mean(mean, y)
+            center = self._undeform(mean)
+            self._set_point("bias", center)
+            if self.track_running_stats:
+                self.reset_running_stats()
+                self.running_mean.copy_(center.reshape(self.running_mean.shape))
+                if self.dispersion:
+                    var = self._variance(space.center(y, mean), count)
+                    self.running_var.copy_(var.reshape(self.running_var.shape))
+        return self
