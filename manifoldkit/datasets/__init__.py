@@ -10,6 +10,8 @@ _EXPORTS = {
     "epochs": ("EEGEpochs",),
     "images": ("MatrixSet", "load_digits_covariances"),
     "motion": ("NBodyData", "ParticleData", "make_n_body", "simulate_particles"),
+    "molecules": ("MoleculeWindows", "md17_windows"),
+    "pedestrians": ("PedestrianWindows", "fetch_eth_ucy", "load_eth_ucy"),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
 }
 

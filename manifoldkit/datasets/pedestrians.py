@@ -1,0 +1,354 @@
+"""ETH-UCY: pedestrians in five scenes, seen from above."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from manifoldkit.datasets.archive import VARIABLE, data_folder
+from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
+
+SUBSETS = {
+    "eth": ("biwi_eth",),
+    "hotel": ("biwi_hotel",),
+    "univ": ("students001", "students003"),
+    "zara1": ("crowds_zara01",),
+    "zara2": ("crowds_zara02",),
+}
+# Frame at which the validation part of each scene begins, while it is no test scene.
+_FIRST_VALIDATION_FRAME = {
+    "biwi_eth": 1024,
+    "biwi_hotel": 1440,
+    "students001": 355,
+    "students003": 432,
+    "crowds_zara01": 711,
+    "crowds_zara02": 842,
+    "crowds_zara03": 603,
+    "uni_examples": 594,
+}
+_FOLDER = "eth_ucy"
+_COMMIT = "e4fe8dd6df3b3d2033665c5f8ac3544e81c44db5"
+_PUBLISHER = f"https://raw.githubusercontent.com/Khrylx/AgentFormer/{_COMMIT}/"
+_ORIGINALS = {
+    "biwi_eth": {
+        "eth/biwi_eth.txt": (
+            "d7cdcedd6472ebaa794bc56e037542e350dfe2ee992f818ab8c417e9fc2a17ad"
+        )
+    },
+    "biwi_hotel": {
+        "hotel/biwi_hotel.txt": (
+            "90c4b0f7514b307b53481d8e2e23f9ba1ea9202d732634291c01267742d66746"
+        )
+    },
+    "students001": {
+        "univ/students001.txt": (
+            "4071b40e8d23b485efc8376f697c66753df102903e2923092ab17694c0183249"
+        )
+    },
+    "students003": {
+        "univ/students003.txt": (
+            "3a46399a7c5dc27b95e69c8cc75fa824494e69c0c317c0790a69bca5d5ee3a14"
+        )
+    },
+    "crowds_zara01": {
+        "zara1/crowds_zara01.txt": (
+            "7d2c9a70e33594dbaf3142ec97ade2bc07f41ea681cf0e399057c8fa1da0f5f8"
+        )
+    },
+    "crowds_zara02": {
+        "zara2/crowds_zara02.txt": (
+            "d085bffb646ff89afe5af7964feade56834a81197ba04f567db5a02fd607d4cf"
+        )
+    },
+    "crowds_zara03": {
+        "eth/crowds_zara03_train.txt": (
+            "7e640fd562e4ad56ef27a0a8a555a43443824a0834b83e1c3bbaefad97790ede"
+        ),
+        "eth/crowds_zara03_val.txt": (
+            "5251c0c7c1685187626e1ea242166a1691ed91f84b6aca214b9379a722ab9268"
+        ),
+    },
+    "uni_examples": {
+        "eth/uni_examples_train.txt": (
+            "5124a997ccef4fe8589e510616d9d8c2adf6b3e254e34d1b5d2741879e8cec76"
+        ),
+        "eth/uni_examples_val.txt": (
+            "acc920f245ba7e309c1ddf349eb6b956342b6c95346a3182be81d6d040fbc023"
+        ),
+    },
+}
+
+
+class PedestrianWindows(NamedTuple):
+    """Windows of pedestrians' tracks, in meters, one step every 0.4 s.
+
+    Attributes
+    ----------
+    past : ndarray, shape (n_windows, n_agents, history, 2)
+        Observed positions; NaN where there is no agent.
+    future : ndarray, shape (n_windows, n_agents, horizon, 2)
+        What follows.
+    mask : ndarray of bool, shape (n_windows, n_agents)
+        Which agents there are.
+    scene : ndarray of str, shape (n_windows,)
+        File that a window is from.
+    frame : ndarray of int, shape (n_windows,)
+        Its first frame.
+    """
+
+    past: np.ndarray
+    future: np.ndarray
+    mask: np.ndarray
+    scene: np.ndarray
+    frame: np.ndarray
+
+
+def fetch_eth_ucy(
+    subset: str = "zara1",
+    split: str = "test",
+    n_agents: int | None = None,
+    radius: float = 5.0,
+    history: int = 8,
+    horizon: int = 12,
+    *,
+    path: str | Path | None = None,
+    download: bool = True,
+) -> PedestrianWindows:
+    """Load ETH-UCY, downloading it on first use (8 MB, SHA-256 checked).
+
+    Parameters
+    ----------
+    subset, split, n_agents, radius, history, horizon
+        As in :func:`load_eth_ucy`.
+    path : str or Path, optional
+        Data folder, or the folder of the scenes; default the folder
+        ``MANIFOLDKIT_DATA``, then the user's cache.
+    download : bool, default=True
+        Allow the download.
+
+    Returns
+    -------
+    PedestrianWindows
+
+    Raises
+    ------
+    DatasetNotFoundError
+        Not on this machine, and the download is not allowed or failed.
+
+    References
+    ----------
+    .. [1] S. Pellegrini et al., "You'll never walk alone", ICCV 2009.
+    .. [2] A. Lerner et al., "Crowds by example", Eurographics 2007.
+
+    Examples
+    --------
+    >>> windows = fetch_eth_ucy("zara1", "test")  # doctest: +SKIP
+    >>> windows.past.shape  # doctest: +SKIP
+    (705, 22, 8, 2)
+    """
+    options = (subset, split, n_agents, radius, history, horizon)
+    for folder in _folders(path):
+        if all((folder / f"{scene}.txt").is_file() for scene in _ORIGINALS):
+            return load_eth_ucy(folder, *options)
+    target = data_folder(path) / _FOLDER
+    reason = "download=False"
+    if download:
+        try:
+            _download(target)
+            return load_eth_ucy(target, *options)
+        except ImportError:
+            raise
+        except Exception as error:  # whatever the network and pooch raise
+            reason = f"the download failed: {type(error).__name__}: {error}"
+    raise DatasetNotFoundError(
+        f"ETH-UCY (eight text files of 2.4 MB in all) is not in {target} ({reason}). "
+        f"Publisher of this form: {_PUBLISHER}datasets/eth_ucy. Call fetch_eth_ucy "
+        f"with a network, or name the folder of the files by path= or {VARIABLE}."
+    )
+
+
+def load_eth_ucy(
+    root: str | Path,
+    subset: str,
+    split: str,
+    n_agents: int | None = None,
+    radius: float = 5.0,
+    history: int = 8,
+    horizon: int = 12,
+) -> PedestrianWindows:
+    r"""Cut the tracks below a folder into windows, leaving one scene out.
+
+    A window is ``history + horizon`` consecutive frames, at every frame; an agent
+    belongs to it when it was seen in all of them. "test" is the subset's own scenes;
+    "train" and "val" are the other scenes, each cut in time, and windows never cross
+    the cut.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder of ``biwi_eth.txt`` and so on: rows "frame pedestrian x y".
+    subset : {"eth", "hotel", "univ", "zara1", "zara2"}
+        The scene left out.
+    split : {"train", "val", "test"}
+        Which part.
+    n_agents : int, optional
+        Instead of whole windows, one sample for every agent of every window: the agent
+        first, then its nearest ones at the last observed step, up to this number.
+        Default all agents of a window together.
+    radius : float, default=5.0
+        Largest distance of those neighbors, in meters.
+    history, horizon : int, default=8, 12
+        Observed and future steps.
+
+    Returns
+    -------
+    PedestrianWindows
+
+    Raises
+    ------
+    ValueError
+        Unknown subset or split; counts out of range; a file that is none of these.
+    DatasetNotFoundError
+        A file is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> rows = [f"{t} {k} {t}.5 {k}" for t in range(20) for k in (1, 2)]
+    >>> _ = (root / "biwi_eth.txt").write_text("\n".join(rows))
+    >>> windows = load_eth_ucy(root, "eth", "test")
+    >>> windows.past.shape, windows.future[0, 1, -1].tolist()
+    ((1, 2, 8, 2), [19.5, 2.0])
+    """
+    if subset not in SUBSETS:
+        raise ValueError(f"subset: expected one of {list(SUBSETS)}, found {subset!r}")
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split: expected 'train', 'val' or 'test', found {split!r}")
+    for name, value in {"history": history, "horizon": horizon}.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1 step, found {value}")
+    if n_agents is not None and n_agents < 1:
+        raise ValueError(f"n_agents: expected at least 1, found {n_agents}")
+    if not radius > 0:
+        raise ValueError(f"radius: expected a positive distance, found {radius}")
+    own = SUBSETS[subset]
+    scenes = own if split == "test" else [s for s in _ORIGINALS if s not in own]
+    windows, names, frames = [], [], []
+    for scene in scenes:
+        rows = _read_scene(Path(root) / f"{scene}.txt")
+        if split != "test":
+            early = rows[:, 0] < _FIRST_VALIDATION_FRAME[scene]
+            rows = rows[early if split == "train" else ~early]
+        for frame, tracks in _windows(rows, history + horizon):
+            windows.append(tracks)
+            names.append(scene)
+            frames.append(frame)
+    if n_agents is not None:
+        counts = [len(tracks) for tracks in windows]
+        windows = [
+            part
+            for tracks in windows
+            for part in _around_each(tracks, n_agents, radius, history)
+        ]
+        names = np.repeat(names, counts).tolist() if counts else names
+        frames = np.repeat(frames, counts).tolist() if counts else frames
+    width = n_agents or max((len(tracks) for tracks in windows), default=0)
+    data = np.full((len(windows), width, history + horizon, 2), np.nan)
+    mask = np.zeros((len(windows), width), dtype=bool)
+    for k, tracks in enumerate(windows):
+        data[k, : len(tracks)] = tracks
+        mask[k, : len(tracks)] = True
+    return PedestrianWindows(
+        data[:, :, :history].copy(),
+        data[:, :, history:].copy(),
+        mask,
+        np.array(names),
+        np.array(frames, dtype=int),
+    )
+
+
+def _read_scene(file: Path) -> np.ndarray:
+    """Rows frame, pedestrian, x, y, sorted by frame."""
+    if not file.is_file():
+        raise DatasetNotFoundError(
+            f"{file} is not there: expected the text files of ETH-UCY in {file.parent}"
+        )
+    try:
+        rows = np.loadtxt(file, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{file} is no table of numbers: {error}") from None
+    if rows.shape[1] != 4 or not np.isfinite(rows).all():
+        raise ValueError(
+            f"{file}: expected rows 'frame pedestrian x y', found shape {rows.shape}"
+        )
+    return rows
+
+
+def _windows(rows: np.ndarray, length: int):
+    """Yield the first frame and the complete tracks (n, length, 2) of each window."""
+    if not len(rows):
+        return
+    first, ids = int(rows[:, 0].min()), np.unique(rows[:, 1])
+    span = int(rows[:, 0].max()) - first + 1
+    places = np.full((len(ids), span, 2), np.nan)
+    who = np.searchsorted(ids, rows[:, 1])
+    places[who, rows[:, 0].astype(int) - first] = rows[:, 2:]
+    seen = ~np.isnan(places[..., 0])
+    for start in range(span - length + 1):
+        whole = seen[:, start : start + length].all(1)
+        if whole.any():
+            yield first + start, places[whole, start : start + length]
+
+
+def _around_each(tracks: np.ndarray, n_agents: int, radius: float, history: int):
+    """Yield for each agent its own track and those of its nearest ones."""
+    last = tracks[:, history - 1]
+    distance = np.linalg.norm(last[:, None] - last[None], axis=-1)
+    np.fill_diagonal(distance, -1)  # the agent itself comes first
+    for row in distance:
+        order = np.argsort(row, kind="stable")[:n_agents]
+        yield tracks[order[row[order] <= radius]]
+
+
+def _folders(path: str | Path | None) -> list[Path]:
+    """Where the text files may lie."""
+    folders = [data_folder(path)]
+    if path is None and os.environ.get(VARIABLE):
+        import pooch
+
+        folders.append(Path(pooch.os_cache("manifoldkit")))
+    return [place for folder in folders for place in (folder, folder / _FOLDER)]
+
+
+def _download(target: Path) -> None:
+    """Download the originals and write their four informative columns."""
+    try:
+        import pooch
+    except ImportError:
+        raise MissingExtraError("fetch_eth_ucy", "pooch", "all") from None
+    for scene, parts in _ORIGINALS.items():
+        lines = []
+        for name, digest in parts.items():
+            file = pooch.retrieve(
+                f"{_PUBLISHER}datasets/eth_ucy/{name}",
+                f"sha256:{digest}",
+                path=target / "originals",
+                fname=Path(name).name,
+            )
+            lines += _informative_columns(Path(file).read_text())
+        temporary = target / f"{scene}.txt.part"
+        temporary.write_text("\n".join(lines) + "\n")
+        temporary.replace(target / f"{scene}.txt")
+
+
+def _informative_columns(text: str) -> list[str]:
+    """Rows 'frame pedestrian x y' of rows with 17 columns, numbers as they stand.
+
+    >>> row = "78.0 1.0 Pedestrian" + 10 * " -1.0" + " 8.46 -1.0 3.59 -1.0"
+    >>> _informative_columns(row)
+    ['78 1 8.46 3.59']
+    """
+    rows = (line.split() for line in text.splitlines())
+    return [f"{int(float(r[0]))} {int(float(r[1]))} {r[13]} {r[15]}" for r in rows if r]
