@@ -28,16 +28,19 @@ class _RaggedAggregation(Aggregation):
                 f"project: expected True, as in_channels={in_channels} and "
                 f"out_channels={out_channels} differ"
             )
-        if project and (in_channels is None or out_channels is None):
-            raise ValueError("in_channels, out_channels: needed by project=True")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.lin = nn.Linear(in_channels, out_channels) if project else None
+        self.lin: nn.Module | None = None
+        if project:
+            if in_channels is None or out_channels is None:
+                raise ValueError("in_channels, out_channels: needed by project=True")
+            self.lin = nn.Linear(in_channels, out_channels)
 
     def reset_parameters(self) -> None:
         """Draw all weights again."""
         for module in self.children():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
 
     def forward(
         self,
@@ -66,14 +69,14 @@ class _RaggedAggregation(Aggregation):
                 f"{plan.num_elements} indices"
             )
         if self.lin is not None:
-            x = self._project(x)
+            x = self._project(x, self.lin)
         return self._fold(x, plan).movedim(0, dim)
 
-    def _project(self, x: Tensor) -> Tensor:
+    def _project(self, x: Tensor, layer: nn.Module) -> Tensor:
         """Apply the layer to a multiple of 16 rows: same bits in any company."""
         rows = x.reshape(-1, x.shape[-1])
         padding = rows[:1].expand(-len(rows) % 16, -1)
-        out = self.lin(torch.cat([rows, padding])).relu()[: len(rows)]
+        out = layer(torch.cat([rows, padding])).relu()[: len(rows)]
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
@@ -202,7 +205,7 @@ class LCMAggregation(_RaggedAggregation):
         Root mean square over features; zero for an associative operator.
         """
         if self.lin is not None:
-            x = self._project(x)
+            x = self._project(x, self.lin)
         values = self._orders(x, plan_for(index, None, dim_size), orders)
         return values.var(0, correction=0).mean(-1).sqrt()
 
@@ -214,7 +217,7 @@ class LCMAggregation(_RaggedAggregation):
         elements.
         """
         if self.lin is not None:
-            x = self._project(x)
+            x = self._project(x, self.lin)
         choice = torch.randint(len(x), (3, triples), generator=self.generator)
         a, b, c = x[choice.to(x.device)]
         error = associativity_loss(self.operator, a, b, c)
@@ -261,6 +264,7 @@ class FoldAggregation(_RaggedAggregation):
         if permute not in _PERMUTE:
             raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.state_size = out_channels
         self.kind, self.permute, self.generator = kind, permute, generator
         cell: Any = nn.GRUCell if kind == "gru" else nn.LSTMCell
         self.cell = cell(in_channels, out_channels)
@@ -271,7 +275,7 @@ class FoldAggregation(_RaggedAggregation):
         if x.dim() > 2:
             parts = x.flatten(1, -2).unbind(1)
             out = torch.stack([self._fold_sets(part, plan) for part in parts], 1)
-            return out.view(-1, *x.shape[1:-1], self.out_channels)
+            return out.view(-1, *x.shape[1:-1], self.state_size)
         return self._fold_sets(x, plan)
 
     def _fold_sets(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
@@ -283,8 +287,8 @@ class FoldAggregation(_RaggedAggregation):
             -counts, -torch.arange(longest, device=counts.device), right=False
         ).tolist()
         elements = x.index_select(0, plan.order)
-        state = (x.new_zeros(len(counts), self.out_channels),)
-        state = state * (2 if self.kind == "lstm" else 1)
+        zeros = x.new_zeros(len(counts), self.state_size)
+        state: tuple[Tensor, ...] = (zeros,) if self.kind == "gru" else (zeros, zeros)
         finished: list[Tensor] = []
         for step, number in enumerate(alive):
             if number < len(state[0]):
@@ -297,9 +301,11 @@ class FoldAggregation(_RaggedAggregation):
     def _step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One cell call on a multiple of 16 rows."""
         padding = -len(x) % 16
-        x, *state = (torch.cat([t, t[:1].expand(padding, -1)]) for t in (x, *state))
-        out = self.cell(x, state[0] if self.kind == "gru" else tuple(state))
-        out = (out,) if self.kind == "gru" else out
+        x, *padded = (torch.cat([t, t[:1].expand(padding, -1)]) for t in (x, *state))
+        if self.kind == "gru":
+            out = (self.cell(x, padded[0]),)
+        else:
+            out = self.cell(x, tuple(padded))
         return tuple(o[: len(x) - padding] for o in out)
 
 

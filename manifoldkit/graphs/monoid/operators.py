@@ -1,5 +1,6 @@
 """Binary operators to fold with: exact monoids and learnable ones."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +34,7 @@ class ExactMonoid(Monoid):
     3.0
     """
 
-    _KINDS: ClassVar = {
+    _KINDS: ClassVar[dict[str, tuple[Callable[..., Tensor], float]]] = {
         "sum": (torch.add, 0.0),
         "product": (torch.mul, 1.0),
         "max": (torch.maximum, -torch.inf),
@@ -90,8 +91,9 @@ class _Learnable(Monoid):
         """Draw the weights again and set the identity to zero."""
         nn.init.zeros_(self.identity)
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
 
     def extra_repr(self) -> str:
         """Show the number of features."""

@@ -47,14 +47,16 @@ def plan_for(
     dim_size: int | None = None,
 ) -> SegmentTreePlan:
     """Return the plan of an index or of boundaries, from the cache if it is there."""
-    if (index is None) == (ptr is None):
-        raise ValueError("index, ptr: expected exactly one of them")
     if ptr is not None:
+        if index is not None:
+            raise ValueError("index, ptr: expected exactly one of them")
         if dim_size is not None and dim_size != ptr.numel() - 1:
             raise ValueError(
                 f"dim_size: expected {ptr.numel() - 1} as ptr says, found {dim_size}"
             )
         return _CACHE.get(ptr, "ptr", None)
+    if index is None:
+        raise ValueError("index, ptr: expected exactly one of them")
     return _CACHE.get(index, "index", dim_size)
 
 
