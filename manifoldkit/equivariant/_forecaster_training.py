@@ -1,0 +1,179 @@
+"""What :class:`~manifoldkit.equivariant.MotionForecaster` needs of skorch and files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.exceptions import MissingExtraError
+
+
+class Forecast(nn.Module):
+    """A network on tracks in which NaN means "not observed".
+
+    Gives (forecast, category); the category is None for networks that infer none.
+    """
+
+    def __init__(self, network: nn.Module, takes_mask: bool):
+        super().__init__()
+        self.network, self.takes_mask = network, takes_mask
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Forecast tracks (B, N, T, D)."""
+        if self.takes_mask:
+            seen = x.isfinite().all(-1)
+            out = self.network(x, None if bool(seen.all()) else seen)
+        else:
+            out = self.network(x.to(next(self.network.parameters()).dtype))
+        return getattr(out, "pred", out), getattr(out, "category", None)
+
+
+class DisplacementLoss(nn.Module):
+    """Mean distance to the truth over the steps that are known.
+
+    With several modes the best one of each agent counts. ``ego`` counts the first
+    agent only. The entropy of the categories, times ``entropy_weight``, is added.
+    """
+
+    def __init__(self, n_modes: int = 1, ego: bool = False, entropy_weight: float = 0):
+        super().__init__()
+        self.n_modes, self.ego = n_modes, ego
+        self.entropy_weight = entropy_weight
+
+    def forward(self, out: tuple[Tensor, Tensor | None], target: Tensor) -> Tensor:
+        """Return the loss of one batch."""
+        pred, category = out
+        known = target.isfinite().all(-1)
+        target = target.to(pred.dtype).where(known[..., None], 0.0)
+        if self.ego:
+            pred, target, known = pred[:, :1], target[:, :1], known[:, :1]
+        if self.n_modes > 1:
+            target, known = target[:, :, None], known[:, :, None]
+        gap = (pred - target).where(known[..., None], 0.0)
+        error = torch.linalg.vector_norm(gap, dim=-1)
+        if self.n_modes > 1:
+            best = error.sum(-1).argmin(2, keepdim=True)
+            error = error.gather(
+                2, best[..., None].expand(*best.shape, error.shape[-1])
+            )
+        loss = error.sum() / known.sum().clamp_min(1)
+        if self.entropy_weight and category is not None:
+            entropy = torch.special.entr(category).sum(-1).mean()
+            loss = loss + self.entropy_weight * entropy
+        return loss
+
+
+def _silent(*_) -> None:
+    """What skorch's callbacks print to."""
+
+
+def make_trainer(
+    module: nn.Module, *, patience: int | None, verbose: int, held, loss: dict, **kw
+):
+    """Return a skorch trainer of a network, with early stopping on demand.
+
+    Raises
+    ------
+    MissingExtraError
+        skorch is not installed.
+    """
+    try:
+        from skorch import NeuralNet
+        from skorch.callbacks import EarlyStopping
+        from skorch.dataset import Dataset
+        from skorch.helper import predefined_split
+    except ImportError:
+        raise MissingExtraError("MotionForecaster", "skorch", "train") from None
+    callbacks = []
+    if patience is not None:
+        stop = EarlyStopping(patience=patience, load_best=True, sink=_silent)
+        callbacks.append(("early_stopping", stop))
+    if not verbose:
+        kw["callbacks__print_log"] = None
+    return NeuralNet(
+        module,
+        DisplacementLoss,
+        **{f"criterion__{key}": value for key, value in loss.items()},
+        iterator_train__shuffle=True,
+        train_split=None if held is None else predefined_split(Dataset(*held)),
+        callbacks=callbacks,
+        verbose=verbose,
+        **kw,
+    )
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Torch's generators, seeded inside and untouched outside."""
+    cuda = torch.device(device).type == "cuda"
+    devices = [torch.cuda.current_device()] if cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise MissingExtraError("saving a network", "safetensors", "train") from None
+    return safetensors.torch
+
+
+def _file(path: str | Path, suffix: str) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + suffix)
+
+
+def write_forecaster(path: str | Path, module: nn.Module, content: dict) -> None:
+    """Write weights as safetensors and the rest as JSON."""
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    text = json.dumps(content, indent=2)  # before anything is written: it may refuse
+    _safetensors().save_file(state, str(_file(path, ".safetensors")))
+    _file(path, ".json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_forecaster(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read the JSON half.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        The file holds something else.
+    """
+    file = _file(path, ".json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise ValueError(f"{file} does not hold a {kind}")
+    return content
+
+
+def read_weights(path: str | Path, module: nn.Module, device: str) -> None:
+    """Read the safetensors half into a module."""
+    file = str(_file(path, ".safetensors"))
+    module.load_state_dict(_safetensors().load_file(file, device))
+
+
+def plain(name: str, value):
+    """Return a parameter as JSON holds it, or raise ``TypeError``.
+
+    >>> plain("hidden", np.int64(8))
+    8
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return {str(k): plain(name, v) for k, v in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name}: expected a plain value to save, found {value!r}")
