@@ -12,6 +12,7 @@ _EXPORTS = {
     "motion": ("NBodyData", "ParticleData", "make_n_body", "simulate_particles"),
     "molecules": ("MoleculeWindows", "md17_windows"),
     "pedestrians": ("PedestrianWindows", "fetch_eth_ucy", "load_eth_ucy"),
+    "mnist": ("ImageSet", "fetch_affine_mnist", "fetch_mnist", "make_affine_digits"),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
 }
 
