@@ -92,6 +92,9 @@ def check_options(group: dict, known: dict) -> None:
             raise ValueError(
                 f"{name}: expected one of {allowed}, found {group[name]!r}"
             )
+    for name in ("views", "master_points"):
+        if not isinstance(group.get(name, True), bool):
+            raise ValueError(f"{name}: expected True or False, found {group[name]!r}")
     stabilize = group.get("stabilize")
     if stabilize is not None and (not isinstance(stabilize, int) or stabilize < 1):
         raise ValueError(

@@ -30,6 +30,8 @@ def _point():
         ({"stabilize": -3}, "stabilize: expected a positive number"),
         ({"grad_clip": 0.0}, "grad_clip: expected a positive number"),
         ({"differentiable": True}, "differentiable"),
+        ({"views": None}, "views: expected True or False"),
+        ({"master_points": 1}, "master_points: expected True or False"),
     ],
 )
 def test_bad_common_options(cls, options, match):
