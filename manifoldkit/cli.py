@@ -65,6 +65,13 @@ EXPERIMENTS = {
         "40-60 min",
         ("eeg/mamem_ssvep_U001.npz",),
     ),
+    "affine_images": _Experiment(
+        "affine_images",
+        "group convolutions against a plain network on deformed digits",
+        "Mironenco and Forré 2024",
+        "10-12 min",
+        ("images/mnist8k.npz", "images/affine_mnist_test.npz"),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
@@ -74,6 +81,12 @@ DATASETS = {
     ),
     "mamem": _Dataset(
         "fetch_mamem", "MAMEM SSVEP II, 11 subjects", "eeg/mamem_ssvep_U{:03d}.npz"
+    ),
+    "mnist": _Dataset("fetch_mnist", "MNIST, 8000 images", "images/mnist8k.npz"),
+    "affine_mnist": _Dataset(
+        "fetch_affine_mnist",
+        "MNIST test images under affine maps (ours)",
+        "images/affine_mnist_test.npz",
     ),
 }
 
