@@ -2,7 +2,19 @@
 
 from manifoldkit._lazy import lazy_names
 
-_EXPORTS: dict[str, tuple[str, ...]] = {}
-_MODULES: tuple[str, ...] = ()
+_EXPORTS: dict[str, tuple[str, ...]] = {
+    "decompositions": (
+        "iwasawa",
+        "polar",
+        "polar_log",
+        "scale_split",
+        "sym_exp",
+        "sym_inv_sqrt",
+        "sym_log",
+        "sym_sqrt",
+    ),
+    "groups": ("SL", "SO", "Affine", "GLPlus", "SPDSpace", "Scale"),
+}
+_MODULES: tuple[str, ...] = ("haar",)
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS, _MODULES)

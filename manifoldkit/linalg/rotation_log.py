@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manifoldkit.linalg.checks import check_square, compute_dtype
 from manifoldkit.linalg.orthogonal import polar
+from manifoldkit.linalg.qr import _any, _branch_free
 
 _BLOCK = 7  # powers kept by the Paterson-Stockmeyer scheme
 
@@ -69,7 +70,7 @@ def _rotation_sqrt(r: Tensor) -> Tensor:
     middle = eye + r
     s, u = torch.linalg.eigh(torch.nan_to_num((r + r.mT).detach()) / 2)
     half_turn = s < -1 + 1e3 * torch.finfo(r.dtype).eps
-    if bool(half_turn.any()):
+    if _branch_free(r) or _any(half_turn):
         # in the eigenspace of -1 (of even dimension) pair vectors: a quarter turn each
         pairs = torch.zeros_like(eye)
         index = torch.arange(0, r.shape[-1] - 1, 2, device=r.device)

@@ -1,0 +1,83 @@
+"""The rotation groups SO(n)."""
+
+import torch
+
+from manifoldkit.lie import haar
+from manifoldkit.lie._arrays import choice
+from manifoldkit.lie._basis import skew_basis
+from manifoldkit.lie.groups.base import MatrixGroup, length
+from manifoldkit.lie.groups.rotation_maps import rotation_angle, rotation_log, skew_exp
+from manifoldkit.linalg import procrustes
+
+
+class SO(MatrixGroup):
+    r"""Rotations of :math:`R^n`.
+
+    Coordinates are those of the principal logarithm: :math:`\sqrt 2\,\theta` for n = 2,
+    :math:`\sqrt 2` times the rotation vector for n = 3, :math:`\sqrt 2` times the
+    entries below the diagonal otherwise. Distance is the norm of the relative
+    logarithm, :math:`\sqrt 2\,\theta` for n = 2 and 3; projection the nearest rotation.
+    Haar densities: ``"coords"``.
+
+    Parameters
+    ----------
+    n, alpha, angle, convention
+        See :class:`MatrixGroup`.
+
+    Examples
+    --------
+    >>> group = SO(3)
+    >>> r = group.from_coords(torch.tensor([0.0, 0.0, 1.0]))
+    >>> group.log(r)[1, 0]
+    tensor(0.7071)
+    """
+
+    _expected = "a rotation matrix"
+
+    def _algebra(self):
+        return [], skew_basis(self.n)
+
+    def _contains(self, g, atol):
+        eye = torch.eye(self.n, dtype=g.dtype, device=g.device)
+        gap = (g.mT @ g - eye).abs().amax((-2, -1))
+        return (gap <= atol) & (torch.linalg.det(g) > 0)
+
+    def _inverse(self, g):
+        return g.mT
+
+    def _exp(self, x):
+        return skew_exp(x)
+
+    def _log(self, g):
+        return rotation_log(g)
+
+    def _coords(self, g):
+        if self.n == 2:
+            return 2**0.5 * rotation_angle(g)[..., None]
+        basis = self._basis.to(g.device, g.dtype)
+        return rotation_log(g).flatten(-2) @ basis.flatten(-2).mT
+
+    def _from_coords(self, x):
+        return skew_exp(x)
+
+    def _project(self, g):
+        eye = torch.eye(self.n, dtype=g.dtype, device=g.device)
+        return procrustes(eye, g, special=True)
+
+    def _distance(self, g, h):
+        return length(rotation_log(g.mT @ h))
+
+    def _geodesic(self, g, h, t):
+        return g @ skew_exp(t * rotation_log(g.mT @ h))
+
+    def _haar_log_density(self, g, coords):
+        choice(coords, ("coords",), "coords")
+        return haar.rotation_log_density(rotation_log(g))
+
+    def _draw(self, n, options):
+        if options.antithetic:
+            raise ValueError("antithetic: only proposals of stretches have it")
+        name = options.proposal or "haar"
+        choice(name, haar.ROTATIONS, "proposal")
+        r, log_weight = haar.rotation_proposal(n, self.n, name, options)
+        return r, r.mT, log_weight
