@@ -1,0 +1,79 @@
+"""How values of irreducible types turn under rotations and reflections."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def wigner_matrices(r: Tensor, degree: int, coupling: Callable[..., Tensor]) -> list:
+    r"""Return the Wigner matrices of degrees 0 to ``degree`` of rotations.
+
+    Degree by degree, without angles (so smooth everywhere):
+    :math:`D^{l} = (2 l + 1)\, C^T (D^{l-1} \otimes R)\, C` with the coupling
+    coefficients :math:`C` of degrees ``l - 1`` and 1 to ``l``.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., 3, 3)
+        Rotations; the basis of degree 1 is x, y, z.
+    degree : int
+        Largest degree.
+    coupling : callable
+        ``coupling(l1, l2, l3, dtype=, device=)`` returns the real coupling
+        coefficients of Frobenius norm one (``e3nn.o3.wigner_3j``).
+
+    Returns
+    -------
+    list of Tensor, shapes (..., 2 l + 1, 2 l + 1)
+    """
+    found = [torch.ones_like(r[..., :1, :1]), r]
+    for l in range(2, degree + 1):  # noqa: E741
+        c = coupling(l - 1, 1, l, dtype=r.dtype, device=r.device)
+        half = torch.einsum("abm,...ac->...mbc", c, found[-1])
+        half = torch.einsum("...mbc,...bd->...mcd", half, r)
+        found.append((2 * l + 1) * torch.einsum("...mcd,cdn->...mn", half, c))
+    return found[: degree + 1]
+
+
+def act_on_irreps(
+    x: Tensor, irreps: Iterable[Any], r: Tensor, coupling: Callable[..., Tensor]
+) -> Tensor:
+    """Return values of irreducible types after an orthogonal map.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., dim)
+        Values.
+    irreps : iterable of (multiplicity, (degree, parity))
+        Their type, such as ``e3nn.o3.Irreps("2x0e+1x1o")``.
+    r : Tensor, shape (..., 3, 3)
+        Orthogonal matrices; leading dimensions broadcast with those of ``x``.
+    coupling : callable
+        See :func:`wigner_matrices`.
+
+    Raises
+    ------
+    ValueError
+        The last dimension of ``x`` is not that of the type.
+    """
+    irreps = [(mul, ir[0], ir[1]) for mul, ir in irreps]
+    dim = sum(mul * (2 * degree + 1) for mul, degree, _ in irreps)
+    if x.shape[-1] != dim:
+        raise ValueError(
+            f"x: expected {dim} components for these irreps, found {x.shape[-1]}"
+        )
+    det = torch.linalg.det(r).sign()
+    rotation = r * det[..., None, None]
+    degree = max((degree for _, degree, _ in irreps), default=0)
+    matrices = wigner_matrices(rotation, degree, coupling)
+    parts, start = [], 0
+    for mul, degree, parity in irreps:
+        size = mul * (2 * degree + 1)
+        block = x[..., start : start + size].unflatten(-1, (mul, 2 * degree + 1))
+        block = (block @ matrices[degree].mT).flatten(-2)
+        parts.append(block * det[..., None] if parity < 0 else block)
+        start += size
+    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*lead, -1) for part in parts], -1)

@@ -1,3 +1,0 @@
-"""Equivariance checks for any callable."""
-
-__all__: list[str] = []
