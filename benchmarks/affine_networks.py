@@ -1,8 +1,8 @@
 """Group convolutions: training steps of AffineResNet, separable against dense kernels.
 
 The paper's configuration: 40 channels, ten samples of GL(2), 5 x 5 kernels, images of
-40 x 40 pixels; but batches of 2 images, not 128, so that a step ends within seconds. The
-cost of a step grows with the batch alike for all (kernels are a few per cent of it).
+40 x 40 pixels; but batches of 2 images, not 128, so that a step ends within seconds. A
+step's cost grows with the batch alike for all (kernels are a few per cent of it).
 Memory is what a step keeps for its backward pass, by torch's saved tensors.
 """
 
