@@ -1,6 +1,5 @@
 """Elements of the groups that a function is tested against, class by class."""
 
-import itertools
 import math
 import re
 from collections.abc import Callable
@@ -8,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
+
+from manifoldkit.linalg.actions import haar_orthogonal, signed_permutations
 
 _SYNTAX = (
     "'E(3)', 'SE(d)', 'O(d)', 'SO(d)', 'T(d)', 'S(n)', 'scale', 'GL(d)', 'SL(d)', "
@@ -80,8 +81,7 @@ def random_orthogonal(d: int, generator: Generator | None = None) -> Tensor:
     >>> bool(torch.allclose(q @ q.T, torch.eye(3, dtype=q.dtype)))
     True
     """
-    q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
+    return haar_orthogonal((), d, generator=generator)
 
 
 def random_rotation(d: int, generator: Generator | None = None) -> Tensor:
@@ -100,10 +100,7 @@ def random_rotation(d: int, generator: Generator | None = None) -> Tensor:
     >>> round(float(torch.linalg.det(r)), 6)
     1.0
     """
-    q = random_orthogonal(d, generator)
-    flip = torch.ones(d, dtype=q.dtype)
-    flip[0] = torch.linalg.det(q).sign()
-    return q * flip
+    return haar_orthogonal((), d, special=True, generator=generator)
 
 
 def random_general_linear(
@@ -188,18 +185,6 @@ def _isometries(d: int, mirrors: bool, g: Generator) -> list[Element]:
         ]
     if mirrors or d % 2 == 0:
         found.append(Element("inversion", -eye))
-    return found
-
-
-def _signed_permutations(d: int, mirrors: bool) -> list[Tensor]:
-    """Return the symmetries of the square (d = 2) or the cube (d = 3)."""
-    found = []
-    for order in itertools.permutations(range(d)):
-        for signs in itertools.product((1.0, -1.0), repeat=d):
-            a = torch.zeros(d, d, dtype=torch.float64)
-            a[list(order), list(range(d))] = torch.tensor(signs, dtype=torch.float64)
-            if mirrors or torch.linalg.det(a) > 0:
-                found.append(a)
     return found
 
 
@@ -321,10 +306,9 @@ def _parse_factor(name: str, d: int | None, n: int | None, scale: float) -> Fact
             lambda g: [Element("shift 1", steps=1), Element("shift -1", steps=-1)],
         )
     if base in ("C4", "D4"):
-        turns = [a for a in _signed_permutations(2, base == "D4")]
-        return _finite(turns)
+        return _finite(list(signed_permutations(2, base == "D4")))
     if base in ("octahedral", "full-octahedral"):
-        return _finite(_signed_permutations(3, base == "full-octahedral"))
+        return _finite(list(signed_permutations(3, base == "full-octahedral")))
     if base == "basis":
         d = _size(None, d, "d", name)
         k = int(argument) if argument and argument.isdigit() else 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import MissingExtraError
-from manifoldkit.linalg.irreps import act_on_irreps
+from manifoldkit.linalg.actions import act_on_irreps, turn_grid
 from manifoldkit.testing.groups import Element
 
 _IRREPS = re.compile(r"\s*(\d+\s*x\s*)?\d+[eo](\s*\+\s*(\d+\s*x\s*)?\d+[eo])*\s*")
@@ -194,16 +194,5 @@ def _linear(a: Tensor, x: Tensor, spec: TypeSpec) -> Tensor:
         lead = (1,) * max(x.ndim - 2, 0)
         return act_on_irreps(x, spec.irreps, a.expand(*lead, 3, 3), wigner_3j)
     if kind in ("image", "volume"):
-        return _turn_grid(a, x)
+        return turn_grid(x, a)
     return x
-
-
-def _turn_grid(a: Tensor, x: Tensor) -> Tensor:
-    """Turn the last axes of a grid by a signed permutation matrix."""
-    d = len(a)
-    target = a.abs().argmax(0).tolist()  # old axis j goes to axis target[j]
-    signs = [float(a[target[j], j]) for j in range(d)]
-    lead = x.ndim - d
-    x = x.flip([lead + j for j in range(d) if signs[j] < 0])
-    source = [target.index(i) for i in range(d)]
-    return x.permute(*range(lead), *(lead + j for j in source))

@@ -1,5 +1,6 @@
-"""How values of irreducible types turn under rotations and reflections."""
+"""How grids and values of irreducible types turn under orthogonal maps."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -77,3 +78,79 @@ def act_on_irreps(
         start += size
     lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*lead, -1) for part in parts], -1)
+
+
+def signed_permutations(d: int, mirrors: bool = True) -> Tensor:
+    """Return the symmetries of the square (d = 2) or cube (d = 3), float64.
+
+    Parameters
+    ----------
+    d : int
+        Dimension.
+    mirrors : bool, default=True
+        With reflections; otherwise rotations only.
+
+    Returns
+    -------
+    Tensor, shape (m, d, d)
+        The identity first.
+    """
+    found = []
+    for order in itertools.permutations(range(d)):
+        for signs in itertools.product((1.0, -1.0), repeat=d):
+            a = torch.zeros(d, d, dtype=torch.float64)
+            a[list(order), list(range(d))] = torch.tensor(signs, dtype=torch.float64)
+            if mirrors or float(torch.linalg.det(a)) > 0:
+                found.append(a)
+    return torch.stack(found)
+
+
+def turn_grid(x: Tensor, a: Tensor) -> Tensor:
+    """Turn the last axes of a grid by a signed permutation matrix.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., s, ..., s)
+        Grids with as many equal last axes as ``a`` has rows.
+    a : Tensor, shape (d, d)
+        A matrix of :func:`signed_permutations`.
+    """
+    d = len(a)
+    target = a.abs().argmax(0).tolist()  # old axis j goes to axis target[j]
+    lead = x.ndim - d
+    x = x.flip([lead + j for j in range(d) if a[target[j], j] < 0])
+    source = [target.index(i) for i in range(d)]
+    return x.permute(*range(lead), *(lead + j for j in source))
+
+
+def haar_orthogonal(
+    shape: tuple[int, ...],
+    d: int,
+    special: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return Haar-distributed orthogonal matrices (rotations if ``special``), float64.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Batch shape.
+    d : int
+        Dimension.
+    special : bool, default=False
+        Determinant one.
+    generator : torch.Generator, optional
+        Source of randomness.
+
+    Returns
+    -------
+    Tensor, shape (*shape, d, d)
+    """
+    g = torch.randn(*shape, d, d, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(g)
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    if special:
+        flip = torch.ones_like(q[..., 0, :])
+        flip[..., 0] = torch.linalg.det(q).sign()
+        q = q * flip[..., None, :]
+    return q
