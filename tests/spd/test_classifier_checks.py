@@ -46,7 +46,7 @@ EXPECTED_FAILURES = {
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
-    [SPDNetClassifierOfRows(max_epochs=20, lr=0.05, random_state=0)],
+    [SPDNetClassifierOfRows(max_epochs=5, lr=0.2, random_state=0)],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learn_checks(estimator, check):

@@ -266,6 +266,7 @@ def test_grid_search_with_routed_weights(matrices):
     assert search.predict(X).shape == y.shape
 
 
+@pytest.mark.slow
 def test_runs_in_worker_processes(matrices):
     X, y = matrices
     scores = [
