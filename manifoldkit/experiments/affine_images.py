@@ -5,6 +5,7 @@ have the same number of parameters (within three per cent) and the same training
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -162,8 +163,11 @@ def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, X: Tensor, y: Tensor, device: str = "cpu") -> float:
+def accuracy(
+    model: nn.Module, test: tuple[Tensor, Tensor], device: str = "cpu"
+) -> float:
     """Return the share of images that the model, in evaluation mode, gets right."""
+    X, y = test
     model.eval().to(device)
     found = [model(part.to(device)).argmax(1).cpu() for part in X.split(200)]
     return float((torch.cat(found) == y).double().mean())
@@ -176,7 +180,8 @@ def train_and_score(
     from manifoldkit.datasets import make_affine_digits
     from manifoldkit.datasets.mnist import pad_images
 
-    def tensors(X, y):
+    def tensors(part: str) -> tuple[Tensor, Tensor]:
+        X, y = data[part]
         X = torch.from_numpy(pad_images(X, SIZE).astype(np.float32) / 255)[:, None]
         return X, torch.from_numpy(y)
 
@@ -188,9 +193,9 @@ def train_and_score(
         )
     rate = 3e-3 if method == EQUIVARIANT else 1e-3
     train = (
-        _Deformed(*data["train"], batch_size=32)
+        _Deformed(data["train"][0], data["train"][1], 32)
         if method == AUGMENTED
-        else batches(*tensors(*data["train"]), batch_size=32)
+        else batches(*tensors("train"), batch_size=32)
     )
     log = fit(
         model,
@@ -204,14 +209,14 @@ def train_and_score(
         seed=seed,
     )
     scores = {
-        "padded": accuracy(model, *tensors(*data["test"]), device),
-        "affine": accuracy(model, *tensors(*data["affine"]), device),
+        "padded": accuracy(model, tensors("test"), device),
+        "affine": accuracy(model, tensors("affine"), device),
     }
     for severity in SEVERITIES:
         made = make_affine_digits(
             *data["test"], size=SIZE, severity=severity, random_state=99
         )
-        scores[f"severity {severity:g}"] = accuracy(model, *made.to_torch(), device)
+        scores[f"severity {severity:g}"] = accuracy(model, made.to_torch(), device)
     return {
         "scores": scores,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -264,7 +269,7 @@ def run(
         for method, rows in pieces.items():
             piece = store.get(
                 f"{method}, seed {s}",
-                lambda m=method, s=s: train_and_score(m, data, seconds, s, device),
+                partial(train_and_score, method, data, seconds, s, device),
             )
             rows.append(piece)
             scores = piece["scores"]

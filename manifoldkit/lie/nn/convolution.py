@@ -6,6 +6,7 @@ a network, so they can be evaluated at any sample; no grid of the group is neede
 Lengths are in units of half a kernel: its pixels lie in ``[-1, 1]``.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from manifoldkit.lie.nn.siren import check_sizes
 
 class _GroupLayer(nn.Module):
     """What the three layers share: places, window, kept kernels, convolution."""
+
+    _kernel: Callable[..., Any]
 
     def __init__(
         self,
@@ -78,12 +81,9 @@ class _GroupLayer(nn.Module):
 
     def _evaluate(self, *samples: GroupSamples) -> Any:
         # kernels are small and enter everything: full precision under autocast
-        own = next(self.parameters())
+        own = next(self.parameters(), samples[0].g)
         with torch.autocast(own.device.type, enabled=False):
             return self._kernel(*(s.to(own.dtype, own.device) for s in samples))
-
-    def _kernel(self, *samples: GroupSamples) -> Any:
-        raise NotImplementedError
 
     def _conv(self, x: Tensor, kernel: Tensor, groups: int = 1) -> Tensor:
         return F.conv2d(
@@ -92,11 +92,12 @@ class _GroupLayer(nn.Module):
 
     def _as_features(self, x: Tensor, n: int) -> Tensor:
         """Split ``(B, C N, H, W)`` into ``(B, C, N, H, W)`` and add the bias."""
-        x = x.unflatten(1, (self.out_channels, n))
-        return x if self.bias is None else x + self._channel_bias(x)
+        return self._biased(x.unflatten(1, (self.out_channels, n)))
 
-    def _channel_bias(self, x: Tensor) -> Tensor:
-        return self.bias.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+    def _biased(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return x
+        return x + self.bias.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
     def __getstate__(self):
         state = self.__dict__.copy()
@@ -393,7 +394,7 @@ class GroupConv2d(_GroupLayer):
             x = x.flatten(1, 2).unflatten(2, f.shape[3:])
             x = self._conv(x, space, groups=len(out))
             x = x.unflatten(1, (len(out), self.out_channels)).transpose(1, 2)
-            return x if self.bias is None else x + self._channel_bias(x)
+            return self._biased(x)
         x = f.flatten(1, 2)
         if self.separable:
             mix, space = kernels
@@ -501,5 +502,4 @@ class GroupProject2d(_GroupLayer):
         if self.mode == "mean":
             weight = samples.weight.to(dtype=f.dtype, device=f.device)
             return torch.einsum("bcnhw,n->bchw", f, weight)
-        x = self._conv(f.flatten(1, 2), self._kernels(samples))
-        return x if self.bias is None else x + self._channel_bias(x)
+        return self._biased(self._conv(f.flatten(1, 2), self._kernels(samples)))

@@ -88,6 +88,8 @@ class FourierKernel(nn.Module):
     torch.Size([5, 4])
     """
 
+    directions: Tensor
+
     def __init__(
         self,
         in_features: int,

@@ -1,7 +1,7 @@
 """A residual network on the affine group, for images."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -225,7 +225,7 @@ class AffineResNet(nn.Module):
     def redraw(self, n_eval: int | tuple[int, int], seed: int | None = None) -> None:
         """Evaluate at other, for example more, group samples."""
         for i, (stage, n) in enumerate(zip(self.stages, _pair(n_eval), strict=False)):
-            stage.redraw(n, None if seed is None else seed + i)
+            cast(SampledGroup, stage).redraw(n, None if seed is None else seed + i)
 
 
 class _Block(nn.Module):

@@ -75,8 +75,8 @@ def check_features(
     good = f.ndim == 5 and f.is_floating_point()
     good = good and n in (None, f.shape[2]) and channels in (None, f.shape[1])
     if not good:
-        c, n = ("C" if channels is None else channels), ("N" if n is None else n)
+        c, count = ("C" if channels is None else channels), ("N" if n is None else n)
         raise ValueError(
-            f"f: expected floating-point features of shape (B, {c}, {n}, H, W), "
+            f"f: expected floating-point features of shape (B, {c}, {count}, H, W), "
             f"found {str(f.dtype).removeprefix('torch.')} of shape {tuple(f.shape)}"
         )

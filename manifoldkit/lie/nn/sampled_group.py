@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,10 @@ class GroupSamples:
         """Return the samples in another dtype and on another device."""
         if self.g.dtype == dtype and self.g.device == device:
             return self
-        parts = (self.g, self.g_inv, self.weight)
-        moved = [x.to(dtype=dtype, device=device) for x in parts]
-        return GroupSamples(self.group, *moved, self.angle)
+        g, g_inv, weight = (
+            x.to(dtype=dtype, device=device) for x in (self.g, self.g_inv, self.weight)
+        )
+        return GroupSamples(self.group, g, g_inv, weight, self.angle)
 
 
 def coordinates(group: Any, g: Tensor, angle: str) -> Tensor:
@@ -250,7 +251,7 @@ class SampledGroup(nn.Module):
         self.proposal = LocalBox() if proposal is None else proposal
         self.resample, self.weighting = resample, weighting
         self.angle, self.seed, self.options = angle, seed, options
-        self._stale, self._current = True, None
+        self._stale, self._current = True, cast(GroupSamples | None, None)
         generator = torch.Generator().manual_seed(seed)
         for name, value in zip(
             ("g", "g_inv", "weight"), self._draw(self.n_eval, generator), strict=True
@@ -281,8 +282,10 @@ class SampledGroup(nn.Module):
         self, n: int | None = None, generator: torch.Generator | None = None
     ) -> GroupSamples:
         """Draw ``n`` samples in the dtype and on the device of the module."""
-        parts = self._draw(n or self.n, generator, self.g.dtype, self.g.device)
-        return GroupSamples(self.group, *parts, self.angle)
+        g, g_inv, weight = self._draw(
+            n or self.n, generator, self.g.dtype, self.g.device
+        )
+        return GroupSamples(self.group, g, g_inv, weight, self.angle)
 
     @torch.no_grad()
     def redraw(self, n_eval: int | None = None, seed: int | None = None) -> None:

@@ -65,9 +65,12 @@ class Siren(nn.Module):
         self.out_scale = math.sqrt(6 / hidden) / w0 if out_scale is None else out_scale
         self.reset_parameters()
 
+    def _linear_layers(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
     def reset_parameters(self) -> None:
         """Draw the weights anew: uniform, bounds as in the reference, biases zero."""
-        *hidden, last = self.layers
+        *hidden, last = self._linear_layers()
         for i, layer in enumerate(hidden):
             d = layer.in_features
             bound = 1 / d if i == 0 else math.sqrt(6 / d) / self.w0
@@ -78,7 +81,7 @@ class Siren(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
-        *hidden, last = self.layers
+        *hidden, last = self._linear_layers()
         for layer in hidden:
             x = torch.sin(self.w0 * layer(x))
         return last(x)
