@@ -186,31 +186,31 @@ def check_edges(edges, b: int, n: int, device) -> Tensor:
 
 
 def invariants(v: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Speeds and turning angles (B, N, T) of velocities (D, B, N, T).
+    r"""Speeds and turning angles (B, N, T) of velocities (D, B, N, T).
 
-    ``kind="reference"``: acos of the cosine with 1e-6 added to the speeds, as the
-    authors have it; ``"atan2"``: Kahan's form, accurate at every angle, and zero where
-    an agent stands still.
+    ``kind="reference"`` is the authors' angle, :math:`\arccos` of
+    :math:`\langle a, b\rangle / ((|a| + 10^{-6})(|b| + 10^{-6}))`; ``"atan2"`` is the
+    true angle, zero where an agent stands still. Both are computed in Kahan's form,
+    :math:`|a||b| \mp \langle a, b\rangle = |\,|b|a \mp |a|b\,|^2 / (2|a||b|)`,
+    which loses nothing near 0 and pi, where arccos loses half of the digits.
     """
     speed = torch.linalg.vector_norm(v, dim=0)
     previous = torch.cat([v[..., :1], v[..., :-1]], -1)
     before = torch.cat([speed[..., :1], speed[..., :-1]], -1)
+    a, b = previous * speed, v * before
     if kind == "atan2":
-        a, b = previous * speed, v * before
-        narrow, wide = _norm(a - b), _norm(a + b)
+        narrow = torch.linalg.vector_norm(a - b, dim=0)
+        wide = torch.linalg.vector_norm(a + b, dim=0)
         tiny = torch.finfo(v.dtype).tiny ** 0.5
-        moving = (speed > tiny) & (before > tiny)
-        smooth = moving & (narrow > 0)
+        smooth = (speed > tiny) & (before > tiny) & (narrow > 0)
         angle = 2 * torch.atan2(narrow.where(smooth, 0), wide.where(smooth, 1))
         return speed, angle
-    cosine = (previous * v).sum(0) / ((before + 1e-6) * (speed + 1e-6))
-    inside = cosine.abs() < 1  # acos is infinitely steep at its ends
-    angle = torch.acos(cosine.where(inside, 0))
-    return speed, angle.where(inside, torch.acos(cosine.detach().clamp(-1, 1)))
-
-
-def _norm(v: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(v, dim=0)
+    product = 2 * speed * before
+    product = product.where(product > torch.finfo(v.dtype).tiny, 1.0)
+    shift = 1e-6 * (speed + before) + 1e-12
+    narrow = (a - b).square().sum(0) / product + shift
+    wide = (a + b).square().sum(0) / product + shift
+    return speed, 2 * torch.atan2(narrow.sqrt(), wide.sqrt())
 
 
 def dct_matrix(n: int, dtype=torch.float64, device=None) -> Tensor:

@@ -131,10 +131,11 @@ class EqMotion(nn.Module):
 
     Notes
     -----
-    The center of the scene is taken off in double precision before the input is cast
-    to the parameters' dtype, so scenes far from the origin lose nothing but what their
-    own dtype has lost. Parameters that the authors' code creates and never uses do not
-    exist here. With one agent the experts get no gradient (there is no pair).
+    The center of the scene is taken off, and turning angles are computed, in double
+    precision before the input is cast to the parameters' dtype, so scenes far from the
+    origin lose nothing but what their own dtype has lost. Parameters that the authors'
+    code creates and never uses do not exist here. With one agent the experts get no
+    gradient (there is no pair).
 
     References
     ----------
@@ -382,15 +383,15 @@ class EqMotion(nn.Module):
             square = square / (count.clamp_min(1) * x.shape[2])
             size = square.where(square > 0, 1.0).sqrt()
             position, velocity = position / size, velocity / size
-        dtype = self.speed_embedding.weight.dtype
-        position, velocity = (
-            a.to(dtype).permute(3, 0, 1, 2).contiguous() for a in (position, velocity)
-        )
-        return center, size, position, velocity
+        position, velocity = (a.permute(3, 0, 1, 2) for a in (position, velocity))
+        return center, size, position.contiguous(), velocity.contiguous()
 
     def _embed(self, position: Tensor, velocity: Tensor, mask: Tensor | None):
         """Features h (B, N, H), G and V (D, B, N, C)."""
-        speed, angle = invariants(velocity, self.angle)
+        dtype = self.speed_embedding.weight.dtype
+        # in double precision: acos near 1 costs half of the digits there are
+        speed, angle = (a.to(dtype) for a in invariants(velocity, self.angle))
+        position, velocity = position.to(dtype), velocity.to(dtype)
         h = [self.speed_embedding(speed), self.angle_embedding(angle)]
         h = torch.cat(h, -1)
         if self.agent_embedding is not None:
