@@ -72,6 +72,20 @@ EXPERIMENTS = {
         "10-12 min",
         ("images/mnist8k.npz", "images/affine_mnist_test.npz"),
     ),
+    "particle_motion": _Experiment(
+        "particle_motion",
+        "EqMotion on springs and charges, beside other networks",
+        "Xu et al. 2023",
+        "25-40 min",
+        (),
+    ),
+    "pedestrian_motion": _Experiment(
+        "pedestrian_motion",
+        "EqMotion on ETH-UCY, one scene left out at a time",
+        "Xu et al. 2023",
+        "4-8 min",
+        ("eth_ucy/biwi_eth.txt",),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
@@ -87,6 +101,9 @@ DATASETS = {
         "fetch_affine_mnist",
         "MNIST test images under affine maps (ours)",
         "images/affine_mnist_test.npz",
+    ),
+    "eth_ucy": _Dataset(
+        "fetch_eth_ucy", "ETH-UCY pedestrians, five scenes", "eth_ucy/biwi_eth.txt"
     ),
 }
 
