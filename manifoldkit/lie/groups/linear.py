@@ -12,6 +12,7 @@ from manifoldkit.lie.decompositions import (
     polar_factors,
     polar_log,
     sym_exp,
+    sym_exp_pair,
 )
 from manifoldkit.lie.groups.base import MatrixGroup, length
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
@@ -121,8 +122,9 @@ class GLPlus(MatrixGroup):
         name = options.take("rotation", "haar")
         r, log_turn = haar.rotation_proposal(n, self.n, name, options)
         # x are those of S = p^2
-        g = sym_exp(x / 2) @ r
-        return g, r.mT @ sym_exp(-x / 2), log_weight + log_turn
+        p, p_inv = sym_exp_pair(x / 2)
+        product = _two_by_two.multiply if self.n == 2 else torch.matmul
+        return product(p, r), product(r.mT, p_inv), log_weight + log_turn
 
 
 class SL(GLPlus):

@@ -10,6 +10,7 @@ from manifoldkit.lie._guard import positive_definite
 from manifoldkit.lie.decompositions import (
     log_det,
     sym_exp,
+    sym_exp_pair,
     sym_inv_sqrt,
     sym_log,
     sym_sqrt,
@@ -142,4 +143,4 @@ class SPDSpace(MatrixGroup):
 
     def _draw(self, n, options):
         x, log_weight = haar.stretch_proposal(n, self._float_basis(options), options)
-        return sym_exp(x), sym_exp(-x), log_weight
+        return *sym_exp_pair(x), log_weight
