@@ -13,6 +13,7 @@ _EXPORTS = {
     "molecules": ("MoleculeWindows", "md17_windows"),
     "pedestrians": ("PedestrianWindows", "fetch_eth_ucy", "load_eth_ucy"),
     "mnist": ("ImageSet", "fetch_affine_mnist", "fetch_mnist", "make_affine_digits"),
+    "points": ("PointClouds", "make_point_clouds"),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
 }
 
