@@ -13,6 +13,7 @@ from manifoldkit.experiments.affine_images import (
     EQUIVARIANT,
     PLAIN,
     PlainCNN,
+    contestant,
     equivariant_network,
     train_and_score,
 )
@@ -25,10 +26,13 @@ def size_of(model):
 
 
 def test_contestants_have_equally_many_parameters():
-    ours, plain = size_of(equivariant_network()), size_of(PlainCNN())
-    assert plain == 65162
-    assert abs(ours / plain - 1) < 0.03
-    assert ours <= plain
+    assert size_of(PlainCNN()) == 65162
+    for large in (False, True):
+        ours, plain, augmented = (
+            size_of(contestant(m, large)) for m in (EQUIVARIANT, PLAIN, AUGMENTED)
+        )
+        assert plain == augmented
+        assert 0.97 < ours / plain <= 1
 
 
 def test_both_take_any_frame():
