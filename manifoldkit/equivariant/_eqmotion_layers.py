@@ -47,6 +47,39 @@ def _stacked(*shape: int, fan_in: int, **factory) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape, **factory).uniform_(-bound, bound))
 
 
+class _SiLULinear(torch.autograd.Function):
+    """Linear map of silu(x) that keeps x alone and computes silu(x) again backward."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(F.silu(x), weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        of_weight = rows.T @ F.silu(x).flatten(0, -2)
+        return _silu_backward(grad @ weight, x), of_weight, rows.sum(0)
+
+
+def _silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(grad, x)  # one pass, but not derivable
+    s = torch.sigmoid(x)
+    return grad * (s * (1 + x * (1 - s)))
+
+
+def silu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """``linear(silu(x))`` with less memory: features of pairs are what fills it."""
+    return _SiLULinear.apply(x, linear.weight, linear.bias)
+
+
 class PairLinear(nn.Linear):
     """Linear map of [h_i, h_j, d_ij] for all pairs, in factored form.
 
@@ -104,10 +137,10 @@ class InteractionReasoning(nn.Module):
     def forward(self, h: Tensor, features: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of pairs from h (B, N, H) and features (D, B, N, 2C)."""
         relation = F.silu(self.distance(pairs.distance(features)))
-        edge = F.silu(self.edge_out(F.silu(self.edge(h, relation, pairs))))
+        edge = F.silu(silu_linear(self.edge(h, relation, pairs), self.edge_out))
         node = torch.cat([h, pairs.sum(edge)], -1)
         node = F.silu(self.node(node))
-        logits = self.logit_out(F.silu(self.logit(node, relation, pairs)))
+        logits = silu_linear(self.logit(node, relation, pairs), self.logit_out)
         return F.silu(logits) if self.activation else logits
 
 
@@ -164,15 +197,16 @@ class InteractionLayer(nn.Module):
         new = x + F.silu(self.attention(h)) * (x - mean) + self.velocity(velocity)
         message = h.new_zeros(h.shape)
         if not pairs.empty:
-            first = F.silu(self.pair(h, pairs.distance(x), pairs))
+            first = self.pair(h, pairs.distance(x), pairs)
             parts = first.split(self.hidden, -1)
-            mixture = category[..., :1] * F.silu(self.experts[0](parts[0]))
+            mixture = category[..., :1] * F.silu(silu_linear(parts[0], self.experts[0]))
             for k in range(1, self.n_active):
-                expert = F.silu(self.experts[k](parts[k]))
+                expert = F.silu(silu_linear(parts[k], self.experts[k]))
                 mixture = mixture + category[..., k : k + 1] * expert
-            new = new + pairs.pull(F.silu(self.factor(mixture)), x)
+            weight = silu_linear(self.factor[0](mixture), self.factor[2])
+            new = new + pairs.pull(F.silu(weight), x)
             if self.update_pattern:
-                message = pairs.sum(F.silu(self.message(parts[-1])))
+                message = pairs.sum(F.silu(silu_linear(parts[-1], self.message)))
         mean = masked_mean(new, mask)
         q, k = self.rectifier(new - mean).split(self.channels, -1)
         new = rectify(q, k, dim=0) + mean

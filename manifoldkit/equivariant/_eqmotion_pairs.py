@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _NORMALIZE = ("sum", "mean", "sqrt")
+_COMPACT_UP_TO = 8  # agents; beyond, skipping (i, i) saves less than it costs
 
 
 class PairDistance(torch.autograd.Function):
@@ -82,6 +83,7 @@ class DensePairs:
     def __init__(
         self, n_agents: int, mask: Tensor | None, normalize: str, like: Tensor
     ):
+        self.n_agents = n_agents
         options = {"dtype": like.dtype, "device": like.device}
         others = 1 - torch.eye(n_agents, **options)
         self.valid = None if mask is None else mask[:, None, :, None].to(like.dtype)
@@ -115,6 +117,58 @@ class DensePairs:
     def from_dense(self, category: Tensor) -> Tensor:
         """Features of pairs out of (B, N, N, F)."""
         return category
+
+    def without_self(self) -> "DensePairs":
+        """The same pairs without (i, i), for small N, where these are a large share."""
+        return OtherPairs(self) if 2 <= self.n_agents <= _COMPACT_UP_TO else self
+
+
+class OtherPairs(DensePairs):
+    """All ordered pairs i != j; features of pairs are (..., B, N, N - 1, F)."""
+
+    def __init__(self, dense: DensePairs):
+        n, like = dense.n_agents, dense.weight
+        self.n_agents, self.empty, self.scale = n, False, dense.scale
+        place = torch.arange(n * n, device=like.device).view(n, n)
+        off = ~torch.eye(n, dtype=torch.bool, device=like.device)
+        self.index = place[off]  # of the pairs among all N * N
+        self.sender = self.index % n
+        self.valid = None
+        if dense.valid is not None:
+            self.valid = self._senders(dense.valid.squeeze(1))
+
+    def _senders(self, x: Tensor) -> Tensor:
+        """Features (..., N, F) of the senders, (..., N, N - 1, F)."""
+        n = self.n_agents
+        return x.index_select(-2, self.sender).unflatten(-2, (n, n - 1))
+
+    def distance(self, x: Tensor) -> Tensor:
+        """|x_i - x_j| of features (D, B, N, C)."""
+        return self.from_dense(super().distance(x))
+
+    def spread(self, receiver: Tensor, sender: Tensor, pair: Tensor) -> Tensor:
+        """Pair + receiver_i + sender_j; ``pair`` is overwritten."""
+        return pair.add_(receiver.unsqueeze(-2)).add_(self._senders(sender))
+
+    def sum(self, message: Tensor) -> Tensor:
+        """Sum of messages over the neighbors j != i."""
+        total = (message if self.valid is None else message * self.valid).sum(-2)
+        return total if self.scale is None else total * self.scale
+
+    def pull(self, weight: Tensor, x: Tensor) -> Tensor:
+        """sum_j w_ij (x_i - x_j) as (sum_j w_ij) x_i - sum_j w_ij x_j."""
+        if self.valid is not None:
+            weight = weight * self.valid
+        total = weight.sum(-2)
+        parts = [total * c - (weight * self._senders(c)).sum(-2) for c in x]
+        pulled = torch.stack(parts, -4)
+        return pulled if self.scale is None else pulled * self.scale
+
+    def from_dense(self, category: Tensor) -> Tensor:
+        """Features of pairs out of (B, N, N, F)."""
+        n = self.n_agents
+        pairs = category.flatten(-3, -2).index_select(-2, self.index)
+        return pairs.unflatten(-2, (n, n - 1))
 
 
 class EdgePairs:
@@ -185,6 +239,10 @@ class EdgePairs:
         """Features of edges out of (B, N, N, F)."""
         sample, sender, receiver = self.edges
         return category[sample, receiver, sender]
+
+    def without_self(self) -> "EdgePairs":
+        """The edges, as they are; edges (i, i) have no effect."""
+        return self
 
 
 Pairs = DensePairs | EdgePairs

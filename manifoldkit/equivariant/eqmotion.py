@@ -344,13 +344,17 @@ class EqMotion(nn.Module):
         category = self._categories(
             category, h, position, velocity, pairs, mask, tracks.batched, check
         )
+        pairs = pairs.without_self()
+        share = category
+        if isinstance(pairs, DensePairs):
+            share = pairs.from_dense(category)
         for layer in self.layers:
-            h, position = layer(h, position, velocity, category, pairs, mask)
+            h, position = layer(h, position, velocity, share, pairs, mask)
         if self.heads is None:
             y, position = self._output(position, mask), position[None]
             y = y[None]
         else:
-            y, position = self.heads(h, position, velocity, category, pairs, mask)
+            y, position = self.heads(h, position, velocity, share, pairs, mask)
         if self.use_dct:
             y = y @ self.future_dct
         pred, vectors = (a.permute(2, 3, 0, 4, 1) for a in (y, position))

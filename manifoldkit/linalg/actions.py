@@ -1,11 +1,23 @@
 """How grids and values of irreducible types turn under orthogonal maps."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_IRREPS = re.compile(r"\s*(\d+\s*x\s*)?\d+[eo](\s*\+\s*(\d+\s*x\s*)?\d+[eo])*\s*")
+
+
+def names_irreps(text: str) -> bool:
+    """Tell whether a string names irreducible types, such as ``"2x0e + 1o"``.
+
+    >>> names_irreps("2x0e + 1o"), names_irreps("vector")
+    (True, False)
+    """
+    return _IRREPS.fullmatch(text) is not None
 
 
 def wigner_matrices(r: Tensor, degree: int, coupling: Callable[..., Tensor]) -> list:

@@ -1,6 +1,5 @@
 """How values of each type transform under a group element."""
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,10 +8,9 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import MissingExtraError
-from manifoldkit.linalg.actions import act_on_irreps, turn_grid
+from manifoldkit.linalg.actions import act_on_irreps, names_irreps, turn_grid
 from manifoldkit.testing.groups import Element
 
-_IRREPS = re.compile(r"\s*(\d+\s*x\s*)?\d+[eo](\s*\+\s*(\d+\s*x\s*)?\d+[eo])*\s*")
 _VECTORS = ("position", "vector", "covector", "pseudovector", "normal", "irreps")
 _MATRICES = ("matrix", "sym_matrix", "spd", "covariance", "comatrix")
 #: Types without anything linear: node and edge values, masks, whole-graph values.
@@ -74,7 +72,7 @@ def parse_type(spec: Any) -> TypeSpec:
     kind, at, dims = spec.partition("@")
     kind = kind.strip()
     nodes = tuple(int(i) for i in dims.split(",") if i.strip()) if at else None
-    if _IRREPS.fullmatch(kind):
+    if names_irreps(kind):
         return TypeSpec("irreps", nodes, _irreps(kind))
     if kind not in KINDS:
         raise ValueError(

@@ -1,0 +1,485 @@
+"""Frames of point clouds: principal axes, weighted pairs, moments, drawn elements."""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from manifoldkit.equivariant._frame_types import Frame, GroupSpec, parse_group
+from manifoldkit.equivariant._safe_eigh import safe_eigh
+from manifoldkit.linalg.actions import haar_orthogonal, signed_permutations
+from manifoldkit.linalg.checks import check_floating
+
+GAP_TOL = {torch.float64: 1e-10, torch.float32: 1e-4}
+_HALF_GAP_TOL = 1e-2
+MAX_FRAMES = 256
+
+
+def pca_frame(
+    x: Tensor,
+    group: str = "SE(3)",
+    mask: Tensor | None = None,
+    *,
+    order: str = "ascending",
+    gap_tol: float | None = None,
+    detach: bool = True,
+    extra_vectors: bool = False,
+    signs: str = "all",
+    draws: int | None = None,
+) -> Frame:
+    r"""Return the principal axes of point clouds, with every choice of signs.
+
+    With :math:`t` the mean of the points (zero for O and SO) and
+    :math:`C = \sum_i (x_i - t)(x_i - t)^T = V \operatorname{diag}(\lambda) V^T`, the
+    frames are :math:`V \operatorname{diag}(s)`, :math:`s \in \{-1, 1\}^d`: all
+    :math:`2^d` of them for O and E, those of determinant one for SO and SE.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, d)
+        Points.
+    group : str, default="SE(3)"
+        ``"O(d)", "SO(d)", "E(d)", "SE(d)", "T(d)"`` or ``"scale x"`` one of these.
+    mask : Tensor of bool, shape (..., n), optional
+        Valid points; the others may hold anything.
+    order : {"ascending", "descending"}
+        Order of the eigenvalues.
+    gap_tol : float, optional
+        Relative gap below which a spectrum is degenerate: 1e-10 in float64, 1e-4 in
+        float32, 1e-2 in half precision.
+    detach : bool, default=True
+        Take frames for constants in differentiation. Without it, the derivative passes
+        through the eigenvectors and is zero between eigenvalues that meet.
+    extra_vectors : bool, default=False
+        Whether values other than the points will be seen in these frames: then the
+        null space of the points matters, and two null directions are degenerate.
+    signs : {"all", "moment"}
+        ``"moment"`` keeps only the signs that make the third moment along an axis
+        positive, both where it vanishes.
+    draws : int, optional
+        So many random sign choices instead of all.
+
+    Returns
+    -------
+    Frame
+        In float64, whatever the dtype of ``x``; leading dimensions of ``x`` are those
+        of the frame, none gives ``R`` of shape (F, d, d).
+
+    Raises
+    ------
+    ValueError
+        Unknown group, a group of another dimension, or more than 256 frames.
+
+    References
+    ----------
+    Puny et al., "Frame Averaging for Invariant and Equivariant Network Design",
+    ICLR 2022, section 3.1.
+
+    Examples
+    --------
+    >>> x = torch.randn(4, 10, 3, generator=torch.Generator().manual_seed(0))
+    >>> pca_frame(x, "SE(3)").R.shape, pca_frame(x, "E(3)").R.shape
+    (torch.Size([4, 4, 3, 3]), torch.Size([4, 8, 3, 3]))
+    """
+    spec, x, mask, lead = _read(x, group, mask)
+    tol = gap_tolerance(x.dtype, gap_tol)
+    if order not in ("ascending", "descending"):
+        raise ValueError(
+            f"order: expected 'ascending' or 'descending', found {order!r}"
+        )
+    moments = _moments(x, mask, spec, detach)
+    frame = frame_of_moments(
+        moments, spec, tol, x.dtype, order=order, extra=extra_vectors, draws=draws
+    )
+    if signs == "moment":
+        frame = _keep_moment_signs(frame, moments.z, moments.mask, spec)
+    elif signs != "all":
+        raise ValueError(f"signs: expected 'all' or 'moment', found {signs!r}")
+    return _unflatten(frame, lead)
+
+
+def gap_tolerance(dtype: torch.dtype, gap_tol: float | None) -> float:
+    """Return the relative gap below which a spectrum counts as degenerate."""
+    return GAP_TOL.get(dtype, _HALF_GAP_TOL) if gap_tol is None else gap_tol
+
+
+class Moments:
+    """Mean, centered points and second moment of clouds, in float64."""
+
+    def __init__(self, z, mask, t, c, count, peak):
+        self.z, self.mask, self.t, self.c = z, mask, t, c
+        self.count, self.peak = count, peak
+
+
+def wide(dtype_of: Tensor) -> torch.dtype:
+    """Return the dtype that frames are computed in on this device."""
+    return torch.float32 if dtype_of.device.type == "mps" else torch.float64
+
+
+def _read(x: Tensor, group: str, mask):
+    check_floating(x, "x")
+    if x.ndim < 2:
+        raise ValueError(f"x: expected points (..., n, d), found {tuple(x.shape)}")
+    spec = parse_group(group)
+    d = x.shape[-1]
+    if spec.d is not None and spec.d != d:
+        raise ValueError(f"group {group}: expected {spec.d} coordinates, found {d}")
+    if spec.rotates and not spec.mirrors and d == 1:
+        raise ValueError(f"group {group}: rotations need 2 dimensions; try 'O(1)'")
+    lead = x.shape[:-2]
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
+            raise ValueError(
+                f"mask: expected booleans of shape {tuple(x.shape[:-1])}, "
+                f"found {mask.dtype} {tuple(mask.shape)}"
+            )
+        mask = mask.reshape(-1, x.shape[-2])
+    batch = math.prod(lead)
+    return spec._replace(d=d), x.reshape(batch, *x.shape[-2:]), mask, lead
+
+
+def _unflatten(frame: Frame, lead: torch.Size) -> Frame:
+    parts = [
+        v.reshape((*lead, *v.shape[1:])) if isinstance(v, Tensor) else v for v in frame
+    ]
+    return Frame(*parts)
+
+
+def _moments(x: Tensor, mask, spec: GroupSpec, detach: bool) -> Moments:
+    z = (x.detach() if detach else x).to(wide(x))
+    count = z.new_full((len(z),), float(z.shape[1]))
+    if mask is not None:
+        z = torch.where(mask[..., None], z, 0.0)
+        count = mask.sum(1).to(z)
+    peak = z.detach().abs().flatten(1)
+    peak = peak.amax(1) if peak.shape[1] else peak.new_zeros(len(z))
+    t = torch.zeros_like(z[:, 0]) if z.shape[1] else z.new_zeros(len(z), z.shape[2])
+    if spec.moves:
+        t = z.sum(1) / count.clamp_min(1)[:, None]
+        z = z - t[:, None]
+        if mask is not None:
+            z = torch.where(mask[..., None], z, 0.0)
+    return Moments(z, mask, t, z.mT @ z, count, peak)
+
+
+def frame_of_moments(
+    m: Moments,
+    spec: GroupSpec,
+    tol: float,
+    dtype: torch.dtype,
+    *,
+    order: str = "ascending",
+    extra: bool = False,
+    draws: int | None = None,
+) -> Frame:
+    """Return the frame of second moments; ``dtype`` is that of the points."""
+    batch, d = m.t.shape
+    scale = None
+    if spec.scales:
+        scale = (m.c.diagonal(dim1=-2, dim2=-1).sum(-1) / m.count.clamp_min(1)).sqrt()
+        scale = torch.where(scale > 0, scale, 1.0)
+    ones = m.t.new_ones(batch)
+    if not spec.rotates:
+        eye = torch.eye(d, dtype=m.t.dtype, device=m.t.device).expand(batch, 1, d, d)
+        flat = torch.zeros_like(eye[:, :, 0, 0])
+        return Frame(eye, m.t, flat, ones, ones < 0, spec.name, scale)
+    s, v = safe_eigh(m.c, tol)
+    gap = _relative_gap(s.detach(), m, dtype, extra)
+    if order == "descending":
+        v = v.flip(-1)
+    if not spec.mirrors:
+        first = v[..., :1] * torch.linalg.det(v).detach().sign()[:, None, None]
+        v = torch.cat([first, v[..., 1:]], -1)
+    signs = sign_patterns(d, not spec.mirrors, draws).to(v)
+    r = v[:, None] * signs[None, :, None, :]
+    logs = r.new_full(r.shape[:2], -math.log(max(r.shape[1], 1)))
+    return Frame(r, m.t, logs, gap, gap < tol, spec.name, scale)
+
+
+def _relative_gap(s: Tensor, m: Moments, dtype: torch.dtype, extra: bool) -> Tensor:
+    """Return the smallest relative gap; zeros among themselves count only if asked."""
+    if s.shape[-1] == 1:
+        return torch.ones_like(s[:, 0])
+    top = s[:, -1].clamp_min(0)
+    rounding = (4 * torch.finfo(dtype).eps * m.peak) ** 2 * m.count.clamp_min(1)
+    null = s <= torch.maximum(rounding, 64 * torch.finfo(s.dtype).eps * top)[:, None]
+    gap = s.diff(dim=-1) / torch.where(top > 0, top, 1.0)[:, None]
+    both = null[:, 1:] & null[:, :-1]
+    gap = torch.where(both, 0.0 if extra else 1.0, gap)
+    return gap.amin(-1).clamp(0.0, 1.0)
+
+
+def sign_patterns(d: int, special: bool, draws: int | None = None) -> Tensor:
+    """Return sign choices, one a row, the identity first; or random ones."""
+    if draws is not None:
+        signs = torch.randint(0, 2, (draws, d), dtype=torch.float64) * 2 - 1
+        if special:
+            signs[:, 0] = signs[:, 1:].prod(-1)
+        return signs
+    if 2 ** (d - special) > MAX_FRAMES:
+        raise ValueError(
+            f"a full frame in dimension {d} has {2 ** (d - special)} elements, more "
+            f"than {MAX_FRAMES}: use mode='stochastic' or an int, or frame='pca-det'"
+        )
+    return _all_signs(d, special)
+
+
+@lru_cache(maxsize=32)
+def _all_signs(d: int, special: bool) -> Tensor:
+    found = [s for s in itertools.product((1.0, -1.0), repeat=d)]
+    if special:
+        found = [s for s in found if math.prod(s) > 0]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _keep_moment_signs(frame: Frame, z: Tensor, mask, spec: GroupSpec) -> Frame:
+    """Keep the elements whose axes have positive third moments, where these differ.
+
+    With determinant one, the axis of the weakest moment follows from the others.
+    """
+    if not spec.rotates:
+        return frame
+    along = z.detach() @ frame.R.detach()[:, 0]
+    third = along.pow(3).sum(1)
+    size = along.abs().pow(3).sum(1)
+    strength = torch.where(size > 0, third.abs() / size, 0.0)
+    clear = strength > 1e-6
+    if not spec.mirrors:
+        weakest = torch.nn.functional.one_hot(strength.argmin(-1), z.shape[-1]).bool()
+        clear = clear & ~weakest
+    signs = (frame.R.detach() * frame.R.detach()[:, :1]).sum(-2).round()
+    agree = (signs == third.sign()[:, None]) | ~clear[:, None]
+    keep = agree.all(-1)
+    logs = torch.where(keep, 0.0, -math.inf)
+    logs = logs - keep.sum(-1, keepdim=True).log()
+    return frame._replace(log_weights=logs.to(frame.log_weights))
+
+
+def pair_frame(
+    x: Tensor,
+    group: str = "SE(3)",
+    mask: Tensor | None = None,
+    *,
+    n_pairs: int | None = None,
+    gap_tol: float | None = None,
+    detach: bool = True,
+    on_collinear: str = "pca",
+    generator: torch.Generator | None = None,
+) -> Frame:
+    r"""Return one frame a pair of points, weighted: continuous, exact on the cube.
+
+    In space, with :math:`z = x - t` and :math:`c = z_i \times z_j`, the frame of an
+    ordered pair has the axes :math:`z_i / |z_i|`, :math:`e_3 \times e_1` and
+    :math:`e_3 = c / |c|`, and the weight :math:`|c|^2`; in the plane each point has a
+    frame with the first axis along :math:`z_i` and the weight :math:`|z_i|^2`.
+    For O and E the mirror images are added.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, d)
+        Points in 2 or 3 dimensions.
+    group : str, default="SE(3)"
+        ``"O(d)", "SO(d)", "E(d)", "SE(d)"`` or ``"scale x"`` one of these.
+    mask : Tensor of bool, shape (..., n), optional
+        Valid points.
+    n_pairs : int, optional
+        Draw so many pairs with these weights instead of taking all; right in
+        expectation.
+    gap_tol, detach
+        As for :func:`pca_frame`.
+    on_collinear : {"pca", "raise"}
+        What to do with clouds on a line through the origin of the frame: take
+        principal axes, or raise.
+    generator : torch.Generator, optional
+        Source of randomness of ``n_pairs``.
+
+    Returns
+    -------
+    Frame
+        ``n (n - 1)`` elements (twice for O and E), those of weight zero included;
+        ``gap`` is 1 but for collinear clouds.
+
+    Raises
+    ------
+    ValueError
+        Another dimension or group, or a collinear cloud with ``"raise"``.
+
+    Notes
+    -----
+    A weighted frame in the sense of Dym et al., "Equivariant Frames and the
+    Impossibility of Continuous Canonicalization", ICML 2024: the weights vanish where
+    the frame of a pair is not defined, which makes the average continuous.
+
+    Examples
+    --------
+    >>> cube = torch.tensor([[float(i >> k & 1) for k in range(3)] for i in range(8)])
+    >>> pca_frame(cube).degenerate, pair_frame(cube).degenerate
+    (tensor(True), tensor(False))
+    """
+    spec, x, mask, lead = _read(x, group, mask)
+    d = spec.d
+    if d not in (2, 3) or not spec.rotates:
+        raise ValueError(
+            f"frame 'pair' needs rotations in 2 or 3 dimensions, found group {group} "
+            f"in {d}: use frame='pca'"
+        )
+    m = _moments(x, mask, spec, detach)
+    tol = gap_tolerance(x.dtype, gap_tol)
+    axes = frame_of_moments(m, spec, tol, x.dtype, extra=True)
+    r, weight = _point_frames(m.z) if d == 2 else _pair_frames(m.z)
+    if spec.mirrors:
+        flip = torch.ones(d, dtype=r.dtype, device=r.device)
+        flip[-1] = -1
+        r, weight = torch.cat([r, r * flip], 1), torch.cat([weight, weight], 1)
+    top = weight.amax(1) if weight.shape[1] else weight.new_zeros(len(weight))
+    floor = (4 * torch.finfo(x.dtype).eps * m.peak) ** (2 * (d - 1))
+    floor = torch.maximum(
+        floor, m.c.diagonal(dim1=-2, dim2=-1).sum(-1) ** (d - 1) * 1e-24
+    )
+    flat = top <= floor
+    if on_collinear == "raise" and bool(flat.any()):
+        raise ValueError(
+            "x: expected two points that are not on a line with the origin"
+        )
+    weight = torch.where(weight > 1e-12 * top[:, None], weight, 0.0)
+    if n_pairs is not None and weight.shape[1] > n_pairs:
+        r, weight = _draw(r, weight, flat, n_pairs, generator)
+    logs = (weight / weight.sum(1, keepdim=True)).log()
+    r, logs = _with_fallback(r, logs, axes, flat)
+    gap = torch.where(flat, axes.gap, 1.0)
+    frame = Frame(r, m.t, logs, gap, flat & axes.degenerate, spec.name, axes.scale)
+    return _unflatten(frame, lead)
+
+
+def _unit(v: Tensor) -> Tensor:
+    size = v.square().sum(-1, keepdim=True)
+    return v / torch.where(size > 0, size, 1.0).sqrt()
+
+
+def _point_frames(z: Tensor) -> tuple[Tensor, Tensor]:
+    e1 = _unit(z)
+    e2 = torch.stack([-e1[..., 1], e1[..., 0]], -1)
+    return torch.stack([e1, e2], -1), z.square().sum(-1)
+
+
+def _pair_frames(z: Tensor) -> tuple[Tensor, Tensor]:
+    n = z.shape[1]
+    i, j = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+    apart = i != j
+    i, j = i[apart].to(z.device), j[apart].to(z.device)
+    cross = torch.linalg.cross(z[:, i], z[:, j], dim=-1)
+    e1, e3 = _unit(z)[:, i], _unit(cross)
+    e2 = torch.linalg.cross(e3, e1, dim=-1)
+    return torch.stack([e1, e2, e3], -1), cross.square().sum(-1)
+
+
+def _draw(r, weight, flat, count, generator):
+    """Draw frames with their weights; the drawn ones weigh the same."""
+    chance = torch.where(flat[:, None], 1.0, weight.detach())
+    picked = torch.multinomial(chance, count, replacement=True, generator=generator)
+    b = torch.arange(len(r), device=r.device)[:, None]
+    return r[b, picked], torch.ones_like(weight[b, picked])
+
+
+def _with_fallback(r: Tensor, logs: Tensor, axes: Frame, flat: Tensor):
+    """Put principal axes into the first places of the flagged clouds."""
+    need = axes.R.shape[1]
+    short = max(need - r.shape[1], 0)
+    if short:
+        r = torch.cat([r, axes.R[:, :short]], 1)
+        logs = torch.cat([logs, logs.new_full((len(logs), short), -math.inf)], 1)
+    rest = r.shape[1] - need
+    instead = torch.cat([axes.R, r[:, need:]], 1)
+    other = torch.cat(
+        [axes.log_weights, logs.new_full((len(logs), rest), -math.inf)], 1
+    )
+    here = flat[:, None]
+    return (
+        torch.where(here[..., None, None], instead, r),
+        torch.where(here, other, logs),
+    )
+
+
+def element_frame(
+    x: Tensor, group: str | Tensor, draws: int | None, d: int
+) -> tuple[Tensor, str]:
+    """Return group elements (F, d, d) to average over: a finite group or Haar draws.
+
+    Parameters
+    ----------
+    x : Tensor
+        A value of the batch, for its device.
+    group : str or Tensor
+        ``"C4"``, ``"D4"``, ``"octahedral"``, ``"full-octahedral"``, matrices of a
+        finite group, or a Euclidean group to draw from.
+    draws : int, optional
+        Number of Haar draws.
+    d : int
+        Dimension.
+    """
+    if isinstance(group, Tensor):
+        return group.to(x.device, wide(x)), "finite group"
+    finite = {"C4": (2, False), "D4": (2, True)}
+    finite |= {"octahedral": (3, False), "full-octahedral": (3, True)}
+    if group in finite:
+        size, mirrors = finite[group]
+        found = signed_permutations(size, mirrors)
+    else:
+        spec = parse_group(group)
+        if draws is None:
+            raise ValueError(
+                f"frame='group' with the infinite group {group}: give mode= the number "
+                "of elements to draw"
+            )
+        found = haar_orthogonal((draws,), spec.d or d, special=not spec.mirrors)
+    return found.to(x.device, wide(x)), group
+
+
+def gram_schmidt_frame(
+    vectors: Tensor, m: Moments, spec: GroupSpec, tol: float, detach: bool
+) -> Frame:
+    """Return one frame a cloud from equivariant vectors (B, d - 1 or d, d)."""
+    d = m.t.shape[-1]
+    need = d if spec.mirrors else d - 1
+    if vectors.ndim != 3 or vectors.shape[1] < need or vectors.shape[2] != d:
+        raise ValueError(
+            f"frame network: expected vectors of shape (B, {need}, {d}), "
+            f"found {tuple(vectors.shape)}"
+        )
+    v = (vectors.detach() if detach else vectors).to(m.t)
+    axes: list[Tensor] = []
+    gap = m.t.new_ones(len(v))
+    for k in range(need):
+        u = v[:, k]
+        size = u.norm(dim=-1)
+        for e in axes:
+            u = u - (u * e).sum(-1, keepdim=True) * e
+        gap = torch.minimum(gap, u.norm(dim=-1) / torch.where(size > 0, size, 1.0))
+        axes.append(_unit(u))
+    if not spec.mirrors:
+        axes.append(_last_axis(axes))
+    r = torch.stack(axes, -1)[:, None]
+    flat = r.new_zeros(r.shape[:2])
+    scale = None
+    if spec.scales:
+        second = m.c.diagonal(dim1=-2, dim2=-1).sum(-1) / m.count.clamp_min(1)
+        scale = torch.where(second > 0, second, 1.0).sqrt()
+    gap = gap.detach()
+    return Frame(r, m.t, flat, gap, gap < tol, spec.name, scale)
+
+
+def _last_axis(axes: list[Tensor]) -> Tensor:
+    """Return the unit vector that completes the axes to determinant one: cofactors."""
+    a = torch.stack(axes, -1)
+    d = a.shape[-2]
+    parts = []
+    for i in range(d):
+        rows = [k for k in range(d) if k != i]
+        parts.append((-1) ** (i + d - 1) * torch.linalg.det(a[:, rows]))
+    return torch.stack(parts, -1)
+
+
+FrameBuilder = Callable[..., Frame]

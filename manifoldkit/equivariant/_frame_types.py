@@ -1,0 +1,223 @@
+"""Sets of frames, their groups, and how values move in and out of them."""
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.linalg.actions import act_on_irreps, names_irreps, turn_grid
+
+MATRICES = ("matrix", "sym_matrix", "spd", "covariance")
+VECTORS = ("position", "vector", "pseudovector", "normal")
+INVARIANTS = ("scalar", "node_scalar", "edge_scalar", "fixed")
+GRIDS = ("image", "volume")
+_GROUPS = "'O(d)', 'SO(d)', 'E(d)', 'SE(d)', 'T(d)', and 'scale x ...' of these"
+
+
+class Frame(NamedTuple):
+    """Frames of a batch of clouds: group elements with weights.
+
+    Attributes
+    ----------
+    R : Tensor, shape (B, F, d, d)
+        Orthogonal matrices with the frame vectors as columns; float64.
+    t : Tensor, shape (B, d)
+        Origins; canonical coordinates are ``(x - t) R``.
+    log_weights : Tensor, shape (B, F)
+        Logarithms of weights that sum to one; ``-inf`` for an unused place.
+    gap : Tensor, shape (B,)
+        Smallest relative distance of eigenvalues that matter; how well conditioned
+        the frame is.
+    degenerate : Tensor of bool, shape (B,)
+        Whether the gap is below its tolerance, so that the frame is arbitrary.
+    group : str
+        The group.
+    scale : Tensor, shape (B,), optional
+        Unit of length, where the group holds scalings.
+    """
+
+    R: Tensor
+    t: Tensor
+    log_weights: Tensor
+    gap: Tensor
+    degenerate: Tensor
+    group: str
+    scale: Tensor | None = None
+
+    def rows(self, index: Tensor) -> "Frame":
+        """Return the frames of the given batch entries."""
+        return Frame(
+            self.R[index],
+            self.t[index],
+            self.log_weights[index],
+            self.gap[index],
+            self.degenerate[index],
+            self.group,
+            None if self.scale is None else self.scale[index],
+        )
+
+    def elements(self, index: Tensor) -> "Frame":
+        """Return the frame with the elements of an index (k,) or (B, k) only."""
+        if index.ndim == 1:
+            return self._replace(
+                R=self.R[:, index], log_weights=self.log_weights[:, index]
+            )
+        b = torch.arange(len(self.R), device=self.R.device)[:, None]
+        return self._replace(R=self.R[b, index], log_weights=self.log_weights[b, index])
+
+
+class GroupSpec(NamedTuple):
+    """A Euclidean group: what it holds, and in which dimension."""
+
+    name: str
+    d: int | None
+    rotates: bool
+    mirrors: bool
+    moves: bool
+    scales: bool
+
+
+def parse_group(name: str) -> GroupSpec:
+    """Read the name of a Euclidean group.
+
+    >>> parse_group("scale x SE(3)").scales
+    True
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"group: expected a name, found {name!r}")
+    parts = [part.strip() for part in re.split(r"\s+[x×]\s+", name.strip())]
+    scales = "scale" in parts
+    rest = [part for part in parts if part != "scale"]
+    match = re.fullmatch(r"(O|SO|E|SE|T)\((\w+)\)", rest[0]) if len(rest) == 1 else None
+    if match is None:
+        raise ValueError(f"unknown group {name!r}: expected {_GROUPS}")
+    base, size = match.groups()
+    d = int(size) if size.isdigit() else None
+    if d == 0 or (d == 1 and base in ("SO", "SE")):
+        raise ValueError(f"group {name!r}: rotations need 2 dimensions; try 'O(1)'")
+    return GroupSpec(
+        name, d, base != "T", base in ("O", "E"), base in ("E", "SE", "T"), scales
+    )
+
+
+class ValueType(NamedTuple):
+    """The type of an input or output."""
+
+    kind: str
+    irreps: Any = None
+
+
+def parse_type(spec: Any) -> ValueType:
+    """Read a type: one of the names, ``None`` for what stays, or Irreps."""
+    if spec is None:
+        return ValueType("fixed")
+    if isinstance(spec, ValueType):
+        return spec
+    if hasattr(spec, "D_from_matrix"):
+        return ValueType("irreps", spec)
+    if isinstance(spec, str) and names_irreps(spec):
+        try:
+            from e3nn.o3 import Irreps
+        except ImportError:
+            raise MissingExtraError("Irreps types", "e3nn", "equivariant") from None
+        return ValueType("irreps", Irreps(spec))
+    known = (*INVARIANTS, *VECTORS, *MATRICES, *GRIDS)
+    if spec not in known:
+        raise ValueError(
+            f"unknown type {spec!r}: expected an Irreps string such as '1x0e+1x1o' or "
+            f"one of {', '.join(known)}"
+        )
+    return ValueType(spec)
+
+
+def _spread(values: Tensor, ndim: int) -> Tensor:
+    """Put ones between the batch dimensions of frames and the components."""
+    lead, shape = values.shape[:2], values.shape[2:]
+    return values.reshape(*lead, *[1] * (ndim - 2 - len(shape)), *shape)
+
+
+def _cast(frame: Frame, x: Tensor) -> tuple[Tensor, Tensor]:
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return x.to(wide), frame.R.to(wide)
+
+
+def into_frame(x: Tensor, kind: ValueType, frame: Frame) -> Tensor:
+    """Return values in every frame, shape (B, F, ...).
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, ...)
+        Values; components of vectors last.
+    kind : ValueType
+        Their type.
+    frame : Frame
+        One set of frames for each of the B entries.
+    """
+    count = frame.R.shape[1]
+    if kind.kind in INVARIANTS or not x.is_floating_point():
+        return x.unsqueeze(1).expand(-1, count, *x.shape[1:])
+    dtype = x.dtype
+    if kind.kind in GRIDS:
+        return _grids(x, frame.R[0].mT, count)
+    if kind.kind == "position":  # centered in the precision of the frame
+        x = x.to(frame.t.dtype) - _lead(frame.t, x.ndim)
+        x = x.to(torch.promote_types(dtype, torch.float32))
+    x, r = _cast(frame, x)
+    if frame.scale is not None and kind.kind != "irreps":
+        power = 2 if kind.kind in MATRICES else 1
+        x = x / _lead(frame.scale.to(x)[:, None], x.ndim) ** power
+    x = x.unsqueeze(1)
+    return _rotate(x, kind, r.mT).to(dtype)
+
+
+def out_of_frame(o: Tensor, kind: ValueType, frame: Frame) -> Tensor:
+    """Return outputs (B, F, ...) of every frame in the coordinates of the input."""
+    if kind.kind in INVARIANTS or not o.is_floating_point():
+        return o
+    dtype = o.dtype
+    if kind.kind in GRIDS:
+        turned = [turn_grid(o[:, i], frame.R[0, i]) for i in range(o.shape[1])]
+        return torch.stack(turned, 1)
+    o, r = _cast(frame, o)
+    o = _rotate(o, kind, r)
+    if frame.scale is not None and kind.kind != "irreps":
+        power = 2 if kind.kind in MATRICES else 1
+        o = o * _lead(frame.scale.to(o)[:, None], o.ndim) ** power
+    if kind.kind == "position":
+        t = _spread(frame.t[:, None], o.ndim)
+        return (o.to(frame.t.dtype) + t).to(dtype)
+    return o.to(dtype)
+
+
+def _lead(values: Tensor, ndim: int) -> Tensor:
+    """Reshape (B, d) to (B, 1, ..., 1, d)."""
+    return values.reshape(len(values), *[1] * (ndim - 2), values.shape[-1])
+
+
+def _rotate(x: Tensor, kind: ValueType, r: Tensor) -> Tensor:
+    """Apply the maps ``r``, shape (B, F, d, d), to values (B, F or 1, ...)."""
+    if kind.kind == "irreps":
+        from e3nn.o3 import wigner_3j
+
+        spread = r.reshape(*r.shape[:2], *[1] * (x.ndim - 3), 3, 3)
+        squeeze = x.ndim == 3  # one value an entry: give the product a row
+        if squeeze:
+            x = x.unsqueeze(-2)
+            spread = r[:, :, None]
+        y = act_on_irreps(x, kind.irreps, spread, wigner_3j)
+        return y.squeeze(-2) if squeeze else y
+    if kind.kind in MATRICES:
+        r = _spread(r, x.ndim)
+        return r @ x @ r.mT
+    if kind.kind == "pseudovector":
+        det = torch.linalg.det(r).sign()
+        x = x * det.reshape(*det.shape, *[1] * (x.ndim - 2))
+    flat = x.reshape(*x.shape[:2], -1, x.shape[-1])
+    y = flat @ r.mT
+    return y.reshape(*y.shape[:2], *x.shape[2:])
+
+
+def _grids(x: Tensor, inverse: Tensor, count: int) -> Tensor:
+    return torch.stack([turn_grid(x, inverse[i]) for i in range(count)], 1)
