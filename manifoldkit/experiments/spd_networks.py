@@ -27,7 +27,7 @@ from manifoldkit.experiments.training import batches, fit
 NAME = "spd_networks"
 TITLE = "SPD networks: Bures-Wasserstein batch normalisation against its peers"
 TASK = "MAMEM SSVEP, five classes"
-NETWORKS = {
+NETWORKS: dict[str, dict] = {
     "no normalisation": {"batchnorm": None},
     "AIRM, mean": {"batchnorm": "airm-mean"},
     "AIRM, mean and variance": {"batchnorm": "airm"},
@@ -361,7 +361,7 @@ def _ill_conditioned(store, names, seeds, quick, console):
     with progress_bar(console) as bar:
         row = bar.add_task("simulated", total=len(WHERE) * len(names) * len(seeds))
         for where in WHERE:
-            oracle: dict[str, list[float]] = {}
+            oracle: dict[str, float] = {}
             for name in names:
                 pieces = []
                 for k in seeds:

@@ -81,8 +81,10 @@ class SpatioTemporalFilters(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new weights and reset the statistics."""
-        for module in self.children():
-            module.reset_parameters()
+        for convolution in (self.spatial, self.temporal):
+            convolution.reset_parameters()
+        for norm in (self.spatial_norm, self.temporal_norm):
+            norm.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter signals (..., n_channels, n_times) to (..., n_filters, n_times')."""

@@ -523,7 +523,7 @@ class SPDResidual(nn.Module):
         options = {"dtype": q.dtype, "device": q.device, "generator": generator}
         q.copy_(Stiefel().random(*q.shape, **options))
         for module in self.field:
-            if hasattr(module, "reset_parameters"):
+            if isinstance(module, nn.Conv1d | nn.BatchNorm1d):
                 module.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -166,8 +166,8 @@ class SPDNet(nn.Module):
         for module in [*self.layers, self.head]:
             if isinstance(module, BiMap | SPDResidual):
                 module.reset_parameters(generator)
-            elif hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            elif callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
 
     @torch.no_grad()
     def init_from_data(self, x: Tensor) -> "SPDNet":
