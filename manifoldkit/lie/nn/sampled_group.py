@@ -160,7 +160,7 @@ def _log_haar(group, v: Tensor) -> Tensor:
     """Log Haar density in the coordinates of ``exp(Y) exp(A)``, up to a constant."""
     x = group.hat(v)
     y = torch.linalg.eigvalsh((x + x.mT) / 2)
-    turns = torch.linalg.eigvals((x - x.mT) / 2).imag
+    turns = torch.linalg.eigvalsh((x - x.mT) / 2 * 1j)  # i times skew is Hermitian
     i, j = torch.triu_indices(x.shape[-1], x.shape[-1], 1, device=x.device)
     gap = (y[:, j] - y[:, i]).clamp(min=1e-6)
     stretch = torch.log(torch.sinh(gap) / gap).sum(-1)
