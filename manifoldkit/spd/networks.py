@@ -180,8 +180,8 @@ class SPDNet(nn.Module):
         training = self.training
         try:
             for layer in self.layers:
-                if hasattr(layer, "init_from_data"):
-                    layer.init_from_data(x)
+                if callable(start := getattr(layer, "init_from_data", None)):
+                    start(x)
                 x = layer.eval()(x)
         finally:
             self.train(training)
