@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _two_by_two
-from manifoldkit.lie._arrays import choice
+from manifoldkit.lie._arrays import accepts_numpy, choice
 from manifoldkit.lie._guard import (
     accepts_numpy_checked,
     check_size,
@@ -70,7 +70,7 @@ def _symmetric(x: Tensor, closed, spectral, validate: str | None) -> Tensor:
     return (out if finish is None else finish(out)).to(x.dtype)
 
 
-@accepts_numpy_checked
+@accepts_numpy
 def sym_exp(x: Tensor) -> Tensor:
     r"""Exponential of symmetric matrices, which is symmetric positive definite.
 
@@ -309,7 +309,8 @@ def iwasawa(g: Tensor, *, validate: str = "off") -> Iwasawa:
         sign = torch.where(diagonal < 0, -1.0, 1.0).to(x.dtype)
         # det k = -1 tells that g is outside the group
         orientation = torch.linalg.det((q * sign[..., None, :]).detach())
-        bad = (orientation < 0)[..., None, None]
+        bad = (orientation < 0) | (diagonal == 0).any(-1)
+        bad = bad[..., None, None]
         k = torch.where(bad, torch.nan, q * sign[..., None, :])
         a = torch.diag_embed(torch.where(bad[..., 0], torch.nan, diagonal.abs()))
         n = torch.where(bad, torch.nan, r / diagonal[..., :, None])
