@@ -255,8 +255,8 @@ def remarks_on(metrics: list[dict]) -> list[str]:
             )
     remarks.append(
         "500 steps are a small part of the authors' training (60 epochs of all "
-        "windows): the figures show how far half a minute a scene goes on one core, not "
-        "what the method can reach."
+        "windows): the figures show how far half a minute a scene goes on one core, "
+        "not what the method can reach."
     )
     return remarks
 
