@@ -21,12 +21,16 @@ from manifoldkit.equivariant import EqMotion
 class Literal:
     """The equations on tiled tensors; reads the parameters of one of our models.
 
-    Messages that nothing reads (of the last layer and of the heads) are left out here
-    too; the authors' code computes them.
+    As the authors' code does, it also computes the messages and new features of the
+    last layer and of every head, which nothing reads (with parameters of its own).
     """
 
     def __init__(self, model):
-        self.m, self.n = model, model.hidden
+        self.m = model
+        h, c, dtype = model.hidden, model.channels, model.future_dct.dtype
+        sizes = ((2 * h + c, h), (h, h), (2 * h, h), (h, h))
+        maps = [linear(torch.nn.Linear(*size, dtype=dtype)) for size in sizes]
+        self.unread = {"message": maps[:2], "node": maps[2:]}
 
     def pair_features(self, h, d):
         """Tile both agents and join."""
@@ -97,9 +101,9 @@ class Literal:
         """One layer."""
         n = h.shape[1]
         delta = g[:, :, None] - g[:, None]
-        if "message" in p:
-            e = self.pair_features(h, torch.norm(delta, dim=-1))
-            message = self.two(e, *p["message"])
+        p = self.unread | p
+        e = self.pair_features(h, torch.norm(delta, dim=-1))
+        message = self.two(e, *p["message"])
         new = g + F.silu(F.linear(h, *p["attention"]))[..., None] * (g - self.center(g))
         e = self.pair_features(h, torch.norm(delta, dim=-1))
         factor = 0
@@ -113,11 +117,10 @@ class Literal:
         keep = (product >= 0).to(q.dtype)
         square = (k * k).sum(-1, keepdim=True)
         new = keep * q + (1 - keep) * (q - product / (square + 1e-4) * k) + mu
-        if "message" in p:
-            off = 1 - torch.eye(n, dtype=h.dtype)[..., None].repeat(len(h), 1, 1, 1)
-            total = torch.cat([h, (message * off).sum(2)], -1)
-            first, second = p["node"]
-            h = h + F.linear(F.silu(F.linear(total, *first)), *second)
+        off = 1 - torch.eye(n, dtype=h.dtype)[..., None].repeat(len(h), 1, 1, 1)
+        total = torch.cat([h, (message * off).sum(2)], -1)
+        first, second = p["node"]
+        h = h + F.linear(F.silu(F.linear(total, *first)), *second)
         return h, new
 
     def head(self, weight, g):

@@ -44,7 +44,7 @@ def particle_sets(task: str, quick: bool, folder: Path) -> dict[str, np.ndarray]
         return read_archive(file)
     parts = {"train": (0, 5000), "valid": (10000, 2000), "test": (12000, 2000)}
     if quick:
-        parts = {"train": (0, 600), "valid": (600, 100), "test": (700, 200)}
+        parts = {"train": (0, 200), "valid": (200, 50), "test": (250, 100)}
     arrays = {}
     for split, (skip, count) in parts.items():
         data = simulate_particles(task, count, skip=skip)
@@ -171,7 +171,7 @@ def run(
     out : str or Path
         Folder for ``result.json`` and the simulated sets.
     quick : bool, default=False
-        600 trajectories and 3 epochs of 6 steps.
+        200 trajectories and 2 epochs of 2 steps.
     seed : int, default=0
         First seed of the initial weights and of the order of batches.
     resume : bool, default=False
@@ -191,7 +191,7 @@ def run(
     """
     console, out = console or Console(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
-    epochs, seeds = (3, 1) if quick else (16, seeds)
+    epochs, seeds = (2, 1) if quick else (16, seeds)
     metrics = []
     for task in tasks:
         data = particle_sets(task, quick, out)
@@ -282,7 +282,7 @@ def _sample_efficiency(task, data, store, quick, seed, device) -> list[dict]:
                     contestants(task)[n],
                     data,
                     epochs=0,
-                    steps=12 if quick else 400,
+                    steps=4 if quick else 400,
                     n_train=k,
                     seed=seed,
                     device=device,
