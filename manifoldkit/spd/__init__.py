@@ -10,6 +10,7 @@ _EXPORTS = {
     "augmented": ("AugmentedCovariances", "augmented_covariance", "yule_walker"),
     "batchnorm": ("BWBatchNorm", "GBWBatchNorm", "make_batchnorm"),
     "batchnorm_peers": ("SPDBatchNorm",),
+    "batchnorm_sync": ("convert_sync_batchnorm",),
     "classifiers": ("SPDNetClassifier",),
     "clustering": ("make_gbw_kmeans",),
     "embedding_selection": ("DelayEmbedding", "select_delay_embedding"),

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg import symmetrize
 from manifoldkit.linalg.checks import (
     check_finite,
     check_spd,
@@ -191,7 +190,7 @@ class BatchNormBase(nn.Module):
         if self.validate:
             check_spd(x, "x")
         dtype = torch.promote_types(compute_dtype(x.dtype), self.bias.dtype)
-        x = symmetrize(x.to(compute_dtype(dtype)))
+        x = x.to(compute_dtype(dtype))
         groups = channels or 1
         count = math.prod(x.shape[:-2]) // groups
         if channels is not None:
@@ -210,17 +209,22 @@ class BatchNormBase(nn.Module):
         value = value.to(like.dtype)
         return value if lead else value[None]
 
-    def _count(self, y: Tensor) -> Tensor | int:
-        """Number of matrices over all ranks; raise where there is no dispersion."""
-        count = y.shape[1]
+    def _total(self, values: Tensor) -> tuple[Tensor, int]:
+        """Sum over the batches of all processes, and the number of matrices.
+
+        Raises where there is one matrix only, which has no dispersion.
+        """
+        total, count = values.sum(1), values.shape[1]
         if self.synchronized:
-            count = int(self._sum(torch.tensor(float(count), device=y.device)))
+            message = torch.cat([total.flatten(), total.new_tensor([count])])
+            message = self._sum(message)
+            total, count = message[:-1].view_as(total), int(message[-1])
         if count < 2:
             raise ValueError(
                 "x: expected more than 1 matrix to normalise by batch statistics, "
                 f"found {count}; call eval() to use running statistics"
             )
-        return count
+        return total, count
 
     def _sum(self, value: Tensor) -> Tensor:
         """Sum over the processes, differentiable."""
@@ -239,7 +243,7 @@ class BatchNormBase(nn.Module):
         self.num_batches_tracked.add_(1)
         if self.momentum is None:
             return 1 / self.num_batches_tracked.to(like.dtype)
-        return like.new_tensor(self.momentum)
+        return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
 
     def check_mean(self, mean: Tensor, x: Tensor) -> Tensor:
         """Return the lower Cholesky factor of a batch mean, or raise."""

@@ -22,57 +22,104 @@ Shapes: matrices (c, n, n) and batches (c, N, n, n), where c groups are normalis
 separately.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from manifoldkit.linalg import eigh
-from manifoldkit.spd._gbw_batchnorm_roots import square_roots
+from manifoldkit.spd._gbw_batchnorm_roots import (
+    congruence,
+    safe_eigh,
+    square_roots,
+)
 
 
 class Frame(NamedTuple):
-    """Cholesky factor of the metric matrix, and its inverse without gradient."""
+    """A factor C of the metric matrix, and its inverse without gradient."""
 
     factor: Tensor
     inverse: Tensor
 
 
+class _Factor(torch.autograd.Function):
+    """Cholesky factor of M, for functions that do not depend on the choice of it.
+
+    For these the gradient of M follows from that of the factor without solving for a
+    triangle: dM M = dC C' / 2, where dC is taken over all matrices C.
+    """
+
+    @staticmethod
+    def forward(ctx, metric):
+        factor = torch.linalg.cholesky((metric + metric.mT) / 2)
+        eye = torch.eye(metric.shape[-1], dtype=metric.dtype, device=metric.device)
+        inverse = torch.linalg.solve_triangular(
+            factor, eye.expand_as(factor), upper=False
+        )
+        ctx.save_for_backward(inverse)
+        ctx.mark_non_differentiable(inverse)
+        return factor, inverse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        (inverse,) = ctx.saved_tensors
+        half = grad @ inverse
+        return (half + half.mT) / 4
+
+
+class _Symmetric(torch.autograd.Function):
+    """(X + X') / 2 in front of functions whose gradient is symmetric."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x + x.mT).mul_(0.5)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def symmetric_part(x: Tensor) -> Tensor:
+    """(X + X') / 2, for use before the functions of this module only."""
+    return _Symmetric.apply(x)
+
+
+def frame_of(metric: Tensor) -> Frame:
+    """Factorise the metric matrix."""
+    return Frame(*_Factor.apply(metric))
+
+
 def _sandwich(k: Tensor, x: Tensor) -> Tensor:
     y = k @ x @ k.mT
-    return (y + y.mT) / 2
-
-
-def _tall(x: Tensor) -> Tensor:
-    """Stack the matrices of each group: (c, N n, n)."""
-    return x.flatten(1, 2)
-
-
-def congruence(k: Tensor, x: Tensor) -> Tensor:
-    """K X K' of symmetric X, as two tall products with one matrix."""
-    half = (_tall(x) @ k.mT).view_as(x)
-    return (_tall(half.mT.contiguous()) @ k.mT).view_as(x)
+    return (y + y.mT).mul_(0.5)
 
 
 def _gram(x: Tensor, y: Tensor) -> Tensor:
     """Sum over the batch of X_i' Y_i."""
-    return _tall(x).mT @ _tall(y)
+    return x.flatten(1, 2).mT @ y.flatten(1, 2)
 
 
-def _hadamard_gradient(d: Tensor, power: float, grad: Tensor, v: Tensor) -> Tensor:
+def _pairs(d: Tensor) -> Tensor:
+    """sqrt(2 (d_a + d_b))."""
+    return (d[..., :, None] + d[..., None, :]).mul_(2).sqrt_()
+
+
+def _hadamard_gradient(root: Tensor, inverse: bool, grad: Tensor, v: Tensor) -> Tensor:
     """Gradient of H_p(B)[V] with respect to B, all in the eigenbasis of B.
 
-    4 sum_b D_abc sum_i g_ab v_cb with the divided differences D of x^p at
-    x_ab = 2 (d_a + d_b).
+    4 sum_b D_abc sum_i g_ab v_cb, D_abc the divided difference of x^p at x_ab and x_cb,
+    where ``root`` holds the square roots of x_ab; 1 / (x_ab + x_cb) in terms of the
+    roots for p = 1/2. For p = -1/2 it is that of g / root and -v / root.
     """
-    root = (2 * (d[..., :, None] + d[..., None, :])).sqrt()
-    # both are symmetric: (N, b, a) is read as b matrices (N, a) without a copy
+    if inverse:
+        grad, v = grad / root[:, None], v / -root[:, None]
+    # all are symmetric: (N, b, a) is read as b matrices (N, a) without a copy
     products = grad.transpose(1, 2).mT @ v.transpose(1, 2)
-    x, y = root[..., :, :, None], root[..., :, None, :]
-    difference = 1 / (x + y) if power > 0 else -1 / (x * y * (x + y))
-    total = 4 * (difference * products).sum(1)
-    return (total + total.mT) / 2
+    difference = root[..., :, :, None] + root[..., :, None, :]
+    total = products.div_(difference).sum(1)
+    return (total + total.mT).mul_(2)
 
 
 class _Center(torch.autograd.Function):
@@ -80,15 +127,16 @@ class _Center(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y, factor, center, inverse, method):
-        flat = _sandwich(inverse, center)
-        g, u = eigh(flat)
+        g, u = safe_eigh(_sandwich(inverse, center))
         half = g.sqrt()
         k = half[..., None] * (u.mT @ inverse)
-        roots = square_roots(k, y, congruence(k, y), method)
-        weight = (2 * (1 / g[..., :, None] + 1 / g[..., None, :])).sqrt()
-        v = roots.root * weight[:, None]
+        roots = square_roots(k, y, method)
+        outer = half[..., :, None] * half[..., None, :]
+        pairs = _pairs(g)
+        weight = (pairs / outer)[:, None]
+        v = roots.root * weight
         v.diagonal(dim1=-2, dim2=-1).sub_(2 * half[:, None])
-        ctx.roots, ctx.frame = roots, (g, u, k, weight, inverse)
+        ctx.roots, ctx.frame = roots, (g, half, u, k, outer, pairs, weight, inverse)
         ctx.mark_non_differentiable(u)
         ctx.set_materialize_grads(False)
         return v, u
@@ -99,36 +147,34 @@ class _Center(torch.autograd.Function):
         if grad is None:
             return (None,) * 5
         roots = ctx.roots
-        g, u, k, weight, inverse = ctx.frame
-        grad_s = grad * weight[:, None]
+        g, half, u, k, outer, pairs, weight, inverse = ctx.frame
+        grad_s = grad * weight
         grad_a = roots.lyapunov(grad_s)
         grad_y = congruence(k.mT, grad_a) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:3]):
             return grad_y, None, None, None, None
-        half = g.sqrt()
-        outer = half[..., :, None] * half[..., None, :]
-        first, second = _gram(grad_s, roots.root), _gram(grad_a, roots.square())
+        first, second = _gram(grad_s, roots.root), _gram(grad_a, roots.square)
         t = roots.root / outer[:, None]
         t.diagonal(dim1=-2, dim2=-1).sub_(1)
         # S A S = grad_s S - A S^2 where A solves the Lyapunov equation
         core = (second - first) / outer
-        core = (core + core.mT) / 2 + _hadamard_gradient(g, 0.5, grad, t)
+        core = (core + core.mT).mul_(0.5) + _hadamard_gradient(pairs, False, grad, t)
         basis = inverse.mT @ u
-        grad_center = basis @ core @ basis.mT
-        second = half[..., None] * second / half[..., None, :]
+        grad_center = basis @ core @ basis.mT if ctx.needs_input_grad[2] else None
+        second = second * (half[..., None] / half[..., None, :])
         grad_factor = -2 * basis @ (second + core * g[..., None, :]) @ u.mT
         return grad_y, grad_factor, grad_center, None, None
 
 
 def _step(v, inverse, bias, gain, u):
     """I + L in the eigenbasis of the bias, and what it is made of."""
-    d, r = eigh(_sandwich(inverse, bias))
+    d, r = safe_eigh(_sandwich(inverse, bias))
     rotation = r.mT @ u
-    weight = 1 / (2 * (d[..., :, None] + d[..., None, :])).sqrt()
-    change = congruence(rotation, v).mul_(weight[:, None])
+    pairs = _pairs(d)
+    change = congruence(rotation, v).div_(pairs[:, None])
     step = gain[:, None, None, None] * change
     step.diagonal(dim1=-2, dim2=-1).add_(1)
-    return step, change, weight, rotation, d, r
+    return step, change, pairs, rotation, d, r
 
 
 class _Expand(torch.autograd.Function):
@@ -136,20 +182,20 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, v, factor, bias, gain, inverse, u):
-        step, change, weight, rotation, d, r = _step(v, inverse, bias, gain, u)
+        step, change, pairs, rotation, d, r = _step(v, inverse, bias, gain, u)
         outward = factor @ r
-        half = (_tall(step) @ outward.mT).view_as(step)
+        half = (step.flatten(1, 2) @ outward.mT).view_as(step)
         ctx.save_for_backward(change, step, gain)
-        ctx.frame = (d, r, rotation, weight, outward, inverse)
+        ctx.frame = (d, r, rotation, pairs, outward, inverse)
         return half.mT @ (d[:, None, :, None] * half)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         change, step, gain = ctx.saved_tensors
-        d, r, rotation, weight, outward, inverse = ctx.frame
+        d, r, rotation, pairs, outward, inverse = ctx.frame
         want_v, want_factor, want_bias, want_gain = ctx.needs_input_grad[:4]
-        grad = congruence(outward.mT, (grad + grad.mT) / 2)
+        grad = congruence(outward.mT, (grad + grad.mT).mul_(0.5))
         inner = grad @ step
         right = inner * d[:, None, None, :]
         grad_step = right + right.mT
@@ -158,11 +204,12 @@ class _Expand(torch.autograd.Function):
             grad_gain = (grad_step * change).sum((1, 2, 3))
         scaled = grad_step * gain[:, None, None, None]
         if want_v:
-            grad_v = congruence(rotation.mT, scaled * weight[:, None])
+            grad_v = congruence(rotation.mT, scaled / pairs[:, None])
         if want_bias or want_factor:
             direct = _gram(step, inner)
-            core = (direct + direct.mT) / 2
-            core = core + _hadamard_gradient(d, -0.5, scaled, change / weight[:, None])
+            v = change * pairs[:, None]
+            core = _hadamard_gradient(pairs, True, scaled, v)
+            core = core + (direct + direct.mT).mul_(0.5)
             basis = inverse.mT @ r
             grad_bias = basis @ core @ basis.mT
             # sum grad Z, from (grad_step) N = grad N d N + d N grad N
@@ -178,27 +225,25 @@ class _SumTransport(torch.autograd.Function):
     def forward(ctx, y, factor, center, inverse, method):
         lower = inverse @ torch.linalg.cholesky(center)
         k = lower.mT @ inverse
-        roots = square_roots(k, y, congruence(k, y), method)
+        roots = square_roots(k, y, method)
         back = torch.linalg.inv(lower)
-        total = back.mT @ roots.total() @ back
-        ctx.roots, ctx.frame = roots, (lower, back, k, inverse)
-        return (total + total.mT) / 2
+        total = roots.total()
+        ctx.roots, ctx.frame = roots, (lower, back, total, k, inverse)
+        return _sandwich(back.mT, total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         roots = ctx.roots
-        lower, back, k, inverse = ctx.frame
+        lower, back, total, k, inverse = ctx.frame
         grad_s = _sandwich(back, grad)
         grad_a = roots.lyapunov(grad_s[:, None].expand_as(roots.root))
         grad_y = congruence(k.mT, grad_a)
-        second = _gram(grad_a, roots.square())
-        core = second - grad_s @ roots.total()
-        core = _sandwich(back.mT, core)
+        second = _gram(grad_a, roots.square)
+        core = _sandwich(back.mT, second - grad_s @ total)
         grad_center = inverse.mT @ core @ inverse
         second = lower @ second @ back
-        flat = lower @ lower.mT
-        grad_factor = -2 * inverse.mT @ (second + core @ flat)
+        grad_factor = -2 * inverse.mT @ (second + core @ lower @ lower.mT)
         return grad_y, grad_factor, grad_center, None, None
 
 
@@ -216,9 +261,42 @@ def expand(
     return _Expand.apply(v, frame.factor, bias, gain, frame.inverse, basis)
 
 
-def sum_transports(y: Tensor, frame: Frame, center: Tensor, method: str) -> Tensor:
-    """Sum over the batch of the transport maps from the center, flat."""
-    return _SumTransport.apply(y, frame.factor, center, frame.inverse, method)
+def mean_step(
+    y: Tensor,
+    frame: Frame,
+    center: Tensor,
+    lower: Tensor,
+    average: Callable[[Tensor], Tensor],
+    method: str,
+) -> Tensor:
+    """G <- H G H in units of y, H the average transport map from the center.
+
+    ``lower`` is the Cholesky factor of the center; ``average`` turns a sum over the
+    batch into a mean.
+    """
+    c = frame.factor
+    if torch.is_grad_enabled():
+        h = _SumTransport.apply(y, c, center, frame.inverse, method)
+        step = c @ average(h)
+        # C H C^-1 takes G in units of y
+        step = torch.linalg.solve(c.mT, step.mT).mT
+        mean = step @ center @ step.mT
+        return (mean + mean.mT) / 2
+    k = (frame.inverse @ lower).mT @ frame.inverse
+    root = average(square_roots(k, y, method).total())
+    half = c @ (c.mT @ torch.linalg.solve_triangular(lower.mT, root, upper=True))
+    return half @ half.mT
+
+
+def geodesic(frame: Frame, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """From a (t = 0) to b, without gradient; b is the better conditioned end."""
+    lower = torch.linalg.cholesky(b)
+    k = (frame.inverse @ lower).mT @ frame.inverse
+    root = square_roots(k, a[:, None], "eigh").root[:, 0]
+    c = frame.factor
+    back = c @ (c.mT @ torch.linalg.solve_triangular(lower.mT, root, upper=True))
+    half = torch.lerp(back, lower, t)
+    return half @ half.mT
 
 
 def margin(
@@ -227,4 +305,4 @@ def margin(
     """Smallest eigenvalue of I + V / 2 and of I + L over the batch."""
     step = _step(v, frame.inverse, bias, gain, basis)[0]
     eye = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
-    return torch.minimum(*(eigh(m)[0].amin() for m in (eye + v / 2, step)))
+    return torch.minimum(*(safe_eigh(m)[0].amin() for m in (eye + v / 2, step)))

@@ -1,4 +1,6 @@
-"""Square roots of the centered batch, and the Lyapunov equation of their derivative."""
+"""Square roots of a centered batch, and the Lyapunov equation of their derivative."""
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -6,21 +8,37 @@ from torch import Tensor
 from manifoldkit.linalg import eigh
 from manifoldkit.linalg.checks import tolerance
 
-#: Below this part of the largest eigenvalue, in rounding units, a root has lost half
-#: of its digits: it is taken from singular values instead.
+#: Where the smallest eigenvalue is below this many rounding units of the largest, its
+#: root has lost half of its digits: it is taken from singular values instead.
 _ILL_CONDITIONED = 1e4
+
+
+def congruence(k: Tensor, x: Tensor) -> Tensor:
+    """K X K' of a batch: k (c, n, n) and x (c, N, n, n)."""
+    flat = x.flatten(0, 1)
+    spread = k[:, None].expand_as(x).flatten(0, 1)
+    return torch.bmm(torch.bmm(spread, flat), spread.mT).view_as(x)
+
+
+def safe_eigh(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigendecomposition by the lower triangle; NaN for a non-finite matrix alone."""
+    try:
+        return torch.linalg.eigh(x)
+    except torch.linalg.LinAlgError:
+        return eigh(x)
 
 
 class EigenRoots:
     """Roots by the eigendecomposition A = Q diag(r^2) Q'."""
 
-    def __init__(self, a: Tensor, r: Tensor, q: Tensor):
-        self.a, self.r, self.q = a, r, q
-        self.root = (q * r[..., None, :]) @ q.mT
+    def __init__(self, square: Tensor, r: Tensor, q: Tensor):
+        self.square, self.r, self.q = square, r, q
 
-    def square(self) -> Tensor:
-        """A itself."""
-        return self.a
+    @cached_property
+    def root(self) -> Tensor:
+        """S = A^(1/2)."""
+        q = self.q.flatten(0, 1)
+        return torch.bmm(q * self.r.flatten(0, 1)[:, None, :], q.mT).view_as(self.q)
 
     def total(self) -> Tensor:
         """Sum of the roots of each group."""
@@ -28,27 +46,33 @@ class EigenRoots:
 
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad for symmetric right-hand sides."""
-        q = self.q
-        floor = tolerance(self.r.dtype) ** 0.5 * self.r.amax(-1, keepdim=True)
-        r = torch.maximum(self.r, floor)
-        core = q.mT @ grad @ q
-        core = core / (r[..., :, None] + r[..., None, :])
-        return q @ core @ q.mT
+        q, r = self.q.flatten(0, 1), self.r.flatten(0, 1)
+        # a singular matrix has an infinite derivative: bound it by the rounding level
+        r = torch.maximum(r, tolerance(r.dtype) ** 0.5 * r.amax(-1, keepdim=True))
+        core = torch.bmm(torch.bmm(q.mT, grad.flatten(0, 1)), q)
+        core.div_(r[:, :, None] + r[:, None, :])
+        return torch.bmm(torch.bmm(q, core), q.mT).view_as(self.q)
 
 
-def square_roots(k: Tensor, y: Tensor, a: Tensor, method: str) -> EigenRoots:
-    """Roots of A = K Y K'."""
-    s, q = eigh(a)
+def square_roots(k: Tensor, y: Tensor, method: str) -> EigenRoots:
+    """Roots of A = K Y K', k (c, n, n) and y (c, N, n, n)."""
+    a = congruence(k, y)
+    s, q = safe_eigh(a)
     bad = s[..., 0] < _ILL_CONDITIONED * tolerance(s.dtype) * s[..., -1]
-    r = s.clamp_min(0).sqrt()
+    r = s.clamp_min(0).sqrt_()
     if bool(bad.any()):
-        group, item = bad.nonzero(as_tuple=True)
-        lower, info = torch.linalg.cholesky_ex(y[group, item])
-        good = info == 0
-        group, item = group[good], item[good]
-        left, singular, _ = torch.linalg.svd(k[group] @ lower[good])
-        r[group, item], q[group, item] = singular, left
+        _refine(k, y, bad, r, q)
     return EigenRoots(a, r, q)
+
+
+def _refine(k: Tensor, y: Tensor, bad: Tensor, r: Tensor, q: Tensor) -> None:
+    """Replace roots by the singular values of K chol(Y), in place."""
+    group, item = bad.nonzero(as_tuple=True)
+    lower, info = torch.linalg.cholesky_ex(y[group, item])
+    good = info == 0
+    group, item = group[good], item[good]
+    left, singular, _ = torch.linalg.svd(k[group] @ lower[good])
+    r[group, item], q[group, item] = singular, left
 
 
 class Absolute:

@@ -14,7 +14,7 @@ from manifoldkit.spd._batchnorm_base import BatchNormBase, check_count, check_op
 from manifoldkit.spd._gbw_batchnorm_roots import Absolute
 from manifoldkit.spd._gbw_chart import check_power, power_of
 from manifoldkit.spd.batchnorm_peers import SPDBatchNorm
-from manifoldkit.spd.gbw import gbw_distance, gbw_geodesic
+from manifoldkit.spd.gbw import gbw_distance
 
 #: Steps of `init_from_data` at most, and the relative change that ends it.
 _INIT_STEPS, _INIT_TOLERANCE = 100, 1e-10
@@ -77,30 +77,28 @@ class GBWBatchNorm(BatchNormBase):
         self.check_domain, self._warned = check_domain, False
         self._add_point("metric", self._identity(), SPD("airm"), learn_metric)
 
+    def _deform(self, x: Tensor) -> Tensor:
+        """X^theta of symmetric matrices."""
+        return x if self.power == 1 else power_of(x, self.power)
+
+    def _undeform(self, y: Tensor) -> Tensor:
+        """Invert :meth:`_deform`."""
+        return y if self.power == 1 else power_of(y, 1 / self.power)
+
     # -- statistics ---------------------------------------------------------------
 
-    @staticmethod
-    def _frame(metric: Tensor) -> kernel.Frame:
-        factor = torch.linalg.cholesky(metric)
-        with torch.no_grad():
-            eye = torch.eye(metric.shape[-1], dtype=metric.dtype, device=metric.device)
-            inverse = torch.linalg.solve_triangular(
-                factor.detach(), eye.expand_as(factor), upper=False
+    def _batch_mean(self, y: Tensor, frame: kernel.Frame) -> tuple[Tensor, int]:
+        """Fixed-point steps G <- H G H from the arithmetic mean, and the batch size."""
+        total, count = self._total(y)
+        mean = total / count
+        lower = self.check_mean(mean.detach(), y)
+        for k in range(self.mean_iterations):
+            if k:
+                lower = self.check_mean(mean.detach(), y)
+            mean = kernel.mean_step(
+                y, frame, mean, lower, lambda h: self._sum(h) / count, self.root
             )
-        return kernel.Frame(factor, inverse)
-
-    def _batch_mean(self, y: Tensor, frame: kernel.Frame, count: int) -> Tensor:
-        """Fixed-point steps G <- H G H from the arithmetic mean, in units of y."""
-        mean = self._sum(y.sum(1)) / count
-        self.check_mean(mean.detach(), y)
-        c = frame.factor
-        for _ in range(self.mean_iterations):
-            h = kernel.sum_transports(y, frame, mean, self.root)
-            h = self._sum(h) / count
-            # C H C^-1 is the step in units of y: G <- (C H C^-1) G (C H C^-1)'
-            step = torch.linalg.solve_triangular(c.mT, (c @ h).mT, upper=True).mT
-            mean = symmetrize(step @ mean @ step.mT)
-        return mean
+        return mean, count
 
     def _batch_variance(self, v: Tensor, y: Tensor, metric: Tensor, count: int):
         if self.dispersion == "mean":
@@ -112,44 +110,38 @@ class GBWBatchNorm(BatchNormBase):
         return self._sum(total) / (count * self.power**2)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor, metric: Tensor) -> None:
-        if not (self.training and self.track_running_stats):
-            return
+    def _track(self, mean: Tensor, var: Tensor, frame: kernel.Frame) -> None:
+        """Move the running statistics towards those of the batch."""
         t = self._momentum(mean)
-        old = self._group(self.running_mean, mean)
-        metric = self._group(metric, mean)
-        new = gbw_geodesic(power_of(old, self.power), mean, t, metric)
-        new = power_of(new, 1 / self.power)
+        old = self._deform(self._group(self.running_mean, mean))
+        new = self._undeform(kernel.geodesic(frame, old, mean, t))
         self.running_mean.copy_(new.reshape(self.running_mean.shape))
-        self.running_var.lerp_(
-            var.reshape(self.running_var.shape).to(self.running_var.dtype),
-            t.to(self.running_var.dtype),
-        )
+        var = var.reshape(self.running_var.shape).to(self.running_var)
+        self.running_var.lerp_(var, t.to(self.running_var))
 
     # -- the layer ----------------------------------------------------------------
 
     def _tangent(self, x: Tensor, track: bool) -> tuple:
         """Centered tangent vectors at I, their basis, gain, frame and deformed bias."""
         metric = self.metric
-        y = power_of(x, self.power)
-        frame = self._frame(self._group(metric, y))
+        y = kernel.symmetric_part(x) if self.power == 1 else self._deform(x)
+        frame = kernel.frame_of(self._group(metric, y))
         if self._uses_batch():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
-                count = self._count(y)
-                mean = self._batch_mean(y, frame, count)
+                mean, count = self._batch_mean(y, frame)
             v, basis = kernel.center_batch(y, frame, mean, self.root)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
                 var = self._batch_variance(v, y, metric, count)
             if track:
-                self._track(mean, var, metric)
+                self._track(mean, var, frame)
         else:
-            mean = power_of(self._group(self.running_mean, y), self.power)
+            mean = self._deform(self._group(self.running_mean, y))
             v, basis = kernel.center_batch(y, frame, mean, self.root)
             var = self._group(self.running_var, y)
-        gain = self._group(self.scale, y) / (var + self.eps).sqrt()
+        gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
         if self.fold:
             v, gain = _folded(v, gain)
-        bias = power_of(self._group(self.bias, y), self.power)
+        bias = self._deform(self._group(self.bias, y))
         return v, basis, gain, frame, bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,7 +154,7 @@ class GBWBatchNorm(BatchNormBase):
             if self.check_domain and self.training:
                 self._warn_outside(v, basis, gain, frame, bias)
             z = kernel.expand(v, frame, bias, gain, basis)
-            return self._unfold(power_of(z, 1 / self.power), x)
+            return self._unfold(self._undeform(z), x)
 
     @torch.no_grad()
     def domain_margin(self, x: Tensor) -> Tensor:
@@ -188,28 +180,27 @@ class GBWBatchNorm(BatchNormBase):
     def init_from_data(self, x: Tensor) -> "GBWBatchNorm":
         """Start M, the bias and the running statistics at the mean of a batch."""
         with _full_precision(x):
-            y = power_of(self._fold(x), self.power)
-            count = self._count(y)
+            y = self._deform(symmetrize(self._fold(x)))
             metric = self._group(self.metric, y)
-            mean = self._batch_mean(y, self._frame(metric), count)
+            mean, count = self._batch_mean(y, kernel.frame_of(metric))
             if self._moves_metric:
-                mean = self._fixed_metric(y, mean, count)
+                mean = self._fixed_metric(y, mean)
                 self._set_point("metric", mean)
                 metric = mean
-            center = power_of(mean, 1 / self.power)
+            center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:
-                v, _ = kernel.center_batch(y, self._frame(metric), mean, self.root)
+                v, _ = kernel.center_batch(y, kernel.frame_of(metric), mean, self.root)
                 var = self._batch_variance(v, y, self.metric, count)
                 self.reset_running_stats()
                 self.running_mean.copy_(center.reshape(self.running_mean.shape))
                 self.running_var.copy_(var.reshape(self.running_var.shape))
         return self
 
-    def _fixed_metric(self, y: Tensor, mean: Tensor, count: int) -> Tensor:
+    def _fixed_metric(self, y: Tensor, mean: Tensor) -> Tensor:
         """The metric matrix that is the mean of the batch under itself."""
         for _ in range(_INIT_STEPS):
-            old, mean = mean, self._batch_mean(y, self._frame(mean), count)
+            old, (mean, _) = mean, self._batch_mean(y, kernel.frame_of(mean))
             change = torch.linalg.matrix_norm(mean - old)
             if bool((change <= _INIT_TOLERANCE * torch.linalg.matrix_norm(mean)).all()):
                 break

@@ -1,5 +1,6 @@
 r"""Batch normalisation of SPD matrices in the metrics that GBW is compared with."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,9 @@ from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
 from manifoldkit.linalg.symmetric import _full_precision
 from manifoldkit.spd._batchnorm_base import BatchNormBase, check_count, check_option
 from manifoldkit.spd._gbw_chart import check_power, cholesky, power_of
+
+#: Turns a sum over the batch into the mean over the batches of all processes.
+Average = Callable[[Tensor], Tensor]
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
 
@@ -28,14 +32,18 @@ class _AffineInvariant:
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x)
         return torch.linalg.solve_triangular(cholesky(x), eye, upper=False)
 
-    def mean(self, y: Tensor, total, count: int) -> Tensor:
+    def coordinates(self, x: Tensor) -> Tensor:
+        """What is averaged first: the matrices."""
+        return x
+
+    def mean(self, y: Tensor, start: Tensor, average: Average) -> Tensor:
         """Karcher steps from the arithmetic mean."""
-        mean = total(y.sum(1)) / count
+        mean = start
         for _ in range(self.iterations):
             eig = eigh(mean)
             root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
             inverse = inverse[:, None]
-            step = total(logm(inverse @ y @ inverse).sum(1)) / count
+            step = average(logm(inverse @ y @ inverse).sum(1))
             mean = symmetrize(root @ expm(step) @ root)
         return mean
 
@@ -68,9 +76,9 @@ class _Flat:
         """Invert them."""
         raise NotImplementedError
 
-    def mean(self, y: Tensor, total, count: int) -> Tensor:
-        """Mean of the coordinates."""
-        return self.matrix(total(self.coordinates(y).sum(1)) / count)
+    def mean(self, y: Tensor, start: Tensor, average: Average) -> Tensor:
+        """Return to matrices from the mean of the coordinates."""
+        return self.matrix(start)
 
     def center(self, y: Tensor, mean: Tensor) -> Tensor:
         """Differences of coordinates."""
@@ -179,6 +187,12 @@ class SPDBatchNorm(BatchNormBase):
         scale = 1 if self.metric == "log_euclidean" else self.power**2
         return self._sum(v.square().sum((1, 2, 3))) / (count * scale)
 
+    def _batch_mean(self, y: Tensor, space) -> tuple[Tensor, int]:
+        total, count = self._total(space.coordinates(y))
+        mean = space.mean(y, total / count, lambda s: self._sum(s) / count)
+        self.check_mean(mean.detach(), y)
+        return mean, count
+
     def _statistics(self, y: Tensor, space) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean, centered batch and variance; updates the running statistics."""
         if not self._uses_batch():
@@ -186,9 +200,7 @@ class SPDBatchNorm(BatchNormBase):
             return mean, space.center(y, mean), self._group(self.running_var, y)
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
-            count = self._count(y)
-            mean = space.mean(y, self._sum, count)
-            self.check_mean(mean.detach(), y)
+            mean, count = self._batch_mean(y, space)
         v = space.center(y, mean)
         var = None
         if self.dispersion:
@@ -209,7 +221,7 @@ class SPDBatchNorm(BatchNormBase):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
         with _full_precision(x):
-            y = self._fold(x)
+            y = symmetrize(self._fold(x))
             if y.numel() == 0 and not self._uses_batch():
                 return x.clone()
             y, space = self._deform(y), self._space()
@@ -226,10 +238,8 @@ class SPDBatchNorm(BatchNormBase):
     def init_from_data(self, x: Tensor) -> "SPDBatchNorm":
         """Start the bias and the running statistics at those of a batch."""
         with _full_precision(x):
-            y, space = self._deform(self._fold(x)), self._space()
-            count = self._count(y)
-            mean = space.mean(y, self._sum, count)
-            self.check_mean(mean, y)
+            y, space = self._deform(symmetrize(self._fold(x))), self._space()
+            mean, count = self._batch_mean(y, space)
             center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:
