@@ -86,6 +86,13 @@ EXPERIMENTS = {
         "4-8 min",
         ("eth_ucy/biwi_eth.txt",),
     ),
+    "graph_separation": _Experiment(
+        "graph_separation",
+        "graph frames on graphs that message passing cannot tell apart",
+        "Puny et al. 2022",
+        "8-15 min",
+        ("graph_separation/exp.npz", "graph_separation/graph8c.g6"),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
@@ -104,6 +111,16 @@ DATASETS = {
     ),
     "eth_ucy": _Dataset(
         "fetch_eth_ucy", "ETH-UCY pedestrians, five scenes", "eth_ucy/biwi_eth.txt"
+    ),
+    "exp": _Dataset(
+        "fetch_exp",
+        "600 pairs of graphs alike under color refinement",
+        "graph_separation/exp.npz",
+    ),
+    "graph8c": _Dataset(
+        "fetch_graph8c",
+        "all connected graphs with 8 nodes",
+        "graph_separation/graph8c.g6",
     ),
 }
 

@@ -8,6 +8,7 @@ from manifoldkit._lazy import lazy_names
 _EXPORTS = {
     "eeg": ("fetch_mamem", "fetch_physionet_mi", "load_eeg_demo"),
     "epochs": ("EEGEpochs",),
+    "graph_separation": ("GraphSet", "fetch_exp", "fetch_graph8c"),
     "images": ("MatrixSet", "load_digits_covariances"),
     "motion": ("NBodyData", "ParticleData", "make_n_body", "simulate_particles"),
     "molecules": ("MoleculeWindows", "md17_windows"),

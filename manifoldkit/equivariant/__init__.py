@@ -6,6 +6,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "eqmotion": ("EqMotion", "EqMotionOutput", "neighbor_graph"),
     "forecaster": ("MotionForecaster",),
     "frames": ("Frame", "FrameAveraging", "RadialAxes", "pair_frame", "pca_frame"),
+    "graph_frames": ("GraphFrame", "GraphFrameAveraging", "graph_frame"),
     "motion_metrics": ("ade", "edge_accuracy", "fde", "min_ade", "min_fde"),
 }
 _MODULES: tuple[str, ...] = ()
