@@ -68,10 +68,19 @@ def _loss(model, batch):
     return torch.nn.functional.cross_entropy(model(x), y)
 
 
+@torch.no_grad()
+def _accuracy(model, x, target) -> float:
+    return float((model(x).argmax(-1) == target).double().mean())
+
+
 def score(
     options: dict, conditions: Iterable[float], where: str, seed: int, quick: bool
 ) -> dict[str, float]:
-    """Return the test accuracy of one network and of the oracle, by condition."""
+    """Return the test accuracy of one network and of the oracle, by condition.
+
+    The keys are the condition, "batch" and the condition for normalisation by the
+    statistics of the test matrices, and "oracle" and the condition.
+    """
     n_train, n_test, epochs = (100, 200, 5) if quick else (300, 1000, 30)
     scores = {}
     for condition in conditions:
@@ -97,9 +106,11 @@ def score(
             seed=seed,
             progress=False,
         )
-        with torch.no_grad():
-            found = model(x[n_train:]).argmax(-1)
-        scores[f"{condition:.0e}"] = float((found == target[n_train:]).double().mean())
+        scores[f"{condition:.0e}"] = _accuracy(model, x[n_train:], target[n_train:])
+        model.train()  # the statistics of the test batch in place of the running ones
+        scores[f"batch {condition:.0e}"] = _accuracy(
+            model, x[n_train:], target[n_train:]
+        )
         scores[f"oracle {condition:.0e}"] = float(
             ((ratio[n_train:] > 0) == y[n_train:]).mean()
         )

@@ -377,10 +377,13 @@ def _ill_conditioned(store, names, seeds, quick, console):
                 means = {
                     key: float(np.mean([p[key] for p in pieces])) for key in pieces[0]
                 }
-                metrics.append(_condition_row(where, f"SPDNet, {name}", means))
-                oracle = {k: v for k, v in means.items() if k.startswith("oracle")}
-            best = {k.removeprefix("oracle "): v for k, v in oracle.items()}
-            metrics.append(_condition_row(where, "best possible (true model)", best))
+                metrics.append(_condition_row(where, f"SPDNet, {name}", "", means))
+                if NETWORKS[name]["batchnorm"]:
+                    label = f"SPDNet, {name}, batch statistics at test"
+                    metrics.append(_condition_row(where, label, "batch ", means))
+                oracle = means
+            label = "best possible (true model)"
+            metrics.append(_condition_row(where, label, "oracle ", oracle))
     provenance = {
         "provenance": "Wishart matrices 10 x 10 of given condition, classes differ in "
         "the two largest or smallest variances, the other half of the variances jumps",
@@ -390,9 +393,11 @@ def _ill_conditioned(store, names, seeds, quick, console):
     return metrics, {"ill-conditioned matrices": provenance}
 
 
-def _condition_row(where: str, name: str, means: dict) -> dict:
+def _condition_row(where: str, name: str, kind: str, means: dict) -> dict:
+    """The figures of one kind: "", "batch " or "oracle "."""
+    figures = {k.removeprefix(kind): v for k, v in means.items() if k.startswith(kind)}
     return {"classes differ in the": f"{where} variances", "method": name} | {
-        f"condition {k}": v for k, v in means.items() if not k.startswith("oracle")
+        f"condition {k}": v for k, v in figures.items() if k[0].isdigit()
     }
 
 
@@ -419,13 +424,25 @@ def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[s
             r["method"]: r for r in synthetic if r["classes differ in the"] == where
         }
         for key in [k for k in next(iter(rows.values())) if k.startswith("condition")]:
-            nets = {m: r[key] for m, r in rows.items() if m.startswith("SPDNet")}
+            nets = {
+                m: r[key]
+                for m, r in rows.items()
+                if m.startswith("SPDNet") and not m.endswith("at test")
+            }
             best = max(nets, key=lambda m: nets[m])
             plain = nets["SPDNet, no normalisation"]
+            stale = {
+                m: rows[f"{m}, batch statistics at test"][key] - nets[m]
+                for m in nets
+                if m != "SPDNet, no normalisation"
+            }
+            worst = max(stale, key=lambda m: stale[m])
             remarks.append(
                 f"Classes in the {where}, {key}: best {best} ({nets[best]:.1%}), "
                 f"without normalisation {plain:.1%}, "
-                f"possible {rows['best possible (true model)'][key]:.1%}."
+                f"possible {rows['best possible (true model)'][key]:.1%}. Running "
+                f"statistics cost {worst} {100 * stale[worst]:.1f} points against "
+                "those of the test batch."
             )
     return remarks
 

@@ -53,7 +53,7 @@ def test_quick_run_and_resume(mamem, tmp_path):
     oracle = [r for r in result.metrics if "best possible" in r.get("method", "")]
     assert len(oracle) == 2
     begin = [r for r in result.metrics if r.get("method", "").startswith("SPDNet")]
-    assert len(begin) == 6
+    assert len(begin) == 10  # with batch statistics where there are any
     again = experiment.run(out, quick=True, console=console, resume=True)
     assert again.metrics == result.metrics
 
