@@ -209,7 +209,7 @@ def make_n_body(
         data.loc[:, :, 30].copy(),
         data.vel[:, :, 30].copy(),
         data.loc[:, :, 40].copy(),
-        data.charges,
+        np.asarray(data.charges),
     )
 
 

@@ -155,6 +155,9 @@ class EqMotion(nn.Module):
     True
     """
 
+    past_dct: Tensor
+    future_dct: Tensor
+
     def __init__(
         self,
         past_len: int,
@@ -228,7 +231,7 @@ class EqMotion(nn.Module):
         self.speed_embedding = nn.Linear(steps, hidden // 2, **factory)
         self.angle_embedding = nn.Linear(steps, hidden // 2, **factory)
         self.register_parameter("agent_embedding", None)
-        self.agent_mlp = None
+        self.agent_mlp: nn.Sequential | None = None
         if self.n_agents is not None:
             start = torch.randn(1, self.n_agents, hidden, **factory)
             self.agent_embedding = nn.Parameter(start)
@@ -253,7 +256,8 @@ class EqMotion(nn.Module):
             )
             for i in range(shared)
         )
-        self.head, self.heads = None, None
+        self.head: nn.Linear | None = None
+        self.heads: ModalHeads | None = None
         if self.n_modes == 1:
             self.head = nn.Linear(channels, self.future_len, bias=False, **factory)
         else:
@@ -351,8 +355,8 @@ class EqMotion(nn.Module):
         for layer in self.layers:
             h, position = layer(h, position, velocity, share, pairs, mask)
         if self.heads is None:
-            y, position = self._output(position, mask), position[None]
-            y = y[None]
+            mean = masked_mean(position, mask)
+            y, position = (self.head(position - mean) + mean)[None], position[None]
         else:
             y, position = self.heads(h, position, velocity, share, pairs, mask)
         if self.use_dct:
@@ -396,9 +400,8 @@ class EqMotion(nn.Module):
         # in double precision: acos near 1 costs half of the digits there are
         speed, angle = (a.to(dtype) for a in invariants(velocity, self.angle))
         position, velocity = position.to(dtype), velocity.to(dtype)
-        h = [self.speed_embedding(speed), self.angle_embedding(angle)]
-        h = torch.cat(h, -1)
-        if self.agent_embedding is not None:
+        h = torch.cat([self.speed_embedding(speed), self.angle_embedding(angle)], -1)
+        if self.agent_embedding is not None and self.agent_mlp is not None:
             named = torch.cat([h, self.agent_embedding.expand(h.shape)], -1)
             h = F.silu(self.agent_mlp(named))
         if self.use_dct:
@@ -415,7 +418,7 @@ class EqMotion(nn.Module):
                     "graph, found None"
                 )
             return DensePairs(shape[1], mask, self.normalize_neighbors, like)
-        edges = check_edges(edge_index, *shape, like.device)
+        edges = check_edges(edge_index, shape[0], shape[1], like.device)
         return EdgePairs(edges, shape, mask, self.normalize_neighbors, like)
 
     def _categories(self, given, h, x, v, pairs, mask, batched, check) -> Tensor:
@@ -441,11 +444,6 @@ class EqMotion(nn.Module):
         if self.training:
             return F.gumbel_softmax(logits, hard=True)
         return F.one_hot(logits.argmax(-1), self.n_categories).to(h.dtype)
-
-    def _output(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Future positions (D, B, N, T_out) before the inverse DCT."""
-        mean = masked_mean(x, mask)
-        return self.head(x - mean) + mean
 
     def _forward_graphs(self, x, mask, category, edge_index, lengths, batch):
         """Agents of several graphs in one axis: pad them, run, and undo it."""
