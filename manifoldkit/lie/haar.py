@@ -42,6 +42,7 @@ from torch import Tensor
 from manifoldkit.lie import _two_by_two
 from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis
+from manifoldkit.lie._so3 import quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
 
 WEIGHTINGS = ("haar", "none", "clipped")
@@ -57,8 +58,22 @@ class Options:
         self.proposal, self.generator = proposal, generator
         self.points = choice(points, POINTS, "points")
         self.antithetic, self.owner = antithetic, owner
+        self.rotation, self.df = "haar", 0
         self._extra: dict[str, Any] = extra
         self.device = torch.device("cpu") if generator is None else generator.device
+
+    def draw_cube(self, n: int, dim: int) -> None:
+        """Draw the points that one call of ``sample`` is made from.
+
+        All at once: a row makes a sample, so that splits agree, and quasi-random
+        columns do not repeat.
+        """
+        self._cube = unit_points(n, dim, self)
+
+    def columns(self, dim: int) -> Tensor:
+        """Return the next ``dim`` coordinates of the points."""
+        out, self._cube = self._cube[:, :dim], self._cube[:, dim:]
+        return out
 
     def take(self, name: str, default: Any) -> Any:
         """Return an option and mark it as known."""
@@ -248,21 +263,32 @@ def normal_vectors(u: Tensor, std: float) -> tuple[Tensor, Tensor]:
 # -- stretches
 
 
-def stretch_points(n: int, dim: int, size: int, options: Options) -> Tensor:
+def stretch_cube_dim(dim: int, size: int, options: Options) -> int:
+    """Number of uniforms that a stretch takes; checks the proposal's name.
+
+    The name defaults to ``"lognormal"``.
+    """
+    options.proposal = options.proposal or "lognormal"
+    choice(options.proposal, STRETCHES, "proposal")
+    if options.proposal != "wishart":
+        return dim
+    if options.antithetic:
+        raise ValueError("antithetic: not available for the wishart proposal")
+    df = options.take("df", size + 2)
+    if isinstance(df, bool) or not isinstance(df, int) or df < size:
+        raise ValueError(f"df: expected an integer >= {size}, found {df!r}")
+    options.df = df
+    return size * df
+
+
+def stretch_points(dim: int, size: int, options: Options) -> Tensor:
     """Unit points for the stretches, mirrored in pairs if antithetic."""
-    name = options.proposal or "lognormal"
-    choice(name, STRETCHES, "proposal")
-    if name == "wishart":
-        if options.antithetic:
-            raise ValueError("antithetic: not available for the wishart proposal")
-        df = options.take("df", size + 2)
-        if isinstance(df, bool) or not isinstance(df, int) or df < size:
-            raise ValueError(f"df: expected an integer >= {size}, found {df!r}")
-        dim = size * df
-    if not options.antithetic:
-        return unit_points(n, dim, options)
-    u = unit_points(n // 2, dim, options)
-    return torch.stack([u, 1 - u], 1).flatten(0, 1)
+    if options.proposal == "wishart":
+        return options.columns(size * options.df)
+    u = options.columns(dim)
+    if options.antithetic:
+        u = torch.stack([u[::2], 1 - u[::2]], 1).flatten(0, 1)
+    return u
 
 
 def vector_proposal(u: Tensor, options: Options) -> tuple[Tensor, Tensor]:
@@ -326,14 +352,10 @@ def wishart_proposal(u: Tensor, n: int, unimodular: bool) -> tuple[Tensor, Tenso
     return x, ratio + orthonormal
 
 
-def stretch_proposal(n: int, basis: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """Draw X = log S in a basis (dim, k, k); return it with log (invariant / density).
-
-    The name of the proposal defaults to ``"lognormal"``.
-    """
-    options.proposal = options.proposal or "lognormal"
+def stretch_proposal(basis: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Draw X = log S in a basis (dim, k, k), with log (invariant / density)."""
     dim, size = basis.shape[:2]
-    u = stretch_points(n, dim, size, options)
+    u = stretch_points(dim, size, options)
     if options.proposal == "wishart":
         return wishart_proposal(u, size, dim < size * (size + 1) // 2)
     v, log_density = vector_proposal(u, options)
@@ -347,17 +369,6 @@ def stretch_proposal(n: int, basis: Tensor, options: Options) -> tuple[Tensor, T
 def rotation_points_dim(n: int) -> int:
     """Number of uniforms that a random rotation takes."""
     return {2: 1, 3: 3}.get(n, n * n)
-
-
-def _quaternion_matrix(q: Tensor) -> Tensor:
-    """Rotation of unit quaternions, scalar first."""
-    w, x, y, z = q.unbind(-1)
-    entries = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
 
 
 def haar_rotations(u: Tensor, n: int) -> Tensor:
@@ -389,7 +400,7 @@ def haar_rotations(u: Tensor, n: int) -> Tensor:
         first, second = (1 - u[..., 0]).sqrt(), u[..., 0].sqrt()
         a, b = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]
         parts = [second * b.cos(), first * a.sin(), first * a.cos(), second * b.sin()]
-        return _quaternion_matrix(torch.stack(parts, -1))
+        return quaternion_matrix(torch.stack(parts, -1))
     q, r = torch.linalg.qr(_normal(u).unflatten(-1, (n, n)))
     sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
     q = q * sign[..., None, :]
@@ -415,31 +426,38 @@ def super_fibonacci(n: int, device: torch.device | None = None) -> Tensor:
     first, second = (s / n).sqrt(), (1 - s / n).sqrt()
     a, b = 2 * math.pi * s / phi, 2 * math.pi * s / psi
     parts = [first * a.sin(), first * a.cos(), second * b.sin(), second * b.cos()]
-    return _quaternion_matrix(torch.stack(parts, -1))
+    return quaternion_matrix(torch.stack(parts, -1))
+
+
+def rotation_cube_dim(size: int, name: str) -> int:
+    """Number of uniforms that a proposal of rotations takes; checks its name."""
+    choice(name, ROTATIONS, "rotation")
+    needed = {"equidistant": 2, "super_fibonacci": 3}.get(name, size)
+    if size != needed:
+        raise ValueError(f"{name}: expected rotations of size {needed}, found {size}")
+    if name in ("equidistant", "super_fibonacci"):
+        return 0
+    return rotation_points_dim(size) if name == "haar" else size * (size - 1) // 2
 
 
 def rotation_proposal(
     n: int, size: int, name: str, options: Options
 ) -> tuple[Tensor, Tensor]:
     """Draw ``n`` rotations; return them with log (uniform / proposal density)."""
-    choice(name, ROTATIONS, "rotation")
     zero = torch.zeros(n, dtype=torch.float64, device=options.device)
+    u = options.columns(rotation_cube_dim(size, name))
     if name == "haar":
-        u = unit_points(n, rotation_points_dim(size), options)
         return haar_rotations(u, size), zero
-    needed = {"equidistant": 2, "super_fibonacci": 3}.get(name, size)
-    if size != needed:
-        raise ValueError(f"{name}: expected rotations of size {needed}, found {size}")
     if name == "super_fibonacci":
         return super_fibonacci(n, options.device), zero
     if name == "equidistant":
         j = torch.arange(n, dtype=torch.float64, device=options.device)
         return _two_by_two.rotation(2 * math.pi * j / max(n, 1)), zero
-    return _loguniform(n, size, options)
+    return _loguniform(u, size, options)
 
 
-def _loguniform(n: int, size: int, options: Options) -> tuple[Tensor, Tensor]:
-    basis = torch.stack(skew_basis(size)).to(options.device) * 2**0.5
+def _loguniform(u: Tensor, size: int, options: Options) -> tuple[Tensor, Tensor]:
+    basis = torch.stack(skew_basis(size)).to(u.device) * 2**0.5
     dim = len(basis)
     # beyond, the exponential covers some rotations twice
     limit = math.pi / math.sqrt(dim)
@@ -448,7 +466,7 @@ def _loguniform(n: int, size: int, options: Options) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"rotation_bound: expected at most pi / sqrt({dim}), found {bound}"
         )
-    w = bound * (2 * unit_points(n, dim, options) - 1)
+    w = bound * (2 * u - 1)
     a = (w @ basis.flatten(-2)).unflatten(-1, (size, size))
     log_weight = rotation_log_density(a) - rotation_log_volume(size)
     r = _two_by_two.rotation(w[:, 0]) if size == 2 else torch.linalg.matrix_exp(a)

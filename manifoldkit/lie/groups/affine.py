@@ -1,7 +1,5 @@
 """Scales, and affine maps with a linear part from another group."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -79,10 +77,13 @@ class Scale(MatrixGroup):
         log_s = g[..., 0, 0].log()
         return -log_s if coords == "matrix" else 0 * log_s
 
-    def _draw(self, n, options):
+    def _cube_dim(self, options):
         options.proposal = options.proposal or "lognormal"
         choice(options.proposal, haar.STRETCHES[:2], "proposal")
-        u = haar.stretch_points(n, 1, 1, options)
+        return 1
+
+    def _draw(self, n, options):
+        u = haar.stretch_points(1, 1, options)
         v, log_density = haar.vector_proposal(u, options)
         x = v[..., None] / self.alpha**0.5
         return x.exp(), (-x).exp(), -log_density
@@ -285,10 +286,12 @@ class Affine(MatrixGroup):
     def _haar_log_density(self, g, coords):
         return self.group._haar_log_density(self._split(g)[1], coords)
 
-    def _draw(self, n: int, options: haar.Options) -> Any:
+    def _cube_dim(self, options):
+        return self.n + self.group._cube_dim(options)
+
+    def _draw(self, n, options):
         std = options.positive("translation_std", 1.0)
-        u = haar.unit_points(n, self.n, options)
-        x, log_density = haar.normal_vectors(u, std)
+        x, log_density = haar.normal_vectors(options.columns(self.n), std)
         h, h_inv, log_weight = self.group._draw(n, options)
         h, h_inv = self._linear(h), self._linear(h_inv)
         g, g_inv = self._join(x, h), self._join(-(h_inv @ x[..., None])[..., 0], h_inv)

@@ -128,6 +128,10 @@ class MatrixGroup(ABC):
     def _haar_log_density(self, g: Tensor, coords: str) -> Tensor: ...
 
     @abstractmethod
+    def _cube_dim(self, options: haar.Options) -> int:
+        """Number of uniforms that a sample takes; checks the proposals' names."""
+
+    @abstractmethod
     def _draw(self, n: int, options: haar.Options) -> tuple[Tensor, Tensor, Tensor]:
         """Samples, inverses and log weights in float64 on the generator's device."""
 
@@ -536,6 +540,7 @@ class MatrixGroup(ABC):
         haar.check_count(n, antithetic)
         choice(weighting, haar.WEIGHTINGS, "weighting")
         with torch.no_grad():
+            settings.draw_cube(n, self._cube_dim(settings))
             g, g_inv, log_weight = self._draw(n, settings)
             settings.finish()
             log_weight = haar.weigh(log_weight, weighting, self_normalise)

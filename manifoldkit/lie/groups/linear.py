@@ -117,10 +117,14 @@ class GLPlus(MatrixGroup):
             return stretch
         return stretch + haar.rotation_log_density(rotation_log(r))
 
+    def _cube_dim(self, options):
+        options.rotation = options.take("rotation", "haar")
+        turns = haar.rotation_cube_dim(self.n, options.rotation)
+        return turns + haar.stretch_cube_dim(self.stretch_dim, self.n, options)
+
     def _draw(self, n, options):
-        x, log_weight = haar.stretch_proposal(n, self._float_basis(options), options)
-        name = options.take("rotation", "haar")
-        r, log_turn = haar.rotation_proposal(n, self.n, name, options)
+        x, log_weight = haar.stretch_proposal(self._float_basis(options), options)
+        r, log_turn = haar.rotation_proposal(n, self.n, options.rotation, options)
         # x are those of S = p^2
         p, p_inv = sym_exp_pair(x / 2)
         product = _two_by_two.multiply if self.n == 2 else torch.matmul

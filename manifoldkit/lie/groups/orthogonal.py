@@ -74,10 +74,13 @@ class SO(MatrixGroup):
         choice(coords, ("coords",), "coords")
         return haar.rotation_log_density(rotation_log(g))
 
-    def _draw(self, n, options):
+    def _cube_dim(self, options):
         if options.antithetic:
             raise ValueError("antithetic: only proposals of stretches have it")
-        name = options.proposal or "haar"
-        choice(name, haar.ROTATIONS, "proposal")
-        r, log_weight = haar.rotation_proposal(n, self.n, name, options)
+        options.rotation = options.proposal or "haar"
+        choice(options.rotation, haar.ROTATIONS, "proposal")
+        return haar.rotation_cube_dim(self.n, options.rotation)
+
+    def _draw(self, n, options):
+        r, log_weight = haar.rotation_proposal(n, self.n, options.rotation, options)
         return r, r.mT, log_weight

@@ -121,7 +121,8 @@ class SPDSpace(MatrixGroup):
     def _project(self, g):
         x = (g + g.mT) / 2
         s, u = torch.linalg.eigh(torch.nan_to_num(x.detach()))
-        floor = s[..., -1:].clamp_min(1.0) * torch.finfo(x.dtype).eps
+        size = s.abs().amax(-1, keepdim=True)
+        floor = torch.where(size > 0, size, 1.0) * torch.finfo(x.dtype).eps ** 0.5
         # the nearest semidefinite matrix, lifted off the boundary
         lift = (u * (s.clamp_min(floor) - s)[..., None, :]) @ u.mT
         x = torch.where(positive_definite(x.detach())[..., None, None], x, x + lift)
@@ -141,6 +142,9 @@ class SPDSpace(MatrixGroup):
             return -(self.n + 1) / 2 * log_det(g)
         return haar.stretch_log_density(sym_log(g))
 
+    def _cube_dim(self, options):
+        return haar.stretch_cube_dim(self.dim, self.n, options)
+
     def _draw(self, n, options):
-        x, log_weight = haar.stretch_proposal(n, self._float_basis(options), options)
+        x, log_weight = haar.stretch_proposal(self._float_basis(options), options)
         return *sym_exp_pair(x), log_weight
