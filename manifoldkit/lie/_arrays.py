@@ -1,0 +1,87 @@
+"""NumPy in, NumPy out; half precision computed in float32."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import check_floating, compute_dtype
+
+
+def _to_tensor(value: Any) -> Any:
+    # a copy: tensors over read-only or reversed NumPy memory are not supported
+    return torch.tensor(value) if isinstance(value, np.ndarray) else value
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().numpy()
+    if isinstance(value, tuple):
+        items = [_to_numpy(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+def accepts_numpy(function: Callable) -> Callable:
+    """Let a tensor function take NumPy arrays; it then returns NumPy arrays.
+
+    Examples
+    --------
+    >>> @accepts_numpy
+    ... def double(x):
+    ...     return 2 * x
+    >>> double(np.array([1.0, 2.0]))
+    array([2., 4.])
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        values = (*args, *kwargs.values())
+        if not any(isinstance(value, np.ndarray) for value in values):
+            return function(*args, **kwargs)
+        args = tuple(_to_tensor(a) for a in args)
+        kwargs = {k: _to_tensor(a) for k, a in kwargs.items()}
+        return _to_numpy(function(*args, **kwargs))
+
+    return wrapper
+
+
+def check_vector(x: Tensor, size: int, name: str = "x") -> Tensor:
+    """Check ``(..., size)`` floating point; return it in the dtype to compute in."""
+    check_floating(x, name)
+    if x.ndim == 0 or x.shape[-1] != size:
+        raise ValueError(
+            f"{name}: expected shape (..., {size}), found {tuple(x.shape)}"
+        )
+    return x.to(compute_dtype(x.dtype))
+
+
+def gradient_floor(dtype: torch.dtype) -> float:
+    """Length below which a vector counts as zero for derivatives (1 / it overflows)."""
+    return 1e-280 if dtype == torch.float64 else 1e-30
+
+
+def unit_vector(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalize along the last axis whatever the size of the entries.
+
+    Returns the unit vectors, with the first basis vector and no derivative where
+    ``x`` is zero, and the mask of these.
+    """
+    m = x.detach().abs().amax(-1, keepdim=True)
+    zero = m == 0
+    first = torch.zeros_like(x[..., :1]) + 1
+    first = torch.cat([first, torch.zeros_like(x[..., 1:])], -1)
+    y = torch.where(zero, first, x) / torch.where(zero, 1.0, m).to(x.dtype)
+    tiny = m < gradient_floor(x.dtype)
+    y = torch.where(tiny, y.detach(), y)
+    return y / (y * y).sum(-1, keepdim=True).sqrt(), zero[..., 0]
+
+
+def choice(value: str, allowed: tuple[str, ...], name: str) -> str:
+    """Return ``value`` if it is one of the allowed strings, else raise."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
+    return value

@@ -1,0 +1,207 @@
+r"""Quaternions, rotation vectors and their relatives, for every finite input.
+
+Inside, quaternions are scalar first. A zero quaternion or axis counts as the identity.
+With :math:`\hat v x = v \times x` and :math:`t = |v|`,
+
+.. math:: \exp \hat v = I + \frac{\sin t}{t} \hat v
+          + \frac{1 - \cos t}{t^2} \hat v^2 .
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldkit.lie._arrays import unit_vector
+
+_TERMS = 8
+_NEAR = 0.25  # squared angles below this use power series
+
+
+def _series(x: Tensor, coefficients: list[float]) -> Tensor:
+    total = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + coefficient
+    return total
+
+
+_SINC = [(-1) ** k / math.factorial(2 * k + 1) for k in range(_TERMS)]
+_VERSINE = [(-1) ** k / math.factorial(2 * k + 2) for k in range(_TERMS)]
+_THIRD = [(-1) ** k / math.factorial(2 * k + 3) for k in range(_TERMS)]
+_ATAN = [(-1) ** k / (2 * k + 1) for k in range(2 * _TERMS)]
+
+
+def hat(v: Tensor) -> Tensor:
+    """Matrix of the cross product with ``v``, (..., 3) to (..., 3, 3)."""
+    x, y, z = v.unbind(-1)
+    o = torch.zeros_like(x)
+    return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+
+
+def vee(a: Tensor) -> Tensor:
+    """Inverse of :func:`hat` on the skew part of ``a``."""
+    skew = (a - a.mT) / 2
+    return torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)
+
+
+def _direction(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return squared length (small ones), length, unit vector and where it is small."""
+    scale = v.detach().abs().amax(-1, keepdim=True).clamp_min(1.0)
+    u = v / scale
+    square = (u * u).sum(-1, keepdim=True)
+    near = (scale == 1) & (square < _NEAR)
+    length = torch.where(near, 1.0, square).sqrt()
+    t = (length * scale).clamp_max(torch.finfo(v.dtype).max)
+    return torch.where(near, square, 0.0), t, u / length, near
+
+
+def exp_so3(v: Tensor) -> Tensor:
+    """Rotation matrices of rotation vectors (..., 3)."""
+    square, t, axis, near = _direction(v)
+    u = torch.where(near, v, axis)
+    a = torch.where(near, _series(square, _SINC), t.sin())
+    b = torch.where(near, _series(square, _VERSINE), 1 - t.cos())
+    x, y, z = u.unbind(-1)
+    ax, ay, az = (a * u).unbind(-1)
+    bx, by, bz = (b * u).unbind(-1)
+    xx, yy, zz = bx * x, by * y, bz * z
+    xy, xz, yz = bx * y, bx * z, by * z
+    entries = [
+        1 - yy - zz, xy - az, xz + ay,
+        xy + az, 1 - xx - zz, yz - ax,
+        xz - ay, yz + ax, 1 - xx - yy,
+    ]  # fmt: skip
+    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+
+
+def quaternion_matrix(q: Tensor) -> Tensor:
+    """Rotation matrices of quaternions of any length."""
+    w, x, y, z = unit_vector(q)[0].unbind(-1)
+    entries = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+
+
+def matrix_quaternion(r: Tensor) -> Tensor:
+    """Unit quaternions, first non-zero entry positive.
+
+    Of the four ways to write 4 q_k q the one with the largest q_k is taken: no
+    cancellation, and no small divisor in any derivative.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in r.unbind(-2))
+    rows = [
+        [1 + a + e + i, h - f, c - g, d - b],
+        [h - f, 1 + a - e - i, b + d, c + g],
+        [c - g, b + d, 1 - a + e - i, f + h],
+        [d - b, c + g, f + h, 1 - a - e + i],
+    ]
+    table = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    best = table.detach().diagonal(dim1=-2, dim2=-1).argmax(-1)
+    q = table.gather(-2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]
+    q = q / (q * q).sum(-1, keepdim=True).sqrt()
+    return canonical(q)
+
+
+def canonical(q: Tensor) -> Tensor:
+    """Choose between q and -q: the first non-zero entry becomes positive."""
+    sign = torch.zeros_like(q[..., 0].detach())
+    for entry in q.detach().unbind(-1):
+        sign = torch.where(sign == 0, entry.sign(), sign)
+    return q * torch.where(sign == 0, 1.0, sign)[..., None]
+
+
+def quaternion_vector(q: Tensor) -> Tensor:
+    """Rotation vectors of canonical unit quaternions: 2 atan2(|v|, w) v / |v|."""
+    w, v = q[..., :1], q[..., 1:]
+    square = (v * v).sum(-1, keepdim=True)
+    near = square < 0.04 * w * w
+    safe = torch.where(near, 1.0, w)
+    ratio = torch.where(near, square, 0.0) / torch.where(near, w * w, 1.0)
+    length = torch.where(near, 1.0, square).sqrt()
+    far = 2 * torch.atan2(length, safe) / length
+    return v * torch.where(
+        near, 2 * _series(ratio, _ATAN) / torch.where(near, w, 1.0), far
+    )
+
+
+def log_so3(r: Tensor) -> Tensor:
+    """Rotation vectors of length at most pi."""
+    return quaternion_vector(matrix_quaternion(r))
+
+
+def left_jacobian(v: Tensor) -> Tensor:
+    """I + B hat(v) + C hat(v)^2, B = (1 - cos t)/t^2, C = (t - sin t)/t^3."""
+    square, t, axis, near = _direction(v)
+    u = torch.where(near, v, axis)
+    b = torch.where(near, _series(square, _VERSINE), (1 - t.cos()) / t)[..., None]
+    c = torch.where(near, _series(square, _THIRD), 1 - t.sin() / t)[..., None]
+    k = hat(u)
+    return torch.eye(3, dtype=v.dtype, device=v.device) + b * k + c * (k @ k)
+
+
+def left_jacobian_inverse(v: Tensor) -> Tensor:
+    """I - hat(v)/2 + (1/t^2 - cot(t/2)/(2t)) hat(v)^2, defined for t < 2 pi."""
+    square, t, axis, near = _direction(v)
+    # x = t/2: 1 - x cot x = x^2/3 + x^4/45 + ..., as 1 - cos x / sinc x
+    x2 = square / 4
+    cosine = _series(x2, [(-1) ** k / math.factorial(2 * k) for k in range(_TERMS)])
+    # (sinc x - cos x) / x^2 = sum (-1)^k (2k + 2) / (2k + 3)! x^(2k)
+    gap = [(-1) ** k * (2 * k + 2) / math.factorial(2 * k + 3) for k in range(_TERMS)]
+    small = _series(x2, gap) / (cosine * 0 + _series(x2, _SINC)) / 4
+    half = t / 2
+    far = 1 - half * half.cos() / torch.where(near, 1.0, half.sin())
+    c = torch.where(near, small, far)[..., None]
+    k, unit = hat(v), hat(torch.where(near, v, axis))
+    return torch.eye(3, dtype=v.dtype, device=v.device) - k / 2 + c * (unit @ unit)
+
+
+def gibbs_quaternion(g: Tensor) -> Tensor:
+    """Quaternion of Rodrigues' vector tan(t/2) axis."""
+    return torch.cat([torch.ones_like(g[..., :1]), g], -1)
+
+
+def mrp_quaternion(p: Tensor) -> Tensor:
+    """Unit quaternion of modified Rodrigues parameters tan(t/4) axis."""
+    scale = p.detach().abs().amax(-1, keepdim=True).clamp_min(1.0)
+    u = p / scale
+    square, one = (u * u).sum(-1, keepdim=True), 1 / scale
+    return torch.cat([one * one - square, 2 * one * u], -1) / (one * one + square)
+
+
+def hopf_quaternion(x: Tensor) -> Tensor:
+    """Quaternion of Hopf coordinates (theta, phi, psi), radians."""
+    theta, phi, psi = x.unbind(-1)
+    c, s, half = (theta / 2).cos(), (theta / 2).sin(), psi / 2
+    parts = [
+        c * half.cos(),
+        c * half.sin(),
+        s * (phi + half).cos(),
+        s * (phi + half).sin(),
+    ]
+    return torch.stack(parts, -1)
+
+
+def quaternion_hopf(q: Tensor) -> Tensor:
+    """Hopf coordinates, theta in [0, pi], the others in (-2 pi, 2 pi)."""
+    w, x, y, z = q.unbind(-1)
+    first, second = safe_norm(q[..., :2]), safe_norm(q[..., 2:])
+    half = safe_atan2(x, w)
+    return torch.stack(
+        [2 * safe_atan2(second, first), safe_atan2(z, y) - half, 2 * half], -1
+    )
+
+
+def safe_norm(v: Tensor) -> Tensor:
+    """Length, with derivative zero at zero."""
+    square = (v * v).sum(-1)
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def safe_atan2(y: Tensor, x: Tensor) -> Tensor:
+    """Angle, with value and derivative zero at the origin."""
+    origin = (x == 0) & (y == 0)
+    return torch.where(origin, 0.0, torch.atan2(y, torch.where(origin, 1.0, x)))
