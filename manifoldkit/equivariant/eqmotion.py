@@ -354,10 +354,10 @@ class EqMotion(nn.Module):
             share = pairs.from_dense(category)
         for layer in self.layers:
             h, position = layer(h, position, velocity, share, pairs, mask)
-        if self.heads is None:
+        if self.head is not None:
             mean = masked_mean(position, mask)
             y, position = (self.head(position - mean) + mean)[None], position[None]
-        else:
+        elif self.heads is not None:
             y, position = self.heads(h, position, velocity, share, pairs, mask)
         if self.use_dct:
             y = y @ self.future_dct

@@ -5,6 +5,7 @@ downloaded. 20 frames are observed, 20 forecast.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,16 @@ def contestants(task: str) -> dict[str, Callable[[], nn.Module]]:
 
 def predict(model: nn.Module, x: Tensor, device: str = "cpu") -> tuple:
     """Return forecasts and categories (None where the model has none), in batches."""
-    preds, categories = [], []
+    preds: list[Tensor] = []
+    categories: list[Tensor | None] = []
     model = model.eval().to(device)
     with torch.no_grad():
         for part in x.split(500):
             out = model(part.to(device))
             preds.append(getattr(out, "pred", out).cpu())
             categories.append(getattr(out, "category", None))
-    if categories[0] is None:
-        return torch.cat(preds), None
-    return torch.cat(preds), torch.cat(categories).cpu()
+    known = [c.cpu() for c in categories if c is not None]
+    return torch.cat(preds), torch.cat(known) if known else None
 
 
 def score(model: nn.Module, data: dict, split: str, device: str = "cpu") -> dict:
@@ -207,8 +208,14 @@ def run(
             runs = [
                 store.get(
                     f"{task}: {name}, seed {s}",
-                    lambda m=make, s=s, d=data: train(
-                        m, d, epochs=epochs, seed=s, device=device, console=console
+                    partial(
+                        train,
+                        make,
+                        data,
+                        epochs=epochs,
+                        seed=s,
+                        device=device,
+                        console=console,
                     ),
                 )
                 for s in range(seed, seed + count)

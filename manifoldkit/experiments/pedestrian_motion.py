@@ -5,6 +5,7 @@ validation part of the other scenes: the scene left out is looked at once, at th
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def train(subset: str, *, quick: bool, seed: int, device: str, console) -> dict:
         optimizer=lambda m: torch.optim.Adam(m.parameters(), lr=1e-3),
         epochs=epochs,
         scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.8),
-        validate=lambda m: score(m, *valid, device),
+        validate=lambda m: score(m, valid[0], valid[1], device),
         monitor="min_ade",
         device=device,
         seed=seed,
@@ -111,7 +112,7 @@ def train(subset: str, *, quick: bool, seed: int, device: str, console) -> dict:
     )
     test = samples(subset, "test", 200 if quick else None)
     return {
-        **score(model, *test, device),
+        **score(model, test[0], test[1], device),
         **constant_velocity(test[0]),
         "validation_min_ade": log.best["min_ade"],
         "chosen_epoch": log.best["epoch"],
@@ -191,8 +192,8 @@ def run(
     for subset in subsets:
         piece = store.get(
             subset,
-            lambda s=subset: train(
-                s, quick=quick, seed=seed, device=device, console=console
+            partial(
+                train, subset, quick=quick, seed=seed, device=device, console=console
             ),
         )
         metrics.append({"subset": subset, "method": "EqMotion, 20 modes", **piece})

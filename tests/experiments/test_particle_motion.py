@@ -81,7 +81,11 @@ def test_a_run_stores_its_result_and_resumes(data, monkeypatch, tmp_path):
     result = experiment.run(tmp_path, quick=True)
     assert {row["task"] for row in result.metrics} == {"springs", "charged"}
     assert Result.load(tmp_path).metrics == json.loads(json.dumps(result.metrics))
-    monkeypatch.setattr(experiment, "train", None)  # nothing is trained again
+
+    def never(*_, **__):
+        raise AssertionError("a finished training was repeated")
+
+    monkeypatch.setattr(experiment, "train", never)
     again = experiment.run(tmp_path, quick=True, resume=True)
     assert again.metrics == result.metrics
     springs = next(r for r in result.metrics if r["method"] == "EqMotion")
