@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from manifoldkit.spd import _gbw_batchnorm_composed as composed
 from manifoldkit.spd._gbw_batchnorm_roots import (
     congruence,
     safe_eigh,
@@ -57,14 +57,15 @@ class _Factor(torch.autograd.Function):
         inverse = torch.linalg.solve_triangular(
             factor, eye.expand_as(factor), upper=False
         )
-        ctx.save_for_backward(inverse)
+        ctx.save_for_backward(factor, inverse)
         ctx.mark_non_differentiable(inverse)
         return factor, inverse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad, _):
-        (inverse,) = ctx.saved_tensors
+        factor, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inverse = torch.linalg.inv(factor)
         half = grad @ inverse
         return (half + half.mT) / 4
 
@@ -137,15 +138,20 @@ class _Center(torch.autograd.Function):
         v = roots.root * weight
         v.diagonal(dim1=-2, dim2=-1).sub_(2 * half[:, None])
         ctx.roots, ctx.frame = roots, (g, half, u, k, outer, pairs, weight, inverse)
+        ctx.save_for_backward(y, factor, center)
         ctx.mark_non_differentiable(u)
         ctx.set_materialize_grads(False)
         return v, u
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad, _):
         if grad is None:
             return (None,) * 5
+        if torch.is_grad_enabled():
+            inputs = (*ctx.saved_tensors, ctx.frame[2])
+            wanted = (*ctx.needs_input_grad[:3], False)
+            grads = composed.differentiate(composed.center, inputs, wanted, grad)
+            return *grads[:3], None, None
         roots = ctx.roots
         g, half, u, k, outer, pairs, weight, inverse = ctx.frame
         grad_s = grad * weight
@@ -185,15 +191,18 @@ class _Expand(torch.autograd.Function):
         step, change, pairs, rotation, d, r = _step(v, inverse, bias, gain, u)
         outward = factor @ r
         half = (step.flatten(1, 2) @ outward.mT).view_as(step)
-        ctx.save_for_backward(change, step, gain)
-        ctx.frame = (d, r, rotation, pairs, outward, inverse)
+        ctx.save_for_backward(v, factor, bias, gain)
+        ctx.frame = (change, step, d, r, rotation, pairs, outward, inverse, u)
         return half.mT @ (d[:, None, :, None] * half)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        change, step, gain = ctx.saved_tensors
-        d, r, rotation, pairs, outward, inverse = ctx.frame
+        change, step, d, r, rotation, pairs, outward, inverse, u = ctx.frame
+        if torch.is_grad_enabled():
+            inputs, wanted = (*ctx.saved_tensors, u), (*ctx.needs_input_grad[:4], False)
+            grads = composed.differentiate(composed.expand, inputs, wanted, grad)
+            return *grads[:4], None, None
+        gain = ctx.saved_tensors[3]
         want_v, want_factor, want_bias, want_gain = ctx.needs_input_grad[:4]
         grad = congruence(outward.mT, (grad + grad.mT).mul_(0.5))
         inner = grad @ step
@@ -229,11 +238,17 @@ class _SumTransport(torch.autograd.Function):
         back = torch.linalg.inv(lower)
         total = roots.total()
         ctx.roots, ctx.frame = roots, (lower, back, total, k, inverse)
+        ctx.save_for_backward(y, factor, center)
         return _sandwich(back.mT, total)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            wanted = ctx.needs_input_grad[:3]
+            grads = composed.differentiate(
+                composed.sum_transport, ctx.saved_tensors, wanted, grad
+            )
+            return *grads, None, None
         roots = ctx.roots
         lower, back, total, k, inverse = ctx.frame
         grad_s = _sandwich(back, grad)

@@ -44,7 +44,7 @@ def convert_sync_batchnorm(module: nn.Module, process_group=None) -> nn.Module:
     shares may differ in size, and running statistics stay equal to the bit. A training
     forward of :class:`~manifoldkit.spd.GBWBatchNorm` sends ``2 + mean_iterations``
     messages of about :math:`n^2` numbers; evaluation sends none. Use it before
-    ``DistributedDataParallel``, beside ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``
+    ``DistributedDataParallel``, beside ``nn.SyncBatchNorm.convert_sync_batchnorm``
     for flat layers.
 
     Parameters
