@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifoldkit.equivariant._eqmotion_graphs import forward_graphs
 from manifoldkit.equivariant._eqmotion_inputs import (
     MISSING,
     check_category,
@@ -335,7 +336,11 @@ class EqMotion(nn.Module):
             Not floating-point numbers.
         """
         if batch is not None:
-            return self._forward_graphs(x, mask, category, edge_index, lengths, batch)
+            if lengths is not None:
+                raise ValueError("batch, lengths: expected one of them, found both")
+            return EqMotionOutput(
+                *forward_graphs(self, x, mask, category, edge_index, batch)
+            )
         check = self.validate is not None and not self.training
         tracks = read_tracks(
             x, mask, lengths, self.past_len, self.n_agents, self.missing, check
@@ -445,39 +450,6 @@ class EqMotion(nn.Module):
             return F.gumbel_softmax(logits, hard=True)
         return F.one_hot(logits.argmax(-1), self.n_categories).to(h.dtype)
 
-    def _forward_graphs(self, x, mask, category, edge_index, lengths, batch):
-        """Agents of several graphs in one axis: pad them, run, and undo it."""
-        x = torch.as_tensor(x)
-        if x.ndim != 3 or batch.shape != x.shape[:1] or lengths is not None:
-            raise ValueError(
-                "batch: expected one graph number an agent for x of shape (N, T, D) "
-                f"without lengths, found shapes {tuple(batch.shape)} and "
-                f"{tuple(x.shape)}"
-            )
-        if category is not None and (category.ndim != 2 or edge_index is None):
-            raise ValueError("category: with batch= expected shape (E, K) and a graph")
-        count = torch.bincount(batch)
-        place = _places(batch, count)
-        b, n = len(count), int(count.max()) if len(count) else 0
-        padded = x.new_zeros(b, n, *x.shape[1:])
-        padded = padded.index_put((batch, place), x)
-        valid = torch.zeros(b, n, dtype=torch.bool, device=x.device)
-        valid[batch, place] = True
-        if mask is not None:
-            mask = mask if mask.ndim == 2 else mask[:, None].expand(x.shape[:2])
-            steps = valid[..., None].repeat(1, 1, x.shape[1])
-            steps[batch, place] = mask
-            valid = steps
-        if edge_index is not None:
-            edge_index = torch.as_tensor(edge_index, device=x.device)
-            sender, receiver = edge_index
-            if bool((batch[sender] != batch[receiver]).any()):
-                raise ValueError("edge_index: an edge joins two graphs of the batch")
-            edge_index = torch.stack([batch[sender], place[sender], place[receiver]])
-        out = self(padded, valid, category, edge_index)
-        pred, h, vectors = (a[batch, place] for a in (out.pred, out.h, out.G))
-        return EqMotionOutput(pred, out.category, h, vectors)
-
     @torch.no_grad()
     def predict(self, x: Tensor, *args, **kwargs) -> EqMotionOutput:
         """Forecast in evaluation mode and without gradients; arguments of ``forward``.
@@ -525,14 +497,6 @@ def _check_choice(name: str, value, choices: tuple) -> None:
 def _both(mask: Tensor) -> Tensor:
     """Pairs of valid agents, (B, N, N, 1)."""
     return (mask[:, :, None] & mask[:, None])[..., None]
-
-
-def _places(batch: Tensor, count: Tensor) -> Tensor:
-    """Position of each agent within its graph, in the order given."""
-    order = batch.argsort(stable=True)
-    start = torch.cumsum(count, 0) - count
-    rank = torch.arange(len(batch), device=batch.device) - start[batch[order]]
-    return torch.empty_like(rank).scatter_(0, order, rank)
 
 
 def _finish(
