@@ -41,7 +41,9 @@ def test_weights_are_those_of_haar_measure(group, generator):
         return (bump * log_weight.exp()).mean()
 
     there = torch.linalg.inv(shift) @ g
-    torch.testing.assert_close(integral(there), integral(g), rtol=0.06, atol=0)
+    # without weights it changes by two per cent or more
+    rtol = 0.005 if g.shape[-1] == 2 else 0.06
+    torch.testing.assert_close(integral(there), integral(g), rtol=rtol, atol=0)
 
 
 def test_lattice_integrates_better_than_independent_points():
