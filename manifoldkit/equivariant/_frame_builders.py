@@ -29,6 +29,8 @@ def pca_frame(
     extra_vectors: bool = False,
     signs: str = "all",
     draws: int | None = None,
+    vectors: Tensor | None = None,
+    vectors_mask: Tensor | None = None,
 ) -> Frame:
     r"""Return the principal axes of point clouds, with every choice of signs.
 
@@ -61,6 +63,11 @@ def pca_frame(
         positive, both where it vanishes.
     draws : int, optional
         So many random sign choices instead of all.
+    vectors : Tensor, shape (..., m, d), optional
+        Vectors that define the axes together with the centered points, such as
+        velocities; they do not move the origin.
+    vectors_mask : Tensor of bool, shape (..., m), optional
+        Valid vectors.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def pca_frame(
         raise ValueError(
             f"order: expected 'ascending' or 'descending', found {order!r}"
         )
-    moments = _moments(x, mask, spec, detach)
+    moments = _moments(x, mask, spec, detach, _flat(vectors, x, vectors_mask))
     frame = frame_of_moments(
         moments, spec, tol, x.dtype, order=order, extra=extra_vectors, draws=draws
     )
@@ -148,7 +155,21 @@ def _unflatten(frame: Frame, lead: torch.Size) -> Frame:
     return Frame(*parts)
 
 
-def _moments(x: Tensor, mask, spec: GroupSpec, detach: bool) -> Moments:
+def _flat(vectors: Tensor | None, x: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Return vectors as (B, m, d), zero where masked."""
+    if vectors is None:
+        return None
+    check_floating(vectors, "vectors")
+    if vectors.shape[-1] != x.shape[-1]:
+        raise ValueError(
+            f"vectors: expected {x.shape[-1]} coordinates, found {vectors.shape[-1]}"
+        )
+    if mask is not None:
+        vectors = torch.where(mask[..., None], vectors, 0.0)
+    return vectors.reshape(len(x), vectors.shape[-2], vectors.shape[-1])
+
+
+def _moments(x: Tensor, mask, spec: GroupSpec, detach: bool, vectors=None) -> Moments:
     z = (x.detach() if detach else x).to(wide(x))
     count = z.new_full((len(z),), float(z.shape[1]))
     if mask is not None:
@@ -162,6 +183,10 @@ def _moments(x: Tensor, mask, spec: GroupSpec, detach: bool) -> Moments:
         z = z - t[:, None]
         if mask is not None:
             z = torch.where(mask[..., None], z, 0.0)
+    if vectors is not None:
+        v = (vectors.detach() if detach else vectors).to(z)
+        z, count = torch.cat([z, v], 1), count + v.shape[1]
+        peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
     return Moments(z, mask, t, z.mT @ z, count, peak)
 
 
@@ -268,6 +293,8 @@ def pair_frame(
     detach: bool = True,
     on_collinear: str = "pca",
     generator: torch.Generator | None = None,
+    vectors: Tensor | None = None,
+    vectors_mask: Tensor | None = None,
 ) -> Frame:
     r"""Return one frame a pair of points, weighted: continuous, exact on the cube.
 
@@ -295,6 +322,8 @@ def pair_frame(
         principal axes, or raise.
     generator : torch.Generator, optional
         Source of randomness of ``n_pairs``.
+    vectors, vectors_mask
+        As for :func:`pca_frame`.
 
     Returns
     -------
@@ -326,7 +355,7 @@ def pair_frame(
             f"frame 'pair' needs rotations in 2 or 3 dimensions, found group {group} "
             f"in {d}: use frame='pca'"
         )
-    m = _moments(x, mask, spec, detach)
+    m = _moments(x, mask, spec, detach, _flat(vectors, x, vectors_mask))
     tol = gap_tolerance(x.dtype, gap_tol)
     axes = frame_of_moments(m, spec, tol, x.dtype, extra=True)
     r, weight = _point_frames(m.z) if d == 2 else _pair_frames(m.z)
@@ -347,7 +376,9 @@ def pair_frame(
     weight = torch.where(weight > 1e-12 * top[:, None], weight, 0.0)
     if n_pairs is not None and weight.shape[1] > n_pairs:
         r, weight = _draw(r, weight, flat, n_pairs, generator)
-    logs = (weight / weight.sum(1, keepdim=True)).log()
+    used = weight > 0  # where the weight vanishes, so does its derivative
+    share = weight / weight.sum(1, keepdim=True).clamp_min(1e-300)
+    logs = torch.where(used, torch.where(used, share, 1.0).log(), -math.inf)
     r, logs = _with_fallback(r, logs, axes, flat)
     gap = torch.where(flat, axes.gap, 1.0)
     frame = Frame(r, m.t, logs, gap, flat & axes.degenerate, spec.name, axes.scale)

@@ -1,5 +1,6 @@
 """Sets of frames, their groups, and how values move in and out of them."""
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -214,7 +215,7 @@ def _rotate(x: Tensor, kind: ValueType, r: Tensor) -> Tensor:
     if kind.kind == "pseudovector":
         det = torch.linalg.det(r).sign()
         x = x * det.reshape(*det.shape, *[1] * (x.ndim - 2))
-    flat = x.reshape(*x.shape[:2], -1, x.shape[-1])
+    flat = x.reshape(*x.shape[:2], math.prod(x.shape[2:-1]), x.shape[-1])
     y = flat @ r.mT
     return y.reshape(*y.shape[:2], *x.shape[2:])
 

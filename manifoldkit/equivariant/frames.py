@@ -16,6 +16,7 @@ from manifoldkit.equivariant._frame_types import (
     Frame,
     parse_group,
 )
+from manifoldkit.linalg.checks import check_floating
 
 __all__ = ["Frame", "FrameAveraging", "RadialAxes", "pair_frame", "pca_frame"]
 
@@ -178,6 +179,7 @@ class FrameAveraging(nn.Module):
             )
         if chunk is not None and not _count(chunk):
             raise ValueError(f"chunk: expected a positive number, found {chunk!r}")
+        self.moves = isinstance(group, str) and ("E(" in group or "T(" in group)
         if frame != "group":
             spec = parse_group(group)
             if spec.d and spec.rotates and frame == "pca" and mode == "full":
@@ -312,21 +314,30 @@ class FrameAveraging(nn.Module):
         return keys
 
     def _points(self, arguments: Arguments, mask: Tensor | None):
-        """Return the points that define the frame, and which of them are valid."""
-        clouds, valid = [], []
+        """Return what defines the frame: points and their mask, vectors and theirs."""
+        found: dict[str, list] = {"position": [], "vector": []}
+        valid: dict[str, list] = {"position": [], "vector": []}
         for k in self._keys(arguments):
-            x = arguments.values[k]
-            if arguments.types[k].kind not in ("position", "vector", "normal"):
+            x, kind = arguments.values[k], arguments.types[k].kind
+            if kind not in found:
                 raise ValueError(
-                    f"frame_from: expected positions or vectors, found "
-                    f"{arguments.types[k].kind!r}"
+                    f"frame_from: expected positions or vectors, found {kind!r}"
                 )
-            cloud = x.reshape(len(x), -1, x.shape[-1])
-            clouds.append(cloud)
+            check_floating(x, f"inputs[{k!r}]")
+            found[kind].append(x.flatten(1, -2))
             if mask is not None:
-                valid.append(self._spread_mask(mask, x).reshape(len(x), -1))
-        x = clouds[0] if len(clouds) == 1 else torch.cat(clouds, 1)
-        return x, torch.cat(valid, 1) if valid else None
+                valid[kind].append(self._spread_mask(mask, x).flatten(1))
+        joined = []
+        for kind in found:
+            joined.append(torch.cat(found[kind], 1) if found[kind] else None)
+            joined.append(torch.cat(valid[kind], 1) if valid[kind] else None)
+        x, x_mask, v, v_mask = joined
+        if x is None and not self.moves:
+            return v, v_mask, {}
+        if x is None:  # vectors only: no origin
+            x = v[:, :0]
+            x_mask = None if v_mask is None else v_mask[:, :0]
+        return x, x_mask, {"vectors": v, "vectors_mask": v_mask}
 
     def _spread_mask(self, mask: Tensor, x: Tensor) -> Tensor:
         dim = x.ndim + self.point_dim
@@ -343,7 +354,7 @@ class FrameAveraging(nn.Module):
         keys = self._keys(arguments)
         if arguments.types[keys[0]].kind in GRIDS:
             return self._element_frame(arguments.values[keys[0]], None, None)
-        x, valid = self._points(arguments, mask)
+        x, valid, more = self._points(arguments, mask)
         if self.frame == "group":
             return self._element_frame(x, x, valid)
         own = set(keys)
@@ -362,6 +373,7 @@ class FrameAveraging(nn.Module):
                 n_pairs=self.n_pairs,
                 gap_tol=self.gap_tol,
                 detach=self.detach_frame,
+                **more,
             )
         draws = None
         if self.mode != "full" and x.shape[-1] > 8:
@@ -376,6 +388,7 @@ class FrameAveraging(nn.Module):
             extra_vectors=extra,
             signs="moment" if self.frame == "pca-det" else "all",
             draws=draws,
+            **more,
         )
 
     def _learned(self, x: Tensor, valid: Tensor | None) -> Frame:
@@ -392,7 +405,7 @@ class FrameAveraging(nn.Module):
         r, name = build.element_frame(like, self.group, draws, d)
         batch = len(like)
         t = r.new_zeros(batch, r.shape[-1])
-        if x is not None and isinstance(self.group, str) and "E(" in self.group:
+        if x is not None and self.moves:
             t = pca_frame(x, f"T({d})", valid, detach=self.detach_frame).t
         logs = r.new_zeros(batch, len(r)) - torch.tensor(float(len(r))).log().item()
         ones = r.new_ones(batch)
@@ -408,9 +421,14 @@ class FrameAveraging(nn.Module):
         if not bool(flagged.any()):
             return frame
         if policy == "pair":
-            x, valid = self._points(arguments, mask)
+            x, valid, more = self._points(arguments, mask)
             other = pair_frame(
-                x, self.group, valid, gap_tol=self.gap_tol, detach=self.detach_frame
+                x,
+                self.group,
+                valid,
+                gap_tol=self.gap_tol,
+                detach=self.detach_frame,
+                **more,
             )
             return _merge(frame, other, flagged)
         text = (

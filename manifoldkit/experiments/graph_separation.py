@@ -392,8 +392,8 @@ def _remarks(metrics: list[dict]) -> list[str]:
         f"threshold (with 16 orders {100 * many['copies_called_different']:.0f} %): "
         "that test does not show that graphs are told apart.",
         f"Beyond the copies, {one['not_beyond_copies']:.0f} of {one['pairs']:.0f} "
-        f"pairs of EXP are not separated with 1 order, {many['not_beyond_copies']:.0f} with "
-        "16.",
+        "pairs of EXP are not separated with 1 order, "
+        f"{many['not_beyond_copies']:.0f} with 16.",
         f"On graph8c the averages are exact: copies agree to "
         f"{exact['largest_copy']:.0e}, and {exact['not_beyond_copies']:.0f} of "
         f"{exact['pairs']:.0f} pairs are not told apart.",
