@@ -5,6 +5,7 @@ from manifoldkit._lazy import lazy_names
 _EXPORTS: dict[str, tuple[str, ...]] = {
     "eqmotion": ("EqMotion", "EqMotionOutput", "neighbor_graph"),
     "forecaster": ("MotionForecaster",),
+    "frame_models": ("FrameGNN", "FramePointNet", "LocalFrames", "PointNetBackbone"),
     "frames": ("Frame", "FrameAveraging", "RadialAxes", "pair_frame", "pca_frame"),
     "graph_frames": ("GraphFrame", "GraphFrameAveraging", "graph_frame"),
     "motion_metrics": ("ade", "edge_accuracy", "fde", "min_ade", "min_fde"),

@@ -24,6 +24,10 @@ def perturbed(subject: Subject, values: list, seed: int, size: float = 0.1) -> l
             continue
         if spec.kind == "sym_matrix":
             noise = (noise + noise.mT) / 2
+        if spec.kind == "edge_scalar":
+            dims = spec.node_dims(v, subject.batch)
+            if torch.equal(v, v.transpose(*dims)):  # an undirected graph stays one
+                noise = (noise + noise.transpose(*dims)) / 2
         centered = v - v.flatten(0, -2).nanmean(0) if v.ndim > 1 else v
         rms = float(centered.double().square().nanmean().sqrt())
         moved.append(v + size * (rms or 1.0) * noise)
