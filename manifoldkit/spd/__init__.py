@@ -18,15 +18,9 @@ _EXPORTS = {
     "gbw": ("gbw_distance", "gbw_exp", "gbw_geodesic", "gbw_log"),
     "gbw_barycenter": ("gbw_mean",),
     "filters": ("SpatioTemporalFilters",),
-    "layers": (
-        "BiMap",
-        "CovariancePool",
-        "LogEig",
-        "ReEig",
-        "SPDPool",
-        "SPDResidual",
-    ),
+    "layers": ("BiMap", "LogEig", "ReEig", "SPDResidual"),
     "networks": ("ConvSPDNet", "SPDNet"),
+    "pooling": ("CovariancePool", "SPDPool"),
     "pipelines": ("make_acm_classifier",),
     "pyriemann_bridge": ("gbw_metric",),
 }

@@ -11,12 +11,12 @@ from manifoldkit.spd.batchnorm import make_batchnorm
 from manifoldkit.spd.filters import SpatioTemporalFilters
 from manifoldkit.spd.layers import (
     BiMap,
-    CovariancePool,
     LogEig,
     ReEig,
     SPDResidual,
     check_size,
 )
+from manifoldkit.spd.pooling import CovariancePool
 
 _ORDERS = {
     "after_bimap": ("bimap", "norm", "rectify"),

@@ -12,14 +12,8 @@ from manifoldkit.linalg import logm, vech
 from manifoldkit.manifolds import Stiefel, manifold_of
 from manifoldkit.optim import build_optimizer
 from manifoldkit.spd.gbw_barycenter import gbw_mean
-from manifoldkit.spd.layers import (
-    BiMap,
-    CovariancePool,
-    LogEig,
-    ReEig,
-    SPDPool,
-    SPDResidual,
-)
+from manifoldkit.spd.layers import BiMap, LogEig, ReEig, SPDResidual
+from manifoldkit.spd.pooling import CovariancePool, SPDPool
 
 DOUBLE = torch.float64
 
