@@ -15,6 +15,6 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "groups": ("SL", "SO", "Affine", "GLPlus", "SPDSpace", "Scale"),
 }
-_MODULES: tuple[str, ...] = ("haar", "nn")
+_MODULES: tuple[str, ...] = ("haar", "losses", "nn", "rotation")
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS, _MODULES)

@@ -52,6 +52,8 @@ def _direction(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     near = (scale == 1) & (square < _NEAR)
     length = torch.where(near, 1.0, square).sqrt()
     t = (length * scale).clamp_max(torch.finfo(v.dtype).max)
+    # beyond 1 / eps the angle is only rounding: no derivative, which would overflow
+    t = torch.where(scale > 1 / torch.finfo(v.dtype).eps, t.detach(), t)
     return torch.where(near, square, 0.0), t, u / length, near
 
 
@@ -173,7 +175,8 @@ def mrp_quaternion(p: Tensor) -> Tensor:
 
 def hopf_quaternion(x: Tensor) -> Tensor:
     """Quaternion of Hopf coordinates (theta, phi, psi), radians."""
-    theta, phi, psi = x.unbind(-1)
+    bound = torch.finfo(x.dtype).max / 4
+    theta, phi, psi = x.clamp(-bound, bound).unbind(-1)
     c, s, half = (theta / 2).cos(), (theta / 2).sin(), psi / 2
     parts = [
         c * half.cos(),

@@ -1,0 +1,286 @@
+"""Losses, metrics and averages of rotations.
+
+Every loss takes ``reduction="none" | "mean" | "sum"`` and has finite derivatives at
+zero error.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldkit.lie import _so3
+from manifoldkit.lie._arrays import accepts_numpy, choice
+from manifoldkit.lie._procrustes import nearest_rotation
+from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
+from manifoldkit.lie.rotation import geodesic_distance
+from manifoldkit.linalg.checks import check_floating, check_square, check_weights
+
+
+class Registration(NamedTuple):
+    """A similarity transform ``x -> scale * r x + t``."""
+
+    scale: Tensor
+    r: Tensor
+    t: Tensor
+
+
+def _reduce(value: Tensor, reduction: str) -> Tensor:
+    choice(reduction, ("none", "mean", "sum"), "reduction")
+    if reduction == "mean":
+        return value.mean()
+    return value.sum() if reduction == "sum" else value
+
+
+def _pair(a: Tensor, b: Tensor) -> Tensor:
+    check_square(a, "a")
+    check_square(b, "b", a.shape[-1])
+    return a - b
+
+
+@accepts_numpy
+def geodesic_loss(
+    a: Tensor, b: Tensor, *, reduction: str = "mean", degrees: bool = False
+) -> Tensor:
+    """Angle between rotations; see :func:`manifoldkit.lie.rotation.geodesic_distance`.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., n, n)
+    reduction : {"mean", "sum", "none"}
+    degrees : bool, default=False
+
+    Returns
+    -------
+    Tensor
+
+    Examples
+    --------
+    >>> r = torch.diag(torch.tensor([-1., -1., 1.]))
+    >>> round(geodesic_loss(torch.eye(3), r, degrees=True).item(), 3)
+    180.0
+    """
+    return _reduce(geodesic_distance(a, b, degrees=degrees), reduction)
+
+
+@accepts_numpy
+def chordal_loss(
+    a: Tensor, b: Tensor, *, reduction: str = "mean", squared: bool = False
+) -> Tensor:
+    """Frobenius distance ``|a - b|``, or its square.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., n, n)
+    reduction : {"mean", "sum", "none"}
+    squared : bool, default=False
+
+    Returns
+    -------
+    Tensor
+    """
+    difference = _pair(a, b).flatten(-2)
+    value = (difference * difference).sum(-1)
+    return _reduce(value if squared else _so3.safe_norm(difference), reduction)
+
+
+@accepts_numpy
+def log_cosh_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Mean over entries of ``log cosh(a - b)``, computed without overflow.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., n, n)
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    Tensor
+    """
+    x = _pair(a, b).abs()
+    value = x + torch.nn.functional.softplus(-2 * x) - math.log(2)
+    return _reduce(value.mean((-2, -1)), reduction)
+
+
+@accepts_numpy
+def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Distance of rotation vectors, ``|log a - log b|`` (not continuous at pi).
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., 3, 3)
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    Tensor
+    """
+    _pair(a, b)
+    check_square(a, "a", 3)
+    return _reduce(_so3.safe_norm(_so3.log_so3(a) - _so3.log_so3(b)), reduction)
+
+
+@accepts_numpy
+def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
+    """``min(|q - p|, |q + p|)`` of unit quaternions, in either order.
+
+    Parameters
+    ----------
+    p, q : Tensor, shape (..., 4)
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    Tensor
+
+    Examples
+    --------
+    >>> q = torch.tensor([1., 0., 0., 0.])
+    >>> quaternion_loss(q, -q).item()
+    0.0
+    """
+    for name, value in (("p", p), ("q", q)):
+        check_floating(value, name)
+        if value.ndim == 0 or value.shape[-1] != 4:
+            raise ValueError(
+                f"{name}: expected shape (..., 4), found {tuple(value.shape)}"
+            )
+    near = torch.minimum(_so3.safe_norm(q - p), _so3.safe_norm(q + p))
+    return _reduce(near, reduction)
+
+
+@accepts_numpy
+def alignment_loss(
+    a: Tensor, b: Tensor, points: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """Mean distance of points turned by ``a`` and by ``b`` (ADD).
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., n, n)
+    points : Tensor, shape (..., N, n)
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    Tensor
+    """
+    moved = points @ _pair(a, b).mT
+    return _reduce(_so3.safe_norm(moved).mean(-1), reduction)
+
+
+@accepts_numpy
+def chordal_mean(r: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Rotation nearest to the weighted arithmetic mean.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., m, n, n)
+    weights : Tensor, shape (m,), optional
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Examples
+    --------
+    >>> chordal_mean(torch.eye(3).expand(4, 3, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+    """
+    return nearest_rotation(_weighted(r, weights))[0]
+
+
+def _weighted(r: Tensor, weights: Tensor | None) -> Tensor:
+    check_square(r, "r")
+    if r.ndim < 3 or r.shape[-3] == 0:
+        raise ValueError(f"r: expected shape (..., m, n, n), found {tuple(r.shape)}")
+    if weights is None:
+        return r.mean(-3)
+    w = check_weights(weights, r.shape[-3]).to(r.dtype)
+    return (r * (w / w.sum())[:, None, None]).sum(-3)
+
+
+@accepts_numpy
+def karcher_mean(
+    r: Tensor, weights: Tensor | None = None, *, steps: int = 16
+) -> Tensor:
+    """Rotation with the least weighted sum of squared angles.
+
+    Newton-like steps ``R <- R exp(mean log(R' r_i))`` from the chordal mean; unique for
+    rotations within 90 degrees of a common one.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., m, n, n)
+    weights : Tensor, shape (m,), optional
+    steps : int, default=16
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+    """
+    mean = chordal_mean(r, weights)
+    for _ in range(steps):
+        logs = rotation_log(mean.mT[..., None, :, :] @ r)
+        mean = mean @ skew_exp(_weighted(logs, weights))
+    return mean
+
+
+@accepts_numpy
+def register(
+    source: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    scale: bool = False,
+) -> Registration:
+    """Similarity transform that best maps points to points (weighted Procrustes).
+
+    Minimizes ``sum w_i |scale * r x_i + t - y_i|^2`` over rotations, translations and,
+    if asked, scales.
+
+    Parameters
+    ----------
+    source, target : Tensor, shape (..., N, n)
+    weights : Tensor, shape (N,), optional
+    scale : bool, default=False
+
+    Returns
+    -------
+    Registration
+        ``scale`` (...), ``r`` (..., n, n), ``t`` (..., n).
+
+    References
+    ----------
+    Umeyama, PAMI 1991.
+
+    Examples
+    --------
+    >>> x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    >>> fit = register(x, 2 * x + 1, scale=True)
+    >>> round(fit.scale.item(), 4), [round(v, 3) for v in fit.t.tolist()]
+    (2.0, [1.0, 1.0, 1.0])
+    """
+    check_floating(source, "source")
+    if source.ndim < 2 or source.shape != target.shape:
+        raise ValueError(
+            "source, target: expected equal shapes (..., N, n), found "
+            f"{tuple(source.shape)} and {tuple(target.shape)}"
+        )
+    size = source.shape[-2]
+    w = source.new_full((size,), 1 / size) if weights is None else weights
+    w = check_weights(w, size).to(source.dtype)
+    w = (w / w.sum())[:, None]
+    middle, aim = ((w * p).sum(-2, keepdim=True) for p in (source, target))
+    x, y = source - middle, target - aim
+    cross = (w * y).mT @ x
+    r = nearest_rotation(cross)[0]
+    size_of = (w * x * x).sum((-2, -1))
+    s = torch.ones_like(size_of)
+    if scale:
+        s = (r * cross).sum((-2, -1)) / torch.where(size_of == 0, 1.0, size_of)
+    t = aim[..., 0, :] - s[..., None] * (r @ middle.mT)[..., 0]
+    return Registration(s, r, t)
