@@ -150,7 +150,9 @@ class GBWBatchNorm(BatchNormBase):
             y = self._fold(x)
             if y.numel() == 0 and not self._uses_batch():
                 return x.clone()
-            v, basis, gain, frame, bias = self._tangent(y, self.training)
+            v, basis, gain, frame, bias = self._tangent(
+                y, self.training and self.track_running_stats
+            )
             if self.check_domain and self.training:
                 self._warn_outside(v, basis, gain, frame, bias)
             z = kernel.expand(v, frame, bias, gain, basis)
@@ -184,9 +186,9 @@ class GBWBatchNorm(BatchNormBase):
             metric = self._group(self.metric, y)
             mean, count = self._batch_mean(y, kernel.frame_of(metric))
             if self._moves_metric:
-                mean = self._fixed_metric(y, mean)
-                self._set_point("metric", mean)
-                metric = mean
+                metric = self._fixed_metric(y, mean)
+                self._set_point("metric", metric)
+                mean, _ = self._batch_mean(y, kernel.frame_of(metric))
             center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:
@@ -199,10 +201,13 @@ class GBWBatchNorm(BatchNormBase):
 
     def _fixed_metric(self, y: Tensor, mean: Tensor) -> Tensor:
         """The metric matrix that is the mean of the batch under itself."""
+        norm = torch.linalg.matrix_norm
         for _ in range(_INIT_STEPS):
-            old, (mean, _) = mean, self._batch_mean(y, kernel.frame_of(mean))
-            change = torch.linalg.matrix_norm(mean - old)
-            if bool((change <= _INIT_TOLERANCE * torch.linalg.matrix_norm(mean)).all()):
+            target, _ = self._batch_mean(y, kernel.frame_of(mean))
+            change = target - mean
+            # whole steps oscillate where powers make the dispersion large
+            mean = mean + change / 2
+            if bool((norm(change) <= _INIT_TOLERANCE * norm(mean)).all()):
                 break
         return mean
 
