@@ -97,7 +97,7 @@ def graph_frame(
     adjacency : Tensor, shape (B, n, n) or (n, n)
         Symmetric weights; need not be connected.
     features : Tensor, shape (B, n, c), optional
-        Node features, which come before the spectral rows in the comparison.
+        Node features, which come after the spectral rows in the comparison.
     mask : Tensor of bool, shape (B, n), optional
         Nodes that exist.
     tol, decimals
@@ -144,7 +144,7 @@ def graph_frame(
     rows = spectral_rows(adjacency, mask, tol=tol, decimals=decimals)
     if features is not None:
         scaled = (features.double() * 10**decimals + _SHIFT).round().long()
-        rows = torch.cat([scaled, rows], -1)
+        rows = torch.cat([rows, scaled], -1)
     if mask is not None:
         rows = torch.where(mask[..., None], rows, 0)
         rows = torch.cat([(~mask).long()[..., None], rows], -1)

@@ -36,39 +36,40 @@ class PositionalGIN(nn.Module):
         Node features; the first one is 1 for nodes that exist and 0 for padding.
     n_places : int
         Size of the one-hot place; 0 for a plain network.
-    n_out : int
-        Outputs.
     act : callable
         Nonlinearity.
     pool : {"mean", "sum"}
         How nodes are pooled.
     """
 
-    def __init__(self, n_features, n_places, n_out, act=torch.relu, pool="mean"):
+    def __init__(self, n_features, n_places, act=torch.relu, pool="mean"):
         super().__init__()
         self.n_places, self.act, self.pool = n_places, act, pool
         sizes = [n_features + n_places, 64, 64, 64]
         self.first = nn.ModuleList(nn.Linear(a, 64) for a in sizes[:-1])
         self.second = nn.ModuleList(nn.Linear(64, 64) for _ in sizes[:-1])
+        self.norms = nn.ModuleList(nn.BatchNorm1d(64) for _ in sizes[:-1])
         self.eps = nn.Parameter(torch.zeros(3))
-        self.embed = nn.Linear(64, 10)
-        self.out = nn.Linear(10, n_out) if n_out else None
+        self.out = nn.Linear(64, 10)
 
     def forward(self, adjacency: Tensor, features: Tensor) -> Tensor:
-        """Return the outputs of graphs (B, n, n) with node features (B, n, c)."""
+        """Return 10 outputs of graphs (B, n, n) with node features (B, n, c)."""
         real = features[..., :1]
         h = features
         if self.n_places:
             places = torch.eye(self.n_places).to(features)
             h = torch.cat([h, real * places[: h.shape[1]]], -1)
-        for i, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
+        exists = real[..., 0] > 0
+        layers = zip(self.first, self.norms, self.second, strict=True)
+        for i, (first, norm, second) in enumerate(layers):
             h = (1 + self.eps[i]) * h + adjacency @ h
-            h = real * self.act(second(self.act(first(h))))
+            nodes = self.act(second(self.act(norm(first(h[exists])))))
+            h = h.new_zeros(*h.shape[:2], nodes.shape[-1])
+            h[exists] = nodes
         total = h.sum(1)
         if self.pool == "mean":
             total = total / real.sum(1)
-        z = self.embed(total)
-        return z if self.out is None else self.out(self.act(z))
+        return self.out(total)
 
 
 def node_features(adjacency: Tensor, mask: Tensor, node_type: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ def classify(method: str, seed: int, epochs: int, device: str, path=None) -> dic
     frame = graph_frame(a, x[..., 1:2], mask) if framed else _any_order(mask)
     torch.manual_seed(seed)
     places = 0 if method == "GIN" else a.shape[1]
-    model = GraphFrameAveraging(PositionalGIN(3, places, 2), max_exact=0, samples=1)
+    model = GraphFrameAveraging(PositionalGIN(3, places), max_exact=0, samples=1)
     columns = [a, x, mask, y, *frame]
     columns = [v.to(device) for v in columns]
 
@@ -160,11 +161,6 @@ def classify(method: str, seed: int, epochs: int, device: str, path=None) -> dic
     return {"accuracy": curve[-1][1], "curve": curve, "seconds": log.seconds}
 
 
-def _embed(network, a: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-    with torch.no_grad():
-        return network(a, x, mask)
-
-
 def separate_exp(samples: int, seed: int, count: int = 600, path=None) -> dict:
     """Return distances of the pairs of EXP and of relabeled copies, untrained network.
 
@@ -187,8 +183,8 @@ def separate_exp(samples: int, seed: int, count: int = 600, path=None) -> dict:
     a = torch.from_numpy(data.adjacency).double()[: 2 * count]
     x = node_features(a, mask, torch.from_numpy(data.node_type)[: 2 * count])
     torch.manual_seed(seed)
-    network = PositionalGIN(3, a.shape[1] if samples else 0, 0, torch.tanh, "sum")
-    network = network.double()
+    network = PositionalGIN(3, a.shape[1] if samples else 0, torch.tanh, "sum")
+    network = network.double().eval()
     if samples:
         network = GraphFrameAveraging(network, max_exact=0, samples=samples, chunk=1000)
     other, features = relabeled(a, x, mask, seed)
@@ -238,7 +234,7 @@ def separate_graph8c(framed: bool, seed: int, count: int = 11117, path=None) -> 
     a = torch.from_numpy(data.adjacency).double()[:count]
     x = node_features(a, mask, torch.from_numpy(data.node_type)[:count])
     torch.manual_seed(seed)
-    network = PositionalGIN(3, 8 if framed else 0, 0, torch.tanh, "sum").double()
+    network = PositionalGIN(3, 8 if framed else 0, torch.tanh, "sum").double().eval()
     if framed:
         network = GraphFrameAveraging(network, max_exact=math.factorial(8), chunk=4000)
     other, features = relabeled(a, x, mask, seed)
@@ -370,7 +366,9 @@ def run(
 
 _PROTOCOL = (
     "EXP-classify: graphs 0-199 validation, 200-399 test, the rest training; the last "
-    "state is tested with one random order a graph, nothing is selected. EXP and "
+    "state is tested with one random order a graph, nothing is selected. The network "
+    "has batch normalization after the first map of a layer, as GIN has; without it "
+    "two trial runs of 60 epochs ended at 50 and 92 per cent. EXP and "
     "graph8c: untrained networks, L1 distance of 10 outputs. 'similar' counts pairs "
     "within 1e-3, as published; 'not_beyond_copies' counts pairs no farther apart than "
     "relabeled copies of one graph (95th percentile for random orders, 100 times the "
