@@ -170,7 +170,7 @@ class BatchNormBase(nn.Module):
         """Set all SPD parameters to the identity, the scale to 1; reset statistics."""
         self.reset_running_stats()
         for name in ("metric", "bias"):
-            if hasattr(self, name):
+            if isinstance(getattr(self, name, None), Tensor):
                 self._set_point(name, self._identity())
         self._set_point("scale", torch.ones_like(self.scale))
 
@@ -249,8 +249,11 @@ class BatchNormBase(nn.Module):
         """Return the lower Cholesky factor of a batch mean, or raise."""
         lower, info = torch.linalg.cholesky_ex(mean)
         if bool((info != 0).any()):
-            check_finite(x.detach(), "x")
-            check_spd(mean, "mean of x")
+            channels = self.n_channels is not None
+            check_finite(x.detach().transpose(0, 1) if channels else x[0].detach(), "x")
+            if not bool(mean.isfinite().all()):
+                check_spd(x.transpose(0, 1) if channels else x[0], "x")
+            check_spd(mean if channels else mean[0], "mean of x")
         return lower
 
     def extra_repr(self) -> str:
