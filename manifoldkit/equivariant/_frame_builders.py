@@ -280,7 +280,7 @@ def _keep_moment_signs(frame: Frame, z: Tensor, mask, spec: GroupSpec) -> Frame:
     keep = agree.all(-1)
     logs = torch.where(keep, 0.0, -math.inf)
     logs = logs - keep.sum(-1, keepdim=True).log()
-    return frame._replace(log_weights=logs.to(frame.log_weights))
+    return frame._replace(log_weights=logs.to(frame.log_weights), padded=True)
 
 
 def pair_frame(
@@ -381,7 +381,8 @@ def pair_frame(
     logs = torch.where(used, torch.where(used, share, 1.0).log(), -math.inf)
     r, logs = _with_fallback(r, logs, axes, flat)
     gap = torch.where(flat, axes.gap, 1.0)
-    frame = Frame(r, m.t, logs, gap, flat & axes.degenerate, spec.name, axes.scale)
+    bad = flat & axes.degenerate
+    frame = Frame(r, m.t, logs, gap, bad, spec.name, axes.scale, padded=True)
     return _unflatten(frame, lead)
 
 

@@ -10,6 +10,7 @@ from manifoldkit.equivariant._frame_types import (
     MATRICES,
     Frame,
     ValueType,
+    add_origin,
     into_frame,
     out_of_frame,
     parse_type,
@@ -72,12 +73,23 @@ def fold(x: Any, kind: ValueType, frame: Frame) -> Any:
     return into_frame(x, kind, frame).flatten(0, 1)
 
 
+def weighted_sum(values: Tensor, frame: Frame) -> Tensor:
+    """Return the sum over frames of values (B, F, ...) with the frame's weights."""
+    w = frame.log_weights.exp().to(values)
+    if frame.padded:  # what the backbone makes of an unused place does not matter
+        unused = (w == 0).reshape(*w.shape, *[1] * (values.ndim - 2))
+        values = values.masked_fill(unused, 0.0)
+    flat = values.flatten(2) if values.ndim > 2 else values[..., None]
+    return (w[:, None] @ flat).reshape(len(w), *values.shape[2:])
+
+
 class Outputs:
     """The outputs of a backbone, their types, and their running average."""
 
     def __init__(self, types: Any):
         self.types = types
         self.sums: dict[Any, Tensor] = {}
+        self.origins: dict[Any, Tensor] = {}
         self.kinds: dict[Any, ValueType] = {}
         self.like: Any = None
 
@@ -132,9 +144,8 @@ class Outputs:
             back = out_of_frame(o.reshape(len(own.R), count, *o.shape[1:]), kind, own)
             if kind.kind == "normal":
                 back = back[..., :, None] * back[..., None, :]
-            w = own.log_weights.exp().to(back)
-            w = w.reshape(*w.shape, *[1] * (back.ndim - 2))
-            total = (w * back.masked_fill(w == 0, 0.0)).sum(1)
+            total = weighted_sum(back, own)
+            self.origins[key] = own.t
             self.sums[key] = total if key not in self.sums else self.sums[key] + total
 
     def _check(self, key: Any, o: Any, kind: ValueType, frame: Frame) -> None:
@@ -169,6 +180,8 @@ class Outputs:
                 from manifoldkit.equivariant._safe_eigh import safe_eigh
 
                 total = safe_eigh(total, 1e-6)[1][..., -1]
+            if self.kinds[key].kind == "position":
+                total = add_origin(total, self.origins[key])
             found[key] = total.squeeze(0) if squeeze else total
         like = self.like
         if isinstance(like, Tensor):

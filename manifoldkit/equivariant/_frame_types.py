@@ -37,6 +37,8 @@ class Frame(NamedTuple):
         The group.
     scale : Tensor, shape (B,), optional
         Unit of length, where the group holds scalings.
+    padded : bool
+        Whether weights may be zero.
     """
 
     R: Tensor
@@ -46,6 +48,7 @@ class Frame(NamedTuple):
     degenerate: Tensor
     group: str
     scale: Tensor | None = None
+    padded: bool = False
 
     def rows(self, index: Tensor) -> "Frame":
         """Return the frames of the given batch entries."""
@@ -57,6 +60,7 @@ class Frame(NamedTuple):
             self.degenerate[index],
             self.group,
             None if self.scale is None else self.scale[index],
+            self.padded,
         )
 
     def elements(self, index: Tensor) -> "Frame":
@@ -174,7 +178,11 @@ def into_frame(x: Tensor, kind: ValueType, frame: Frame) -> Tensor:
 
 
 def out_of_frame(o: Tensor, kind: ValueType, frame: Frame) -> Tensor:
-    """Return outputs (B, F, ...) of every frame in the coordinates of the input."""
+    """Return outputs (B, F, ...) in the axes of the input.
+
+    Positions stay relative to the origin of the frame: :func:`add_origin` is for
+    their average.
+    """
     if kind.kind in INVARIANTS or not o.is_floating_point():
         return o
     dtype = o.dtype
@@ -186,10 +194,12 @@ def out_of_frame(o: Tensor, kind: ValueType, frame: Frame) -> Tensor:
     if frame.scale is not None and kind.kind != "irreps":
         power = 2 if kind.kind in MATRICES else 1
         o = o * _lead(frame.scale.to(o)[:, None], o.ndim) ** power
-    if kind.kind == "position":
-        t = _spread(frame.t[:, None], o.ndim)
-        return (o.to(frame.t.dtype) + t).to(dtype)
     return o.to(dtype)
+
+
+def add_origin(mean: Tensor, t: Tensor) -> Tensor:
+    """Return averaged positions (B, ..., d), their origins (B, d) added."""
+    return (mean.to(t.dtype) + _lead(t, mean.ndim)).to(mean.dtype)
 
 
 def _lead(values: Tensor, ndim: int) -> Tensor:

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.equivariant._frame_calls import weighted_sum
 from manifoldkit.equivariant._frame_types import ValueType, into_frame, out_of_frame
 from manifoldkit.equivariant.frames import FrameAveraging, pca_frame
 
@@ -214,8 +215,7 @@ class LocalFrames(nn.Module):
         h = self.net(z).amax(2)
         vectors = self.out(h).unflatten(-1, (self.n_vectors, 3))
         back = out_of_frame(vectors, _VECTOR, frame)
-        weight = frame.log_weights.exp().to(back)[..., None, None]
-        return (weight * back).sum(1).reshape(b, n, self.n_vectors, 3)
+        return weighted_sum(back, frame).reshape(b, n, self.n_vectors, 3)
 
 
 class FrameGNN(nn.Module):
@@ -318,8 +318,7 @@ class FrameGNN(nn.Module):
 
     def _average(self, h: Tensor, frame) -> Tensor:
         back = out_of_frame(h.unflatten(-1, (-1, 3)), _VECTOR, frame)
-        weight = frame.log_weights.exp().to(back)
-        return (weight[..., None, None, None] * back).sum(1)
+        return weighted_sum(back, frame)
 
 
 class _Messages(nn.Module):

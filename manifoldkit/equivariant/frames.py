@@ -483,6 +483,7 @@ def _merge(frame: Frame, other: Frame, flagged: Tensor) -> Frame:
         log_weights=torch.where(flagged[:, None], b.log_weights, a.log_weights),
         gap=torch.where(flagged, b.gap, a.gap),
         degenerate=torch.where(flagged, b.degenerate, a.degenerate),
+        padded=True,
     )
 
 
