@@ -1,4 +1,4 @@
-r"""Batch normalisation in the generalized Bures-Wasserstein (GBW) geometry."""
+"""Batch normalisation in the generalized Bures-Wasserstein (GBW) geometry."""
 
 import warnings
 from typing import ClassVar
@@ -21,7 +21,110 @@ _INIT_STEPS, _INIT_TOLERANCE = 100, 1e-10
 
 
 class GBWBatchNorm(BatchNormBase):
-    """Docstring."""
+    r"""Batch normalisation of SPD matrices in the GBW geometry with learned metric.
+
+    With the metric matrix ``M = C C'``, the power :math:`\theta` and
+    :math:`\tilde X_i = C^{-1} X_i^\theta C^{-\top}`, the batch is centered at its mean
+    G by the transport maps ``T_i`` (:math:`T_i G T_i = \tilde X_i`), carried to I,
+    scaled by :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon}`, and carried to the
+    bias :math:`\tilde B = C^{-1} B^\theta C^{-\top}`:
+
+    .. math::
+        V_i = H_{1/2}(G)[T_i - I], \quad L_i = H_{-1/2}(\tilde B)[\kappa V_i], \quad
+        Y_i = \bigl(C (I + L_i) \tilde B (I + L_i) C'\bigr)^{1/\theta},
+
+    where :math:`H_p` multiplies by :math:`(2 (d_a + d_b))^p` in the eigenbasis of its
+    argument and var is the mean squared distance to the mean. Statistics are taken
+    over all leading dimensions, or per channel with ``n_channels``. Training costs
+    ``mean_iterations + 1`` batched eigendecompositions, evaluation one, and one or two
+    more with a power; backward costs none.
+
+    Parameters
+    ----------
+    n : int
+        Size of the matrices.
+    power : float, default=1
+        Deformation :math:`\theta`, not 0; 0.5 is the paper's best setting.
+    learn_metric : bool, default=True
+        Learn M; otherwise it is a constant that only ``init_from_data`` sets.
+    momentum : float or None, default=0.1
+        Weight of a batch in the running statistics; None for their plain average.
+    eps : float, default=1e-5
+        Added to the variance.
+    affine : bool, default=True
+        Learn bias and scale.
+    track_running_stats : bool, default=True
+        Keep running statistics for evaluation; otherwise evaluation uses the batch too.
+    mean_iterations : int, default=1
+        Fixed-point steps from the arithmetic mean towards the barycenter.
+    stats_grad : bool, default=False
+        Differentiate through mean and variance, as Euclidean batch normalisation does.
+        The released code and its relatives treat them as constants (here: constants in
+        input coordinates).
+    dispersion : {"mean", "identity"}
+        Variance about the mean; "identity" is that of the released code, about I.
+    fold : bool, default=False
+        Pass tangent vectors through exponential and logarithm at I by real roots, as
+        the released code does: outside the domain eigenvalues are folded.
+    parametrization : {"manifold", "cholesky"}
+        "manifold": metric and bias are ``ManifoldParameter`` on ``SPD("airm")`` and
+        scale on ``PositiveReals``, for the optimizers of :mod:`manifoldkit.optim`.
+        "cholesky": free Cholesky factors with a softplus diagonal, for any optimizer.
+    check_domain : bool, default=False
+        Warn once when a training batch leaves the domain of the exponential (see
+        Notes); costs two more decompositions.
+    root : {"eigh", "newton-schulz"}
+        Square roots by eigendecomposition, or by matrix products only (where batched
+        eigendecompositions are slow; falls back where it does not converge).
+    n_channels : int, optional
+        Normalise the channels of (..., n_channels, n, n) separately, each with its own
+        parameters.
+    validate : bool, default=False
+        Check in ``forward`` that the input is SPD.
+    device, dtype
+        Of parameters and buffers.
+
+    Attributes
+    ----------
+    metric, bias : Tensor, shape (n, n), or (n_channels, n, n)
+        M and B; they start at the identity.
+    scale : Tensor, shape (), or (n_channels,)
+        Starts at 1.
+    running_mean : Tensor, shape of bias
+        In units of the input.
+    running_var : Tensor, shape of scale
+    num_batches_tracked : Tensor, shape ()
+
+    Raises
+    ------
+    ValueError
+        Settings out of range; in training, fewer than two matrices, or a mean that is
+        not positive definite.
+
+    Notes
+    -----
+    The GBW exponential is injective only where ``I + V/2`` and ``I + L`` are positive
+    definite. With mean eigenvalues far above 1 (such as EEG in microvolts) samples
+    leave that domain; the output is positive semidefinite all the same, but may touch
+    singularity. ``init_from_data`` is the remedy.
+
+    Gradients are exact at repeated eigenvalues and at ``M = B = I``. Second derivatives
+    go through dense operators of size n^2 and are meant for small n.
+
+    References
+    ----------
+    .. [1] R. Wang et al., "Learning to normalize on the SPD manifold under
+       Bures-Wasserstein geometry", CVPR 2025.
+
+    Examples
+    --------
+    >>> x = torch.eye(3) * torch.linspace(1, 2, 8)[:, None, None]
+    >>> layer = GBWBatchNorm(3).init_from_data(x)
+    >>> layer(x).shape
+    torch.Size([8, 3, 3])
+    >>> bool(layer.domain_margin(0.01 * x + torch.eye(3)) > 0)
+    True
+    """
 
     _moves_metric = True
     _extra_defaults: ClassVar[dict] = {
@@ -145,7 +248,17 @@ class GBWBatchNorm(BatchNormBase):
         return v, basis, gain, frame, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise."""
+        """Normalise a batch; in training update the running statistics.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n, n), or (..., n_channels, n, n)
+            SPD matrices; single ones may be singular.
+
+        Returns
+        -------
+        Tensor, shape and dtype of x
+        """
         with _full_precision(x):
             y = self._fold(x)
             if y.numel() == 0 and not self._uses_batch():
@@ -160,7 +273,20 @@ class GBWBatchNorm(BatchNormBase):
 
     @torch.no_grad()
     def domain_margin(self, x: Tensor) -> Tensor:
-        """Smallest eigenvalue of I + V/2 and I + L over the batch."""
+        """Smallest eigenvalue of I + V/2 and of I + L over a batch.
+
+        Positive inside the domain of the exponential. The statistics are those that
+        ``forward`` would use now; nothing is updated.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n, n)
+            SPD matrices.
+
+        Returns
+        -------
+        Tensor, shape ()
+        """
         with _full_precision(x):
             v, basis, gain, frame, bias = self._tangent(self._fold(x), False)
             return kernel.margin(v, frame, bias, gain, basis)
@@ -180,7 +306,22 @@ class GBWBatchNorm(BatchNormBase):
 
     @torch.no_grad()
     def init_from_data(self, x: Tensor) -> "GBWBatchNorm":
-        """Start M, the bias and the running statistics at the mean of a batch."""
+        """Start M, the bias and the running statistics at the mean of a batch.
+
+        M becomes the matrix that is the mean of the deformed batch under the geometry
+        of M itself, and the bias the same in units of the input: mean and bias are then
+        I in the whitened picture, and centering cannot leave the domain.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n, n)
+            SPD matrices, at least two.
+
+        Returns
+        -------
+        GBWBatchNorm
+            The layer itself.
+        """
         with _full_precision(x):
             y = self._deform(symmetrize(self._fold(x)))
             metric = self._group(self.metric, y)
@@ -221,7 +362,18 @@ def _folded(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BWBatchNorm(GBWBatchNorm):
-    """Batch normalisation in the Bures-Wasserstein geometry: the metric matrix is I."""
+    """Batch normalisation in the Bures-Wasserstein geometry: M is I and stays it.
+
+    Parameters
+    ----------
+    n, power, **options
+        As for :class:`GBWBatchNorm`, without ``learn_metric``.
+
+    Examples
+    --------
+    >>> sorted(name for name, _ in BWBatchNorm(3).named_parameters())
+    ['bias', 'scale']
+    """
 
     _moves_metric = False
 
@@ -241,7 +393,30 @@ _NAMES = {
 
 
 def make_batchnorm(name: str | None, n: int, **options) -> nn.Module:
-    """Normalisation layer by its name."""
+    """Make a normalisation layer by its name.
+
+    Parameters
+    ----------
+    name : str or None
+        ``"gbw"`` (:class:`GBWBatchNorm`), ``"bw"`` (:class:`BWBatchNorm`), and of
+        :class:`SPDBatchNorm` ``"airm"`` (mean and dispersion), ``"airm-mean"`` (mean
+        only), ``"lie"`` (airm by Cholesky factors), ``"log_euclidean"`` and
+        ``"log_cholesky"``; None or ``"none"`` for the identity.
+    n : int
+        Size of the matrices.
+    **options
+        Of the class.
+
+    Raises
+    ------
+    ValueError
+        An unknown name.
+
+    Examples
+    --------
+    >>> make_batchnorm("airm-mean", 3)
+    SPDBatchNorm(3, metric='airm', dispersion=False)
+    """
     if name in (None, "none"):
         return nn.Identity()
     if name not in _NAMES:

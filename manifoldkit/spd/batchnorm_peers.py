@@ -1,4 +1,4 @@
-r"""Batch normalisation of SPD matrices in the metrics that GBW is compared with."""
+"""Batch normalisation of SPD matrices in the metrics that GBW is compared with."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -115,12 +115,64 @@ class _LogCholesky(_Flat):
 
 
 class SPDBatchNorm(BatchNormBase):
-    """Docstring."""
+    r"""Batch normalisation of SPD matrices in another metric.
+
+    Center at the mean, scale by the dispersion, translate to the bias, in the
+    affine-invariant metric (Brooks et al.: mean; Kobler et al.: mean and dispersion;
+    LieBN's form with Cholesky factors) or in the coordinates that make the
+    log-Euclidean and log-Cholesky metrics flat (LieBN).
+
+    Parameters
+    ----------
+    n : int
+        Size of the matrices.
+    metric : {"airm", "log_euclidean", "log_cholesky"}
+        "airm": :math:`B^{1/2} (G^{-1/2} X G^{-1/2})^{\kappa} B^{1/2}`; otherwise
+        :math:`\phi^{-1}(\kappa (\phi(X) - \phi(G)) + \phi(B))`.
+    dispersion : bool, default=True
+        Scale to :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon}`; otherwise
+        :math:`\kappa = 1` and there is no scale to learn.
+    power : float, default=1
+        Normalise powers of the matrices (without effect for "log_euclidean").
+    mean_iterations : int, default=1
+        Karcher steps from the arithmetic mean, "airm" only.
+    congruence : {"symmetric", "cholesky"}
+        Root that moves matrices, "airm" only.
+    momentum, eps, affine, track_running_stats, stats_grad, parametrization, n_channels
+        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+    validate, device, dtype
+        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+
+    Attributes
+    ----------
+    bias, scale, running_mean, running_var, num_batches_tracked
+        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+
+    References
+    ----------
+    .. [1] D. Brooks et al., "Riemannian batch normalization for SPD neural networks",
+       NeurIPS 2019.
+    .. [2] R. Kobler et al., "SPD domain-specific batch normalization to crack
+       interpretable unsupervised domain adaptation in EEG", NeurIPS 2022.
+    .. [3] Z. Chen et al., "A Lie group approach to Riemannian batch normalization",
+       ICLR 2024.
+
+    Examples
+    --------
+    >>> x = torch.eye(3) * torch.linspace(1, 2, 8)[:, None, None]
+    >>> layer = SPDBatchNorm(3, "log_euclidean", momentum=1.0)
+    >>> torch.allclose(layer(x).log2().diagonal(dim1=1, dim2=2).mean(), torch.zeros(()),
+    ...                atol=1e-6)
+    True
+    """
 
     _extra_defaults: ClassVar[dict] = {
+        "metric": None,
+        "dispersion": True,
         "power": 1.0,
         "mean_iterations": 1,
         "stats_grad": False,
+        "congruence": "symmetric",
     }
 
     def __init__(
@@ -219,7 +271,7 @@ class SPDBatchNorm(BatchNormBase):
             self.running_var.lerp_(var, t.to(self.running_var))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise."""
+        """Normalise a batch of shape (..., n, n); in training update statistics."""
         with _full_precision(x):
             y = symmetrize(self._fold(x))
             if y.numel() == 0 and not self._uses_batch():
