@@ -5,7 +5,8 @@ from torch import Tensor
 
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy, choice
-from manifoldkit.lie.groups.base import MatrixGroup, common
+from manifoldkit.lie.groups.base import MatrixGroup
+from manifoldkit.lie.groups.presentation import common
 
 
 class Scale(MatrixGroup):

@@ -11,6 +11,13 @@ from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy, choice
 from manifoldkit.lie._guard import VALIDATE, accepts_numpy_checked, guard
+from manifoldkit.lie.groups.presentation import (
+    ANGLES,
+    CONVENTIONS,
+    common,
+    present,
+    recover,
+)
 from manifoldkit.linalg.checks import (
     check_floating,
     check_square,
@@ -19,25 +26,6 @@ from manifoldkit.linalg.checks import (
     tolerance,
 )
 from manifoldkit.linalg.symmetric import _full_precision
-
-
-def length(x: Tensor) -> Tensor:
-    """Frobenius norm whose derivative at zero is zero."""
-    square = (x * x).sum((-2, -1))
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0 * square)
-
-
-ANGLES = ("principal", "periodic")
-CONVENTIONS = ("orthonormal", "rgenn")
-
-
-def common(*tensors: Tensor) -> tuple[torch.dtype, list[Tensor]]:
-    """Return the promoted dtype, and the tensors in the dtype to compute in."""
-    dtype = tensors[0].dtype
-    for x in tensors[1:]:
-        dtype = torch.promote_types(dtype, x.dtype)
-    return dtype, [x.to(compute_dtype(dtype)) for x in tensors]
 
 
 class MatrixGroup(ABC):
@@ -371,7 +359,7 @@ class MatrixGroup(ABC):
         convention = self.convention if convention is None else convention
         self._check_form(angle, convention)
         x, finish = self._guarded(g, validate)
-        v = self._present(self._coords(x), angle, convention)
+        v = present(self, self._coords(x), angle, convention)
         return finish(v, 1).to(g.dtype)
 
     @accepts_numpy
@@ -383,33 +371,8 @@ class MatrixGroup(ABC):
         convention = self.convention if convention is None else convention
         self._check_form(angle, convention)
         self._vector(v, self.dim + (angle == "periodic" and self.turn_dim))
-        x = self._recover(v.to(compute_dtype(v.dtype)), angle, convention)
+        x = recover(self, v.to(compute_dtype(v.dtype)), angle, convention)
         return self._from_coords(self.hat(x)).to(v.dtype)
-
-    def _present(self, v: Tensor, angle: str, convention: str) -> Tensor:
-        """Scale coordinates for alpha = 1 and give the rotation its form."""
-        root = self.alpha**0.5
-        if not self.turn_dim or (angle, convention) == ("principal", "orthonormal"):
-            return v if root == 1 else root * v
-        stretch, theta = v[..., :-1], v[..., -1:] / 2**0.5
-        if angle == "periodic":
-            return torch.cat([root * stretch, theta.cos(), theta.sin()], -1)
-        theta = torch.remainder(theta, 2 * math.pi)
-        if self.stretch_dim == 2:
-            return torch.cat([stretch[..., 1:], theta, stretch[..., :1]], -1)
-        return torch.cat([stretch, theta], -1)
-
-    def _recover(self, v: Tensor, angle: str, convention: str) -> Tensor:
-        """Orthonormal coordinates of vectors of :meth:`_present`."""
-        root = self.alpha**0.5
-        if not self.turn_dim or (angle, convention) == ("principal", "orthonormal"):
-            return v
-        if angle == "periodic":
-            stretch, theta = v[..., :-2], torch.atan2(v[..., -1:], v[..., -2:-1])
-            return torch.cat([stretch, (2**0.5 * root) * theta], -1)
-        if self.stretch_dim == 2:
-            v = torch.cat([v[..., 2:], v[..., :1], v[..., 1:2]], -1)
-        return root * torch.cat([v[..., :-1], 2**0.5 * v[..., -1:]], -1)
 
     # -- geometry
 

@@ -14,7 +14,8 @@ from manifoldkit.lie.decompositions import (
     sym_exp,
     sym_exp_pair,
 )
-from manifoldkit.lie.groups.base import MatrixGroup, length
+from manifoldkit.lie.groups.base import MatrixGroup
+from manifoldkit.lie.groups.presentation import length
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.groups.spd_space import spd_distance, spd_geodesic
 

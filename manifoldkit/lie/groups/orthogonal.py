@@ -5,7 +5,8 @@ import torch
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis
-from manifoldkit.lie.groups.base import MatrixGroup, length
+from manifoldkit.lie.groups.base import MatrixGroup
+from manifoldkit.lie.groups.presentation import length
 from manifoldkit.lie.groups.rotation_maps import rotation_angle, rotation_log, skew_exp
 from manifoldkit.linalg import procrustes
 

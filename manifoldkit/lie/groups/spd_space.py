@@ -15,7 +15,8 @@ from manifoldkit.lie.decompositions import (
     sym_log,
     sym_sqrt,
 )
-from manifoldkit.lie.groups.base import MatrixGroup, common, length
+from manifoldkit.lie.groups.base import MatrixGroup
+from manifoldkit.lie.groups.presentation import common, length
 from manifoldkit.linalg.symmetric import _full_precision
 
 

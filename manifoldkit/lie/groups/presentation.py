@@ -1,0 +1,55 @@
+"""The forms in which coordinates are given, and helpers of all groups."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import compute_dtype
+
+
+def length(x: Tensor) -> Tensor:
+    """Frobenius norm whose derivative at zero is zero."""
+    square = (x * x).sum((-2, -1))
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0 * square)
+
+
+ANGLES = ("principal", "periodic")
+CONVENTIONS = ("orthonormal", "rgenn")
+
+
+def common(*tensors: Tensor) -> tuple[torch.dtype, list[Tensor]]:
+    """Return the promoted dtype, and the tensors in the dtype to compute in."""
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return dtype, [x.to(compute_dtype(dtype)) for x in tensors]
+
+
+def present(group: Any, v: Tensor, angle: str, convention: str) -> Tensor:
+    """Scale coordinates for alpha = 1 and give the rotation its form."""
+    root = group.alpha**0.5
+    if not group.turn_dim or (angle, convention) == ("principal", "orthonormal"):
+        return v if root == 1 else root * v
+    stretch, theta = v[..., :-1], v[..., -1:] / 2**0.5
+    if angle == "periodic":
+        return torch.cat([root * stretch, theta.cos(), theta.sin()], -1)
+    theta = torch.remainder(theta, 2 * math.pi)
+    if group.stretch_dim == 2:
+        return torch.cat([stretch[..., 1:], theta, stretch[..., :1]], -1)
+    return torch.cat([stretch, theta], -1)
+
+
+def recover(group: Any, v: Tensor, angle: str, convention: str) -> Tensor:
+    """Orthonormal coordinates of vectors of :func:`present`."""
+    root = group.alpha**0.5
+    if not group.turn_dim or (angle, convention) == ("principal", "orthonormal"):
+        return v
+    if angle == "periodic":
+        stretch, theta = v[..., :-2], torch.atan2(v[..., -1:], v[..., -2:-1])
+        return torch.cat([stretch, (2**0.5 * root) * theta], -1)
+    if group.stretch_dim == 2:
+        v = torch.cat([v[..., 2:], v[..., :1], v[..., 1:2]], -1)
+    return root * torch.cat([v[..., :-1], 2**0.5 * v[..., -1:]], -1)

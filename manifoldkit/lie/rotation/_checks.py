@@ -1,0 +1,21 @@
+"""Input and output of the rotation functions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import check_square, compute_dtype
+
+
+def check_rotation(r: Tensor, n: int | None = 3) -> Tensor:
+    """Check shape and dtype; values are the caller's."""
+    check_square(r, "r", n)
+    return r.to(compute_dtype(r.dtype))
+
+
+def back(result: Any, dtype: torch.dtype) -> Any:
+    """Return a result, with or without a mask, in the dtype of the input."""
+    if isinstance(result, tuple):
+        return result[0].to(dtype), result[1]
+    return result.to(dtype)

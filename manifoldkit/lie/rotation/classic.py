@@ -1,0 +1,150 @@
+"""Quaternions, rotation vectors and Euler angles."""
+
+import math
+
+from torch import Tensor
+
+from manifoldkit.lie import _euler, _so3
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice
+from manifoldkit.lie.rotation._checks import check_rotation
+
+_ORDERS = ("wxyz", "xyzw")
+
+
+def _scalar_first(q: Tensor, order: str) -> Tensor:
+    choice(order, _ORDERS, "order")
+    return q.roll(1, -1) if order == "xyzw" else q
+
+
+def _ordered(q: Tensor, order: str) -> Tensor:
+    choice(order, _ORDERS, "order")
+    return q.roll(-1, -1) if order == "xyzw" else q
+
+
+@accepts_numpy
+def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
+    """Rotation of a quaternion of any length; zero counts as the identity.
+
+    Parameters
+    ----------
+    q : Tensor, shape (..., 4)
+    order : {"wxyz", "xyzw"}
+        Scalar first (e3nn, pytorch3d) or last (SciPy, roma).
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+
+    Examples
+    --------
+    >>> import torch
+    >>> quaternion_to_matrix(torch.tensor([1., 0., 0., 1.])).round() + 0.0
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
+    """
+    v = _scalar_first(check_vector(q, 4, "q"), order)
+    return _so3.quaternion_matrix(v).to(q.dtype)
+
+
+@accepts_numpy
+def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
+    """Unit quaternion whose first non-zero entry of (w, x, y, z) is positive.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., 3, 3)
+    order : {"wxyz", "xyzw"}
+
+    Returns
+    -------
+    Tensor, shape (..., 4)
+
+    Examples
+    --------
+    >>> import torch
+    >>> matrix_to_quaternion(torch.eye(3))
+    tensor([1., 0., 0., 0.])
+    """
+    q = _so3.matrix_quaternion(check_rotation(r))
+    return _ordered(q, order).to(r.dtype)
+
+
+@accepts_numpy
+def rotvec_to_matrix(v: Tensor) -> Tensor:
+    """Rotation about the axis ``v`` by the angle ``|v|``.
+
+    Parameters
+    ----------
+    v : Tensor, shape (..., 3)
+        Radians.
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+
+    Examples
+    --------
+    >>> import torch
+    >>> rotvec_to_matrix(torch.zeros(3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+    """
+    return _so3.exp_so3(check_vector(v, 3, "v")).to(v.dtype)
+
+
+@accepts_numpy
+def matrix_to_rotvec(r: Tensor) -> Tensor:
+    """Rotation vector of length at most pi, exact also near pi.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., 3, 3)
+
+    Returns
+    -------
+    Tensor, shape (..., 3)
+    """
+    return _so3.log_so3(check_rotation(r)).to(r.dtype)
+
+
+@accepts_numpy
+def euler_to_matrix(
+    angles: Tensor, order: str = "XYZ", *, degrees: bool = False
+) -> Tensor:
+    """Rotation of Euler angles, in SciPy's naming.
+
+    Parameters
+    ----------
+    angles : Tensor, shape (..., 3)
+    order : str
+        Upper case intrinsic, lower case extrinsic; 24 orders.
+    degrees : bool, default=False
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+    """
+    v = check_vector(angles, 3, "angles")
+    v = v * (math.pi / 180) if degrees else v
+    return _euler.angles_to_matrix(v, order).to(angles.dtype)
+
+
+@accepts_numpy
+def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> Tensor:
+    """Euler angles of a rotation; at gimbal lock the third angle is zero.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., 3, 3)
+    order : str
+    degrees : bool, default=False
+
+    Returns
+    -------
+    Tensor, shape (..., 3)
+    """
+    q = _so3.matrix_quaternion(check_rotation(r))
+    angles = _euler.quaternion_to_angles(q, order)
+    return (angles * (180 / math.pi) if degrees else angles).to(r.dtype)

@@ -1,0 +1,308 @@
+"""Any representation by its name."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manifoldkit.lie import _so3
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice, unit_vector
+from manifoldkit.lie._gram_schmidt import (
+    finish,
+    gram_schmidt,
+    stereographic_decode,
+    stereographic_encode,
+)
+from manifoldkit.lie._top_vector import top_vector
+from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
+from manifoldkit.lie.rotation._checks import back, check_rotation
+from manifoldkit.lie.rotation.classic import (
+    euler_to_matrix,
+    matrix_to_euler,
+    matrix_to_quaternion,
+    quaternion_to_matrix,
+)
+from manifoldkit.lie.rotation.vectors import (
+    LAYOUTS,
+    matrix_to_rotation_5d,
+    matrix_to_rotation_6d,
+    rotation_5d_to_matrix,
+    rotation_6d_to_matrix,
+    special_procrustes,
+)
+
+
+class Similarity(NamedTuple):
+    """Scale, rotation and translation: ``x -> scale * r x + t``."""
+
+    scale: Tensor
+    r: Tensor
+    t: Tensor
+
+
+_QUATERNIONS = {
+    "rodrigues": _so3.gibbs_quaternion,
+    "mrp": _so3.mrp_quaternion,
+    "hopf": _so3.hopf_quaternion,
+}
+_ALIASES = {
+    "svd": "matrix9",
+    "procrustes": "matrix9",
+    "6d": "sixd",
+    "gram_schmidt": "sixd",
+    "5d": "stereo",
+}
+_THREE = ("sym10", "quaternion", "axis_angle4", "euler", "rodrigues", "mrp", "hopf")
+
+
+def dim(rep: str, n: int = 3) -> int:
+    """Number of entries of a representation of SO(n).
+
+    Parameters
+    ----------
+    rep : str
+        "matrix9" (or "svd"), "sixd" (or "gram_schmidt"), "stereo", "rotvec" for any n;
+        "orthogonal" for O(n); "angle2" for n = 2; "sym10", "quaternion", "axis_angle4",
+        "euler", "rodrigues", "mrp", "hopf" for n = 3.
+    n : int, default=3
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        Unknown representation, or none for this n.
+
+    Examples
+    --------
+    >>> [dim(rep) for rep in ("svd", "sixd", "stereo", "quaternion", "rotvec")]
+    [9, 6, 5, 4, 3]
+    """
+    rep = _ALIASES.get(rep, rep)
+    sizes = {
+        "matrix9": n * n,
+        "sixd": n * n - n,
+        "orthogonal": n * n,
+        "stereo": n * n - n - 1,
+        "rotvec": n * (n - 1) // 2,
+        "angle2": 2,
+        "sym10": 10,
+        "quaternion": 4,
+        "axis_angle4": 4,
+    } | dict.fromkeys(("euler", "rodrigues", "mrp", "hopf"), 3)
+    if rep not in sizes:
+        raise ValueError(f"rep: expected one of {sorted(sizes)}, found {rep!r}")
+    fits = {"angle2": n == 2, "stereo": n >= 3}.get(rep, n == 3 or rep not in _THREE)
+    if n < 2 or not fits:
+        raise ValueError(f"rep: {rep!r} is no representation of SO({n})")
+    return sizes[rep]
+
+
+@accepts_numpy
+def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
+    """Rotation matrices of a representation.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., dim(rep, n))
+    rep : str
+        See :func:`dim`.
+    n : int, default=3
+    **options
+        ``layout``, ``scaled``, ``order``, ``degrees``, ``strict``,
+        ``return_degenerate`` of the particular function.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Examples
+    --------
+    >>> decode(torch.tensor([3., 4.]), "angle2", n=2)
+    tensor([[ 0.6000, -0.8000],
+            [ 0.8000,  0.6000]])
+    """
+    rep = _ALIASES.get(rep, rep)
+    v = check_vector(x, dim(rep, n))
+    direct = {
+        "quaternion": quaternion_to_matrix,
+        "euler": euler_to_matrix,
+        "matrix9": lambda v, **o: special_procrustes(v.unflatten(-1, (n, n)), **o),
+    }
+    if n == 3:
+        direct |= {"sixd": rotation_6d_to_matrix, "stereo": rotation_5d_to_matrix}
+    if rep in direct:
+        return back(direct[rep](v, **options), x.dtype)
+    if rep in ("sixd", "stereo", "orthogonal"):
+        return back(_decode_columns(v, rep, n, **options), x.dtype)
+    if options:
+        raise TypeError(f"{rep} takes no options, found {sorted(options)}")
+    if rep in _QUATERNIONS:
+        out = _so3.quaternion_matrix(_QUATERNIONS[rep](v))
+    elif rep == "sym10":
+        out = _so3.quaternion_matrix(top_vector(v))
+    elif rep == "axis_angle4":
+        out = _so3.exp_so3(unit_vector(v[..., :3])[0] * v[..., 3:])
+    elif rep == "angle2":
+        c, s = unit_vector(v)[0].unbind(-1)
+        out = torch.stack([c, -s, s, c], -1).unflatten(-1, (2, 2))
+    elif n == 3:
+        out = _so3.exp_so3(v)
+    else:
+        out = skew_exp(_skew(v, n))
+    return out.to(x.dtype)
+
+
+def _skew(v: Tensor, n: int) -> Tensor:
+    """Skew matrices with ``v`` below the diagonal, row by row."""
+    rows, columns = torch.tril_indices(n, n, -1, device=v.device)
+    place = torch.zeros(n, n, dtype=torch.long, device=v.device)
+    number = torch.arange(len(rows), device=v.device)
+    place[rows, columns] = place[columns, rows] = number
+    sign = torch.zeros(n, n, dtype=v.dtype, device=v.device)
+    sign[rows, columns], sign[columns, rows] = 1.0, -1.0
+    return v[..., place] * sign
+
+
+def _decode_columns(
+    v: Tensor,
+    rep: str,
+    n: int,
+    layout: str = "columns",
+    strict: bool = False,
+    return_degenerate: bool = False,
+) -> Any:
+    """General n: stacked columns through QR with a positive diagonal."""
+    choice(layout, LAYOUTS, "layout")
+    if rep == "stereo":
+        head = n * n - 2 * n - 1
+        v = torch.cat([v[..., :head], stereographic_decode(v[..., head:])], -1)
+    r, degenerate = gram_schmidt(v.unflatten(-1, (-1, n)).mT)
+    r = r.mT if layout == "rows" else r
+    return finish(r, degenerate, v.dtype, strict, return_degenerate)
+
+
+@accepts_numpy
+def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
+    """Representation of rotation matrices, the inverse of :func:`decode`.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., n, n)
+    rep : str
+        See :func:`dim`. "rodrigues" is infinite at half turns and capped there.
+    **options
+        As in :func:`decode`.
+
+    Returns
+    -------
+    Tensor, shape (..., dim(rep, n))
+
+    Examples
+    --------
+    >>> encode(torch.eye(3), "quaternion")
+    tensor([1., 0., 0., 0.])
+    """
+    m = check_rotation(r, None)
+    n = m.shape[-1]
+    rep = _ALIASES.get(rep, rep)
+    dim(rep, n)
+    direct = {"quaternion": matrix_to_quaternion, "euler": matrix_to_euler}
+    if n == 3:
+        direct |= {"sixd": matrix_to_rotation_6d, "stereo": matrix_to_rotation_5d}
+    if rep in direct:
+        return direct[rep](m, **options).to(r.dtype)
+    if rep in ("sixd", "orthogonal", "stereo"):
+        return _encode_columns(m, rep, n, **options).to(r.dtype)
+    if options:
+        raise TypeError(f"{rep} takes no options, found {sorted(options)}")
+    return _encode_plain(m, rep, n).to(r.dtype)
+
+
+def _encode_columns(m: Tensor, rep: str, n: int, layout: str = "columns") -> Tensor:
+    choice(layout, LAYOUTS, "layout")
+    m = m.mT if layout == "columns" else m
+    if rep == "orthogonal":
+        return m.flatten(-2)
+    v = m[..., : n - 1, :].flatten(-2)
+    if rep == "stereo":
+        head = n * n - 2 * n - 1
+        v = torch.cat([v[..., :head], stereographic_encode(v[..., head:])], -1)
+    return v
+
+
+def _encode_plain(m: Tensor, rep: str, n: int) -> Tensor:
+    if rep == "matrix9":
+        return m.flatten(-2)
+    if rep == "angle2":
+        return m[..., 0]
+    if rep == "rotvec" and n != 3:
+        rows, columns = torch.tril_indices(n, n, -1, device=m.device)
+        return rotation_log(m)[..., rows, columns]
+    q = _so3.matrix_quaternion(m)
+    if rep == "rotvec":
+        return _so3.quaternion_vector(q)
+    if rep == "axis_angle4":
+        v = _so3.quaternion_vector(q)
+        return torch.cat([unit_vector(v)[0], _so3.safe_norm(v)[..., None]], -1)
+    if rep == "rodrigues":
+        w = q[..., :1].clamp_min(torch.finfo(q.dtype).tiny ** 0.5)
+        return q[..., 1:] / w
+    if rep == "mrp":
+        return q[..., 1:] / (1 + q[..., :1])
+    if rep == "hopf":
+        return _so3.quaternion_hopf(q)
+    rows, columns = torch.triu_indices(4, 4, device=m.device)
+    return q[..., rows] * q[..., columns]
+
+
+@accepts_numpy
+def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
+    """Convert between representations of SO(n) through the matrix.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., dim(src, n))
+    src, dst : str
+        See :func:`dim`; "matrix" for the matrix itself.
+    n : int, default=3
+
+    Returns
+    -------
+    Tensor
+
+    Examples
+    --------
+    >>> convert(torch.zeros(3), "rotvec", "quaternion")
+    tensor([1., 0., 0., 0.])
+    """
+    r = x if src == "matrix" else decode(x, src, n)
+    return r if dst == "matrix" else encode(r, dst)
+
+
+@accepts_numpy
+def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similarity:
+    """Scale, rotation and translation from one vector.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n * n - n + n) or one more
+        Gram-Schmidt code of the rotation, then, for ``scale="exp"``, the logarithm of
+        the scale, then n numbers of translation.
+    n : int, default=3
+    scale : {"norm", "exp"}
+        From the length of the first vector, or from a number of its own.
+
+    Returns
+    -------
+    Similarity
+        ``(scale, r, t)`` of shapes (...), (..., n, n), (..., n).
+    """
+    choice(scale, ("norm", "exp"), "scale")
+    code = n * n - n
+    v = check_vector(x, code + n + (scale == "exp"))
+    r = decode(v[..., :code], "sixd", n)
+    s = _so3.safe_norm(v[..., :n]) if scale == "norm" else v[..., code].exp()
+    return Similarity(s.to(x.dtype), r.to(x.dtype), v[..., -n:].to(x.dtype))

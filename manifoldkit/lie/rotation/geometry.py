@@ -1,0 +1,151 @@
+"""Distances, geodesics, random rotations, SciPy."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldkit.exceptions import NotOnManifoldError
+from manifoldkit.lie import _so3, haar
+from manifoldkit.lie._arrays import accepts_numpy
+from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
+from manifoldkit.lie.rotation._checks import check_rotation
+
+
+@accepts_numpy
+def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
+    r"""Angle of the rotation from ``a`` to ``b``.
+
+    :math:`\operatorname{atan2}(|\operatorname{vee}(D - D')| / 2, (\operatorname{tr} D -
+    1) / 2)` with :math:`D = a'b` for n = 3, exact at 0 and pi; the norm of the
+    logarithm over sqrt 2 for other n.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., n, n)
+    degrees : bool, default=False
+
+    Returns
+    -------
+    Tensor, shape (...)
+
+    Examples
+    --------
+    >>> from manifoldkit.lie.rotation import euler_to_matrix
+    >>> r = euler_to_matrix(torch.tensor([0., 0., 90.]), degrees=True)
+    >>> round(geodesic_distance(torch.eye(3), r, degrees=True).item(), 4)
+    90.0
+    """
+    d = check_rotation(a, None).mT @ check_rotation(b, None)
+    if d.shape[-1] == 3:
+        trace = d.diagonal(dim1=-2, dim2=-1).sum(-1)
+        angle = torch.atan2(_so3.safe_norm(_so3.vee(d)), (trace - 1) / 2)
+    else:
+        log = rotation_log(d)
+        angle = _so3.safe_norm(log.flatten(-2)) / math.sqrt(2)
+    return (angle * (180 / math.pi) if degrees else angle).to(a.dtype)
+
+
+@accepts_numpy
+def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
+    """Point at ``t`` on the shortest way from rotation ``a`` (0) to ``b`` (1).
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (..., n, n)
+    t : float or Tensor, shape (...)
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Examples
+    --------
+    >>> from manifoldkit.lie.rotation import matrix_to_rotvec, rotvec_to_matrix
+    >>> r = rotvec_to_matrix(torch.tensor([0., 0., 1.]))
+    >>> matrix_to_rotvec(slerp(torch.eye(3), r, 0.25))
+    tensor([0.0000, 0.0000, 0.2500])
+    """
+    first, second = check_rotation(a, None), check_rotation(b, None)
+    t = torch.as_tensor(t, dtype=first.dtype, device=first.device)
+    d = first.mT @ second
+    if d.shape[-1] == 3:
+        step = _so3.exp_so3(t[..., None] * _so3.log_so3(d))
+    else:
+        step = skew_exp(t[..., None, None] * rotation_log(d))
+    return (first @ step).to(a.dtype)
+
+
+def random_rotation(
+    *shape: int,
+    n: int = 3,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Uniformly distributed (Haar) rotations.
+
+    Parameters
+    ----------
+    *shape : int
+        Batch dimensions.
+    n : int, default=3
+    generator : torch.Generator, optional
+    dtype, device
+        Default: torch's.
+
+    Returns
+    -------
+    Tensor, shape (*shape, n, n)
+
+    Examples
+    --------
+    >>> random_rotation(5, n=4).shape
+    torch.Size([5, 4, 4])
+    """
+    size = (*shape, haar.rotation_points_dim(n))
+    u = torch.rand(size, generator=generator, dtype=dtype, device=device)
+    return haar.haar_rotations(u, n)
+
+
+def from_scipy(rotation: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Matrices of a :class:`scipy.spatial.transform.Rotation`.
+
+    Parameters
+    ----------
+    rotation : scipy.spatial.transform.Rotation
+    dtype : torch.dtype, default=torch.float64
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+    """
+    return torch.as_tensor(rotation.as_matrix(), dtype=dtype)
+
+
+def to_scipy(r: Tensor) -> Any:
+    """A :class:`scipy.spatial.transform.Rotation` of matrices.
+
+    Parameters
+    ----------
+    r : Tensor, shape (3, 3) or (m, 3, 3)
+
+    Returns
+    -------
+    scipy.spatial.transform.Rotation
+
+    Raises
+    ------
+    NotOnManifoldError
+        Not rotations to 1e-3.
+    """
+    from scipy.spatial.transform import Rotation
+
+    m = check_rotation(torch.as_tensor(r)).detach().double().cpu()
+    defect = (m @ m.mT - torch.eye(3, dtype=m.dtype)).abs()
+    if m.numel() and (float(defect.max()) > 1e-3 or bool((torch.det(m) < 0).any())):
+        raise NotOnManifoldError(
+            f"r: expected rotation matrices, found |r r' - I| up to {defect.max():.2g}"
+        )
+    return Rotation.from_matrix(m.numpy())

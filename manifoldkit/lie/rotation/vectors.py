@@ -1,0 +1,192 @@
+"""Continuous representations: 6D, 5D and the nearest rotation."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice
+from manifoldkit.lie._gram_schmidt import (
+    finish,
+    sixd_columns,
+    stereographic_decode,
+    stereographic_encode,
+)
+from manifoldkit.lie._procrustes import nearest_rotation
+from manifoldkit.lie.rotation._checks import back, check_rotation
+from manifoldkit.linalg.checks import check_square, compute_dtype
+
+LAYOUTS = ("columns", "rows")
+_STEREO_SCALE = (math.sqrt(2) + 1, math.sqrt(2) + 1, math.sqrt(2))
+
+
+@accepts_numpy
+def rotation_6d_to_matrix(
+    x: Tensor,
+    *,
+    layout: str = "columns",
+    strict: bool = False,
+    return_degenerate: bool = False,
+) -> Any:
+    r"""Rotation from two vectors by Gram-Schmidt.
+
+    :math:`b_1 = a_1 / |a_1|`, :math:`b_2 \propto a_2 - (b_1 \cdot a_2) b_1`,
+    :math:`b_3 = b_1 \times b_2`, :math:`R = [b_1\, b_2\, b_3]`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., 6)
+        Any finite numbers. ``a1 = 0`` counts as the first unit vector; an ``a2`` on the
+        line of ``a1`` is replaced by a fixed normal of it.
+    layout : {"columns", "rows"}
+        Whether the vectors become the first columns (the paper's) or rows of R.
+    strict : bool, default=False
+        Raise on such degenerate input.
+    return_degenerate : bool, default=False
+        Also return where the input was degenerate.
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3), or a pair with a bool tensor of shape (...)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or not six numbers.
+    NotOnManifoldError
+        Degenerate input and ``strict``.
+
+    References
+    ----------
+    Zhou et al., CVPR 2019, equation 15.
+
+    Examples
+    --------
+    >>> rotation_6d_to_matrix(torch.tensor([0., 2., 0., -1., 1., 0.])).round() + 0.0
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
+    """
+    choice(layout, LAYOUTS, "layout")
+    r, degenerate = sixd_columns(check_vector(x, 6))
+    r = r.mT if layout == "rows" else r
+    return finish(r, degenerate.any(-1), x.dtype, strict, return_degenerate)
+
+
+@accepts_numpy
+def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
+    """First two columns (or rows) of a rotation, one after the other.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., 3, 3)
+    layout : {"columns", "rows"}
+
+    Returns
+    -------
+    Tensor, shape (..., 6)
+
+    Examples
+    --------
+    >>> matrix_to_rotation_6d(torch.eye(3))
+    tensor([1., 0., 0., 0., 1., 0.])
+    """
+    choice(layout, LAYOUTS, "layout")
+    check_square(r, "r", 3)
+    r = r.mT if layout == "columns" else r
+    return r[..., :2, :].flatten(-2)
+
+
+@accepts_numpy
+def rotation_5d_to_matrix(x: Tensor, *, scaled: bool = True, **options: Any) -> Any:
+    """Rotation from five numbers: two entries and a stereographic projection.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., 5)
+        Any finite numbers.
+    scaled : bool, default=True
+        The three projected numbers are in units of (sqrt2 + 1, sqrt2 + 1, sqrt2), as in
+        the authors' code.
+    **options
+        ``strict`` and ``return_degenerate`` of :func:`rotation_6d_to_matrix`.
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+
+    References
+    ----------
+    Zhou et al., CVPR 2019, section 4.3.
+
+    Examples
+    --------
+    >>> from manifoldkit.lie.rotation import random_rotation
+    >>> r = random_rotation(3, generator=torch.Generator().manual_seed(0))
+    >>> back = rotation_5d_to_matrix(matrix_to_rotation_5d(r))
+    >>> bool((back - r).abs().max() < 1e-5)
+    True
+    """
+    v = check_vector(x, 5)
+    projected = v[..., 2:]
+    if scaled:
+        projected = projected * v.new_tensor(_STEREO_SCALE)
+        projected = projected.clamp(-torch.finfo(v.dtype).max, torch.finfo(v.dtype).max)
+    six = torch.cat([v[..., :2], stereographic_decode(projected)], -1)
+    return back(rotation_6d_to_matrix(six, **options), x.dtype)
+
+
+@accepts_numpy
+def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
+    """Five continuous numbers of a rotation: see :func:`rotation_5d_to_matrix`.
+
+    Parameters
+    ----------
+    r : Tensor, shape (..., 3, 3)
+    scaled : bool, default=True
+
+    Returns
+    -------
+    Tensor, shape (..., 5)
+    """
+    m = check_rotation(r)
+    six = m[..., :2].mT.flatten(-2)
+    projected = stereographic_encode(six[..., 2:])
+    if scaled:
+        projected = projected / m.new_tensor(_STEREO_SCALE)
+    return torch.cat([six[..., :2], projected], -1).to(r.dtype)
+
+
+@accepts_numpy
+def special_procrustes(
+    m: Tensor, *, strict: bool = False, return_degenerate: bool = False
+) -> Any:
+    r"""Nearest rotation, :math:`\arg\min_{R \in SO(n)} |R - M|_F`.
+
+    Parameters
+    ----------
+    m : Tensor, shape (..., n, n)
+        Any finite matrices. Where the two smallest signed singular values cancel, the
+        nearest rotation is not unique; the derivative stays bounded there.
+    strict, return_degenerate : bool
+        As in :func:`rotation_6d_to_matrix`.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    References
+    ----------
+    Levinson et al., NeurIPS 2020, SVDO+.
+
+    Examples
+    --------
+    >>> special_procrustes(torch.diag(torch.tensor([3., 2., -1.])))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+    """
+    check_square(m, "m")
+    r, degenerate = nearest_rotation(m.to(compute_dtype(m.dtype)))
+    return finish(r, degenerate, m.dtype, strict, return_degenerate)
