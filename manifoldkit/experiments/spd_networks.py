@@ -210,7 +210,7 @@ def run(
     """
     console, out = console or Console(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
-    seeds = [seed]
+    seeds = [seed] if quick else [seed, seed + 1]
     names = list(NETWORKS)
     names = [names[0], names[2], names[5]] if quick else names
     torch.set_num_threads(1)
