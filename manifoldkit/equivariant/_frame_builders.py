@@ -1,9 +1,7 @@
 """Frames of point clouds: principal axes, weighted pairs, moments, drawn elements."""
 
-import itertools
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -249,15 +247,12 @@ def sign_patterns(d: int, special: bool, draws: int | None = None) -> Tensor:
             f"a full frame in dimension {d} has {2 ** (d - special)} elements, more "
             f"than {MAX_FRAMES}: use mode='stochastic' or an int, or frame='pca-det'"
         )
-    return _all_signs(d, special)
-
-
-@lru_cache(maxsize=32)
-def _all_signs(d: int, special: bool) -> Tensor:
-    found = [s for s in itertools.product((1.0, -1.0), repeat=d)]
-    if special:
-        found = [s for s in found if math.prod(s) > 0]
-    return torch.tensor(found, dtype=torch.float64)
+    free = d - special
+    bits = torch.arange(2**free)[:, None] >> torch.arange(free - 1, -1, -1) & 1
+    signs = 1.0 - 2.0 * bits.double()
+    if special:  # the last sign makes the product one
+        signs = torch.cat([signs, signs.prod(1, keepdim=True)], 1)
+    return signs
 
 
 def _keep_moment_signs(frame: Frame, z: Tensor, mask, spec: GroupSpec) -> Frame:
@@ -399,9 +394,9 @@ def _point_frames(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pair_frames(z: Tensor) -> tuple[Tensor, Tensor]:
     n = z.shape[1]
-    i, j = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
-    apart = i != j
-    i, j = i[apart].to(z.device), j[apart].to(z.device)
+    place = torch.arange(n * (n - 1), device=z.device)
+    i, j = place // max(n - 1, 1), place % max(n - 1, 1)
+    j = j + (j >= i).long()
     cross = torch.linalg.cross(z[:, i], z[:, j], dim=-1)
     e1, e3 = _unit(z)[:, i], _unit(cross)
     e2 = torch.linalg.cross(e3, e1, dim=-1)

@@ -649,3 +649,13 @@ def test_all_points_masked_stays_finite():
     assert y.isfinite().all()
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert grad.isfinite().all()
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("frame", ["pca", "pair", "learned"])
+def test_wrapper_is_one_graph_for_the_compiler(frame):
+    net = FrameAveraging(Backbone(), "E(3)", out_types="position", frame=frame)
+    x = cloud(2, 5, 3).float()
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x), net(x), atol=1e-6)
