@@ -209,7 +209,9 @@ def frame_of_moments(
         eye = torch.eye(d, dtype=m.t.dtype, device=m.t.device).expand(batch, 1, d, d)
         flat = torch.zeros_like(eye[:, :, 0, 0])
         return Frame(eye, m.t, flat, ones, ones < 0, spec.name, scale)
-    s, v = safe_eigh(m.c, tol)
+    finite = m.c.detach().isfinite().flatten(1).all(1)
+    eye = torch.eye(d, dtype=m.c.dtype, device=m.c.device)
+    s, v = safe_eigh(torch.where(finite[:, None, None], m.c, eye), tol)
     gap = _relative_gap(s.detach(), m, dtype, extra)
     if order == "descending":
         v = v.flip(-1)

@@ -16,7 +16,7 @@ from manifoldkit.equivariant._frame_types import (
     Frame,
     parse_group,
 )
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_finite, check_floating
 
 __all__ = ["Frame", "FrameAveraging", "RadialAxes", "pair_frame", "pca_frame"]
 
@@ -123,6 +123,9 @@ class FrameAveraging(nn.Module):
         state of the generator.
     n_pairs : int, optional
         See :func:`pair_frame`.
+    validate : bool, default=True
+        Raise for NaN and infinity in the points, outside of training. Without it they
+        stay within their own cloud.
 
     Notes
     -----
@@ -164,6 +167,7 @@ class FrameAveraging(nn.Module):
         invariant_args: Sequence[str] = (),
         share_noise: bool = False,
         n_pairs: int | None = None,
+        validate: bool = True,
     ):
         super().__init__()
         _check_choice("on_degenerate", on_degenerate, _POLICIES)
@@ -194,7 +198,7 @@ class FrameAveraging(nn.Module):
         self.gap_tol, self.on_degenerate = gap_tol, on_degenerate
         self.chunk = 1 if fold == "loop" or share_noise else chunk
         self.invariant_args, self.share_noise = tuple(invariant_args), share_noise
-        self.n_pairs = n_pairs
+        self.n_pairs, self.validate = n_pairs, validate
 
     def forward(self, *inputs, mask: Tensor | None = None, **kwargs):
         """Return the average of the backbone over the frames of the inputs.
@@ -327,6 +331,11 @@ class FrameAveraging(nn.Module):
             found[kind].append(x.flatten(1, -2))
             if mask is not None:
                 valid[kind].append(self._spread_mask(mask, x).flatten(1))
+            if self.validate and not (self.training or torch.compiler.is_compiling()):
+                seen = found[kind][-1].detach()
+                if mask is not None:
+                    seen = torch.where(valid[kind][-1][..., None], seen, 0.0)
+                check_finite(seen, f"inputs[{k!r}]")
         joined = []
         for kind in found:
             joined.append(torch.cat(found[kind], 1) if found[kind] else None)

@@ -634,6 +634,23 @@ def test_bad_inputs():
     assert net(cloud(2, 5, 3).mT.contiguous().mT).shape == (2, 5, 3)  # not contiguous
 
 
+def test_values_that_are_not_finite():
+    x = cloud(3, 5, 3)
+    x[1, 2, 0] = torch.nan
+    net = FrameAveraging(Backbone().double(), out_types="vector").eval()
+    with pytest.raises(ValueError, match="not finite"):
+        net(x)
+    free = FrameAveraging(
+        net.backbone, out_types="vector", validate=False, on_degenerate="ignore"
+    )
+    y = free(x)
+    assert y[1].isnan().all()
+    assert torch.allclose(y[[0, 2]], net(x[[0, 2]]))
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 2] = False
+    assert net(x, mask=mask)[[0, 2]].isfinite().all()
+
+
 def test_high_dimensions_by_drawn_signs():
     net = FrameAveraging(Backbone(10, 10).double(), "E(10)", out_types="vector", mode=4)
     assert net(cloud(2, 30, 10)).shape == (2, 30, 10)
