@@ -43,6 +43,15 @@ class Frame(NamedTuple):
     inverse: Tensor
 
 
+def _factorize(metric: Tensor) -> Frame:
+    factor = torch.linalg.cholesky((metric + metric.mT).mul_(0.5))
+    eye = torch.eye(metric.shape[-1], dtype=metric.dtype, device=metric.device)
+    return Frame(
+        factor,
+        torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False),
+    )
+
+
 class _Factor(torch.autograd.Function):
     """Cholesky factor of M, for functions that do not depend on the choice of it.
 
@@ -52,11 +61,7 @@ class _Factor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, metric):
-        factor = torch.linalg.cholesky((metric + metric.mT) / 2)
-        eye = torch.eye(metric.shape[-1], dtype=metric.dtype, device=metric.device)
-        inverse = torch.linalg.solve_triangular(
-            factor, eye.expand_as(factor), upper=False
-        )
+        factor, inverse = _factorize(metric)
         ctx.save_for_backward(factor, inverse)
         ctx.mark_non_differentiable(inverse)
         return factor, inverse
@@ -82,14 +87,21 @@ class _Symmetric(torch.autograd.Function):
         return grad
 
 
+def _recorded(*tensors: Tensor) -> bool:
+    """Whether a graph is built; a Function that builds none only costs its overhead."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def symmetric_part(x: Tensor) -> Tensor:
     """(X + X') / 2, for use before the functions of this module only."""
-    return _Symmetric.apply(x)
+    if _recorded(x):
+        return _Symmetric.apply(x)
+    return (x + x.mT).mul_(0.5)
 
 
 def frame_of(metric: Tensor) -> Frame:
     """Factorise the metric matrix."""
-    return Frame(*_Factor.apply(metric))
+    return Frame(*_Factor.apply(metric)) if _recorded(metric) else _factorize(metric)
 
 
 def _sandwich(k: Tensor, x: Tensor) -> Tensor:
@@ -123,21 +135,25 @@ def _hadamard_gradient(root: Tensor, inverse: bool, grad: Tensor, v: Tensor) -> 
     return (total + total.mT).mul_(2)
 
 
+def _centered(y, factor, center, inverse, method):
+    """Tangent vectors V_i at I in the basis U, and what backward needs."""
+    g, u = safe_eigh(inverse @ center @ inverse.mT)
+    half = g.sqrt()
+    k = half[..., None] * (u.mT @ inverse)
+    roots = square_roots(k, y, method)
+    twice = 2 / g
+    weight = (twice[..., :, None] + twice[..., None, :]).sqrt_()[:, None]
+    v = roots.root * weight
+    v.diagonal(dim1=-2, dim2=-1).sub_(2 * half[:, None])
+    return v, u, roots, (g, half, u, k, weight, inverse)
+
+
 class _Center(torch.autograd.Function):
     """Batch, factor of M and mean to tangent vectors V_i at I, in the basis U."""
 
     @staticmethod
     def forward(ctx, y, factor, center, inverse, method):
-        g, u = safe_eigh(_sandwich(inverse, center))
-        half = g.sqrt()
-        k = half[..., None] * (u.mT @ inverse)
-        roots = square_roots(k, y, method)
-        outer = half[..., :, None] * half[..., None, :]
-        pairs = _pairs(g)
-        weight = (pairs / outer)[:, None]
-        v = roots.root * weight
-        v.diagonal(dim1=-2, dim2=-1).sub_(2 * half[:, None])
-        ctx.roots, ctx.frame = roots, (g, half, u, k, outer, pairs, weight, inverse)
+        v, u, ctx.roots, ctx.frame = _centered(y, factor, center, inverse, method)
         ctx.save_for_backward(y, factor, center)
         ctx.mark_non_differentiable(u)
         ctx.set_materialize_grads(False)
@@ -153,18 +169,21 @@ class _Center(torch.autograd.Function):
             grads = composed.differentiate(composed.center, inputs, wanted, grad)
             return *grads[:3], None, None
         roots = ctx.roots
-        g, half, u, k, outer, pairs, weight, inverse = ctx.frame
+        g, half, u, k, weight, inverse = ctx.frame
         grad_s = grad * weight
         grad_a = roots.lyapunov(grad_s)
         grad_y = congruence(k.mT, grad_a) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:3]):
             return grad_y, None, None, None, None
         first, second = _gram(grad_s, roots.root), _gram(grad_a, roots.square)
+        outer = half[..., :, None] * half[..., None, :]
         t = roots.root / outer[:, None]
         t.diagonal(dim1=-2, dim2=-1).sub_(1)
         # S A S = grad_s S - A S^2 where A solves the Lyapunov equation
         core = (second - first) / outer
-        core = (core + core.mT).mul_(0.5) + _hadamard_gradient(pairs, False, grad, t)
+        core = (core + core.mT).mul_(0.5) + _hadamard_gradient(
+            _pairs(g), False, grad, t
+        )
         basis = inverse.mT @ u
         grad_center = basis @ core @ basis.mT if ctx.needs_input_grad[2] else None
         second = second * (half[..., None] / half[..., None, :])
@@ -183,17 +202,23 @@ def _step(v, inverse, bias, gain, u):
     return step, change, pairs, rotation, d, r
 
 
+def _expanded(v, factor, bias, gain, inverse, u):
+    """Matrices around the bias, and what backward needs."""
+    step, change, pairs, rotation, d, r = _step(v, inverse, bias, gain, u)
+    outward = factor @ r
+    half = (step.flatten(1, 2) @ outward.mT).view_as(step)
+    z = half.mT @ (d[:, None, :, None] * half)
+    return z, (change, step, d, r, rotation, pairs, outward, inverse, u)
+
+
 class _Expand(torch.autograd.Function):
     """Tangent vectors at I to matrices around the bias."""
 
     @staticmethod
     def forward(ctx, v, factor, bias, gain, inverse, u):
-        step, change, pairs, rotation, d, r = _step(v, inverse, bias, gain, u)
-        outward = factor @ r
-        half = (step.flatten(1, 2) @ outward.mT).view_as(step)
+        z, ctx.frame = _expanded(v, factor, bias, gain, inverse, u)
         ctx.save_for_backward(v, factor, bias, gain)
-        ctx.frame = (change, step, d, r, rotation, pairs, outward, inverse, u)
-        return half.mT @ (d[:, None, :, None] * half)
+        return z
 
     @staticmethod
     def backward(ctx, grad):
@@ -266,14 +291,20 @@ def center_batch(
     y: Tensor, frame: Frame, center: Tensor, method: str
 ) -> tuple[Tensor, Tensor]:
     """Tangent vectors of the batch at I in a basis, and the basis."""
-    return _Center.apply(y, frame.factor, center, frame.inverse, method)
+    arguments = y, frame.factor, center, frame.inverse, method
+    if _recorded(y, frame.factor, center):
+        return _Center.apply(*arguments)
+    return _centered(*arguments)[:2]
 
 
 def expand(
     v: Tensor, frame: Frame, bias: Tensor, gain: Tensor, basis: Tensor
 ) -> Tensor:
     """Scaled tangent vectors to matrices around the bias."""
-    return _Expand.apply(v, frame.factor, bias, gain, frame.inverse, basis)
+    arguments = v, frame.factor, bias, gain, frame.inverse, basis
+    if _recorded(v, frame.factor, bias, gain):
+        return _Expand.apply(*arguments)
+    return _expanded(*arguments)[0]
 
 
 def mean_step(
