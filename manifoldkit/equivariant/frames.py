@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.equivariant import _frame_builders as build
-from manifoldkit.equivariant._frame_builders import pair_frame, pca_frame
+from manifoldkit.equivariant._frame_builders import pca_frame
 from manifoldkit.equivariant._frame_calls import Arguments, Outputs, fold
+from manifoldkit.equivariant._frame_learned import RadialAxes, gram_schmidt_frame
+from manifoldkit.equivariant._frame_pairs import pair_frame
 from manifoldkit.equivariant._frame_types import (
     GRIDS,
     INVARIANTS,
@@ -22,44 +24,6 @@ __all__ = ["Frame", "FrameAveraging", "RadialAxes", "pair_frame", "pca_frame"]
 
 _FRAMES = ("pca", "pair", "pca-det", "pca-stochastic", "group", "learned")
 _POLICIES = ("warn", "raise", "pair", "ignore")
-
-
-class RadialAxes(nn.Module):
-    r"""Equivariant vectors of a cloud, :math:`v_k = \sum_i \phi_k(|z_i|^2) z_i`.
-
-    The small network behind ``frame="learned"``: centered points weighed by a function
-    of their distance from the center. The vectors vanish on clouds symmetric about it.
-
-    Parameters
-    ----------
-    count : int
-        Number of vectors.
-    hidden : int, default=16
-        Width of the function of the distance.
-
-    Examples
-    --------
-    >>> RadialAxes(2)(torch.randn(5, 10, 3)).shape
-    torch.Size([5, 2, 3])
-    """
-
-    def __init__(self, count: int, hidden: int = 16):
-        super().__init__()
-        self.weigh = nn.Sequential(
-            nn.Linear(1, hidden), nn.SiLU(), nn.Linear(hidden, count)
-        )
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return vectors (B, count, d) of points (B, n, d)."""
-        weight = x.new_ones(x.shape[:-1]) if mask is None else mask.to(x)
-        if mask is not None:
-            x = torch.where(mask[..., None], x, 0.0)
-        total = weight.sum(1).clamp_min(1)[:, None, None]
-        z = (x - x.sum(1, keepdim=True) / total) * weight[..., None]
-        square = z.square().sum(-1, keepdim=True)
-        mean = square.sum(1, keepdim=True) / total
-        share = square / torch.where(mean > 0, mean, 1.0)
-        return self.weigh(share).mT @ z
 
 
 class FrameAveraging(nn.Module):
@@ -401,12 +365,12 @@ class FrameAveraging(nn.Module):
         )
 
     def _learned(self, x: Tensor, valid: Tensor | None) -> Frame:
-        spec, cloud, valid, _ = build._read(x, self.group, valid)
-        m = build._moments(cloud, valid, spec, self.detach_frame)
+        spec, cloud, valid, _ = build.read_points(x, self.group, valid)
+        m = build.moments_of(cloud, valid, spec, self.detach_frame)
         vectors = self.frame(x) if valid is None else self.frame(x, mask=valid)
         tol = build.gap_tolerance(x.dtype, self.gap_tol)
         # the axes are differentiated: that is how their network learns
-        return build.gram_schmidt_frame(vectors, m, spec, tol, detach=False)
+        return gram_schmidt_frame(vectors, m, spec, tol, detach=False)
 
     def _element_frame(self, like: Tensor, x, valid) -> Frame:
         d = 0 if x is None else x.shape[-1]
