@@ -1,7 +1,7 @@
 """What all SPD batch normalisations share: parameters, shapes, statistics."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,21 @@ def check_count(value, name: str, least: int = 1) -> int:
     return value
 
 
-class CholeskyPoint(nn.Module):
-    """SPD matrices L L' by an unconstrained L: softplus on its diagonal."""
+class _FreePoint(nn.Module):
+    """A constrained value computed from an unconstrained parameter."""
 
     def __init__(self, value: Tensor):
         super().__init__()
         self.raw = nn.Parameter(torch.empty_like(value))
         self.assign(value)
+
+    def assign(self, value: Tensor) -> None:
+        """Take a value that satisfies the constraint."""
+        raise NotImplementedError
+
+
+class CholeskyPoint(_FreePoint):
+    """SPD matrices L L' by an unconstrained L: softplus on its diagonal."""
 
     @torch.no_grad()
     def assign(self, value: Tensor) -> None:
@@ -53,13 +61,8 @@ class CholeskyPoint(nn.Module):
         return lower @ lower.mT
 
 
-class SoftplusPoint(nn.Module):
+class SoftplusPoint(_FreePoint):
     """Positive numbers by an unconstrained one."""
-
-    def __init__(self, value: Tensor):
-        super().__init__()
-        self.raw = nn.Parameter(torch.empty_like(value))
-        self.assign(value)
 
     @torch.no_grad()
     def assign(self, value: Tensor) -> None:
@@ -85,6 +88,7 @@ class BatchNormBase(nn.Module):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    process_group: Any
 
     def __init__(
         self,
@@ -127,8 +131,8 @@ class BatchNormBase(nn.Module):
         self._add_point("bias", eye, SPD("airm"), affine)
         self._add_point("scale", ones, PositiveReals(), affine and learn_scale)
         for name, value in (("mean", eye), ("var", ones)):
-            value = value.clone() if track_running_stats else None
-            self.register_buffer(f"running_{name}", value)
+            start = value.clone() if track_running_stats else None
+            self.register_buffer(f"running_{name}", start)
         count = torch.tensor(0, device=device) if track_running_stats else None
         self.register_buffer("num_batches_tracked", count)
 
@@ -141,10 +145,11 @@ class BatchNormBase(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
             attach(self, name, manifold, layout="as_is")
         else:
-            kind = SoftplusPoint if isinstance(manifold, PositiveReals) else None
-            self.add_module(f"free_{name}", (kind or CholeskyPoint)(value))
+            positive = isinstance(manifold, PositiveReals)
+            kind: type[_FreePoint] = SoftplusPoint if positive else CholeskyPoint
+            self.add_module(f"free_{name}", kind(value))
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         # `bias` of a Cholesky parametrization is computed from its free parameter
         free = self.__dict__.get("_modules", {}).get(f"free_{name}")
         return super().__getattr__(name) if free is None else free()
@@ -153,18 +158,35 @@ class BatchNormBase(nn.Module):
     def _set_point(self, name: str, value: Tensor) -> None:
         free = self._modules.get(f"free_{name}")
         value = value.reshape(getattr(self, name).shape)
-        if free is None:
-            getattr(self, name).copy_(value)
-        else:
+        if isinstance(free, _FreePoint):
             free.assign(value.to(free.raw))
+        else:
+            getattr(self, name).copy_(value)
+
+    def _running(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Running mean, variance and count of a layer that keeps them."""
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or var is None or count is None:
+            raise RuntimeError("track_running_stats: the layer keeps no statistics")
+        return mean, var, count
+
+    @torch.no_grad()
+    def _store(self, mean: Tensor, var: Tensor | None, weight: Tensor) -> None:
+        """Set the running mean; move the running variance by a share."""
+        running_mean, running_var, _ = self._running()
+        running_mean.copy_(mean.reshape(running_mean.shape))
+        if var is not None:
+            var = var.reshape(running_var.shape).to(running_var)
+            running_var.lerp_(var, weight.to(running_var))
 
     @torch.no_grad()
     def reset_running_stats(self) -> None:
         """Set the running mean to the identity and the running variance to 1."""
         if self.track_running_stats:
-            self.running_mean.copy_(self._identity())
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
+            mean, var, count = self._running()
+            mean.copy_(self._identity())
+            var.fill_(1)
+            count.zero_()
 
     def reset_parameters(self) -> None:
         """Set all SPD parameters to the identity, the scale to 1; reset statistics."""
@@ -240,9 +262,9 @@ class BatchNormBase(nn.Module):
     @torch.no_grad()
     def _momentum(self, like: Tensor) -> Tensor:
         """Count the batch; return the weight of its statistics."""
-        self.num_batches_tracked.add_(1)
+        count = self._running()[2].add_(1)
         if self.momentum is None:
-            return 1 / self.num_batches_tracked.to(like.dtype)
+            return 1 / count.to(like.dtype)
         return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
 
     def check_mean(self, mean: Tensor, x: Tensor) -> Tensor:

@@ -63,9 +63,9 @@ def differentiate(
     """Gradients of the composed form, themselves differentiable."""
     with torch.enable_grad():
         # aliases: the gradient stops at them, not further back in the graph
-        inputs = [x.view_as(x) for x in inputs]
-        value = function(*inputs)
-        chosen = [x for x, want in zip(inputs, wanted, strict=False) if want]
+        aliases = [x.view_as(x) for x in inputs]
+        value = function(*aliases)
+        chosen = [x for x, want in zip(aliases, wanted, strict=False) if want]
         grads = iter(torch.autograd.grad(value, chosen, grad, create_graph=True))
     return [
         next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)

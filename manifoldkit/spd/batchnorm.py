@@ -1,7 +1,7 @@
 """Batch normalisation in the generalized Bures-Wasserstein (GBW) geometry."""
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -216,11 +216,8 @@ class GBWBatchNorm(BatchNormBase):
     def _track(self, mean: Tensor, var: Tensor, frame: kernel.Frame) -> None:
         """Move the running statistics towards those of the batch."""
         t = self._momentum(mean)
-        old = self._deform(self._group(self.running_mean, mean))
-        new = self._undeform(kernel.geodesic(frame, old, mean, t))
-        self.running_mean.copy_(new.reshape(self.running_mean.shape))
-        var = var.reshape(self.running_var.shape).to(self.running_var)
-        self.running_var.lerp_(var, t.to(self.running_var))
+        old = self._deform(self._group(self._running()[0], mean))
+        self._store(self._undeform(kernel.geodesic(frame, old, mean, t)), var, t)
 
     # -- the layer ----------------------------------------------------------------
 
@@ -238,9 +235,10 @@ class GBWBatchNorm(BatchNormBase):
             if track:
                 self._track(mean, var, frame)
         else:
-            mean = self._deform(self._group(self.running_mean, y))
+            center, spread, _ = self._running()
+            mean = self._deform(self._group(center, y))
             v, basis = kernel.center_batch(y, frame, mean, self.root)
-            var = self._group(self.running_var, y)
+            var = self._group(spread, y)
         gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
         if self.fold:
             v, gain = _folded(v, gain)
@@ -336,8 +334,7 @@ class GBWBatchNorm(BatchNormBase):
                 v, _ = kernel.center_batch(y, kernel.frame_of(metric), mean, self.root)
                 var = self._batch_variance(v, y, self.metric, count)
                 self.reset_running_stats()
-                self.running_mean.copy_(center.reshape(self.running_mean.shape))
-                self.running_var.copy_(var.reshape(self.running_var.shape))
+                self._store(center, var, var.new_ones(()))
         return self
 
     def _fixed_metric(self, y: Tensor, mean: Tensor) -> Tensor:
@@ -381,7 +378,7 @@ class BWBatchNorm(GBWBatchNorm):
         super().__init__(n, power, learn_metric=False, **options)
 
 
-_NAMES = {
+_NAMES: dict[str, tuple[type[BatchNormBase], dict[str, Any]]] = {
     "gbw": (GBWBatchNorm, {}),
     "bw": (BWBatchNorm, {}),
     "airm": (SPDBatchNorm, {"metric": "airm"}),
@@ -417,7 +414,7 @@ def make_batchnorm(name: str | None, n: int, **options) -> nn.Module:
     >>> make_batchnorm("airm-mean", 3)
     SPDBatchNorm(3, metric='airm', dispersion=False)
     """
-    if name in (None, "none"):
+    if name is None or name == "none":
         return nn.Identity()
     if name not in _NAMES:
         raise ValueError(

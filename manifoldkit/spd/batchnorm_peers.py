@@ -248,8 +248,9 @@ class SPDBatchNorm(BatchNormBase):
     def _statistics(self, y: Tensor, space) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean, centered batch and variance; updates the running statistics."""
         if not self._uses_batch():
-            mean = self._deform(self._group(self.running_mean, y))
-            return mean, space.center(y, mean), self._group(self.running_var, y)
+            center, spread, _ = self._running()
+            mean = self._deform(self._group(center, y))
+            return mean, space.center(y, mean), self._group(spread, y)
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
             mean, count = self._batch_mean(y, space)
@@ -263,12 +264,8 @@ class SPDBatchNorm(BatchNormBase):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor | None, space) -> None:
         t = self._momentum(mean)
-        old = self._deform(self._group(self.running_mean, mean))
-        new = self._undeform(space.geodesic(old, mean, t))
-        self.running_mean.copy_(new.reshape(self.running_mean.shape))
-        if var is not None:
-            var = var.reshape(self.running_var.shape).to(self.running_var)
-            self.running_var.lerp_(var, t.to(self.running_var))
+        old = self._deform(self._group(self._running()[0], mean))
+        self._store(self._undeform(space.geodesic(old, mean, t)), var, t)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise a batch of shape (..., n, n); in training update statistics."""
@@ -280,8 +277,8 @@ class SPDBatchNorm(BatchNormBase):
             mean, v, var = self._statistics(y, space)
             if self.training and self.track_running_stats:
                 self._track(mean, var, space)
-            if self.dispersion:
-                gain = self._group(self.scale, y) / (var + self.eps).sqrt()
+            if self.dispersion and var is not None:
+                gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
                 v = gain[:, None, None, None] * v
             z = space.expand(v, self._deform(self._group(self.bias, y)))
             return self._unfold(self._undeform(z), x)
@@ -296,8 +293,7 @@ class SPDBatchNorm(BatchNormBase):
             self._set_point("bias", center)
             if self.track_running_stats:
                 self.reset_running_stats()
-                self.running_mean.copy_(center.reshape(self.running_mean.shape))
-                if self.dispersion:
-                    var = self._variance(space.center(y, mean), count)
-                    self.running_var.copy_(var.reshape(self.running_var.shape))
+                v = space.center(y, mean)
+                var = self._variance(v, count) if self.dispersion else None
+                self._store(center, var, mean.new_ones(()))
         return self
