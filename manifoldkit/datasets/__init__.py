@@ -9,12 +9,14 @@ _EXPORTS = {
     "eeg": ("fetch_mamem", "fetch_physionet_mi", "load_eeg_demo"),
     "epochs": ("EEGEpochs",),
     "graph_separation": ("GraphSet", "fetch_exp", "fetch_graph8c"),
+    "graph_tasks": ("GraphTasks", "make_graph_tasks"),
     "images": ("MatrixSet", "load_digits_covariances"),
     "motion": ("NBodyData", "ParticleData", "make_n_body", "simulate_particles"),
     "molecules": ("MoleculeWindows", "md17_windows"),
     "pedestrians": ("PedestrianWindows", "fetch_eth_ucy", "load_eth_ucy"),
     "mnist": ("ImageSet", "fetch_affine_mnist", "fetch_mnist", "make_affine_digits"),
     "points": ("PointClouds", "make_point_clouds"),
+    "set_tasks": ("SetTask", "make_set_tasks"),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
 }
 
