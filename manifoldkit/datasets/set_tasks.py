@@ -16,7 +16,7 @@ class SetTask(NamedTuple):
     ----------
     X : ndarray of float32, shape (n_elements, bits)
         Elements as bits, the most significant first, sets side by side.
-    index : ndarray of int64, shape (n_elements,)
+    batch : ndarray of int64, shape (n_elements,)
         Set of each element.
     y : ndarray of float32, shape (n_sets, bits)
         The answer as bits.
@@ -29,7 +29,7 @@ class SetTask(NamedTuple):
     """
 
     X: np.ndarray
-    index: np.ndarray
+    batch: np.ndarray
     y: np.ndarray
     prefixes: np.ndarray
     values: np.ndarray
@@ -106,7 +106,7 @@ def make_set_tasks(
     values = padded[there]
     return SetTask(
         X=to_bits(values, bits),
-        index=np.repeat(np.arange(n_sets), counts),
+        batch=np.repeat(np.arange(n_sets), counts),
         y=to_bits(prefixes[np.arange(n_sets), counts - 1], bits),
         prefixes=to_bits(prefixes[there], bits),
         values=values,

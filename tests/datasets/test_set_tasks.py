@@ -32,10 +32,10 @@ def test_answers_and_prefixes(task, spread):
     assert set(sets.sizes) == set(range(1, 10))
     assert sets.values.max() < 64
     for s, size in enumerate(sets.sizes):
-        mine = sets.values[sets.index == s].tolist()
+        mine = sets.values[sets.batch == s].tolist()
         assert len(mine) == size
         assert answers[s] == BRUTE[task](mine)
-        found = prefixes[sets.index == s].tolist()
+        found = prefixes[sets.batch == s].tolist()
         assert found == [BRUTE[task](mine[: i + 1]) for i in range(size)]
 
 
