@@ -1,0 +1,1 @@
+"""Subgraph retrieval: alignment networks, sound filters and exact verification."""

@@ -1,0 +1,365 @@
+"""What all matching networks share: construction, scoring of many pairs, weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.graphs.matching.alignment import (
+    Alignment,
+    align,
+    coverage,
+    edge_structure,
+    node_structure,
+    pad_coverage,
+)
+from manifoldkit.graphs.matching.layers import PairInput, Propagation, perceptron
+from manifoldkit.graphs.matching.packed import GraphBatch, PackedGraphs, pack
+
+SEMANTICS = ("monomorphism", "induced")
+
+
+class MatchingNetwork(nn.Module):
+    """Base of the networks that score how well a graph contains another.
+
+    Subclasses implement ``forward(query, corpus)`` on two
+    :class:`~manifoldkit.graphs.matching.packed.GraphBatch` of equal length.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        layers: int,
+        node_dim: int,
+        edge_dim: int,
+        dim: int,
+        message_dim: int,
+        align_dim: int,
+        tau: float,
+        n_iter: int,
+        noise: float,
+        semantics: str,
+        parity: bool,
+        padded_size: int | None,
+        generator: torch.Generator | None,
+        early_edges: bool = False,
+        extra: int = 0,
+    ):
+        super().__init__()
+        if kind not in ("node", "edge"):
+            raise ValueError(f"kind: expected 'node' or 'edge', found {kind!r}")
+        if semantics not in SEMANTICS:
+            raise ValueError(
+                f"semantics: expected one of {SEMANTICS}, found {semantics!r}"
+            )
+        if layers < 1:
+            raise ValueError(f"layers: expected at least 1, found {layers}")
+        if parity and semantics == "induced":
+            raise ValueError(
+                "parity, semantics: the published score knows coverage only; use "
+                "parity=False with semantics='induced'"
+            )
+        if padded_size is None and parity:
+            padded_size = 20 if kind == "node" else 24
+        self.kind, self.layers, self.semantics = kind, layers, semantics
+        self.tau, self.n_iter, self.noise = tau, n_iter, noise
+        self.parity, self.padded_size = parity, padded_size if parity else None
+        self.generator = generator
+        self.node_encoder = nn.Linear(node_dim, dim)
+        self.edge_encoder = nn.Linear(edge_dim, message_dim) if early_edges else None
+        self.propagation = Propagation(
+            dim, message_dim, message_dim if early_edges else edge_dim, extra
+        )
+        state = dim if kind == "node" else message_dim
+        self.align_net = perceptron(state, align_dim, align_dim) if align_dim else None
+        self.structure_weight = (
+            nn.Parameter(torch.zeros(2)) if semantics == "induced" else None
+        )
+        self.state_dim = state
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again."""
+        for module in self.modules():
+            if module is not self and isinstance(module, nn.Linear | nn.GRUCell):
+                module.reset_parameters()
+        if self.structure_weight is not None:
+            nn.init.zeros_(self.structure_weight)
+
+    def _counts(self, pair: PairInput) -> tuple[Tensor, Tensor]:
+        if self.kind == "node":
+            return pair.query.size, pair.corpus.size
+        return pair.query.edge_count, pair.corpus.edge_count
+
+    def _align(self, pair: PairInput, query: Tensor, corpus: Tensor) -> Alignment:
+        """Align the sets by their vectors after the alignment net."""
+        if self.align_net is None:
+            raise ValueError("this network was built without an alignment net")
+        n = len(query) * query.shape[1]
+        rows = torch.cat([query.reshape(n, -1), corpus.reshape(-1, query.shape[2])])
+        rows = self.align_net(rows)
+        return align(
+            rows[:n].view(*query.shape[:2], -1),
+            rows[n:].view(*corpus.shape[:2], -1),
+            *self._counts(pair),
+            padded=self.padded_size,
+            tau=self.tau,
+            n_iter=self.n_iter,
+            noise=self.noise if self.training else 0.0,
+            generator=self.generator,
+        )
+
+    def _score(
+        self, pair: PairInput, query: Tensor, corpus: Tensor, found: Alignment
+    ) -> Tensor:
+        """Return minus the uncovered part of the query, and structure if induced."""
+        short = coverage(query, corpus, found, self._counts(pair)[0])
+        if self.parity:
+            short = short + pad_coverage(corpus, found)
+        if self.structure_weight is not None:
+            if self.kind == "node":
+                sides = pair.query.adjacency, pair.corpus.adjacency
+                missing, extra = node_structure(found.plan, *sides)
+            else:
+                sides = pair.query.incidence, pair.corpus.incidence
+                missing, extra = edge_structure(found.plan, *sides)
+            weight = nn.functional.softplus(self.structure_weight)
+            short = short + weight[0] * missing + weight[1] * extra
+        return -short
+
+    def forward(
+        self, query: GraphBatch, corpus: GraphBatch, first: Any = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return scores (B,) and the alignments (B, n, m), one for every round."""
+        raise NotImplementedError
+
+    def encode(self, graphs: GraphBatch) -> Tensor | None:
+        """Return what of the computation depends on one graph only, or None."""
+        return None
+
+    def _pack(self, graphs: Any, name: str) -> PackedGraphs:
+        weight = self.node_encoder.weight
+        packed = pack(graphs, name, weight.dtype, weight.device)
+        wide = self.node_encoder.in_features
+        edge = self.edge_encoder or self.propagation.message
+        if self.edge_encoder is None:
+            edge_dim = edge.in_features - 2 * self.propagation.dim
+        else:
+            edge_dim = edge.in_features
+        if len(packed) and (packed.node_dim != wide or packed.edge_dim != edge_dim):
+            raise ValueError(
+                f"{name}: expected {wide} features a node and {edge_dim} an edge, found "
+                f"{packed.node_dim} and {packed.edge_dim}"
+            )
+        return packed
+
+    def score_pairs(
+        self,
+        queries: Any,
+        corpus: Any,
+        pairs: Any = None,
+        *,
+        batch_size: int = 256,
+        grad: bool = False,
+    ) -> Tensor:
+        """Score pairs of graphs; higher means better contained.
+
+        Parameters
+        ----------
+        queries, corpus : list of graphs or PackedGraphs
+            A graph is a PyG Data, a networkx graph or a pair (num_nodes, edges).
+        pairs : array-like of int, shape (P, 2), optional
+            Which query and which corpus graph; default one after the other, which needs
+            lists of equal length.
+        batch_size : int
+            Pairs at once; they are ordered by size first, to pad little.
+        grad : bool
+            Keep the graph of the computation.
+
+        Returns
+        -------
+        Tensor, shape (P,)
+
+        Raises
+        ------
+        ValueError
+            Lists of different length without ``pairs``, indices out of range, features
+            of another width, weights that are not finite.
+        """
+        return self._run(queries, corpus, pairs, batch_size, grad)[0]
+
+    def align_pairs(
+        self, queries: Any, corpus: Any, pairs: Any = None
+    ) -> list[list[np.ndarray]]:
+        """Return, for every pair, its alignments by round, of the graphs' own sizes."""
+        return self._run(queries, corpus, pairs, 256, False, plans=True)[1]
+
+    def _run(self, queries, corpus, pairs, batch_size, grad, plans=False):
+        queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
+        pairs = _check_pairs(pairs, len(queries), len(corpus))
+        self._check_weights()
+        sizes = corpus.num_nodes[pairs[:, 1]] * 4096 + queries.num_nodes[pairs[:, 0]]
+        order = np.argsort(sizes, kind="stable")
+        scores, kept = [], [None] * len(pairs)
+        with torch.set_grad_enabled(grad):
+            for start in range(0, len(order), batch_size):
+                at = order[start : start + batch_size]
+                query = queries.batch(pairs[at, 0], self.kind == "edge")
+                graphs = corpus.batch(pairs[at, 1], self.kind == "edge")
+                score, found = self(query, graphs)
+                scores.append(score)
+                if plans:
+                    count = queries.num_nodes, corpus.num_nodes
+                    if self.kind == "edge":
+                        count = queries.num_edges, corpus.num_edges
+                    for row, i in enumerate(at):
+                        n, m = count[0][pairs[i, 0]], count[1][pairs[i, 1]]
+                        kept[i] = [p[row, :n, :m].cpu().numpy() for p in found]
+        if not scores:
+            return self.node_encoder.weight.new_zeros(0), kept
+        back = torch.from_numpy(np.argsort(order)).to(scores[0].device)
+        return torch.cat(scores)[back], kept
+
+    def score_matrix(
+        self, queries: Any, corpus: Any, *, batch_size: int = 512, callback: Any = None
+    ) -> Tensor:
+        """Score every query against every corpus graph, without gradients.
+
+        What depends on one graph only is computed once per graph.
+
+        Parameters
+        ----------
+        queries, corpus : list of graphs or PackedGraphs
+        batch_size : int
+            Pairs at once.
+        callback : callable, optional
+            Called with the number of pairs done since the last call.
+
+        Returns
+        -------
+        Tensor, shape (n_queries, n_corpus)
+        """
+        queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
+        self._check_weights()
+        with torch.no_grad():
+            first = EncodedGraphs(self, queries), EncodedGraphs(self, corpus)
+            out = self.node_encoder.weight.new_zeros(len(queries), len(corpus))
+            order = np.argsort(corpus.num_nodes, kind="stable")
+            rows = np.argsort(queries.num_nodes, kind="stable")
+            width = max(1, min(len(order), batch_size))
+            height = max(1, batch_size // width)
+            for low in range(0, len(rows), height):
+                for start in range(0, len(order), width):
+                    i, j = rows[low : low + height], order[start : start + width]
+                    left, right = np.repeat(i, len(j)), np.tile(j, len(i))
+                    score, _ = self(
+                        first[0].batch(left),
+                        first[1].batch(right),
+                        (first[0].states(left), first[1].states(right)),
+                    )
+                    out[torch.from_numpy(left), torch.from_numpy(right)] = score
+                    if callback is not None:
+                        callback(len(left))
+        return out
+
+    def _check_weights(self) -> None:
+        for name, value in self.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"weights: {name} is not finite")
+
+    @classmethod
+    def from_upstream_state_dict(
+        cls,
+        state: Mapping[str, Tensor],
+        *,
+        kind: str = "node",
+        parity: bool = True,
+        **options: Any,
+    ) -> "MatchingNetwork":
+        """Build the network from weights of the authors' code.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            ``state_dict()`` of the authors' model.
+        kind : {"node", "edge"}
+            Which interaction it is of.
+        parity : bool
+            Keep what padding does in that code, so that scores agree.
+        **options
+            Of the constructor, such as ``rounds``, ``layers`` or ``padded_size`` (which
+            that code sets to 20 nodes, or to the largest number of edges in the data).
+
+        Raises
+        ------
+        ValueError
+            Weights that are missing, unknown or of another shape.
+        """
+        from manifoldkit.graphs.matching.upstream import load_upstream, upstream_sizes
+
+        network = cls(kind=kind, parity=parity, **upstream_sizes(state), **options)  # type: ignore[call-arg]
+        return load_upstream(network, state)
+
+
+class EncodedGraphs:
+    """Graphs with what :meth:`MatchingNetwork.encode` says of each, stored ragged."""
+
+    def __init__(self, model: MatchingNetwork, graphs: PackedGraphs, block: int = 512):
+        self.graphs, self.edges = graphs, model.kind == "edge"
+        self.counts = graphs.num_edges if self.edges else graphs.num_nodes
+        self._at = np.concatenate([[0], self.counts.cumsum()])
+        parts = []
+        for start in range(0, len(graphs), block):
+            index = np.arange(start, min(start + block, len(graphs)))
+            states = model.encode(graphs.batch(index, self.edges))
+            if states is None:
+                break
+            length = torch.arange(states.shape[1], device=states.device)
+            count = torch.from_numpy(self.counts[index]).to(states.device)
+            parts.append(states[length < count[:, None]])
+        self.rows = torch.cat(parts) if parts else None
+
+    def batch(self, index: Sequence[int] | np.ndarray) -> GraphBatch:
+        """Return the graphs of ``index``."""
+        return self.graphs.batch(index, self.edges)
+
+    def states(self, index: np.ndarray) -> Tensor | None:
+        """Return their states, padded to the largest of them."""
+        from manifoldkit.graphs.matching.packed import _gather
+
+        if self.rows is None:
+            return None
+        device = self.rows.device
+        length = int(self.counts[index].max(initial=0))
+        if not self.edges:
+            length = max(length, 1)
+        start = torch.from_numpy(self._at[index]).to(device)
+        count = torch.from_numpy(self.counts[index]).to(device)
+        return _gather(self.rows, start, count, length)
+
+
+def _check_pairs(pairs: Any, n_queries: int, n_corpus: int) -> np.ndarray:
+    if pairs is None:
+        if n_queries != n_corpus:
+            raise ValueError(
+                f"queries, corpus: expected lists of equal length or pairs=, found "
+                f"{n_queries} and {n_corpus} graphs"
+            )
+        return np.stack([np.arange(n_queries)] * 2, 1)
+    pairs = np.asarray(pairs.cpu() if hasattr(pairs, "cpu") else pairs)
+    if pairs.size == 0:
+        return np.zeros((0, 2), np.int64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise ValueError(
+            f"pairs: expected integers of shape (P, 2), found {pairs.dtype} of shape "
+            f"{pairs.shape}"
+        )
+    for column, size, name in ((0, n_queries, "queries"), (1, n_corpus, "corpus")):
+        low, high = pairs[:, column].min(), pairs[:, column].max()
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"pairs: indices {low} to {high} of {name}, of which there are {size}"
+            )
+    return pairs.astype(np.int64)
