@@ -196,7 +196,7 @@ def run(
     quick : bool, default=False
         One subject, three networks, few epochs.
     seed : int, default=0
-        First of three seeds (of one, if quick).
+        First of five seeds (of one, if quick).
     resume : bool, default=False
         Go on with an interrupted run in ``out``.
     device : str, default="cpu"
@@ -210,7 +210,7 @@ def run(
     """
     console, out = console or Console(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
-    seeds = [seed] if quick else [seed, seed + 1, seed + 2]
+    seeds = [seed] if quick else list(range(seed, seed + 5))
     names = list(NETWORKS)
     names = [names[0], names[2], names[5]] if quick else names
     torch.set_num_threads(1)
