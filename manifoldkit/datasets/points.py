@@ -27,6 +27,10 @@ class PointClouds(NamedTuple):
         Names of the classes.
     rotations : ndarray of float32, shape (n_clouds, 3, 3)
         How each object was turned from its upright pose: ``x = R x_upright``.
+    parts : ndarray of int64, shape (n_clouds, n_points)
+        Part of the object that each point lies on: index into ``part_names``.
+    part_names : tuple of str
+        Names of the parts, such as "mug handle". Shapes without parts are one.
     """
 
     X: np.ndarray
@@ -34,6 +38,8 @@ class PointClouds(NamedTuple):
     normals: np.ndarray
     class_names: tuple[str, ...]
     rotations: np.ndarray
+    parts: np.ndarray
+    part_names: tuple[str, ...]
 
 
 def make_point_clouds(
@@ -94,8 +100,12 @@ def make_point_clouds(
     rng = check_random_state(random_state)
     y = rng.permutation(np.arange(n_clouds) % len(names))
     points, normals = np.empty((2, n_clouds, n_points, 3))
+    parts = np.empty((n_clouds, n_points), dtype=np.int64)
+    first = np.cumsum([0, *(len(_PARTS.get(name, ("",))) for name in names)])
     for i, label in enumerate(y):
-        points[i], normals[i] = _sample(_SHAPES[names[label]](rng), n_points, rng)
+        name = names[label]
+        points[i], normals[i], piece = _sample(_SHAPES[name](rng), n_points, rng)
+        parts[i] = first[label] + np.asarray(_PART_OF_PIECE.get(name, (0,) * 6))[piece]
     turns = _rotations(rotate, n_clouds, rng)
     points -= points.mean(1, keepdims=True)
     points /= np.linalg.norm(points, axis=2).max(1)[:, None, None]
@@ -107,6 +117,12 @@ def make_point_clouds(
         normals.astype(np.float32),
         names,
         turns.astype(np.float32),
+        parts,
+        tuple(
+            f"{name} {part}".strip()
+            for name in names
+            for part in _PARTS.get(name, ("",))
+        ),
     )
 
 
@@ -119,14 +135,18 @@ def _rotations(kind: str | None, n: int, rng: np.random.RandomState) -> np.ndarr
     return Rotation.from_quat(rng.standard_normal((n, 4))).as_matrix()
 
 
-def _sample(pieces: list[_Piece], n: int, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Uniform points on the union of pieces, in random order."""
+def _sample(pieces: list[_Piece], n: int, rng) -> tuple[np.ndarray, ...]:
+    """Uniform points on the union of pieces, normals, and pieces, in random order."""
     areas = np.array([area for area, _ in pieces])
     counts = rng.multinomial(n, areas / areas.sum())
     drawn = [sampler(k, rng) for (_, sampler), k in zip(pieces, counts, strict=True)]
     points, normals = (np.concatenate(part) for part in zip(*drawn, strict=True))
     order = rng.permutation(n)
-    return points[order], normals[order]
+    return (
+        points[order],
+        normals[order],
+        np.repeat(np.arange(len(pieces)), counts)[order],
+    )
 
 
 def _box(center, size) -> list[_Piece]:
@@ -260,4 +280,16 @@ _SHAPES: dict[str, Callable[[np.random.RandomState], list[_Piece]]] = {
     "mug": _make_mug,
     "airplane": _make_airplane,
     "table": _make_table,
+}
+
+# which part each piece of surface belongs to, in the order the makers list them
+_PARTS: dict[str, tuple[str, ...]] = {
+    "mug": ("cup", "handle"),
+    "airplane": ("body", "wings", "tail"),
+    "table": ("top", "legs"),
+}
+_PART_OF_PIECE: dict[str, tuple[int, ...]] = {
+    "mug": (0,) * 3 + (1,),
+    "airplane": (0,) * 3 + (1,) * 6 + (2,) * 12,
+    "table": (0,) * 6 + (1,) * 24,
 }

@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_objects_in_any_pose():
     ],
 )
 def test_points_lie_on_the_surface_and_normals_are_its_gradient(pieces, implicit):
-    points, normals = _sample(pieces, 300, np.random.RandomState(0))
+    points, normals, _ = _sample(pieces, 300, np.random.RandomState(0))
     np.testing.assert_allclose(implicit(points), 0, atol=1e-9)
     step = 1e-6
     gradient = np.stack(
@@ -81,12 +81,12 @@ def test_points_lie_on_the_surface_and_normals_are_its_gradient(pieces, implicit
 def test_points_are_uniform_on_the_surface():
     """Moments of uniform densities: sphere, torus and box by their closed forms."""
     rng = np.random.RandomState(0)
-    points, _ = _sample(_ellipsoid((1.0, 1.0, 1.0)), 40_000, rng)
+    points, _, _ = _sample(_ellipsoid((1.0, 1.0, 1.0)), 40_000, rng)
     np.testing.assert_allclose((points**2).mean(0), 1 / 3, atol=0.01)
-    points, _ = _sample(_torus((0, 0, 0), 1.0, 0.4), 40_000, rng)
+    points, _, _ = _sample(_torus((0, 0, 0), 1.0, 0.4), 40_000, rng)
     ring = np.hypot(points[:, 0], points[:, 2])
     np.testing.assert_allclose(ring.mean(), 1 + 0.4**2 / 2, atol=0.005)
-    points, normals = _sample(_box((0, 0, 0), (1.0, 2.0, 3.0)), 40_000, rng)
+    points, normals, _ = _sample(_box((0, 0, 0), (1.0, 2.0, 3.0)), 40_000, rng)
     share = np.abs(normals).mean(0)
     np.testing.assert_allclose(share, np.array([6, 3, 2]) / 11, atol=0.01)
 
@@ -112,3 +112,20 @@ def test_noise_moves_points_and_not_normals():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         make_point_clouds(**settings)
+
+
+def test_parts_follow_the_geometry():
+    clouds = make_point_clouds(6, 400, shapes=("mug", "table", "box"), random_state=1)
+    assert clouds.part_names == (
+        "mug cup",
+        "mug handle",
+        "table top",
+        "table legs",
+        "box",
+    )
+    for x, parts, label in zip(clouds.X, clouds.parts, clouds.y, strict=True):
+        assert set(parts) == {0: {0, 1}, 1: {2, 3}, 2: {4}}[int(label)]
+        if label == 0:  # the handle stands out on one side
+            assert x[parts == 1, 0].min() > np.quantile(x[parts == 0, 0], 0.9)
+        if label == 1:
+            assert x[parts == 2, 2].min() > x[parts == 3, 2].max() - 1e-5

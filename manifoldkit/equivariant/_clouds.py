@@ -1,0 +1,103 @@
+"""Checks of point clouds, and ragged clouds as padded ones."""
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import check_finite, check_floating
+
+
+def check_count(n: int, name: str) -> int:
+    """Raise unless ``n`` is a positive integer."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"{name}: expected a positive integer, found {n!r}")
+    return n
+
+
+def check_clouds(x: Tensor, name: str = "x") -> Tensor:
+    """Return clouds as (B, N, 3); raise where they are not finite points."""
+    check_floating(x, name)
+    if x.ndim not in (2, 3) or x.shape[-1] != 3 or x.shape[-2] == 0:
+        raise ValueError(
+            f"{name}: expected points of shape (B, N, 3) or (N, 3), "
+            f"found shape {tuple(x.shape)}"
+        )
+    x = x if x.ndim == 3 else x[None]
+    return check_finite(x, name)
+
+
+def sorted_batch(batch: Tensor, n: int, name: str = "batch") -> Tensor:
+    """Return the vector of cloud numbers; raise unless it is sorted and fits."""
+    if batch.shape != (n,) or batch.is_floating_point():
+        raise ValueError(
+            f"{name}: expected {n} integers, found "
+            f"{str(batch.dtype).removeprefix('torch.')} of shape {tuple(batch.shape)}"
+        )
+    if n and (bool((batch[1:] < batch[:-1]).any()) or int(batch[0]) < 0):
+        raise ValueError(f"{name}: expected sorted numbers from 0 on")
+    return batch
+
+
+def pad_clouds(
+    x: Tensor, batch: Tensor, n_clouds: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay ragged clouds out as a dense tensor.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, C)
+        Rows of all clouds.
+    batch : Tensor of int, shape (N,)
+        Cloud of each row, sorted.
+    n_clouds : int, optional
+        Number of clouds, if the last ones may be empty.
+
+    Returns
+    -------
+    dense : Tensor, shape (n_clouds, largest, C)
+        Rows, then zeros.
+    mask : Tensor of bool, shape (n_clouds, largest)
+        Where there is a row.
+    offsets : Tensor of int64, shape (n_clouds,)
+        Position in ``x`` of the first row of each cloud.
+
+    Examples
+    --------
+    >>> dense, mask, offsets = pad_clouds(torch.ones(3, 3), torch.tensor([0, 0, 1]))
+    >>> dense.shape, mask.tolist(), offsets.tolist()
+    (torch.Size([2, 2, 3]), [[True, True], [True, False]], [0, 2])
+    """
+    sorted_batch(batch, len(x))
+    sizes = torch.bincount(batch, minlength=n_clouds or 0)
+    offsets = sizes.cumsum(0) - sizes
+    largest = int(sizes.max()) if len(sizes) else 0
+    mask = torch.arange(largest, device=x.device) < sizes[:, None]
+    dense = x.new_zeros(len(sizes), largest, *x.shape[1:])
+    dense[mask] = x
+    return dense, mask, offsets
+
+
+def as_clouds(
+    x: Tensor,
+    mask: Tensor | None,
+    batch: Tensor | None,
+    name: str = "x",
+    n_clouds: int | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Bring dense, masked or ragged clouds to (clouds, mask, offsets)."""
+    if batch is not None:
+        if x.ndim != 2 or mask is not None:
+            raise ValueError(
+                f"{name}: expected points of shape (N, 3) and no mask beside batch, "
+                f"found shape {tuple(x.shape)}"
+            )
+        check_clouds(x, name)
+        return pad_clouds(x, batch, n_clouds)
+    if mask is not None:
+        if mask.shape != x.shape[:-1] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask: expected booleans of shape {tuple(x.shape[:-1])}, found "
+                f"{str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            )
+        x = x.masked_fill(~mask[..., None], 0.0)
+        mask = mask if mask.ndim == 2 else mask[None]
+    return check_clouds(x, name), mask, None

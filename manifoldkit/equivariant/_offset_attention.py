@@ -1,0 +1,72 @@
+"""Offset attention among the points of a neighbourhood, or among centres."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manifoldkit.equivariant._batch_norms import channel_norm
+
+_EPS = 1e-9
+_ROWS = 1024  # tokens from which on the attention matrix is made in blocks of rows
+
+
+class OffsetAttention(nn.Module):
+    r"""Self-attention whose output is the offset from the attended value.
+
+    With tokens :math:`h`, :math:`P = \operatorname{softmax}(h W_q (h W_k)^\top)` over
+    keys, its columns then divided by their sums over queries,
+
+    .. math:: r = P^\top (h W_v + b_v), \qquad
+       h' = h + \operatorname{ReLU}(\operatorname{BN}((h - r) W_t + b_t)).
+
+    It is evaluated as :math:`h W_t - (P^\top h)(W_v W_t)`, which leaves one product
+    with all tokens instead of three.
+
+    Parameters
+    ----------
+    channels : int
+        Size of the tokens; queries and keys have a quarter of it.
+    norm_axis : {"neighbors", "points"}
+        "points" divides by sums over the second axis in front of the last two instead,
+        as the released weights were trained; it mixes neighbourhoods.
+    """
+
+    def __init__(self, channels: int, norm_axis: str = "neighbors"):
+        super().__init__()
+        if norm_axis not in ("neighbors", "points"):
+            raise ValueError(
+                f"norm_axis: expected 'neighbors' or 'points', found {norm_axis!r}"
+            )
+        self.norm_axis = norm_axis
+        self.query = nn.Linear(channels, channels // 4, bias=False)
+        self.key = nn.Linear(channels, channels // 4, bias=False)
+        self.value = nn.Linear(channels, channels)
+        self.transform = nn.Linear(channels, channels)
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Refine tokens (..., n, channels)."""
+        joint = torch.cat([self.query.weight, self.key.weight])
+        query, key = F.linear(h, joint).chunk(2, -1)
+        mixed, total = self._attend(query, key, h)
+        w_t = self.transform.weight
+        both = torch.cat([w_t, -w_t @ self.value.weight], 1)
+        out = F.linear(torch.cat([h, mixed], -1), both, self.transform.bias)
+        out = out - total * (w_t @ self.value.bias)
+        return h + F.relu(channel_norm(self.norm, out))
+
+    def _attend(self, query, key, h) -> tuple[Tensor, Tensor]:
+        """Columns' weighted means of the tokens, and the columns' sums after that."""
+        if self.norm_axis == "points" and h.ndim > 3:
+            p = (query @ key.mT).softmax(-1)
+            p = p / (_EPS + p.sum(-3, keepdim=True))
+            return p.mT @ h, p.sum(-2)[..., None]
+        rows = max(1, _ROWS * _ROWS // h.shape[-2])
+        mixed = torch.zeros_like(h)
+        total = torch.zeros_like(h[..., :1])
+        for q, tokens in zip(query.split(rows, -2), h.split(rows, -2), strict=True):
+            p = (q @ key.mT).softmax(-1)
+            mixed = mixed + p.mT @ tokens
+            total = total + p.sum(-2)[..., None]
+        scale = _EPS + total
+        return mixed / scale, total / scale

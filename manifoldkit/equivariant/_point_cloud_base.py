@@ -1,0 +1,362 @@
+"""What the classifier and the segmenter of point clouds share."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from manifoldkit.equivariant._forecaster_training import (
+    plain,
+    read_forecaster,
+    read_weights,
+    seeded,
+    write_forecaster,
+)
+from manifoldkit.equivariant._point_cloud_training import (
+    CloudSource,
+    ScoreLoss,
+    Trainee,
+    geometry,
+    train,
+)
+from manifoldkit.equivariant.neighbors import farthest_point_sample
+
+MODELS = ("risurconv", "parot", "pointnet-frames", "pointnet")
+_PREDICT_BATCH = 32
+_SMALLEST = 8
+
+
+class PointCloudBase(BaseEstimator):
+    """Settings, input checks, training and files."""
+
+    net_: Any
+    _format = ""
+
+    def __init__(
+        self,
+        model: str = "risurconv",
+        *,
+        n_points: int | None = None,
+        normalize: str | None = "unit_sphere",
+        rotation: str = "none",
+        rotation_axis: int = 2,
+        scale_range: tuple[float, float] = (0.8, 1.25),
+        jitter: float = 0.0,
+        n_views: int = 1,
+        model_options: dict | None = None,
+        smoothing: float = 0.1,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        max_epochs: int = 40,
+        batch_size: int = 32,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.15,
+        patience: int = 10,
+        checkpoint: str | Path | None = None,
+        device: str = "cpu",
+        random_state=None,
+        verbose: int = 0,
+    ):
+        self.model = model
+        self.n_points = n_points
+        self.normalize = normalize
+        self.rotation = rotation
+        self.rotation_axis = rotation_axis
+        self.scale_range = scale_range
+        self.jitter = jitter
+        self.n_views = n_views
+        self.model_options = model_options
+        self.smoothing = smoothing
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.checkpoint = checkpoint
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_settings(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"model: expected one of {MODELS}, found {self.model!r}")
+        if self.rotation not in ("none", "z", "so3"):
+            raise ValueError(
+                f"rotation: expected 'none', 'z' or 'so3', found {self.rotation!r}"
+            )
+        if self.normalize not in (None, "unit_sphere"):
+            raise ValueError(
+                f"normalize: expected 'unit_sphere' or None, found {self.normalize!r}"
+            )
+        for name in ("max_epochs", "patience", "n_views"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected at least 1, found {getattr(self, name)!r}"
+                )
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size: expected at least 2, found {self.batch_size!r}"
+            )
+        if not self.lr > 0 or not self.weight_decay >= 0 or not self.jitter >= 0:
+            raise ValueError(
+                "lr, weight_decay, jitter: expected a positive number and numbers of "
+                f"at least 0, found {self.lr!r}, {self.weight_decay!r}, {self.jitter!r}"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "validation_fraction: expected a number between 0 and 1, "
+                f"found {self.validation_fraction!r}"
+            )
+
+    # input
+
+    def _read(self, X, normals, name="X") -> tuple[Tensor, Tensor | None]:
+        """Clouds and normals as float32 tensors of equal numbers of points."""
+        clouds = _as_list(X, name)
+        directions = None if normals is None else _as_list(normals, "normals")
+        if directions is not None and len(directions) != len(clouds):
+            raise ValueError(
+                f"normals: expected {len(clouds)} arrays, found {len(directions)}"
+            )
+        for i, cloud in enumerate(clouds):
+            if cloud.ndim != 2 or cloud.shape[1] != 3 or len(cloud) < _SMALLEST:
+                raise ValueError(
+                    f"{name}[{i}]: expected points of shape (n, 3) with n >= "
+                    f"{_SMALLEST}, found shape {cloud.shape}"
+                )
+            if not np.isfinite(cloud).all():
+                raise ValueError(f"{name}[{i}] is not finite: it contains NaN or inf")
+            if directions is not None and directions[i].shape != cloud.shape:
+                raise ValueError(
+                    f"normals[{i}]: expected shape {cloud.shape}, found shape "
+                    f"{directions[i].shape}"
+                )
+        if self.normalize == "unit_sphere":
+            clouds = [_unit_sphere(cloud) for cloud in clouds]
+        return self._equal_sizes(clouds, directions, name)
+
+    def _equal_sizes(self, clouds, directions, name) -> tuple[Tensor, Tensor | None]:
+        sizes = {len(cloud) for cloud in clouds}
+        if self.n_points is not None and min(sizes) < self.n_points:
+            raise ValueError(
+                f"{name}: expected at least n_points={self.n_points} points in each "
+                f"cloud, found {min(sizes)}"
+            )
+        if len(sizes) > 1 and self.n_points is None:
+            raise ValueError(
+                f"{name}: clouds of {min(sizes)} to {max(sizes)} points need n_points"
+            )
+        if len(sizes) > 1:  # farthest points bring all to the size of the smallest
+            m, picked = min(sizes), []
+            for i, cloud in enumerate(clouds):
+                keep = farthest_point_sample(torch.from_numpy(cloud), m).numpy()
+                picked.append(cloud[keep])
+                if directions is not None:
+                    directions[i] = directions[i][keep]
+            clouds = picked
+        x = torch.from_numpy(np.stack(clouds)).float()
+        if directions is None:
+            return x, None
+        return x, torch.from_numpy(np.stack(directions)).float()
+
+    def _views(self, x, normals, generator, extra=None) -> list:
+        """Take ``n_points`` of each cloud; further views take others, with jitter.
+
+        Returns triples of points, normals and the rows taken of ``extra``.
+        """
+        views, n = [], x.shape[1]
+        for number in range(1 if generator is None else self.n_views):
+            if number == 0 and self.n_points in (None, n):
+                views.append((x, normals, extra))
+                continue
+            if number == 0:
+                keep = farthest_point_sample(x, self.n_points)
+            else:
+                chance = torch.rand(x.shape[:2], generator=generator)
+                keep = chance.argsort(1)[:, : self.n_points or n]
+            rows = keep[..., None].expand(-1, -1, 3)
+            points = x.gather(1, rows)
+            if number and self.jitter:
+                noise = torch.randn(points.shape, generator=generator)
+                points = points + self.jitter * noise
+            views.append(
+                (
+                    points,
+                    None if normals is None else normals.gather(1, rows),
+                    None if extra is None else extra.gather(1, keep),
+                )
+            )
+        return views
+
+    def _inputs(self, network: nn.Module, x: Tensor, normals: Tensor | None):
+        """What the network takes: graphs, or points."""
+        if self.model == "risurconv":
+            return geometry(network, x, normals)
+        return x
+
+    # training
+
+    def _train(self, network: nn.Module, x, normals, y, category, weights):
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        generator = torch.Generator().manual_seed(seed)
+        held_rows = None
+        rows = np.arange(len(x))
+        if self.early_stopping:
+            rows, held_rows = self._split(y, seed)
+        augment = {
+            "rotation": self.rotation,
+            "axis": self.rotation_axis,
+            "scale": self.scale_range,
+        }
+        data = (x, normals, y, category)
+        source = self._source(network, data, rows, generator, augment, seed)
+        held = None
+        if held_rows is not None:
+            held = self._source(network, data, held_rows, None, None, seed)
+        trainee = Trainee(network)
+        if self.model == "risurconv":
+            trainee.template = source.views[0][:1]
+        with seeded(seed, self.device):
+            self.net_, self.history_ = train(
+                trainee,
+                source,
+                held,
+                epochs=self.max_epochs,
+                lr=self.lr,
+                weight_decay=self.weight_decay,
+                batch_size=min(self.batch_size, max(len(source), 2)),
+                loss=ScoreLoss(self.smoothing, weights),
+                patience=self.patience if self.early_stopping else None,
+                checkpoint=self.checkpoint,
+                fingerprint=self._fingerprint(x, y, seed),
+                device=self.device,
+                verbose=self.verbose,
+            )
+        trainee.template = None
+        return self
+
+    def _source(self, network, data, rows, generator, augment, seed) -> CloudSource:
+        x, normals, y, category = data
+        rows = torch.from_numpy(np.asarray(rows))
+        per_point = y.ndim == 2
+        n = None if normals is None else normals[rows]
+        views = self._views(x[rows], n, generator, y[rows] if per_point else None)
+        inputs = [self._inputs(network, *view[:2]) for view in views]
+        targets = [view[2] for view in views] if per_point else y[rows]
+        known = None if category is None else category[rows]
+        return CloudSource(inputs, targets, known, augment, seed)
+
+    def _split(self, y: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.model_selection import train_test_split
+
+        rows = np.arange(len(y))
+        labels = y.numpy() if y.ndim == 1 else None
+        try:
+            kept, held = train_test_split(
+                rows,
+                test_size=self.validation_fraction,
+                random_state=seed % 2**31,
+                stratify=labels,
+            )
+        except ValueError:  # a class with a single cloud
+            kept, held = train_test_split(
+                rows, test_size=self.validation_fraction, random_state=seed % 2**31
+            )
+        return kept, held
+
+    def _fingerprint(self, x: Tensor, y: Tensor, seed: int) -> str:
+        digest = hashlib.sha256()
+        for array in (x, y):
+            digest.update(np.ascontiguousarray(array.numpy()).tobytes())
+        params = self.get_params()
+        for name in ("checkpoint", "verbose", "device", "random_state"):
+            params.pop(name)
+        digest.update(repr((sorted(params.items()), seed)).encode())
+        return digest.hexdigest()
+
+    # use
+
+    def _evaluate(self, X, normals, method: str, category=None) -> Tensor:
+        check_is_fitted(self, "net_")
+        x, directions = self._read(X, normals)
+        ((x, directions, _),) = self._views(x, directions, None)
+        network = self.net_.module_.network.eval()
+        parts = []
+        with torch.no_grad():
+            for rows in torch.arange(len(x)).split(_PREDICT_BATCH):
+                n = None if directions is None else directions[rows]
+                inputs = self._inputs(network, x[rows], n)
+                if isinstance(inputs, Tensor):
+                    inputs = inputs.to(self.device)
+                known = {} if category is None else {"category": category[rows]}
+                parts.append(getattr(network, method)(inputs, **known).cpu())
+        return torch.cat(parts)
+
+    def _save(self, path: str | Path, content: dict) -> None:
+        check_is_fitted(self, "net_")
+        params = {
+            k: plain(k, list(v) if isinstance(v, tuple) else v)
+            if k not in ("scale_range", "checkpoint")
+            else (list(v) if k == "scale_range" else v and str(v))
+            for k, v in self.get_params().items()
+        }
+        write_forecaster(
+            path,
+            self.net_.module_.network,
+            {"format": self._format, "params": params, **content},
+        )
+
+    @classmethod
+    def _load(cls, path: str | Path, device: str) -> tuple[Any, dict]:
+        content = read_forecaster(path, cls._format)
+        model = cls(**content["params"] | {"device": device})
+        model.scale_range = tuple(model.scale_range)
+        return model, content
+
+    def _adopt(self, network: nn.Module, path: str | Path) -> None:
+        """Take a network with the weights of a file for fitted."""
+        read_weights(path, network, self.device)
+        self.net_ = _Loaded(Trainee(network).to(self.device))
+
+
+class _Loaded:
+    """Stands in for the trainer of a network that was read from a file."""
+
+    def __init__(self, module: nn.Module):
+        self.module_ = module
+
+
+def _as_list(X, name: str) -> list[np.ndarray]:
+    if isinstance(X, np.ndarray) and X.dtype != object and X.ndim != 3:
+        raise ValueError(
+            f"{name}: expected shape (n_clouds, n_points, 3) or a list of arrays, "
+            f"found shape {X.shape}"
+        )
+    if not isinstance(X, Sequence | np.ndarray):
+        X = np.asarray(X)
+    clouds = [np.asarray(cloud) for cloud in X]
+    if not clouds:
+        raise ValueError(f"{name}: expected at least one cloud, found none")
+    for i, cloud in enumerate(clouds):
+        if cloud.dtype.kind not in "f":
+            raise ValueError(
+                f"{name}[{i}]: expected floating-point numbers, found {cloud.dtype}"
+            )
+    return clouds
+
+
+def _unit_sphere(cloud: np.ndarray) -> np.ndarray:
+    """Centre at the mean and divide by the largest radius, in float64."""
+    centered = cloud.astype(np.float64)
+    centered = centered - centered.mean(0)
+    radius = np.linalg.norm(centered, axis=1).max()
+    return (centered / radius if radius > 0 else centered).astype(cloud.dtype)

@@ -1,0 +1,278 @@
+"""Local surfaces: the order of neighbours around a normal, and 14 invariants."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.equivariant._clouds import check_count
+from manifoldkit.equivariant.neighbors import group
+from manifoldkit.linalg.checks import check_floating
+
+N_FEATURES = 14
+_ANGLE_STEP = 1e-6  # radians; below it angles count as equal
+_UNIT_EPS = 1e-7  # of the published features
+_SIGNED = (1, 2, 4, 5, 7, 8, 11, 12)  # linear in a normal
+
+
+def safe_norm(x: Tensor, keepdim: bool = False) -> Tensor:
+    """Length of vectors; zero vectors have gradient zero."""
+    squared = x.square().sum(-1, keepdim=keepdim)
+    tiny = torch.finfo(x.dtype).tiny
+    return squared.clamp_min(tiny).sqrt() * (squared > tiny)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (safe_norm(x, keepdim=True) + _UNIT_EPS)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1)
+
+
+def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
+    r"""Order neighbours clockwise around a normal.
+
+    Offsets are projected on the tangent plane, :math:`t_i = g_i - (g_i \cdot n) n`;
+    the longest is the reference :math:`t_r`, and
+
+    .. math:: \theta_i = \operatorname{atan2}\bigl((t_i \times t_r) \cdot n,\;
+       t_i \cdot t_r\bigr) \bmod 2\pi,
+
+    with :math:`\theta_i = \pi` where :math:`t_i = 0`. Angles are compared in steps of
+    1e-6 rad; equal ones keep their order in the list.
+
+    Parameters
+    ----------
+    offsets : Tensor, shape (..., K, 3)
+        Neighbours minus centre.
+    normal : Tensor, shape (..., 3)
+        Unit normal at the centre.
+
+    Returns
+    -------
+    Tensor of int64, shape (..., K)
+        Positions in the list, by ascending angle.
+
+    References
+    ----------
+    .. [1] Z. Zhang, L. Yang, Z. Xiang, "RISurConv: rotation invariant surface
+       attention-augmented convolutions for 3D point cloud classification and
+       segmentation", ECCV 2024.
+
+    Examples
+    --------
+    >>> offsets = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, -1, 0]])
+    >>> surface_order(offsets, torch.tensor([0.0, 0.0, 1.0]))
+    tensor([0, 2, 1])
+    """
+    with torch.no_grad():
+        n = normal[..., None, :]
+        along = _dot(offsets, n)[..., None]
+        flat = offsets - along * n
+        squared = flat.square().sum(-1)
+        longest = squared.argmax(-1, keepdim=True)[..., None]
+        ref = flat.gather(-2, longest.expand(*longest.shape[:-1], 3))
+        turn = _dot(torch.linalg.cross(flat, ref.expand_as(flat), dim=-1), n)
+        theta = torch.atan2(turn, _dot(flat, ref))
+        full = round(2 * math.pi / _ANGLE_STEP)
+        steps = (theta / _ANGLE_STEP).round().remainder(full)
+        # zero up to the rounding of the projection
+        bound = (16 * torch.finfo(flat.dtype).eps) ** 2
+        on_axis = squared <= bound * offsets.square().sum(-1)
+        steps = steps.masked_fill(on_axis, float(full // 2))
+        return steps.argsort(dim=-1, stable=True)
+
+
+def surface_features(
+    center: Tensor,
+    neighbors: Tensor,
+    center_normal: Tensor,
+    neighbor_normals: Tensor,
+    *,
+    step: int = 1,
+    unsigned: bool = False,
+    ordered: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""Describe a neighbourhood by 14 rotation-invariant numbers a neighbour.
+
+    Neighbours are taken in their cyclic order around the normal
+    (:func:`surface_order`). With the neighbour :math:`x_i`, its predecessor
+    :math:`x_{i-s}` and successor :math:`x_{i+s}` relative to the centre,
+    :math:`a, m, q` their unit vectors, :math:`e` and :math:`h` the unit vectors from
+    predecessor to neighbour and from neighbour to successor, and the normals
+    :math:`n_p, n_i, n_m, n_q`, the numbers are
+
+    .. math::
+       |x_i|,\; a n_p,\; -a n_i,\; a m,\; m n_p,\; -m n_m,\; -m e,\; -e n_i,\; e n_m,\;
+       q a,\; q h,\; h n_q,\; a n_q,\; (q \times a)(m \times a).
+
+    Parameters
+    ----------
+    center, center_normal : Tensor, shape (..., 3)
+        Where the neighbourhoods are, and unit normals there.
+    neighbors, neighbor_normals : Tensor, shape (..., K, 3)
+        Points around, and their unit normals.
+    step : int, default=1
+        The s above.
+    unsigned : bool, default=False
+        For normals of unknown sign: absolute values of the numbers linear in a normal,
+        averaged over both directions of the cyclic order.
+    ordered : bool, default=False
+        The neighbours are in cyclic order already.
+
+    Returns
+    -------
+    features : Tensor, shape (..., K, 14)
+        In cyclic order. Neighbours at the centre give zeros.
+    order : Tensor of int64, shape (..., K)
+        Which neighbour each row describes.
+
+    Raises
+    ------
+    TypeError
+        Not floating-point tensors.
+    ValueError
+        Shapes that do not fit.
+
+    References
+    ----------
+    .. [1] Z. Zhang, L. Yang, Z. Xiang, "RISurConv: rotation invariant surface
+       attention-augmented convolutions for 3D point cloud classification and
+       segmentation", ECCV 2024.
+
+    Examples
+    --------
+    >>> around = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0]])
+    >>> up = torch.tensor([0.0, 0.0, 1.0])
+    >>> features, order = surface_features(
+    ...     torch.zeros(3), around, up, up.expand(3, 3))
+    >>> features.shape, order
+    (torch.Size([3, 14]), tensor([0, 2, 1]))
+    """
+    _check_shapes(center, neighbors, center_normal, neighbor_normals)
+    check_count(step, "step")
+    g = neighbors - center[..., None, :]
+    normals = neighbor_normals
+    if ordered:
+        order = torch.arange(g.shape[-2], device=g.device).expand(g.shape[:-1])
+    else:
+        order = surface_order(g, center_normal)
+        rows = order[..., None].expand_as(g)
+        g, normals = g.gather(-2, rows), normals.gather(-2, rows)
+    before = (g.roll(step, -2), normals.roll(step, -2))
+    after = (g.roll(-step, -2), normals.roll(-step, -2))
+    n_p = center_normal[..., None, :]
+    features = _invariants(g, normals, before, after, n_p)
+    if unsigned:
+        mirrored = _invariants(g, normals, after, before, n_p)
+        features = (_unsigned(features) + _unsigned(mirrored)) / 2
+    return features, order
+
+
+def _check_shapes(center, neighbors, center_normal, neighbor_normals) -> None:
+    for name, value in (("center", center), ("neighbors", neighbors)):
+        check_floating(value, name)
+    if neighbors.ndim < 2 or neighbors.shape[-1] != 3 or neighbors.shape[-2] == 0:
+        raise ValueError(
+            "neighbors: expected shape (..., K, 3), found shape "
+            f"{tuple(neighbors.shape)}"
+        )
+    expected = (*neighbors.shape[:-2], 3)
+    for name, value in (("center", center), ("center_normal", center_normal)):
+        if value.shape != expected:
+            raise ValueError(
+                f"{name}: expected shape {tuple(expected)}, "
+                f"found shape {tuple(value.shape)}"
+            )
+    if neighbor_normals.shape != neighbors.shape:
+        raise ValueError(
+            f"neighbor_normals: expected shape {tuple(neighbors.shape)}, "
+            f"found shape {tuple(neighbor_normals.shape)}"
+        )
+
+
+def _invariants(g, n_i, before, after, n_p) -> Tensor:
+    (x_m, n_m), (x_q, n_q) = before, after
+    a, m, q = _unit(g), _unit(x_m), _unit(x_q)
+    e, h = _unit(g - x_m), _unit(x_q - g)
+    am, qa, qm, aa = _dot(a, m), _dot(q, a), _dot(q, m), _dot(a, a)
+    return torch.stack(
+        [
+            safe_norm(g),
+            _dot(a, n_p),
+            -_dot(a, n_i),
+            am,
+            _dot(m, n_p),
+            -_dot(m, n_m),
+            -_dot(m, e),
+            -_dot(e, n_i),
+            _dot(e, n_m),
+            qa,
+            _dot(q, h),
+            _dot(h, n_q),
+            _dot(a, n_q),
+            qm * aa - qa * am,  # Lagrange's identity for the two cross products
+        ],
+        -1,
+    )
+
+
+def _unsigned(features: Tensor) -> Tensor:
+    columns = list(features.unbind(-1))
+    for i in _SIGNED:
+        columns[i] = columns[i].abs()
+    return torch.stack(columns, -1)
+
+
+class SurfaceFeatures(nn.Module):
+    """The 14 invariants of the neighbourhoods of a cloud, as a layer.
+
+    Parameters
+    ----------
+    step, unsigned
+        As in :func:`surface_features`.
+
+    Examples
+    --------
+    >>> x = torch.randn(2, 20, 3)
+    >>> index = torch.randint(20, (2, 5, 8))
+    >>> features, _ = SurfaceFeatures()(x, x / x.norm(dim=-1, keepdim=True), index)
+    >>> features.shape
+    torch.Size([2, 5, 8, 14])
+    """
+
+    def __init__(self, step: int = 1, unsigned: bool = False):
+        super().__init__()
+        self.step, self.unsigned = check_count(step, "step"), unsigned
+
+    def forward(
+        self,
+        x: Tensor,
+        normals: Tensor,
+        index: Tensor,
+        centers: Tensor | None = None,
+        center_normals: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return features (B, S, K, 14) and the neighbour lists in cyclic order.
+
+        Parameters
+        ----------
+        x, normals : Tensor, shape (B, N, 3)
+            Points and unit normals.
+        index : Tensor of int64, shape (B, S, K)
+            Neighbours of each centre.
+        centers, center_normals : Tensor, shape (B, S, 3), optional
+            Default: the first S points.
+        """
+        if centers is None or center_normals is None:
+            centers, center_normals = (v[:, : index.shape[1]] for v in (x, normals))
+        features, order = surface_features(
+            centers,
+            group(x, index),
+            center_normals,
+            group(normals, index),
+            step=self.step,
+            unsigned=self.unsigned,
+        )
+        return features, index.gather(-1, order)
