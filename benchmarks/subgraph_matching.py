@@ -25,7 +25,12 @@ class Literal(nn.Module):
 
     def __init__(self, which, padded, rounds=3, layers=5, dtype=torch.float32):
         super().__init__()
-        self.which, self.padded, self.rounds, self.layers = which, padded, rounds, layers
+        self.which, self.padded, self.rounds, self.layers = (
+            which,
+            padded,
+            rounds,
+            layers,
+        )
         edges = which == "isonetpp-edge"
         self.encoder = nn.ModuleDict({"MLP1": nn.Sequential(nn.Linear(1, 10))})
         if edges:

@@ -32,7 +32,10 @@ THIRD_PARTY = {  # what a room may import at all, where that is restricted
     "exceptions": set(),
     "linalg": {"torch"},
     "manifolds": {"torch", "geoopt"},
-    "datasets": {"numpy", "scipy", "torch", "sklearn", "pooch", "mne", "moabb", "tqdm"},
+    "datasets": {
+        *("numpy", "scipy", "torch", "sklearn", "pooch", "mne", "moabb", "tqdm"),
+        *("igraph", "networkx"),  # exact ground truth of generated pairs
+    },
 }
 LATE = {"mne", "moabb", "matplotlib", "pyvista", "skorch", "lightning", "optuna"}
 

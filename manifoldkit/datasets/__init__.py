@@ -17,6 +17,12 @@ _EXPORTS = {
     "mnist": ("ImageSet", "fetch_affine_mnist", "fetch_mnist", "make_affine_digits"),
     "points": ("PointClouds", "make_point_clouds"),
     "set_tasks": ("SetTask", "make_set_tasks"),
+    "subgraphs": (
+        "SubgraphPairs",
+        "fetch_subgraph_pairs",
+        "make_molecule_graphs",
+        "make_subgraph_pairs",
+    ),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
 }
 

@@ -126,7 +126,9 @@ def pad_coverage(corpus: Tensor, found: Alignment) -> Tensor:
     return found.n_pads * torch.relu(-taken).sum(-1)
 
 
-def node_structure(plan: Tensor, query: Tensor, corpus: Tensor) -> tuple[Tensor, Tensor]:
+def node_structure(
+    plan: Tensor, query: Tensor, corpus: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return how many edges the aligned image lacks, and how many it has too many.
 
     With the expected image ``plan @ corpus @ plan.T`` of the adjacency: the sums of
@@ -139,7 +141,9 @@ def node_structure(plan: Tensor, query: Tensor, corpus: Tensor) -> tuple[Tensor,
     return extra - gap.sum((-1, -2)) / 2, extra
 
 
-def edge_structure(plan: Tensor, query: Tensor, corpus: Tensor) -> tuple[Tensor, Tensor]:
+def edge_structure(
+    plan: Tensor, query: Tensor, corpus: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the same two figures from an alignment of edges.
 
     Missing: meetings of query edges whose images do not meet. Too many: corpus edges

@@ -1,6 +1,6 @@
 """One form for the graphs a user may give: PyG ``Data``, networkx, or edge arrays."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,8 +166,3 @@ def _from_networkx(graph: Any, name: str) -> PlainGraph:
     place = {node: i for i, node in enumerate(graph.nodes)}
     edges = [(place[u], place[v]) for u, v in graph.edges()]
     return _checked(len(place), _edge_rows(edges, name), name)
-
-
-def edge_sequence(graph: PlainGraph) -> Sequence[tuple[int, int]]:
-    """Return the edges as pairs of plain integers."""
-    return [tuple(row) for row in graph.edges.tolist()]

@@ -189,7 +189,9 @@ class GMNMatch(MatchingNetwork):
             partner = join(torch.bmm(to_corpus, c), torch.bmm(to_query, q))
             run.step(run.x - partner)
         q, c = (
-            self.readout(side, torch.arange(side.shape[1], device=side.device) < n[:, None])
+            self.readout(
+                side, torch.arange(side.shape[1], device=side.device) < n[:, None]
+            )
             for side, n in zip(pair.sides.split(run.x), (query.size, corpus.size))
         )
         return -torch.relu(q - c).sum(-1), plans

@@ -148,7 +148,9 @@ class IsoNetPP(MatchingNetwork):
             Alignment after every round.
         """
         pair = pair_input(query, corpus)
-        run = _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
+        run = (
+            _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
+        )
         store, plans = None, []
         for t in range(self.rounds):
             if t == 0 and first is not None and first[0] is not None:
@@ -166,7 +168,9 @@ class IsoNetPP(MatchingNetwork):
         """Return the states of round 1, (B, n, layers * d), for one set of graphs."""
         nothing = _no_graphs(graphs)
         pair = pair_input(graphs, nothing)
-        run = _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
+        run = (
+            _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
+        )
         rows = torch.cat(run.states(None), 1)
         return run.sides.split(rows)[0]
 
@@ -199,9 +203,7 @@ class _NodeRounds:
     def __init__(self, model: IsoNetPP, pair: PairInput):
         self.model, self.pair, self.sides = model, pair, pair.sides
         self.weights = weights = model.propagation.compose()
-        self.start = model.node_encoder(
-            join(pair.query.x, pair.corpus.x)
-        )
+        self.start = model.node_encoder(join(pair.query.x, pair.corpus.x))
         # what the edges and the bias of the messages bring is the same in all layers
         self.constant = torch.addmm(
             weights["bias"] + pair.degree * weights["degree"],
@@ -214,7 +216,9 @@ class _NodeRounds:
         for k in range(self.model.layers):
             known = None if partners is None or k == 0 else partners[k - 1]
             z = self.model._interact(x, known)
-            features = torch.cat([self.pair.neighbor_sum(z), self.pair.degree * z, z], 1)
+            features = torch.cat(
+                [self.pair.neighbor_sum(z), self.pair.degree * z, z], 1
+            )
             gates = torch.addmm(self.constant, features, self.weights["state"])
             x = gated_update(gates, z)
             kept.append(x)
@@ -229,9 +233,7 @@ class _EdgeRounds:
         query, corpus = pair.query.incidence, pair.corpus.incidence
         self.sides = Sides(len(query), query.shape[1], corpus.shape[1])
         self.weights = weights = model.propagation.compose()
-        self.start = model.node_encoder(
-            join(pair.query.x, pair.corpus.x)
-        )
+        self.start = model.node_encoder(join(pair.query.x, pair.corpus.x))
         encoder: Any = model.edge_encoder
         self.edges = encoder(join(pair.query.edge_attr, pair.corpus.edge_attr))
         self.constant = weights["bias"] + pair.degree * weights["degree"]
@@ -256,9 +258,7 @@ class _EdgeRounds:
             features = torch.cat([sums, self.pair.degree * x, x, at_nodes], 1)
             x = gated_update(torch.addmm(self.constant, features, self.gather), x)
             query, corpus = self.pair.sides.split(x)
-            ends = join(
-                torch.bmm(incidence[0], query), torch.bmm(incidence[1], corpus)
-            )
+            ends = join(torch.bmm(incidence[0], query), torch.bmm(incidence[1], corpus))
             e = torch.addmm(self.bias, torch.cat([ends, e], 1), self.both)
             kept.append(e)
         return kept

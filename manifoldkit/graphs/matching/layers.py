@@ -115,7 +115,9 @@ class Propagation(nn.Module):
         def rows(block: Tensor) -> Tensor:
             return torch.cat([block, block.new_zeros(d, block.shape[1])])
 
-        state = torch.cat([rows(message[:, :d]), rows(message[:, d : 2 * d]), hidden], 1)
+        state = torch.cat(
+            [rows(message[:, :d]), rows(message[:, d : 2 * d]), hidden], 1
+        )
         return {
             "state": state.T,  # [A x, deg * x, x]
             "edge": rows(message[:, 2 * d :]).T,

@@ -6,7 +6,9 @@ from torch import Tensor
 from manifoldkit.linalg.checks import check_floating
 
 
-def pairwise_ranking_loss(scores: Tensor, labels: Tensor, margin: float = 0.5) -> Tensor:
+def pairwise_ranking_loss(
+    scores: Tensor, labels: Tensor, margin: float = 0.5
+) -> Tensor:
     r"""Return the mean of ``relu(margin + s_neg - s_pos)`` over all positive-negative pairs.
 
     The scores are asymmetric (how much of the *query* is not covered), the loss is the

@@ -100,7 +100,9 @@ class PackedGraphs:
         """Number of features of an edge."""
         return self._attr.shape[1]
 
-    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> "PackedGraphs":
+    def to(
+        self, device: Any = None, dtype: torch.dtype | None = None
+    ) -> "PackedGraphs":
         """Return a copy elsewhere or in another type; itself if nothing changes."""
         device = torch.device(device) if device is not None else self._x.device
         dtype = dtype or self._x.dtype
@@ -123,7 +125,9 @@ class PackedGraphs:
         """Return graph ``i``, without features."""
         return PlainGraph(int(self.num_nodes[i]), self.edges(i))
 
-    def batch(self, index: Sequence[int] | np.ndarray, edges: bool = False) -> GraphBatch:
+    def batch(
+        self, index: Sequence[int] | np.ndarray, edges: bool = False
+    ) -> GraphBatch:
         """Return the graphs of ``index``, with incidence matrices if asked for."""
         chosen = np.asarray(index, np.int64)
         device = self._x.device

@@ -224,7 +224,8 @@ class _Scaling(torch.autograd.Function):
             grad_v = torch.bmm(turned, left[t].unsqueeze(-1)).squeeze(-1)
             grad_u = 0.0
         outer = torch.bmm(
-            torch.cat([u, left]).permute(1, 2, 0), torch.cat([right, v[:-1]]).transpose(0, 1)
+            torch.cat([u, left]).permute(1, 2, 0),
+            torch.cat([right, v[:-1]]).transpose(0, 1),
         )
         direct = grad.double() * u[-1].unsqueeze(-1) * v[-1].unsqueeze(-2)
         there = (rows > 0).unsqueeze(-1) & (columns > 0).unsqueeze(-2)

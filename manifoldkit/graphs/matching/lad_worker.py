@@ -1,0 +1,28 @@
+"""igraph's LAD, and the process in which it runs when it must be possible to stop it."""
+
+import json
+import sys
+from typing import Any
+
+
+def lad(query: Any, graph: Any, induced: bool) -> list[int] | None:
+    """Return a mapping of one igraph graph into another, or None."""
+    found, mapping = graph.subisomorphic_lad(
+        query, induced=induced, return_mapping=True
+    )
+    return list(mapping) if found else None
+
+
+def main() -> None:
+    """Answer one line of JSON with another, until the input ends."""
+    import igraph
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        (n, edges), (m, others), induced = json.loads(line)
+        query, graph = igraph.Graph(n, edges), igraph.Graph(m, others)
+        print(json.dumps({"mapping": lad(query, graph, induced)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
