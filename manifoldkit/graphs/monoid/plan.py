@@ -252,14 +252,14 @@ class SegmentTreePlan:
             return self._filled(x, identity)
         results, buffer = [], x
         for level in self.levels:
-            dealt = _Deal.apply(buffer, level.perm, level.inverse)
+            dealt = _deal(buffer, level.perm, level.inverse)
             left, right, carried, finished = dealt.split(level.sizes)
             results.append(finished)
             if level.pairs:
                 out = call_on_rows(operator, left, right)[: level.pairs]
                 buffer = torch.cat([out, carried]) if carried.shape[0] else out
         done = torch.cat(results)
-        out = _Deal.apply(done, self._final, self._final_inverse)
+        out = _deal(done, self._final, self._final_inverse)
         if self.has_empty:
             empty = (self.counts == 0).view(-1, *[1] * (x.dim() - 1))
             fill = torch.as_tensor(identity, dtype=out.dtype, device=out.device)
@@ -275,6 +275,13 @@ class SegmentTreePlan:
             f"SegmentTreePlan(num_segments={self.num_segments}, "
             f"num_elements={self.num_elements}, depth={self.depth})"
         )
+
+
+def _deal(x: Tensor, perm: Tensor, inverse: Tensor) -> Tensor:
+    """Return ``x[perm]``; the compiler does not take the function below."""
+    if torch.compiler.is_compiling():
+        return x.index_select(0, perm)
+    return _Deal.apply(x, perm, inverse)
 
 
 class _Deal(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """Reduce ragged sets by a binary operator, with plans kept for the last indices."""
 
 from collections import OrderedDict
+from threading import Lock
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ class _PlanCache:
     def __init__(self, size: int = 8):
         self.size = size
         self.entries: OrderedDict[tuple, tuple[Tensor, SegmentTreePlan]] = OrderedDict()
+        self.lock = Lock()
 
     def get(self, values: Tensor, kind: str, dim_size: int | None) -> SegmentTreePlan:
         def make() -> SegmentTreePlan:
@@ -28,13 +30,15 @@ class _PlanCache:
             return make()
         key: tuple[Any, ...] = (values.data_ptr(), values._version, values.shape)
         key += (values.stride(), values.dtype, values.device, kind, dim_size)
-        if key in self.entries:
-            self.entries.move_to_end(key)
-            return self.entries[key][1]
+        with self.lock:
+            if key in self.entries:
+                self.entries.move_to_end(key)
+                return self.entries[key][1]
         plan = make()
-        self.entries[key] = (values, plan)
-        if len(self.entries) > self.size:
-            self.entries.popitem(last=False)
+        with self.lock:
+            self.entries[key] = (values, plan)
+            if len(self.entries) > self.size:
+                self.entries.popitem(last=False)
         return plan
 
 

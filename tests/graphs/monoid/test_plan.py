@@ -1,6 +1,7 @@
 """Tree reductions of ragged sets: against brute force, bits, gradients, bad input."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -233,6 +234,96 @@ def test_bad_input():
         SegmentTreePlan(torch.tensor([1, -1]))
     with pytest.raises(ValueError, match="order"):
         SegmentTreePlan(torch.tensor([2]), torch.tensor([0]))
+
+
+def test_one_element_is_itself(generator):
+    x = torch.randn(1, 3, generator=generator)
+    for index, sets in (([0], 1), ([2], 4)):
+        out = segment_tree_reduce(x, torch.tensor(index), uneven, sets)
+        assert torch.equal(out[index[0]], x[0])
+        assert out.shape == (sets, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_follows_the_operator(dtype, generator):
+    index = torch.randint(0, 4, (30,), generator=generator)
+    x = torch.randn(30, 3, generator=generator).to(dtype).requires_grad_()
+    out = segment_tree_reduce(x, index, torch.maximum)
+    assert out.dtype == dtype
+    exact = segment_tree_reduce(x.float(), index, torch.maximum)
+    assert torch.equal(out.float(), exact)
+    out.sum().backward()
+    assert x.grad.dtype == dtype
+
+
+def test_memory_layout_and_gradients_do_not_matter(generator):
+    index = torch.randint(0, 4, (30,), generator=generator)
+    x = torch.randn(3, 60, generator=generator).t()[::2]
+    assert not x.is_contiguous()
+    out = segment_tree_reduce(x, index, uneven)
+    assert torch.equal(out, segment_tree_reduce(x.contiguous(), index, uneven))
+    assert not out.requires_grad
+    with torch.no_grad():
+        again = segment_tree_reduce(x.clone().requires_grad_(), index, uneven)
+    assert torch.equal(out, again)
+    expanded = torch.repeat_interleave(torch.arange(4), 5)[::2]
+    assert not expanded.is_contiguous()
+    rows = torch.randn(10, 2, generator=generator)
+    expected = segment_tree_reduce(rows, expanded.contiguous(), uneven)
+    assert torch.equal(segment_tree_reduce(rows, expanded, uneven), expected)
+
+
+def test_backward_again(generator):
+    index = torch.randint(0, 4, (30,), generator=generator)
+    x = torch.randn(30, 3, generator=generator, requires_grad=True)
+    out = segment_tree_reduce(x, index, GRUMonoid(3)).square().sum()
+    (first,) = torch.autograd.grad(out, x, retain_graph=True)
+    (second,) = torch.autograd.grad(out, x)
+    assert torch.equal(first, second)
+
+
+def test_ten_thousand_sets_do_not_change_one(generator):
+    operator = GRUMonoid(16)
+    lonely = torch.randn(11, 16, generator=generator)
+    others = torch.randn(50_000, 16, generator=generator)
+    index = torch.randint(0, 10_000, (50_000,), generator=generator) + 1
+    together = torch.cat([lonely, others]), torch.cat([torch.zeros(11).long(), index])
+    out = segment_tree_reduce(*together, operator)
+    alone = segment_tree_reduce(lonely, torch.zeros(11).long(), operator)
+    assert torch.equal(out[0], alone[0])
+
+
+@pytest.mark.parametrize("threads", [8])
+def test_plans_are_kept_by_many_threads(threads):
+    cache = reduce_module._PlanCache(size=2)
+    indices = [torch.arange(n) for n in range(1, 9)]
+
+    def depths(_):
+        return [cache.get(i, "index", None).num_elements for i in indices * 20]
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(depths, range(threads)))
+    assert found == [[len(i) for i in indices] * 20] * threads
+    assert len(cache.entries) <= 2
+
+
+@pytest.mark.compile
+def test_one_graph_for_the_compiler(generator):
+    torch.compiler.reset()
+    operator = GRUMonoid(4)
+    plan = SegmentTreePlan(torch.tensor([3, 0, 5, 1]))
+    x = torch.randn(9, 4, generator=generator)
+
+    def gradient(function):
+        rows = x.clone().requires_grad_()
+        out = function(rows)
+        return out, *torch.autograd.grad(out.square().sum(), rows)
+
+    def reduce(rows):
+        return plan.reduce(rows, operator)
+
+    compiled = torch.compile(reduce, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(gradient(compiled), gradient(reduce))
 
 
 def test_empty_input():
