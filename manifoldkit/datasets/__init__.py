@@ -15,6 +15,9 @@ _EXPORTS = {
     "molecules": ("MoleculeWindows", "md17_windows"),
     "pedestrians": ("PedestrianWindows", "fetch_eth_ucy", "load_eth_ucy"),
     "mnist": ("ImageSet", "fetch_affine_mnist", "fetch_mnist", "make_affine_digits"),
+    "meshes": ("Mesh", "read_off", "sample_mesh"),
+    "princeton": ("ShapeSet", "fetch_point_clouds"),
+    "shapes": ("PartSet", "load_modelnet", "load_scanobjectnn", "load_shapenet_part"),
     "points": ("PointClouds", "make_point_clouds"),
     "set_tasks": ("SetTask", "make_set_tasks"),
     "subgraphs": (
