@@ -33,7 +33,9 @@ def build_optimizer(
     """Return an optimizer with a parameter group for each kind of geometry.
 
     Flat parameters get ``lr``, those on manifolds ``manifold_lr``; weight decay is
-    left out where it means nothing (spheres, Stiefel, rotations).
+    left out where it means nothing (spheres, Stiefel, rotations) and for parameters
+    that a module names in a method ``no_weight_decay()``, as the SPD batch
+    normalisations do.
 
     Parameters
     ----------
@@ -51,8 +53,9 @@ def build_optimizer(
     Returns
     -------
     torch.optim.Optimizer
-        Groups are named "euclidean", "manifold" and "compact"; empty ones are left
-        out.
+        Groups are named "euclidean", "manifold" and "compact", those without decay
+        beside one with it "euclidean, no decay" and "manifold, no decay"; empty ones
+        are left out.
 
     Raises
     ------
@@ -75,15 +78,20 @@ def build_optimizer(
     if name not in _CLASSES:
         raise ValueError(f"name: expected one of {sorted(_CLASSES)}, found {name!r}")
     params = model.parameters() if isinstance(model, torch.nn.Module) else model
-    kinds: dict[str, list[Tensor]] = {"euclidean": [], "manifold": [], "compact": []}
-    for p in params:
-        if p.requires_grad:
-            kinds[_kind(curved_manifold(p))].append(p)
     settings = {
         "euclidean": {"lr": lr, "weight_decay": weight_decay},
+        "euclidean, no decay": {"lr": lr, "weight_decay": 0.0},
         "manifold": {"lr": manifold_lr, "weight_decay": weight_decay},
+        "manifold, no decay": {"lr": manifold_lr, "weight_decay": 0.0},
         "compact": {"lr": manifold_lr, "weight_decay": 0.0},
     }
+    kinds: dict[str, list[Tensor]] = {kind: [] for kind in settings}
+    spared = _spared(model) if weight_decay else set()
+    for p in params:
+        if p.requires_grad:
+            kind = _kind(curved_manifold(p))
+            free = id(p) in spared and kind != "compact"
+            kinds[f"{kind}, no decay" if free else kind].append(p)
     groups = [
         {"params": params, "name": kind, **settings[kind]}
         for kind, params in kinds.items()
@@ -92,6 +100,19 @@ def build_optimizer(
     if not groups:
         raise ValueError("model: it has no parameter that requires a gradient")
     return _CLASSES[name](groups, lr=lr, weight_decay=weight_decay, **options)
+
+
+def _spared(model: torch.nn.Module | Iterable[Tensor]) -> set[int]:
+    """Identities of the parameters that their modules want no decay for."""
+    if not isinstance(model, torch.nn.Module):
+        return set()
+    found = set()
+    for module in model.modules():
+        names = getattr(module, "no_weight_decay", None)
+        if callable(names):
+            own = dict(module.named_parameters())
+            found |= {id(own[name]) for name in names() if name in own}
+    return found
 
 
 def _kind(manifold) -> str:

@@ -10,6 +10,7 @@ from manifoldkit.linalg.checks import (
     check_finite,
     check_spd,
     check_square,
+    check_symmetric,
     compute_dtype,
 )
 from manifoldkit.manifolds import SPD, PositiveReals, attach
@@ -196,6 +197,13 @@ class BatchNormBase(nn.Module):
                 self._set_point(name, self._identity())
         self._set_point("scale", torch.ones_like(self.scale))
 
+    def no_weight_decay(self) -> list[str]:
+        """Names of parameters that :func:`~manifoldkit.optim.build_optimizer` spares.
+
+        All: decay would draw them to the identity, whatever the data.
+        """
+        return [name for name, _ in self.named_parameters()]
+
     def _identity(self) -> Tensor:
         bias = self.bias
         return torch.eye(self.n, device=bias.device, dtype=bias.dtype).expand_as(bias)
@@ -211,6 +219,8 @@ class BatchNormBase(nn.Module):
             )
         if self.validate:
             check_spd(x, "x")
+        elif not torch.compiler.is_compiling():
+            check_symmetric(x.detach(), "x")
         dtype = torch.promote_types(compute_dtype(x.dtype), self.bias.dtype)
         x = x.to(compute_dtype(dtype))
         groups = channels or 1
@@ -267,15 +277,17 @@ class BatchNormBase(nn.Module):
             return 1 / count.to(like.dtype)
         return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
 
-    def check_mean(self, mean: Tensor, x: Tensor) -> Tensor:
-        """Return the lower Cholesky factor of a batch mean, or raise."""
+    def check_mean(self, mean: Tensor, given: Tensor) -> Tensor:
+        """Return the lower Cholesky factor of a batch mean, or raise.
+
+        ``given`` is the input as the user passed it, whose first bad matrix is named.
+        """
         lower, info = torch.linalg.cholesky_ex(mean)
         if bool((info != 0).any()):
-            channels = self.n_channels is not None
-            check_finite(x.detach().transpose(0, 1) if channels else x[0].detach(), "x")
+            check_finite(given.detach(), "x")
             if not bool(mean.isfinite().all()):
-                check_spd(x.transpose(0, 1) if channels else x[0], "x")
-            check_spd(mean if channels else mean[0], "mean of x")
+                check_spd(given, "x")
+            check_spd(mean[0] if self.n_channels is None else mean, "mean of x")
         return lower
 
     def extra_repr(self) -> str:

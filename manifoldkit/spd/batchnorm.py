@@ -190,14 +190,16 @@ class GBWBatchNorm(BatchNormBase):
 
     # -- statistics ---------------------------------------------------------------
 
-    def _batch_mean(self, y: Tensor, frame: kernel.Frame) -> tuple[Tensor, int]:
+    def _batch_mean(
+        self, y: Tensor, frame: kernel.Frame, given: Tensor
+    ) -> tuple[Tensor, int]:
         """Fixed-point steps G <- H G H from the arithmetic mean, and the batch size."""
         total, count = self._total(y)
         mean = total / count
-        lower = self.check_mean(mean.detach(), y)
+        lower = self.check_mean(mean.detach(), given)
         for k in range(self.mean_iterations):
             if k:
-                lower = self.check_mean(mean.detach(), y)
+                lower = self.check_mean(mean.detach(), given)
             mean = kernel.mean_step(
                 y, frame, mean, lower, lambda h: self._sum(h) / count, self.root
             )
@@ -221,14 +223,14 @@ class GBWBatchNorm(BatchNormBase):
 
     # -- the layer ----------------------------------------------------------------
 
-    def _tangent(self, x: Tensor, track: bool) -> tuple:
+    def _tangent(self, given: Tensor, track: bool) -> tuple:
         """Centered tangent vectors at I, their basis, gain, frame and deformed bias."""
-        metric = self.metric
+        metric, x = self.metric, self._fold(given)
         y = kernel.symmetric_part(x) if self.power == 1 else self._deform(x)
         frame = kernel.frame_of(self._group(metric, y))
         if self._uses_batch():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
-                mean, count = self._batch_mean(y, frame)
+                mean, count = self._batch_mean(y, frame, given)
             v, basis = kernel.center_batch(y, frame, mean, self.root)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
                 var = self._batch_variance(v, y, metric, count)
@@ -245,29 +247,31 @@ class GBWBatchNorm(BatchNormBase):
         bias = self._deform(self._group(self.bias, y))
         return v, basis, gain, frame, bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise a batch; in training update the running statistics.
+    def forward(self, x: Tensor, deformed: bool = False) -> Tensor:
+        r"""Normalise a batch; in training update the running statistics.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, n), or (..., n_channels, n, n)
             SPD matrices; single ones may be singular.
+        deformed : bool, default=False
+            Return :math:`Y^\theta` and save the power, for a
+            :class:`~manifoldkit.spd.LogEig` that is told ``power`` too.
 
         Returns
         -------
         Tensor, shape and dtype of x
         """
         with _full_precision(x):
-            y = self._fold(x)
-            if y.numel() == 0 and not self._uses_batch():
-                return x.clone()
+            if x.numel() == 0 and not self._uses_batch():
+                return self._fold(x).reshape(x.shape).to(x.dtype)
             v, basis, gain, frame, bias = self._tangent(
-                y, self.training and self.track_running_stats
+                x, self.training and self.track_running_stats
             )
             if self.check_domain and self.training:
                 self._warn_outside(v, basis, gain, frame, bias)
             z = kernel.expand(v, frame, bias, gain, basis)
-            return self._unfold(self._undeform(z), x)
+            return self._unfold(z if deformed else self._undeform(z), x)
 
     @torch.no_grad()
     def domain_margin(self, x: Tensor) -> Tensor:
@@ -286,7 +290,7 @@ class GBWBatchNorm(BatchNormBase):
         Tensor, shape ()
         """
         with _full_precision(x):
-            v, basis, gain, frame, bias = self._tangent(self._fold(x), False)
+            v, basis, gain, frame, bias = self._tangent(x, False)
             return kernel.margin(v, frame, bias, gain, basis)
 
     def _warn_outside(self, v, basis, gain, frame, bias) -> None:
@@ -323,11 +327,11 @@ class GBWBatchNorm(BatchNormBase):
         with _full_precision(x):
             y = self._deform(symmetrize(self._fold(x)))
             metric = self._group(self.metric, y)
-            mean, count = self._batch_mean(y, kernel.frame_of(metric))
+            mean, count = self._batch_mean(y, kernel.frame_of(metric), x)
             if self._moves_metric:
-                metric = self._fixed_metric(y, mean)
+                metric = self._fixed_metric(y, mean, x)
                 self._set_point("metric", metric)
-                mean, _ = self._batch_mean(y, kernel.frame_of(metric))
+                mean, _ = self._batch_mean(y, kernel.frame_of(metric), x)
             center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:
@@ -337,11 +341,11 @@ class GBWBatchNorm(BatchNormBase):
                 self._store(center, var, var.new_ones(()))
         return self
 
-    def _fixed_metric(self, y: Tensor, mean: Tensor) -> Tensor:
+    def _fixed_metric(self, y: Tensor, mean: Tensor, given: Tensor) -> Tensor:
         """The metric matrix that is the mean of the batch under itself."""
         norm = torch.linalg.matrix_norm
         for _ in range(_INIT_STEPS):
-            target, _ = self._batch_mean(y, kernel.frame_of(mean))
+            target, _ = self._batch_mean(y, kernel.frame_of(mean), given)
             change = target - mean
             # whole steps oscillate where powers make the dispersion large
             mean = mean + change / 2

@@ -239,13 +239,15 @@ class SPDBatchNorm(BatchNormBase):
         scale = 1 if self.metric == "log_euclidean" else self.power**2
         return self._sum(v.square().sum((1, 2, 3))) / (count * scale)
 
-    def _batch_mean(self, y: Tensor, space) -> tuple[Tensor, int]:
+    def _batch_mean(self, y: Tensor, space, given: Tensor) -> tuple[Tensor, int]:
         total, count = self._total(space.coordinates(y))
         mean = space.mean(y, total / count, lambda s: self._sum(s) / count)
-        self.check_mean(mean.detach(), y)
+        self.check_mean(mean.detach(), given)
         return mean, count
 
-    def _statistics(self, y: Tensor, space) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _statistics(
+        self, y: Tensor, space, given: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean, centered batch and variance; updates the running statistics."""
         if not self._uses_batch():
             center, spread, _ = self._running()
@@ -253,7 +255,7 @@ class SPDBatchNorm(BatchNormBase):
             return mean, space.center(y, mean), self._group(spread, y)
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
-            mean, count = self._batch_mean(y, space)
+            mean, count = self._batch_mean(y, space, given)
         v = space.center(y, mean)
         var = None
         if self.dispersion:
@@ -274,7 +276,7 @@ class SPDBatchNorm(BatchNormBase):
             if y.numel() == 0 and not self._uses_batch():
                 return x.clone()
             y, space = self._deform(y), self._space()
-            mean, v, var = self._statistics(y, space)
+            mean, v, var = self._statistics(y, space, x)
             if self.training and self.track_running_stats:
                 self._track(mean, var, space)
             if self.dispersion and var is not None:
@@ -288,7 +290,7 @@ class SPDBatchNorm(BatchNormBase):
         """Start the bias and the running statistics at those of a batch."""
         with _full_precision(x):
             y, space = self._deform(symmetrize(self._fold(x))), self._space()
-            mean, count = self._batch_mean(y, space)
+            mean, count = self._batch_mean(y, space, x)
             center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:

@@ -282,21 +282,36 @@ class LogEig(nn.Module):
         """Length of the vector of an n x n matrix."""
         return n * (n + 1) // 2 if self.vectorize is True else n * n
 
-    def _log(self, x: Tensor) -> Tensor:
+    def takes_power(self, power: float) -> bool:
+        """Whether ``forward`` can be told that its input is a power."""
+        free = power > 0 and not self.relative
+        return power == 1 or self.threshold is None or free
+
+    def _log(self, x: Tensor, power: float) -> Tensor:
+        if not self.takes_power(power):
+            raise ValueError(
+                "power: expected a positive one with an absolute threshold, "
+                f"found {power!r}"
+            )
         if self.threshold is None:
             return logm(x, validate=self.validate)
         if self.validate:
             check_spd(x, "x", semidefinite=True)
         if not self.relative:
-            return _apply(x, ClippedLog(self.threshold), None)
+            return _apply(x, ClippedLog(self.threshold**power), None)
         scale = mean_eigenvalue(x)
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         return _apply(x / scale, ClippedLog(self.threshold), None) + scale.log() * eye
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logarithms of matrices (..., n, n): (..., n (n + 1) / 2), or as asked."""
+    def forward(self, x: Tensor, power: float = 1.0) -> Tensor:
+        r"""Logarithms of matrices (..., n, n): (..., n (n + 1) / 2), or as asked.
+
+        With ``power`` the input is the power of what the logarithm is taken of, whose
+        eigenvalues the threshold refers to: :math:`\log X^{1/p} = \log(X) / p`.
+        """
         check_square(x, "x")
-        y = self._log(x)
+        y = self._log(x, power)
+        y = y if power == 1 else y / power
         if self.vectorize == "flat":
             return y.flatten(-2)
         return vech(y) if self.vectorize else y

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
-from manifoldkit.spd.batchnorm import make_batchnorm
+from manifoldkit.spd.batchnorm import GBWBatchNorm, make_batchnorm
 from manifoldkit.spd.filters import SpatioTemporalFilters
 from manifoldkit.spd.layers import (
     BiMap,
@@ -197,10 +197,20 @@ class SPDNet(nn.Module):
             )
         return check_spd(x, "x") if self.validate else x
 
+    def _logarithms(self, x: Tensor) -> Tensor:
+        """Through the layers and LogEig; a power between both is never taken."""
+        last = self.layers[-1]
+        power = last.power if isinstance(last, GBWBatchNorm) else 1.0
+        if power == 1 or not self.log.takes_power(power):
+            return self.log(self.layers(x))
+        for layer in self.layers:
+            x = layer(x) if layer is not last else layer(x, deformed=True)
+        return self.log(x, power)
+
     def features(self, x: Tensor) -> Tensor:
         """Return the LogEig features, shape (..., n_features)."""
         x = self._check(x)
-        y = self.log(self.layers(x.to(compute_dtype(x.dtype))))
+        y = self._logarithms(x.to(compute_dtype(x.dtype)))
         if not self.log.vectorize:
             y = y.flatten(-2)
         if max(self.channels) > 1:

@@ -16,6 +16,7 @@ from manifoldkit.optim import build_optimizer
 from manifoldkit.spd import (
     BWBatchNorm,
     GBWBatchNorm,
+    SPDNet,
     gbw_distance,
     gbw_exp,
     gbw_geodesic,
@@ -23,6 +24,7 @@ from manifoldkit.spd import (
     gbw_mean,
     make_batchnorm,
 )
+from manifoldkit.spd import _gbw_batchnorm_kernel as kernel
 from manifoldkit.spd._gbw_chart import Chart, cholesky
 from manifoldkit.spd.gbw_tangent import from_tangent_vector, tangent_vector
 
@@ -168,6 +170,25 @@ def test_equivariances(power, make_spd, generator):
         torch.testing.assert_close(z2, a @ z @ a.mT, **close)
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_any_root_of_the_metric_gives_the_same_output(power, make_spd, monkeypatch):
+    """The symmetric root in place of the Cholesky factor, gradients included."""
+    bn = random_layer(make_spd, power=power, stats_grad=True)
+    x, results = make_spd(6).requires_grad_(), []
+    for symmetric in (False, True):
+        if symmetric:
+
+            def factorize(metric):
+                root = sqrtm(metric)
+                return kernel.Frame(root, torch.linalg.inv(root))
+
+            monkeypatch.setattr(kernel, "_factorize", factorize)
+        z = bn(x)
+        grads = torch.autograd.grad(z.sin().sum(), (x, *bn.parameters()))
+        results.append((z, *grads))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
 def test_output_is_positive_semidefinite_and_symmetric(make_spd):
     # eigenvalues far above 1: tangent vectors outside the domain of the exponential
     bn, x = layer(), 1e4 * make_spd(8, condition=1e3)
@@ -270,46 +291,52 @@ def test_gradcheck(power, special, mode, make_spd):
     assert gradcheck(function, inputs, rtol=1e-6, atol=1e-6)
 
 
+def slope(f, h):
+    """Derivative of f at 0 to the sixth order in h."""
+    with torch.no_grad():
+        a = [float(f(h * k)) for k in (-3, -2, -1, 1, 2, 3)]
+    return (a[5] - a[0] - 9 * (a[4] - a[1]) + 45 * (a[3] - a[2])) / (60 * h)
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5])
-def test_gradients_to_eight_digits(power, make_spd, generator):
-    """Against a derivative of the fourth order along a direction in everything."""
+@pytest.mark.parametrize("start", ["identity", "general"])
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_gradients_to_eight_digits(power, start, mode, make_spd, generator):
+    """One argument after the other, at repeated eigenvalues and M = bias = I."""
+    bn = random_layer(make_spd, power=power, stats_grad=True)
     x = make_spd(5, n=4, condition=5.0)
-    bn = layer(power=power, stats_grad=True)
-    for metric in (torch.eye(4, dtype=DOUBLE), make_spd(n=4)):
-        with torch.no_grad():
-            bn.metric.copy_(metric)
-            bn.bias.copy_(metric)
-        function, inputs = arguments(bn, x)
-        weight = torch.randn(5, 4, 4, dtype=DOUBLE, generator=generator)
+    if start == "identity":
+        bn.reset_parameters()
+        x[0], x[1] = torch.eye(4), x[2]
+        x[3] = torch.diag(torch.tensor([2.0, 2.0, 1.0, 1.0]))
+    bn.train(mode == "batch")
+    function, inputs = arguments(bn, x)
+    weight = torch.randn(5, 4, 4, dtype=DOUBLE, generator=generator)
 
-        def loss(*values, function=function, weight=weight):
-            return (function(*values) * weight).sum()
+    def loss(*values):
+        return (function(*values) * weight).sum()
 
-        grads = torch.autograd.grad(loss(*inputs), inputs)
-        for k, value in enumerate(inputs):
-            d = torch.randn(value.shape, dtype=DOUBLE, generator=generator)
-            d = symmetrize(d) if d.ndim else d
-            d = d / d.norm()
-            h = 2e-3
+    grads = torch.autograd.grad(loss(*inputs), inputs)
+    assert len(grads) == 4  # x, bias, scale, M
+    for k, value in enumerate(inputs):
+        d = torch.randn(value.shape, dtype=DOUBLE, generator=generator)
+        d = symmetrize(d) if d.ndim else d
+        d = d / d.norm()
 
-            def shifted(t, k=k, d=d, loss=loss, inputs=inputs):
-                return loss(*[v + t * d if i == k else v for i, v in enumerate(inputs)])
+        def along(t, k=k, d=d):
+            return loss(*[v + t * d if i == k else v for i, v in enumerate(inputs)])
 
-            with torch.no_grad():
-                a = [shifted(h * s).item() for s in (-3, -2, -1, 1, 2, 3)]
-            slope = (-a[0] + 9 * a[1] - 45 * a[2] + 45 * a[3] - 9 * a[4] + a[5]) / (
-                60 * h
-            )
-            ours = (grads[k] * d).sum().item()
-            assert math.isclose(ours, slope, rel_tol=1e-8, abs_tol=1e-8)
+        ours = (grads[k] * d).sum().item()
+        assert math.isclose(ours, slope(along, 1e-4), rel_tol=1e-8, abs_tol=1e-8)
 
 
-def test_gradients_with_constant_statistics(make_spd):
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5])
+def test_gradients_with_constant_statistics(power, make_spd):
     """stats_grad=False: mean and variance are constants in input coordinates."""
-    bn = random_layer(make_spd, stats_grad=False)
+    bn = random_layer(make_spd, stats_grad=False, power=power)
     x = make_spd(5)
     mean = batch_mean(bn, x).detach()
-    var = gbw_distance(mean, x, bn.metric.detach(), squared=True).mean()
+    var = gbw_distance(mean, x, bn.metric.detach(), power, squared=True).mean()
     function, inputs = arguments(bn, x)
     grads = torch.autograd.grad(function(*inputs).sin().sum(), inputs)
     bn.eval()
@@ -318,6 +345,64 @@ def test_gradients_with_constant_statistics(make_spd):
     function, inputs = arguments(bn, x)
     expected = torch.autograd.grad(function(*inputs).sin().sum(), inputs)
     torch.testing.assert_close(grads, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_gradcheck_where_everything_is_the_identity():
+    """All eigenvalues equal; the variance is zero, its eps keeps it finite."""
+    bn = layer(3, stats_grad=True, eps=0.1)
+    function, inputs = arguments(bn, torch.eye(3, dtype=DOUBLE).repeat(3, 1, 1))
+    assert gradcheck(function, inputs, rtol=1e-6, atol=1e-6)
+
+
+def test_gradcheck_of_free_parameters_per_channel(make_spd):
+    bn = layer(3, n_channels=2, parametrization="cholesky", stats_grad=True)
+    names = [name for name, _ in bn.named_parameters()]
+    assert names == ["free_bias.raw", "free_scale.raw", "free_metric.raw"]
+    values = [p.detach().clone().requires_grad_() for p in bn.parameters()]
+    x = make_spd(3, 2, n=3, condition=5.0)
+    assert gradcheck(run_free(bn, names), (x.requires_grad_(), *values), atol=1e-6)
+
+
+def run_free(bn, names):
+    def forward(x, *values):
+        state = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(bn, state, (symmetrize(x),))
+
+    return forward
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("start", [True, False])
+def test_gradients_of_ill_conditioned_matrices(power, start, make_spd, generator):
+    """Condition 1e8, along a change relative to each matrix; and float32 at 1e4."""
+    x = make_spd(8, n=6, condition=1e8)
+    bn = layer(6, power=power, stats_grad=True, momentum=0.0)
+    if start:
+        bn.init_from_data(x)
+    weight = torch.randn(8, 6, 6, dtype=DOUBLE, generator=generator)
+    change = symmetrize(torch.randn(8, 6, 6, dtype=DOUBLE, generator=generator))
+    root, eye = sqrtm(x), torch.eye(6, dtype=DOUBLE)
+
+    def along(t):
+        return (bn(symmetrize(root @ (eye + t * change) @ root)) * weight).sum()
+
+    t = torch.zeros((), dtype=DOUBLE, requires_grad=True)
+    ours = torch.autograd.grad(along(t), t)[0].item()
+    assert math.isclose(ours, slope(along, 1e-3), rel_tol=1e-6)
+
+    x = make_spd(8, n=6, condition=1e4, dtype=torch.float32)
+    narrow = layer(6, power=power, stats_grad=True, dtype=torch.float32)
+    if start:
+        narrow.init_from_data(x)
+    wide = copy.deepcopy(narrow).double()
+    results = []
+    for bn in (narrow, wide):
+        leaf = x.to(bn.bias.dtype, copy=True).requires_grad_()
+        z = bn(leaf)
+        total = (z * weight.to(z)).sum()
+        results.append((z, *torch.autograd.grad(total, (leaf, *bn.parameters()))))
+    for a, b in zip(*results, strict=True):
+        assert (a.double() - b).norm() < 5e-3 * b.norm()
 
 
 @pytest.mark.parametrize("options", [{"dispersion": "identity"}, {"fold": True}])
@@ -338,6 +423,29 @@ def test_gradgradcheck(special, make_spd):
     # around repeated eigenvalues the variance is zero: its eps keeps it finite
     bn.eps = 0.1
     assert gradgradcheck(function, inputs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("power", "training", "evaluation"), [(1.0, 2, 1), (0.5, 3, 2), (1.5, 4, 3)]
+)
+def test_counts_of_batched_decompositions(
+    power, training, evaluation, make_spd, monkeypatch
+):
+    """k + 1 in training and 1 in evaluation; a power into and out of its root more."""
+    calls, eigh = [], torch.linalg.eigh
+
+    def count(x):
+        calls.append(x.shape[:-2].numel())
+        return eigh(x)
+
+    monkeypatch.setattr(torch.linalg, "eigh", count)
+    for k in (1, 3):
+        bn, x = random_layer(make_spd, power=power, mean_iterations=k), make_spd(20)
+        for expected in (training + k - 1, evaluation):
+            calls.clear()
+            bn(x)
+            assert sum(n == 20 for n in calls) == expected
+            bn.eval()
 
 
 def test_backward_calls_no_eigendecomposition(make_spd, monkeypatch):
@@ -512,6 +620,26 @@ def test_training_stays_in_the_cone(parametrization, make_spd):
     assert bn.scale > 0
 
 
+@pytest.mark.parametrize("parametrization", ["manifold", "cholesky"])
+def test_weight_decay_spares_the_parameters(parametrization):
+    options = {"parametrization": parametrization}
+    net = SPDNet(5, (4,), 2, batchnorm_options=options)
+    optimizer = build_optimizer(net, "adamw", weight_decay=0.1)
+    decay = {
+        id(p): group["weight_decay"]
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert len(decay) == len(list(net.parameters()))
+    assert {decay[id(p)] for p in net.layers[1].parameters()} == {0.0}
+    assert decay[id(net.head.weight)] == 0.1
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    spared = {"manifold": "manifold, no decay", "cholesky": "euclidean, no decay"}
+    kinds = {"euclidean", "compact", spared[parametrization]}
+    assert set(rates) == kinds
+    assert len(set(rates.values())) == 2
+
+
 def test_mean_iterations_converge_to_the_barycenter(make_spd):
     x = make_spd(8)
     bn = layer(mean_iterations=100, momentum=1.0)
@@ -524,6 +652,23 @@ def test_mean_iterations_converge_to_the_barycenter(make_spd):
     bn = layer(mean_iterations=0, momentum=1.0)
     bn(x)
     torch.testing.assert_close(bn.running_mean, x.mean(0))
+
+
+def test_starts_at_the_identity():
+    bn = layer(3)
+    eye = torch.eye(3, dtype=DOUBLE)
+    for value in (bn.metric, bn.bias, bn.running_mean):
+        assert torch.equal(value, eye)
+    assert bn.scale == bn.running_var == 1
+    assert bn.num_batches_tracked == 0
+    assert (bn.momentum, bn.eps, bn.power, bn.mean_iterations) == (0.1, 1e-5, 1.0, 1)
+    assert (bn.stats_grad, bn.fold, bn.check_domain) == (False, False, False)
+    assert (bn.dispersion, bn.root, bn.parametrization) == ("mean", "eigh", "manifold")
+
+
+def test_deformed_output_is_the_power(make_spd):
+    bn, x = random_layer(make_spd, power=1.5), make_spd(6)
+    torch.testing.assert_close(bn(x, deformed=True), powm(bn(x), 1.5))
 
 
 def test_repr():

@@ -89,6 +89,36 @@ def test_equals_the_layers_one_by_one(make_spd):
     torch.testing.assert_close(model(x), model.head(y))
 
 
+@pytest.mark.parametrize("power", [0.5, 1.5, -1.0])
+@pytest.mark.parametrize("options", [{}, {"position": "after_reeig"}])
+@pytest.mark.parametrize("threshold", [0.3, None])
+def test_power_of_the_normalisation_goes_into_the_logarithm(
+    power, options, threshold, make_spd, monkeypatch
+):
+    """The last power, clip and logarithm share one eigendecomposition."""
+    options = {**options, "power": power}
+    model = net(5, (4,), 2, threshold=threshold or 1e-4, **options).eval()
+    if threshold is None:
+        model.log.threshold = None
+    x = make_spd(20, n=5, condition=100.0).requires_grad_()
+    calls, eigh = [], torch.linalg.eigh
+
+    def count(x):
+        calls.append(x.shape[:-2].numel() == 20)
+        return eigh(x)
+
+    monkeypatch.setattr(torch.linalg, "eigh", count)
+    fused = model.features(x)
+    number = sum(calls)
+    calls.clear()
+    plain = model.log(model.layers(x))
+    if power != 0.5 and (power > 0 or model.log.threshold is None):
+        assert number == sum(calls) - 1
+    torch.testing.assert_close(fused, plain)
+    grads = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (fused, plain)]
+    torch.testing.assert_close(*grads)
+
+
 def test_gradcheck_of_the_whole_network(make_spd):
     model = net(4, (3,), 2, batchnorm="gbw", batchnorm_options={"stats_grad": True})
     x = make_spd(4, n=4, condition=5.0).requires_grad_()
@@ -202,6 +232,7 @@ def test_conv_net_on_epochs(generator):
         (lambda: SPDNet(5, (3,), 2, batchnorm="layer"), "expected one of"),
         (lambda: SPDNet(5, (3,), 2, power=0.0), "power"),
         (lambda: SPDNet(5, (3,), 2, momentum=2.0), "momentum"),
+        (lambda: LogEig(threshold=0.1)(torch.eye(3), -1.0), "power: expected a pos"),
         (lambda: SPDNet(5, (3,), 2)(torch.eye(4)), r"shape \(..., 5, 5\)"),
         (lambda: SPDNet(5, (3,), 2)(torch.eye(5)[None]), "batch|matri"),
     ],
