@@ -75,7 +75,7 @@ def _silu_backward(grad: Tensor, x: Tensor) -> Tensor:
     return grad * (s * (1 + x * (1 - s)))
 
 
-def silu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+def silu_linear(x: Tensor, linear: nn.Module) -> Tensor:
     """``linear(silu(x))`` with less memory: features of pairs are what fills it."""
     return _SiLULinear.apply(x, linear.weight, linear.bias)
 
@@ -96,7 +96,9 @@ class PairLinear(nn.Linear):
         weight = self.weight
         return weight[:, :n], weight[:, n : 2 * n], weight[:, 2 * n :]
 
-    def forward(self, h: Tensor, pair: Tensor, pairs: Pairs) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, h: Tensor, pair: Tensor, pairs: Pairs
+    ) -> Tensor:
         """Features (B, N, H) and pair features to pair features."""
         receiver, sender, feature = self.split()
         return pairs.spread(

@@ -84,8 +84,7 @@ class DensePairs:
         self, n_agents: int, mask: Tensor | None, normalize: str, like: Tensor
     ):
         self.n_agents = n_agents
-        options = {"dtype": like.dtype, "device": like.device}
-        others = 1 - torch.eye(n_agents, **options)
+        others = 1 - torch.eye(n_agents, dtype=like.dtype, device=like.device)
         self.valid = None if mask is None else mask[:, None, :, None].to(like.dtype)
         weight = others[..., None]
         self.weight = weight if self.valid is None else weight * self.valid

@@ -38,12 +38,23 @@ class DisplacementLoss(nn.Module):
 
     With several modes the best one of each agent counts. ``ego`` counts the first
     agent only. The entropy of the categories, times ``entropy_weight``, is added.
+    Distances at each step are multiplied by ``step_weights``.
     """
 
-    def __init__(self, n_modes: int = 1, ego: bool = False, entropy_weight: float = 0):
+    step_weights: Tensor | None
+
+    def __init__(
+        self,
+        n_modes: int = 1,
+        ego: bool = False,
+        entropy_weight: float = 0,
+        step_weights: list[float] | None = None,
+    ):
         super().__init__()
         self.n_modes, self.ego = n_modes, ego
         self.entropy_weight = entropy_weight
+        weights = None if step_weights is None else torch.tensor(step_weights)
+        self.register_buffer("step_weights", weights)
 
     def forward(self, out: tuple[Tensor, Tensor | None], target: Tensor) -> Tensor:
         """Return the loss of one batch."""
@@ -56,6 +67,8 @@ class DisplacementLoss(nn.Module):
             target, known = target[:, :, None], known[:, :, None]
         gap = (pred - target).where(known[..., None], 0.0)
         error = torch.linalg.vector_norm(gap, dim=-1)
+        if self.step_weights is not None:
+            error = error * self.step_weights.to(error.dtype)
         if self.n_modes > 1:
             best = error.sum(-1).argmin(2, keepdim=True)
             error = error.gather(
@@ -174,6 +187,8 @@ def plain(name: str, value):
         value = value.item()
     if isinstance(value, dict):
         return {str(k): plain(name, v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(name, v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{name}: expected a plain value to save, found {value!r}")

@@ -57,6 +57,9 @@ class MotionForecaster(BaseEstimator):
         Further options of EqMotion, such as ``{"rescale": "speed"}``.
     supervise : {"all", "ego"}, default="all"
         Whose forecasts the loss counts: all agents, or the first of each sample.
+    step_weights : array-like of shape (horizon,), optional
+        Factors of the loss at each step to forecast; EqMotion takes
+        ``horizon / np.arange(1, 5, 4 / horizon)`` for one second of human motion.
     entropy_weight : float, default=0.0
         Weight in the loss of the entropy of inferred categories; makes them sharper.
     time_reversal : bool, default=False
@@ -122,6 +125,7 @@ class MotionForecaster(BaseEstimator):
         missing: str = "raise",
         model_options: dict | None = None,
         supervise: str = "all",
+        step_weights=None,
         entropy_weight: float = 0.0,
         time_reversal: bool = False,
         lr: float = 5e-4,
@@ -149,6 +153,7 @@ class MotionForecaster(BaseEstimator):
         self.missing = missing
         self.model_options = model_options
         self.supervise = supervise
+        self.step_weights = step_weights
         self.entropy_weight = entropy_weight
         self.time_reversal = time_reversal
         self.lr = lr
@@ -416,6 +421,7 @@ class MotionForecaster(BaseEstimator):
                 "n_modes": self.n_modes,
                 "ego": self.supervise == "ego",
                 "entropy_weight": self.entropy_weight,
+                "step_weights": self._step_weights(),
             },
             optimizer=torch.optim.Adam,
             lr=self.lr,
@@ -424,6 +430,17 @@ class MotionForecaster(BaseEstimator):
             batch_size=self.batch_size,
             device=self.device,
         )
+
+    def _step_weights(self) -> list[float] | None:
+        if self.step_weights is None:
+            return None
+        weights = np.asarray(self.step_weights, dtype=float)
+        if weights.shape != (self.horizon_len_,) or not (weights >= 0).all():
+            raise ValueError(
+                f"step_weights: expected {self.horizon_len_} numbers >= 0, one a step "
+                f"to forecast, found {self.step_weights!r}"
+            )
+        return weights.tolist()
 
     def _evaluation_mode(self) -> None:
         self.net_.module_.eval()

@@ -57,7 +57,7 @@ class EGNN(nn.Module):
         self.pull = nn.ModuleList(_mlp(hidden, hidden, 1) for _ in range(n_layers))
         self.push = nn.ModuleList(_mlp(hidden, hidden, 1) for _ in range(n_layers))
         for pull in self.pull:  # the authors' start of the coordinate map
-            nn.init.xavier_uniform_(pull[-1].weight, gain=0.001)
+            nn.init.xavier_uniform_(pull.get_parameter("2.weight"), gain=0.001)
         self.out = nn.Linear(hidden, t_out * t_in)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -254,3 +254,12 @@ def test_input_is_left_as_it_was(model):
     model(x, mask, category)
     for a, b in zip((x, mask, category), before, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda(model):
+    x, mask = tracks(2, 3, 5, 3), torch.tensor([[True, True, False]] * 2)
+    expected, out = model(x, mask), model.cuda()(x.cuda(), mask)
+    assert out.pred.is_cuda
+    torch.testing.assert_close(out.pred.cpu(), expected.pred)

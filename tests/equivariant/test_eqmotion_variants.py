@@ -94,24 +94,26 @@ def test_nearest_neighbors_and_radius():
         neighbor_graph(x)
 
 
+SKELETON = {"n_categories": 4, "n_null": 2, "n_agents": 22}
+PEDESTRIAN = {"n_categories": 4, "n_null": 2, "n_modes": 20}
+
+
 @pytest.mark.parametrize(
-    ("kw", "expected"),
+    ("steps", "kw", "published", "dead"),
     [
-        ({"past_len": 20, "future_len": 20}, 468166 - 78852),
-        (
-            {
-                "past_len": 8,
-                "future_len": 12,
-                "n_categories": 4,
-                "n_null": 2,
-                "n_modes": 20,
-            },
-            3027268 - 1528000,
-        ),
+        ((20, 20), {}, 468166, 78852),
+        ((10, 10), {"channels": 32}, 316230, 56068),
+        ((10, 10), {"channels": 72, **SKELETON}, 503268, 64512),
+        ((25, 25), {"channels": 96, **SKELETON}, 645732, 72192),
+        ((8, 12), PEDESTRIAN, 3027268, 1528000),
     ],
+    ids=["particles", "molecules", "skeleton", "long skeleton", "pedestrians"],
 )
-def test_sizes_are_the_authors_without_what_they_never_train(kw, expected):
-    assert sum(p.numel() for p in EqMotion(**kw).parameters()) == expected
+def test_sizes_are_the_authors_without_what_they_never_train(
+    steps, kw, published, dead
+):
+    model = EqMotion(*steps, **kw)
+    assert sum(p.numel() for p in model.parameters()) == published - dead
 
 
 @pytest.mark.parametrize("modes", [1, 3])

@@ -117,6 +117,27 @@ def test_modes_ego_entropy_and_reversal():
     )
 
 
+def test_step_weights_change_what_is_learned(tmp_path):
+    from manifoldkit.equivariant._forecaster_training import DisplacementLoss
+
+    pred, target = torch.zeros(2, 1, 3, 2), torch.ones(2, 1, 3, 2)
+    target[..., 1, :] = 2
+    weighted = DisplacementLoss(step_weights=[1.0, 0.0, 5.0])((pred, None), target)
+    torch.testing.assert_close(weighted, torch.tensor(6 * 2**0.5 / 3))
+    X = straight()
+    early = forecaster(step_weights=[1, 0, 0, 0], lr=5e-3, max_epochs=30).fit(X)
+    error = np.linalg.norm(early.predict(X) - X[:, :, 4:], axis=-1).mean((0, 1))
+    even = forecaster(lr=5e-3, max_epochs=30).fit(X)
+    plain = np.linalg.norm(even.predict(X) - X[:, :, 4:], axis=-1).mean((0, 1))
+    assert error[3] > 2 * plain[3]
+    assert error[0] < error[3]
+    early.save(tmp_path / "early")
+    loaded = MotionForecaster.load(tmp_path / "early")
+    assert loaded.step_weights == [1, 0, 0, 0]
+    with pytest.raises(ValueError, match="step_weights: expected 4 numbers"):
+        forecaster(step_weights=np.ones(3)).fit(X)
+
+
 def test_agent_embedding_tells_agents_apart():
     X = straight()
     model = forecaster(agent_embedding=True).fit(X)
