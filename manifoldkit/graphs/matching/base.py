@@ -150,8 +150,8 @@ class MatchingNetwork(nn.Module):
             edge_dim = edge.in_features
         if len(packed) and (packed.node_dim != wide or packed.edge_dim != edge_dim):
             raise ValueError(
-                f"{name}: expected {wide} features a node and {edge_dim} an edge, found "
-                f"{packed.node_dim} and {packed.edge_dim}"
+                f"{name}: expected {wide} features a node and {edge_dim} an edge, "
+                f"found {packed.node_dim} and {packed.edge_dim}"
             )
         return packed
 
@@ -299,7 +299,8 @@ class MatchingNetwork(nn.Module):
         """
         from manifoldkit.graphs.matching.upstream import load_upstream, upstream_sizes
 
-        network = cls(kind=kind, parity=parity, **upstream_sizes(state), **options)  # type: ignore[call-arg]
+        sizes: dict[str, Any] = upstream_sizes(state)
+        network = cls(kind=kind, parity=parity, **sizes, **options)
         return load_upstream(network, state)
 
 

@@ -95,6 +95,9 @@ class ExactSolver:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_worker": None}
+
     def close(self) -> None:
         """End the helper process, if there is one."""
         if self._worker is not None:
@@ -152,7 +155,8 @@ class ExactSolver:
         if self.solver == "networkx":
             return self._networkx(*self._natives(query, graph))
         if self.budget is None or graph.plain.num_nodes <= _SMALL:
-            return lad(*self._natives(query, graph), self.induced), True
+            left, right = self._natives(query, graph)
+            return lad(left, right, self.induced), True
         if self._worker is None:
             self._worker = _Worker()
         answer = self._worker.ask(query.plain, graph.plain, self.induced, self.budget)
@@ -173,7 +177,7 @@ class ExactSolver:
 
         limit = None if self.budget is None else time.perf_counter() + self.budget
 
-        class Timed(GraphMatcher):  # type: ignore[misc, valid-type]
+        class Timed(GraphMatcher):
             def syntactic_feasibility(self, *nodes: Any) -> bool:
                 if limit is not None and time.perf_counter() > limit:
                     raise TimeoutError

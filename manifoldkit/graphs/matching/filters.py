@@ -1,10 +1,13 @@
 """Necessary conditions: cheap tests that never reject a graph that holds the query."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 
+from manifoldkit.graphs.matching.corpus import blocks
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
 from manifoldkit.graphs.matching.motifs import motif_counts
 
@@ -55,34 +58,54 @@ class CountFilter:
         self.kind, self.semantics, self.limit = kind, semantics, limit
         self._size = size if semantics == "induced" else 0
 
-    def fit(self, corpus: Any) -> "CountFilter":
-        """Count in a list of graphs.
+    def fit(self, corpus: Any, n_jobs: int | None = None) -> "CountFilter":
+        """Count in a list of graphs, or in one on disk.
+
+        Parameters
+        ----------
+        corpus : sequence of graphs
+            Read in blocks.
+        n_jobs : int, optional
+            Processes (joblib).
 
         Returns
         -------
         self
         """
-        graphs = as_graphs(corpus, "corpus")
-        basic = _basic_counts(graphs)
-        self._n_basic = basic.shape[1]
-        self._kinds = np.zeros(0, np.uint64)
-        self._kind_size = np.zeros(0, np.int64)
-        self._depth = np.full(len(graphs), self._size)
-        columns = [basic]
-        if self._size:
-            found = motif_counts(graphs, self._size, self.limit)
-            self._kinds, first, column = np.unique(
-                found.kind, return_index=True, return_inverse=True
-            )
-            self._kind_size, self._depth = found.size[first], found.depth
-            table = np.zeros((len(graphs), len(self._kinds)), np.uint16)
-            table[found.graph, column.reshape(-1)] = np.minimum(found.count, _CAP)
-            uncounted = self._kind_size[None, :] > self._depth[:, None]
-            table[uncounted] = _CAP  # unknown: admits anything
-            columns.append(table)
-        self._columns = np.ascontiguousarray(np.concatenate(columns, 1).T)
-        self.counts_ = self._columns.T
+        if not isinstance(corpus, Sequence):
+            corpus = as_graphs(corpus, "corpus")
+        tables = Parallel(n_jobs)(
+            delayed(_table)(block, start, self._size, self.limit)
+            for start, block in blocks(corpus)
+        )
+        self._join(list(tables), len(corpus))
         return self
+
+    def _join(self, tables: list, length: int) -> None:
+        """Put the tables of the blocks under common columns."""
+        self._n_basic = max((basic.shape[1] for basic, _ in tables), default=_WALKS + 1)
+        motifs = [found for _, found in tables if found is not None]
+        self._depth = np.full(length, self._size)
+        self._kinds, size = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        if motifs:
+            kind = np.concatenate([found.kind for found in motifs])
+            self._kinds, first = np.unique(kind, return_index=True)
+            size = np.concatenate([found.size for found in motifs])[first]
+        columns = np.zeros((self._n_basic + len(self._kinds), length), np.uint16)
+        start = 0
+        for basic, found in tables:
+            stop = start + len(basic)
+            columns[: basic.shape[1], start:stop] = basic.T
+            if found is not None:
+                at = self._n_basic + np.searchsorted(self._kinds, found.kind)
+                columns[at, start + found.graph] = np.minimum(found.times, _CAP)
+                self._depth[start:stop] = found.depth
+            start = stop
+        for depth in np.unique(self._depth[self._depth < self._size]):
+            # not counted there: unknown, so it admits anything
+            graphs, kinds = self._depth == depth, np.flatnonzero(size > depth)
+            columns[np.ix_(self._n_basic + kinds, graphs)] = _CAP
+        self._columns, self.counts_ = columns, columns.T
 
     def admits(self, query: Any) -> np.ndarray:
         """Return which graphs of the corpus may contain the query.
@@ -139,7 +162,7 @@ class CountFilter:
             known = np.zeros(len(at), bool)
             if len(self._kinds):
                 known = self._kinds[at] == found.kind
-            count = np.minimum(found.count, _CAP).astype(np.uint16)
+            count = np.minimum(found.times, _CAP).astype(np.uint16)
             demand[found.graph[known], self._n_basic + at[known]] = count[known]
             for graph, size in zip(
                 found.graph[~known], found.size[~known], strict=True
@@ -157,6 +180,12 @@ def _motif_size(kind: str) -> int:
             f"kind: expected 'degree' or 'motif1' to 'motif9', found {kind!r}"
         )
     return int(match[1])
+
+
+def _table(graphs: Any, start: int, size: int, limit: int) -> tuple:
+    """Count in one block of the corpus."""
+    plain = [as_graph(g, f"corpus[{start + i}]") for i, g in enumerate(graphs)]
+    return _basic_counts(plain), motif_counts(plain, size, limit) if size else None
 
 
 def _basic_counts(graphs: list[PlainGraph]) -> np.ndarray:

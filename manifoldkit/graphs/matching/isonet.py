@@ -104,8 +104,9 @@ class IsoNet(MatchingNetwork):
         both = first
         if both is None or both[0] is None:
             both = self._embed(pair)
-        found = self._align(pair, *both)
-        return self._score(pair, *both, found), [found.plan]
+        q, c = both
+        found = self._align(pair, q, c)
+        return self._score(pair, q, c, found), [found.plan]
 
     def encode(self, graphs: GraphBatch) -> Tensor:
         """Return the embeddings of nodes or edges, (B, n, d)."""
@@ -192,6 +193,8 @@ class GMNMatch(MatchingNetwork):
             self.readout(
                 side, torch.arange(side.shape[1], device=side.device) < n[:, None]
             )
-            for side, n in zip(pair.sides.split(run.x), (query.size, corpus.size))
+            for side, n in zip(
+                pair.sides.split(run.x), (query.size, corpus.size), strict=True
+            )
         )
         return -torch.relu(q - c).sum(-1), plans

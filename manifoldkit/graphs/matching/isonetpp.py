@@ -151,18 +151,18 @@ class IsoNetPP(MatchingNetwork):
         run = (
             _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
         )
-        store, plans = None, []
+        partners, plans = None, []
+        known = first is not None and first[0] is not None
         for t in range(self.rounds):
-            if t == 0 and first is not None and first[0] is not None:
-                both = first[0], first[1]
-            else:
-                states = run.states(None if store is None else self._partners(*store))
-                both = run.sides.split(torch.cat(states, 1))  # (B, n, K * d)
-            last = [side[..., -self.state_dim :] for side in both]
-            found = self._align(pair, *last)
+            both: Any = first  # (B, n, K * d) each
+            if t or not known:
+                both = run.sides.split(torch.cat(run.states(partners), 1))
+            q, c = (side[..., -self.state_dim :] for side in both)
+            found = self._align(pair, q, c)
             plans.append(found.plan)
-            store = found.plan, *both
-        return self._score(pair, *last, found), plans
+            if t + 1 < self.rounds:
+                partners = self._partners(found.plan, *both)
+        return self._score(pair, q, c, found), plans
 
     def encode(self, graphs: GraphBatch) -> Tensor:
         """Return the states of round 1, (B, n, layers * d), for one set of graphs."""

@@ -1,4 +1,4 @@
-"""igraph's LAD, and the process in which it runs when it must be possible to stop it."""
+"""igraph's LAD, and the process it runs in when it must be possible to stop it."""
 
 import json
 import sys

@@ -9,7 +9,7 @@ from manifoldkit.linalg.checks import check_floating
 def pairwise_ranking_loss(
     scores: Tensor, labels: Tensor, margin: float = 0.5
 ) -> Tensor:
-    r"""Return the mean of ``relu(margin + s_neg - s_pos)`` over all positive-negative pairs.
+    r"""Return ``relu(margin + s_neg - s_pos)``, mean over positive-negative pairs.
 
     The scores are asymmetric (how much of the *query* is not covered), the loss is the
     hinge over every pair of a positive and a negative in the batch. Zero if the batch

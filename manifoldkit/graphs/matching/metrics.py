@@ -110,9 +110,9 @@ def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores
         (average_precision(s, r), hits_at_k(s, r, k), precision_at_k(s, r, k))
         for s, r in zip(scores[usable], relation[usable], strict=True)
     ]
-    means = np.mean(rows, 0).tolist()
+    mean_ap, hits, precision = np.mean(rows, 0).tolist()
     n = int(usable.sum())
-    return RetrievalScores(*means, n, len(scores) - n)
+    return RetrievalScores(mean_ap, hits, precision, n, len(scores) - n)
 
 
 def _checked(scores: Any, relevant: Any, k: int = 1) -> tuple[np.ndarray, np.ndarray]:

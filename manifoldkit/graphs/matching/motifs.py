@@ -15,7 +15,7 @@ class MotifCounts(NamedTuple):
 
     Attributes
     ----------
-    graph, kind, count : ndarray, shape (n_entries,)
+    graph, kind, times : ndarray, shape (n_entries,)
         Sparse table; kinds are numbers that isomorphic subgraphs share (and that very
         different ones could share too, which only adds their counts).
     size : ndarray, shape (n_entries,)
@@ -26,7 +26,7 @@ class MotifCounts(NamedTuple):
 
     graph: np.ndarray
     kind: np.ndarray
-    count: np.ndarray
+    times: np.ndarray
     size: np.ndarray
     depth: np.ndarray
 
@@ -53,7 +53,7 @@ def motif_counts(
     --------
     >>> import numpy as np
     >>> triangle = PlainGraph(3, np.array([[0, 1], [1, 2], [2, 0]]))
-    >>> motif_counts([triangle], 3).count.tolist()
+    >>> motif_counts([triangle], 3).times.tolist()
     [3, 3, 1]
     """
     if size < 1:
@@ -71,7 +71,8 @@ def motif_counts(
     if not parts:
         empty = np.zeros(0, np.int64)
         return MotifCounts(empty, empty.astype(np.uint64), empty, empty, depth)
-    return MotifCounts(*(np.concatenate(column) for column in zip(*parts)), depth)
+    graph, kind, times, level = map(np.concatenate, zip(*parts, strict=True))
+    return MotifCounts(graph, kind, times, level, depth)
 
 
 def _blocks(graphs: list[PlainGraph]) -> Iterator[np.ndarray]:
@@ -99,7 +100,7 @@ def _enumerate(
     limit: int,
     depth: np.ndarray,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield (level, graph of each set, kind of each set); lower ``depth`` on the way."""
+    """Yield (level, graph of each set, kind of each set); lower ``depth`` meanwhile."""
     n = max((graphs[i].num_nodes for i in index), default=0)
     if n == 0:
         return

@@ -72,13 +72,14 @@ def sinkhorn(
 
     References
     ----------
-    Mena et al., "Learning latent permutations with Gumbel-Sinkhorn networks", ICLR 2018.
+    Mena et al., "Learning latent permutations with Gumbel-Sinkhorn networks", ICLR
+    2018.
 
     Examples
     --------
     >>> plan = sinkhorn(torch.eye(3, dtype=torch.float64))
-    >>> bool((plan.diagonal() > 0.99).all()), bool(torch.allclose(plan.sum(0), plan.new_ones(3)))
-    (True, True)
+    >>> bool((plan.diagonal() > 0.99).all())
+    True
     """
     rows, columns = _masses(log_alpha, row_mass, column_mass)
     if not tau > 0:
@@ -222,7 +223,7 @@ class _Scaling(torch.autograd.Function):
             grad_u = grad_u + torch.bmm(kernel, right[t].unsqueeze(-1)).squeeze(-1)
             torch.mul(grad_u * u[t], -by_row * u[t], out=left[t])
             grad_v = torch.bmm(turned, left[t].unsqueeze(-1)).squeeze(-1)
-            grad_u = 0.0
+            grad_u = torch.zeros_like(grad_u)
         outer = torch.bmm(
             torch.cat([u, left]).permute(1, 2, 0),
             torch.cat([right, v[:-1]]).transpose(0, 1),

@@ -1,0 +1,103 @@
+"""A retriever on disk: settings as JSON, weights and corpus as safetensors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.graphs.matching.base import MatchingNetwork
+from manifoldkit.graphs.matching.corpus import GraphCorpus
+from manifoldkit.graphs.matching.inputs import PlainGraph
+
+_FORMAT = "manifoldkit.graphs.SubgraphRetriever"
+
+
+def write_retriever(path: str | Path, retriever: Any) -> None:
+    """Write ``path.json`` and ``path.safetensors``."""
+    tensors, sizes = {}, {}
+    for name in ("model_", "late_"):
+        network = getattr(retriever, name, None)
+        if network is None:
+            continue
+        for key, value in network.state_dict().items():
+            tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
+        sizes[name] = _input_dims(network)
+    content: dict[str, Any] = {
+        "format": _FORMAT,
+        "params": {k: _plain(k, v) for k, v in retriever.get_params().items()},
+        "input_dims": sizes,
+        "history": getattr(retriever, "history_", []),
+    }
+    corpus = retriever.cascade_.corpus
+    if isinstance(corpus, GraphCorpus):
+        content["corpus"] = str(corpus.folder.resolve())
+    else:
+        edges = [torch.from_numpy(g.edges) for g in corpus]
+        tensors["corpus.edges"] = torch.cat([torch.zeros(0, 2).long(), *edges])
+        tensors["corpus.num_edges"] = torch.tensor([len(e) for e in edges]).long()
+        counts = [g.num_nodes for g in corpus]
+        tensors["corpus.num_nodes"] = torch.tensor(counts).long()
+    text = json.dumps(content, indent=2)  # before anything is written: it may refuse
+    _safetensors().save_file(tensors, str(_file(path, ".safetensors")))
+    _file(path, ".json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_retriever(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read both files.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        The file holds something else.
+    """
+    file = _file(path, ".json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{file} does not hold a {_FORMAT}")
+    return content, _safetensors().load_file(str(_file(path, ".safetensors")))
+
+
+def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    """Return the corpus that was indexed; features are not stored."""
+    if "corpus" in content:
+        return GraphCorpus(content["corpus"])
+    edges = torch.split(tensors["corpus.edges"], tensors["corpus.num_edges"].tolist())
+    counts = tensors["corpus.num_nodes"].tolist()
+    return [PlainGraph(n, e.numpy()) for n, e in zip(counts, edges, strict=True)]
+
+
+def _input_dims(network: MatchingNetwork) -> tuple[int, int]:
+    nodes = network.node_encoder.in_features
+    if network.edge_encoder is not None:
+        return nodes, network.edge_encoder.in_features
+    message = network.propagation.message.in_features
+    return nodes, message - 2 * network.propagation.dim
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise MissingExtraError("saving a retriever", "safetensors", "train") from None
+    return safetensors.torch
+
+
+def _file(path: str | Path, suffix: str) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + suffix)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name}: expected a plain value to save, found {value!r}")

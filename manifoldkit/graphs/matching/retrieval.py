@@ -1,0 +1,487 @@
+"""Retrieval of the graphs that contain a query, behind scikit-learn's interface."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+
+from manifoldkit.graphs.matching._retriever_files import (
+    read_retriever,
+    stored_corpus,
+    write_retriever,
+)
+from manifoldkit.graphs.matching._retriever_training import train
+from manifoldkit.graphs.matching.base import MatchingNetwork
+from manifoldkit.graphs.matching.cascade import Cascade, SearchResult
+from manifoldkit.graphs.matching.corpus import GraphCorpus
+from manifoldkit.graphs.matching.exact import ExactSolver
+from manifoldkit.graphs.matching.filters import CountFilter
+from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
+from manifoldkit.graphs.matching.isonet import GMNMatch, IsoNet
+from manifoldkit.graphs.matching.isonetpp import IsoNetPP
+from manifoldkit.graphs.matching.metrics import RetrievalScores, retrieval_scores
+from manifoldkit.graphs.matching.packed import PackedGraphs
+
+_MODELS = ("isonetpp-node", "isonetpp-edge", "isonet-node", "isonet-edge", "gmn")
+
+
+class SubgraphRetriever(BaseEstimator):
+    """Search a corpus for the graphs that contain a query.
+
+    Stages, each of which may be left out: a sound filter by counts, which never rejects
+    a graph that holds the query; scores of a late-interaction network, of which the
+    best go on; scores of an early-interaction network; an exact check within a time
+    budget. For graphs of about 20 nodes the exact check of everything that passes the
+    filter, ``model=None, verify="all"``, is both faster and better than any network;
+    networks rank where graphs are so large that exact answers time out, or where
+    "almost contained" is what is looked for.
+
+    Parameters
+    ----------
+    model : str or None, default="isonetpp-node"
+        "isonetpp-node", "isonetpp-edge", "isonet-node", "isonet-edge", "gmn" or None.
+    late : {"isonet-node", "isonet-edge"} or None, default=None
+        A cheaper network that chooses what ``model`` sees.
+    keep : int, default=500
+        How many graphs go on from the late stage.
+    filter : str or None, default="motif6"
+        "degree", "motif4" to "motif9" (:class:`CountFilter`), or None.
+    verify : {None, "top", "all"}, default=None
+        Exact checks: down the ranking until ``k`` graphs are verified, or of all that
+        pass the filter.
+    verify_budget_ms : float, optional
+        Time for one pair; what is not decided stays "unverified". Default no limit.
+    solver : {"auto", "igraph", "networkx"}, default="auto"
+        See :class:`ExactSolver`.
+    semantics : {"induced", "monomorphism"}, default="induced"
+        Whether edges of the corpus graph between images of unlinked nodes forbid a
+        match. Filter, networks and solver follow it.
+    rounds, layers : int, default=3, 5
+        Of IsoNet++.
+    lr, weight_decay : float, default=3e-3, 5e-4
+        Of Adam.
+    schedule : bool, default=False
+        Learning rate that rises and falls once over ``max_epochs``.
+    clip : float, default=1.0
+        Largest norm of the gradient.
+    margin : float, default=0.5
+        Of the ranking loss.
+    max_epochs, steps_per_epoch, batch_size : int, default=100, 200, 128
+        An epoch is ``steps_per_epoch`` batches of pairs.
+    max_seconds : float, optional
+        Ends training of a network after the epoch that passes it.
+    early_stopping : bool, default=True
+        Validate on MAP after every epoch, stop when it has not improved for
+        ``patience`` epochs and keep the best weights.
+    validation_fraction : float, default=0.2
+        Share of the queries, unless ``fit`` is given ``validation``.
+    patience : int, default=20
+        Epochs without improvement.
+    device : str, default="cpu"
+        Of the networks.
+    n_jobs : int, optional
+        Processes that count for the filter and answer queries (joblib).
+    random_state : int, RandomState instance or None, default=None
+        Of weights, batches and the validation share.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    model_, late_ : MatchingNetwork or None
+        The networks.
+    history_ : list of dict
+        One row an epoch of ``model``: ``epoch``, ``train_loss``, ``valid_map``,
+        ``dur``.
+    n_indexed_ : int
+        Graphs in the index.
+
+    Examples
+    --------
+    >>> from manifoldkit.datasets import make_molecule_graphs
+    >>> corpus = make_molecule_graphs(50, random_state=0)
+    >>> ring = (6, [(i, (i + 1) % 6) for i in range(6)])
+    >>> retriever = SubgraphRetriever(model=None, verify="all").index(corpus)
+    >>> found = retriever.search(ring, k=3)
+    >>> found.status.tolist()
+    ['verified', 'verified', 'verified']
+    """
+
+    model_: MatchingNetwork | None
+    late_: MatchingNetwork | None
+    cascade_: Cascade
+
+    def __init__(
+        self,
+        model: str | None = "isonetpp-node",
+        *,
+        late: str | None = None,
+        keep: int = 500,
+        filter: str | None = "motif6",
+        verify: str | None = None,
+        verify_budget_ms: float | None = None,
+        solver: str = "auto",
+        semantics: str = "induced",
+        rounds: int = 3,
+        layers: int = 5,
+        lr: float = 3e-3,
+        weight_decay: float = 5e-4,
+        schedule: bool = False,
+        clip: float = 1.0,
+        margin: float = 0.5,
+        max_epochs: int = 100,
+        steps_per_epoch: int = 200,
+        batch_size: int = 128,
+        max_seconds: float | None = None,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        patience: int = 20,
+        device: str = "cpu",
+        n_jobs: int | None = None,
+        random_state=None,
+        verbose: int = 0,
+    ):
+        self.model = model
+        self.late = late
+        self.keep = keep
+        self.filter = filter
+        self.verify = verify
+        self.verify_budget_ms = verify_budget_ms
+        self.solver = solver
+        self.semantics = semantics
+        self.rounds = rounds
+        self.layers = layers
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip = clip
+        self.margin = margin
+        self.max_epochs = max_epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        self.max_seconds = max_seconds
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, queries: Any, corpus: Any, relation: Any, validation: Any = None):
+        """Train the networks and index the corpus.
+
+        Parameters
+        ----------
+        queries, corpus : list of graphs
+            PyG Data, networkx graphs or pairs (num_nodes, edges); the corpus may also
+            be a :class:`GraphCorpus`.
+        relation : array-like, shape (n_queries, n_corpus)
+            Nonzero where the corpus graph contains the query.
+        validation : (queries, relation), optional
+            For early stopping; default a share of the queries.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Settings or shapes that do not fit; graphs that are directed or have loops;
+            no positive or no negative pair to learn from.
+        MissingExtraError
+            skorch is not installed.
+        """
+        self._check_settings()
+        queries = as_graphs(queries, "queries")
+        relation = _check_relation(relation, len(queries), len(corpus), "relation")
+        rng = check_random_state(self.random_state)
+        self.model_ = self.late_ = None
+        self.history_: list[dict] = []
+        if self.model is not None or self.late is not None:
+            held = self._validation(queries, relation, len(corpus), validation, rng)
+            (queries, relation), held = held
+            if relation.all() or not relation.any():
+                raise ValueError(
+                    "relation: expected positive and negative pairs to learn from"
+                )
+            stored = PackedGraphs(corpus[:], device=self.device, name="corpus")
+            asked = PackedGraphs(queries, device=self.device, name="queries")
+            if held is not None:
+                held = PackedGraphs(held[0], device=self.device), held[1]
+            for name in ("late", "model"):
+                kind = getattr(self, name)
+                if kind is None:
+                    continue
+                seed = int(rng.randint(2**31 - 1))
+                network = self._network(kind, asked.node_dim, asked.edge_dim, seed)
+                options = {
+                    key: getattr(self, key)
+                    for key in (
+                        *("lr", "weight_decay", "schedule", "clip", "margin"),
+                        *("max_epochs", "steps_per_epoch", "batch_size"),
+                        *("max_seconds", "patience", "verbose", "device"),
+                    )
+                }
+                rows = train(network, asked, stored, relation, held, options, seed)
+                setattr(self, f"{name}_", network)
+                if name == "model" or not self.history_:
+                    self.history_ = rows
+        return self.index(corpus)
+
+    def index(self, corpus: Any):
+        """Take in the corpus to search; one other than that of ``fit`` is fine.
+
+        Parameters
+        ----------
+        corpus : list of graphs or GraphCorpus
+            A :class:`GraphCorpus` stays on disk; only counts of it are in memory.
+
+        Returns
+        -------
+        self
+        """
+        self._check_settings()
+        if not isinstance(corpus, GraphCorpus):
+            corpus = as_graphs(corpus, "corpus")
+        for name in ("model", "late"):
+            if (
+                getattr(self, name) is not None
+                and getattr(self, f"{name}_", None) is None
+            ):
+                raise NotFittedError(
+                    f"{name}={getattr(self, name)!r} has no weights yet: call fit or "
+                    "load first, or search without networks with model=None"
+                )
+        begin = time.perf_counter()
+        self.n_indexed_ = len(corpus)
+        self.filter_ = None
+        if self.filter is not None:
+            self.filter_ = CountFilter(self.filter, self.semantics)
+            self.filter_.fit(corpus, self.n_jobs)
+        if hasattr(self, "cascade_"):
+            self.cascade_.solver.close()
+        self.cascade_ = Cascade(
+            corpus,
+            filter=self.filter_,
+            late=getattr(self, "late_", None),
+            early=getattr(self, "model_", None),
+            keep=self.keep,
+            verify=self.verify,
+            solver=ExactSolver(self.semantics, self.verify_budget_ms, self.solver),
+        )
+        self.index_seconds_ = time.perf_counter() - begin
+        return self
+
+    def search(self, query: Any, k: int = 10) -> SearchResult:
+        """Return the ``k`` graphs most likely to contain a query.
+
+        An empty query is contained in every graph; a query larger than a graph is
+        rejected there.
+
+        Parameters
+        ----------
+        query : graph
+        k : int
+
+        Returns
+        -------
+        SearchResult
+            Verified graphs first, then unverified, then rejected ones, each by score.
+        """
+        self._check_indexed()
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k: expected a positive number of graphs, found {k!r}")
+        return self.cascade_.search(as_graph(query, "query"), int(k))
+
+    def search_many(self, queries: Any, k: int = 10) -> list[SearchResult]:
+        """Search for several queries, in ``n_jobs`` processes."""
+        self._check_indexed()
+        plain = as_graphs(queries, "queries")
+        if self.n_jobs in (None, 1) or len(plain) < 2:
+            return [self.search(query, k) for query in plain]
+        return Parallel(self.n_jobs)(
+            delayed(_search)(self, query, k) for query in plain
+        )
+
+    def relevance(self, queries: Any) -> np.ndarray:
+        """Return the order that a search gives the whole corpus, as numbers.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_queries, n_corpus)
+            Higher is better; equal for graphs that nothing tells apart.
+        """
+        self._check_indexed()
+        plain = as_graphs(queries, "queries")
+        if self.n_jobs in (None, 1) or len(plain) < 2:
+            rows = [self.cascade_.relevance(query) for query in plain]
+        else:
+            rows = Parallel(self.n_jobs)(
+                delayed(_relevance)(self, query) for query in plain
+            )
+        return np.stack(rows) if rows else np.zeros((0, self.n_indexed_))
+
+    def evaluate(self, queries: Any, relation: Any, k: int = 20) -> RetrievalScores:
+        """Return MAP, HITS and precision at ``k`` against the truth.
+
+        Queries without positives or without negatives are left out and counted.
+        """
+        self._check_indexed()
+        plain = as_graphs(queries, "queries")
+        relation = _check_relation(relation, len(plain), self.n_indexed_, "relation")
+        return retrieval_scores(self.relevance(plain), relation, k)
+
+    def score(self, queries: Any, relation: Any) -> float:
+        """Return the mean average precision."""
+        return self.evaluate(queries, relation).map
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path.json`` (settings) and ``path.safetensors`` (weights and index).
+
+        Raises
+        ------
+        MissingExtraError
+            safetensors is not installed.
+        TypeError
+            A setting that JSON does not hold, such as a RandomState.
+        """
+        self._check_indexed()
+        write_retriever(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None) -> "SubgraphRetriever":
+        """Read what :meth:`save` wrote and index its corpus again.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none.
+        ValueError
+            The files hold something else.
+        """
+        content, tensors = read_retriever(path)
+        retriever = cls(**content["params"])
+        if device is not None:
+            retriever.device = device
+        retriever.history_ = content["history"]
+        for name, dims in content["input_dims"].items():
+            kind, (nodes, edges) = getattr(retriever, name[:-1]), dims
+            network = retriever._network(kind, nodes, edges, 0)
+            network.load_state_dict(
+                {
+                    key.removeprefix(f"{name}."): value
+                    for key, value in tensors.items()
+                    if key.startswith(f"{name}.")
+                }
+            )
+            setattr(retriever, name, network.eval())
+        return retriever.index(stored_corpus(content, tensors))
+
+    def _network(
+        self, kind: str, node_dim: int, edge_dim: int, seed: int
+    ) -> MatchingNetwork:
+        family, _, of = kind.partition("-")
+        options: dict[str, Any] = {
+            "layers": self.layers,
+            "node_dim": node_dim,
+            "edge_dim": edge_dim,
+        }
+        cuda = torch.device(self.device).type == "cuda"
+        with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
+            torch.manual_seed(seed)
+            network: MatchingNetwork
+            if family == "gmn":
+                network = GMNMatch(**options)
+            elif family == "isonet":
+                network = IsoNet(of, semantics=self.semantics, **options)
+            else:
+                options |= {"rounds": self.rounds, "semantics": self.semantics}
+                network = IsoNetPP(of, **options)
+        return network.to(self.device)
+
+    def _check_settings(self) -> None:
+        if self.model is not None and self.model not in _MODELS:
+            raise ValueError(
+                f"model: expected one of {_MODELS} or None, found {self.model!r}"
+            )
+        if self.late not in (None, "isonet-node", "isonet-edge"):
+            raise ValueError(
+                "late: expected 'isonet-node', 'isonet-edge' or None, found "
+                f"{self.late!r}"
+            )
+        if self.verify not in (None, "top", "all"):
+            raise ValueError(
+                f"verify: expected None, 'top' or 'all', found {self.verify!r}"
+            )
+        for name in ("keep", "max_epochs", "steps_per_epoch", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected at least 1, found {getattr(self, name)}"
+                )
+        if self.batch_size < 2:
+            raise ValueError(
+                "batch_size: expected at least 2, for a positive and a negative, found "
+                f"{self.batch_size}"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "validation_fraction: expected a share between 0 and 1, found "
+                f"{self.validation_fraction}"
+            )
+        ExactSolver(self.semantics, self.verify_budget_ms, self.solver)
+        if self.filter is not None:
+            CountFilter(self.filter, self.semantics)
+
+    def _validation(self, queries, relation, n_corpus, validation, rng):
+        """Split into (queries, relation) to train on and to validate with."""
+        if not self.early_stopping:
+            return (queries, relation), None
+        if validation is not None:
+            held = as_graphs(validation[0], "validation")
+            truth = _check_relation(validation[1], len(held), n_corpus, "validation")
+            return (queries, relation), (held, truth)
+        # a query counts in validation only if it has positives and negatives
+        usable = np.flatnonzero(relation.any(1) & ~relation.all(1))
+        count = max(1, round(self.validation_fraction * len(usable)))
+        if count >= len(queries) or len(usable) < 2:
+            raise ValueError(
+                "early_stopping: expected more queries with positives and negatives, "
+                f"found {len(usable)}; or give validation="
+            )
+        aside = np.zeros(len(queries), bool)
+        aside[rng.permutation(usable)[:count]] = True
+        parts = (np.flatnonzero(~aside), np.flatnonzero(aside))
+        return tuple(([queries[i] for i in part], relation[part]) for part in parts)
+
+    def _check_indexed(self) -> None:
+        if not hasattr(self, "cascade_"):
+            raise NotFittedError("This SubgraphRetriever has no index: fit or index")
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "cascade_")
+
+
+def _search(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> SearchResult:
+    return retriever.search(query, k)
+
+
+def _relevance(retriever: SubgraphRetriever, query: PlainGraph) -> np.ndarray:
+    return retriever.cascade_.relevance(query)
+
+
+def _check_relation(relation: Any, rows: int, columns: int, name: str) -> np.ndarray:
+    table = np.asarray(relation)
+    if table.shape != (rows, columns):
+        raise ValueError(
+            f"{name}: expected shape (n_queries, n_corpus) = ({rows}, {columns}), "
+            f"found {table.shape}"
+        )
+    return table != 0
