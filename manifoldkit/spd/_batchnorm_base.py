@@ -283,7 +283,8 @@ class BatchNormBase(nn.Module):
         ``given`` is the input as the user passed it, whose first bad matrix is named.
         """
         lower, info = torch.linalg.cholesky_ex(mean)
-        if bool((info != 0).any()):
+        # infinity is no obstacle to the factorisation
+        if not bool((info == 0).all() & lower.sum().isfinite()):
             check_finite(given.detach(), "x")
             if not bool(mean.isfinite().all()):
                 check_spd(given, "x")

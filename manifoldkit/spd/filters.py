@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from manifoldkit.linalg.checks import compute_dtype
 from manifoldkit.linalg.symmetric import _full_precision
-from manifoldkit.spd.layers import check_size
+from manifoldkit.spd.layers import check_size, redraw
 
 
 class SpatioTemporalFilters(nn.Module):
@@ -42,6 +42,8 @@ class SpatioTemporalFilters(nn.Module):
     folded : bool, default=True
         Compute both convolutions as one. The same function to rounding, with the same
         derivatives and running statistics; False computes them one after the other.
+    generator : torch.Generator, optional
+        Of the initial weights.
     device, dtype
         Of the parameters.
 
@@ -61,6 +63,7 @@ class SpatioTemporalFilters(nn.Module):
         eps: float = 1e-5,
         momentum: float = 0.1,
         folded: bool = True,
+        generator: torch.Generator | None = None,
         device=None,
         dtype=None,
     ):
@@ -78,11 +81,13 @@ class SpatioTemporalFilters(nn.Module):
             n_spatial, n_filters, kernel_size, padding=self.padding, **factory
         )
         self.temporal_norm = nn.BatchNorm1d(n_filters, **norm)
+        if generator is not None:
+            self.reset_parameters(generator)
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights and reset the statistics."""
         for convolution in (self.spatial, self.temporal):
-            convolution.reset_parameters()
+            redraw(convolution, generator)
         for norm in (self.spatial_norm, self.temporal_norm):
             norm.reset_parameters()
 

@@ -30,6 +30,19 @@ def check_positive(value: float, name: str) -> float:
     return float(value)
 
 
+def redraw(
+    layer: nn.Linear | nn.Conv1d, generator: torch.Generator | None = None
+) -> None:
+    """Draw new weights of a flat layer as torch does, from a generator."""
+    if generator is None:
+        layer.reset_parameters()
+        return
+    nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+    if layer.bias is not None:
+        bound = layer.weight[0].numel() ** -0.5
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
 class BiMap(nn.Module):
     r"""Bilinear map to smaller SPD matrices, :math:`Y_o = \sum_c W_{oc}' X_c W_{oc}`.
 
@@ -346,7 +359,7 @@ class SPDResidual(nn.Module):
     bounds : (float, float) or None, default=(1e-8, 1e8)
         Eigenvalues of the output are clipped to this range.
     generator : torch.Generator, optional
-        Of the initial Q, uniform on the orthogonal group.
+        Of the convolutions and of the initial Q, uniform on the orthogonal group.
     device, dtype
         Of the parameters.
 
@@ -407,7 +420,9 @@ class SPDResidual(nn.Module):
         options = {"dtype": q.dtype, "device": q.device, "generator": generator}
         q.copy_(Stiefel().random(*q.shape, **options))
         for module in self.field:
-            if isinstance(module, nn.Conv1d | nn.BatchNorm1d):
+            if isinstance(module, nn.Conv1d):
+                redraw(module, generator)
+            elif isinstance(module, nn.BatchNorm1d):
                 module.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

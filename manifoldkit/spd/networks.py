@@ -15,6 +15,7 @@ from manifoldkit.spd.layers import (
     ReEig,
     SPDResidual,
     check_size,
+    redraw,
 )
 from manifoldkit.spd.pooling import CovariancePool
 
@@ -61,7 +62,7 @@ class SPDNet(nn.Module):
     validate : bool, default=False
         Check in ``forward`` that the input is SPD.
     generator : torch.Generator, optional
-        Of the initial weights on manifolds.
+        Of the initial weights.
     device, dtype
         Of all parameters.
 
@@ -160,12 +161,16 @@ class SPDNet(nn.Module):
             if self.n_classes is None
             else nn.Linear(self.n_features, self.n_classes, **factory)
         )
+        if isinstance(self.head, nn.Linear) and generator is not None:
+            redraw(self.head, generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights and reset the normalisation."""
         for module in [*self.layers, self.head]:
             if isinstance(module, BiMap | SPDResidual):
                 module.reset_parameters(generator)
+            elif isinstance(module, nn.Linear):
+                redraw(module, generator)
             elif callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
 
@@ -309,7 +314,13 @@ class ConvSPDNet(nn.Module):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
         self.filters = SpatioTemporalFilters(
-            n_channels, n_spatial, n_filters, kernel_size, folded=folded, **factory
+            n_channels,
+            n_spatial,
+            n_filters,
+            kernel_size,
+            folded=folded,
+            generator=generator,
+            **factory,
         )
         self.covariance = CovariancePool(eps)
         self.spd = SPDNet(
@@ -318,7 +329,7 @@ class ConvSPDNet(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights and reset the normalisation."""
-        self.filters.reset_parameters()
+        self.filters.reset_parameters(generator)
         self.spd.reset_parameters(generator)
 
     def matrices(self, x: Tensor) -> Tensor:

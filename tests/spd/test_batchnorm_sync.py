@@ -6,12 +6,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from manifoldkit.optim import build_optimizer
 from manifoldkit.spd import GBWBatchNorm, SPDNet, convert_sync_batchnorm, make_batchnorm
 from manifoldkit.spd.batchnorm_sync import all_reduce_sum
 
 DOUBLE = torch.float64
 SHARES = (slice(0, 4), slice(4, 10))
+ALONE = (slice(0, 1), slice(1, 10))  # one matrix on a process is enough
+LABELS = torch.arange(10) % 2
 CASES = {
     "gbw": {},
     "gbw, gradients of statistics": {"stats_grad": True, "mean_iterations": 2},
@@ -47,6 +52,38 @@ def _layers():
     return layers
 
 
+def _net():
+    generator = torch.Generator().manual_seed(2)
+    return SPDNet(4, (3,), 2, generator=generator, dtype=DOUBLE)
+
+
+def _train(net, x, y):
+    """Two steps of training; the network of a wrapper, and its gradients."""
+    optimizer = build_optimizer(net, "sgd", lr=0.05, manifold_lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    module = getattr(net, "module", net)
+    return {
+        "grads": {k: p.grad for k, p in module.named_parameters()},
+        "state": {k: v.detach() for k, v in module.state_dict().items()},
+    }
+
+
+def _count_messages(bn, x):
+    """Numbers of all_reduce calls in a training and an evaluation forward."""
+    calls, reduce = [], dist.all_reduce
+    dist.all_reduce = lambda *a, **k: (calls.append(1), reduce(*a, **k))[1]
+    try:
+        bn(x)
+        training = len(calls)
+        bn.eval()(x)
+        return training, len(calls) - training
+    finally:
+        dist.all_reduce = reduce
+
+
 def _step(bn, name, x, weight):
     if name == "init":
         bn.init_from_data(x)
@@ -71,6 +108,15 @@ def _work(rank, address, path):
         for name, bn in _layers().items():
             convert_sync_batchnorm(bn)
             out[name] = _step(bn, name, x[SHARES[rank]], weight[SHARES[rank]])
+        bn = convert_sync_batchnorm(_layers()["gbw"])
+        out["alone"] = _step(bn, "gbw", x[ALONE[rank]], weight[ALONE[rank]])
+        half = slice(5 * rank, 5 * rank + 5)
+        net = DistributedDataParallel(convert_sync_batchnorm(_net()))
+        out["ddp"] = _train(net, x[half, 0], LABELS[half])
+        for k in (1, 3):
+            bn = GBWBatchNorm(4, mean_iterations=k, dtype=DOUBLE)
+            counts = _count_messages(convert_sync_batchnorm(bn), x[half])
+            out[f"messages {k}"] = counts
         torch.save(out, path / f"rank{rank}.pt")
         dist.barrier()
     finally:
@@ -99,6 +145,20 @@ def test_two_processes_equal_one(tmp_path):
         for key, value in joined["buffers"].items():
             assert torch.equal(a["buffers"][key], b["buffers"][key]), (name, key)
             torch.testing.assert_close(a["buffers"][key], value, **close)
+    joined = _step(_layers()["gbw"], "gbw", x, weight)
+    both = torch.cat([r["alone"]["z"] for r in (first, second)])
+    torch.testing.assert_close(both, joined["z"], **close)
+    # the mean of the losses of two equal shares is the loss of the joined batch
+    joined = _train(_net(), x[:, 0], LABELS)
+    for part, values in joined.items():
+        for key, value in values.items():
+            a, b = first["ddp"][part][key], second["ddp"][part][key]
+            assert torch.equal(a, b), (part, key)
+            torch.testing.assert_close(
+                a, value, **close, msg=lambda m, k=key: f"DDP {k}: {m}"
+            )
+    for k in (1, 3):
+        assert first[f"messages {k}"] == (2 + k, 0)
 
 
 def test_one_process_is_not_changed(make_spd):

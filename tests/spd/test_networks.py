@@ -185,9 +185,28 @@ def test_reset_parameters_starts_anew(make_spd):
     model, fresh = net(5, (4,), 2), net(5, (4,), 2)
     model(make_spd(8, n=5))
     model.reset_parameters(torch.Generator().manual_seed(0))
-    torch.testing.assert_close(model.layers[0].weight, fresh.layers[0].weight)
-    for a, b in zip(model.layers[1].buffers(), fresh.layers[1].buffers(), strict=True):
-        torch.testing.assert_close(a, b)
+    for key, value in fresh.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, msg=key)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: net(5, (4,), 2, n_residual=1, generator=g),
+        lambda g: ConvSPDNet(4, 3, n_spatial=9, n_filters=5, dims=(4,), generator=g),
+    ],
+)
+def test_a_generator_draws_all_weights(make):
+    one, two, other = (
+        make(torch.Generator().manual_seed(seed)).state_dict() for seed in (0, 0, 1)
+    )
+    for key, value in one.items():
+        assert torch.equal(two[key], value), key
+    drawn = [k for k in one if k.endswith(("layers.0.weight", "head.weight", "basis"))]
+    drawn += [k for k in one if k.endswith(("spatial.weight", "field.0.bias"))]
+    assert len(drawn) >= 3
+    for key in drawn:
+        assert not torch.equal(other[key], one[key]), key
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
