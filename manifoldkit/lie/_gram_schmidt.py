@@ -15,55 +15,62 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import gradient_floor
+from manifoldkit.lie._columns import columns, cross, dot, may_look, rows, unrows, within
 from manifoldkit.linalg.checks import first_index
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(0)
+Vector = list[Tensor]  # three numbers per batch element
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Cross product of (3, N) tensors."""
-    (a0, a1, a2), (b0, b1, b2) = a, b
-    return torch.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0])
+def _inner(a: Vector, b: Vector) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _normal(b: Tensor) -> Tensor:
-    """A unit vector orthogonal to the unit vector b, (3, N) (Duff et al.)."""
+def _times(a: Vector, c: Tensor) -> Vector:
+    return [entry * c for entry in a]
+
+
+def _without(a: Vector, b: Vector) -> tuple[Vector, Tensor]:
+    """Return a less its part along the unit vector b, and the size of that part."""
+    s = _inner(a, b)
+    return [x - s * y for x, y in zip(a, b, strict=True)], s
+
+
+def _normal(b: Vector) -> Vector:
+    """A unit vector orthogonal to the unit vector b (Duff et al.)."""
     x, y, z = b
     sign = torch.copysign(torch.ones_like(z), z)
     a = -1 / (sign + z)
-    return torch.stack([1 + sign * x * x * a, sign * x * y * a, -sign * x])
+    return [1 + sign * x * x * a, sign * x * y * a, -sign * x]
 
 
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two vectors, (2, 3, N), over their largest entries m, (2, N)."""
-    v = x.reshape(-1, 6).mT.contiguous().view(2, 3, -1)
-    m = v.abs().amax(1)
-    return v / torch.where(m == 0, 1.0, m)[:, None], m
-
-
-def _orthonormalize(a1: Tensor, a2: Tensor) -> tuple[Tensor, ...]:
-    """Return b1, b2, b3 and where a2 is within rounding of the line of a1."""
-    b1 = a1 / _dot(a1, a1).sqrt()
-    s = _dot(b1, a2)
-    u = a2 - s * b1
-    n2 = _dot(u, u).sqrt()
-    parallel = n2 <= 16 * torch.finfo(a1.dtype).eps * s.abs()
-    b2 = torch.where(parallel, _normal(b1), u / torch.where(parallel, 1.0, n2))
-    b2 = b2 - _dot(b1, b2) * b1
-    b2 = b2 / _dot(b2, b2).sqrt()
-    return b1, b2, _cross(b1, b2), parallel
+def _scaled(a: Vector) -> tuple[Vector, Tensor]:
+    """Bring the largest entry between 1e-8 and 100; return where it is zero."""
+    m = torch.maximum(torch.maximum(a[0].abs(), a[1].abs()), a[2].abs())
+    limit = 0.02 * torch.finfo(m.dtype).max  # the inverse is not subnormal
+    return _times(a, 1 / m.clamp(1 / limit, limit)), m == 0
 
 
 def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
-    (a1, a2), m = _scaled(x)
-    zero = m[0] == 0
-    a1 = torch.cat([(a1[0] + zero)[None], a1[1:]])
-    b1, b2, b3, parallel = _orthonormalize(a1, a2)
-    r = torch.stack([b1, b2, b3], 1).permute(2, 0, 1)
-    degenerate = torch.stack([zero, parallel], -1)
-    return r.reshape(*x.shape[:-1], 3, 3), degenerate.reshape(*x.shape[:-1], 2)
+    """Rotations and masks, by entries: the compiler makes one loop of it."""
+    entries = columns(x)
+    a1, zero = _scaled(list(entries[:3]))
+    a1[0] = torch.where(zero, 1.0, a1[0])
+    a2, _ = _scaled(list(entries[3:]))
+    b1 = _times(a1, _inner(a1, a1).rsqrt())
+    u, s = _without(a2, b1)
+    square, bound = _inner(u, u), 16 * torch.finfo(x.dtype).eps * s.abs()
+    parallel = square <= bound * bound
+    u = _times(u, torch.where(parallel, 1.0, square).rsqrt())
+    pairs = zip(_normal(b1), u, strict=True)
+    b2, _ = _without([torch.where(parallel, n, v) for n, v in pairs], b1)
+    b2 = _times(b2, _inner(b2, b2).rsqrt())
+    (p0, p1, p2), (q0, q1, q2) = b1, b2
+    b3 = [p1 * q2 - p2 * q1, p2 * q0 - p0 * q2, p0 * q1 - p1 * q0]
+    table = zip(b1, b2, b3, strict=True)
+    r = torch.stack([entry for row in table for entry in row])
+    degenerate = torch.stack([zero, parallel]).movedim(0, -1)
+    return r.movedim(0, -1).unflatten(-1, (3, 3)), degenerate
 
 
 def _lengths(x: Tensor, r: Tensor, degenerate: Tensor) -> tuple[Tensor, ...]:
@@ -79,13 +86,37 @@ def _lengths(x: Tensor, r: Tensor, degenerate: Tensor) -> tuple[Tensor, ...]:
     small = m < gradient_floor(x.dtype)
     bad = small.clone() | degenerate.reshape(-1, 2).mT
     m1, m2 = torch.where(bad, 1.0, m)
-    n1 = _dot(b1, flat[:3] / m1)
+    n1 = dot(b1, flat[:3] / m1)
     a2 = flat[3:] / m2
-    n2 = torch.where(bad[1], 1.0, _dot(b2, a2))
+    n2 = torch.where(bad[1], 1.0, dot(b2, a2))
     inverse1 = torch.where(bad[0], 0.0, 1 / (torch.where(bad[0], 1.0, n1) * m1))
-    slope = torch.where(bad[1], 0.0, _dot(b1, a2) / n2)
+    slope = torch.where(bad[1], 0.0, dot(b1, a2) / n2)
     inverse2 = torch.where(bad[1], 0.0, 1 / n2 / m2)
     return b1, b2, b3, inverse1, slope, inverse2
+
+
+def _pull_back(x: Tensor, r: Tensor, degenerate: Tensor, grad: Tensor) -> Tensor:
+    """Transpose of the derivative."""
+    b1, b2, b3, inverse1, slope, inverse2 = _lengths(x, r, degenerate)
+    g1, g2, g3 = grad.reshape(-1, 3, 3).permute(2, 1, 0).unbind(0)
+    w12 = dot(b2, g1) - dot(b1, g2)
+    w13 = dot(b3, g1) - dot(b1, g3)
+    w23 = dot(b3, g2) - dot(b2, g3)
+    # slope * inverse1 alone may be huge, the order matters
+    d1 = (w12 * inverse1) * b2 + ((w13 - slope * w23) * inverse1) * b3
+    d2 = (w23 * inverse2) * b3
+    return torch.cat([d1, d2]).mT.reshape(x.shape)
+
+
+def _push_forward(x: Tensor, r: Tensor, degenerate: Tensor, x_t: Tensor) -> Tensor:
+    """Directional derivative."""
+    b1, b2, b3, inverse1, slope, inverse2 = _lengths(x, r, degenerate)
+    flat = x_t.reshape(-1, 6).mT
+    p12 = dot(b2, flat[:3]) * inverse1
+    p13 = dot(b3, flat[:3]) * inverse1
+    p23 = dot(b3, flat[3:]) * inverse2 - slope * p13
+    columns = [p12 * b2 + p13 * b3, p23 * b3 - p12 * b1, -p13 * b1 - p23 * b2]
+    return torch.stack(columns, 1).permute(2, 0, 1).reshape(r.shape)
 
 
 class _SixDCompiled(torch.autograd.Function):
@@ -103,16 +134,7 @@ class _SixDCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        x, r, degenerate = ctx.saved_tensors
-        b1, b2, b3, inverse1, slope, inverse2 = _lengths(x, r, degenerate)
-        g1, g2, g3 = grad.reshape(-1, 3, 3).permute(2, 1, 0).unbind(0)
-        w12 = _dot(b2, g1) - _dot(b1, g2)
-        w13 = _dot(b3, g1) - _dot(b1, g3)
-        w23 = _dot(b3, g2) - _dot(b2, g3)
-        # slope * inverse1 alone may be huge, the order matters
-        d1 = (w12 * inverse1) * b2 + ((w13 - slope * w23) * inverse1) * b3
-        d2 = (w23 * inverse2) * b3
-        return torch.cat([d1, d2]).mT.reshape(x.shape)
+        return _pull_back(*ctx.saved_tensors, grad)
 
 
 class _SixD(_SixDCompiled):
@@ -122,15 +144,68 @@ class _SixD(_SixDCompiled):
 
     @staticmethod
     def jvp(ctx, x_t):
-        x, r, degenerate = ctx.saved_tensors
-        b1, b2, b3, inverse1, slope, inverse2 = _lengths(x, r, degenerate)
-        flat = x_t.reshape(-1, 6).mT
-        p12 = _dot(b2, flat[:3]) * inverse1
-        p13 = _dot(b3, flat[:3]) * inverse1
-        p23 = _dot(b3, flat[3:]) * inverse2 - slope * p13
-        columns = [p12 * b2 + p13 * b3, p23 * b3 - p12 * b1, -p13 * b1 - p23 * b2]
-        out = torch.stack(columns, 1).permute(2, 0, 1).reshape(r.shape)
-        return out, None
+        return _push_forward(*ctx.saved_tensors, x_t), None
+
+
+def _quick(x: Tensor) -> tuple[Tensor, ...] | None:
+    """Rotations, their entries and lengths, (3, N), of a batch of ordinary vectors.
+
+    None if there are any that are huge, tiny, almost parallel or not finite.
+    """
+    a = rows(x, 2, 3)
+    square = (a * a).sum(1)
+    limit = torch.finfo(x.dtype).max ** 0.6
+    if not within(square, 1 / limit, limit):
+        return None
+    a1, a2 = a
+    b = x.new_empty(3, 3, square.shape[-1])  # entry, column, element
+    lengths = torch.empty_like(a1)
+    inverse1, slope, inverse2 = lengths
+    torch.rsqrt(square[0], out=inverse1)
+    b1 = torch.mul(a1, inverse1, out=b[:, 0])
+    s = dot(b1, a2)
+    u = torch.addcmul(a2, b1, s, value=-1)
+    u.addcmul_(b1, dot(b1, u), value=-1)
+    rest = dot(u, u)
+    if not float((rest / square[1]).min()) > 1e-8:
+        return None
+    torch.rsqrt(rest, out=inverse2)
+    torch.mul(s, inverse2, out=slope)
+    b2 = torch.mul(u, inverse2, out=b[:, 1])
+    cross(b1, b2, out=b[:, 2])
+    return unrows(b, (*x.shape[:-1], 3, 3)), b, lengths
+
+
+class _SixDKnown(torch.autograd.Function):
+    """The rotations of an ordinary batch, computed beforehand."""
+
+    @staticmethod
+    def forward(ctx, x, known):
+        r, *ctx.quick = known
+        ctx.save_for_backward(x, r)
+        return r
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, r = ctx.saved_tensors
+        if torch.is_grad_enabled() or not may_look(grad):
+            return _pull_back(x, r, _no_mask(x), grad), None
+        b, (inverse1, slope, inverse2) = ctx.quick
+        g = rows(grad, 3, 3)
+        b1, b2, b3 = b.unbind(1)
+        g1, g2, g3 = g.unbind(1)
+        w12 = (b2 * g1).addcmul_(b1, g2, value=-1).sum(0)
+        w13 = (b3 * g1).addcmul_(b1, g3, value=-1).sum(0)
+        w23 = (b3 * g2).addcmul_(b2, g3, value=-1).sum(0)
+        w13.addcmul_(slope, w23, value=-1).mul_(inverse1)
+        d = torch.empty_like(b[:2])
+        torch.mul(b2, w12.mul_(inverse1), out=d[0]).addcmul_(b3, w13)
+        torch.mul(b3, w23.mul_(inverse2), out=d[1])
+        return unrows(d, x.shape), None
+
+
+def _no_mask(x: Tensor) -> Tensor:
+    return torch.zeros(*x.shape[:-1], 2, dtype=torch.bool, device=x.device)
 
 
 def sixd_columns(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +214,10 @@ def sixd_columns(x: Tensor) -> tuple[Tensor, Tensor]:
     The masks tell where the first vector is zero, and where the second is within
     rounding of its line.
     """
+    if may_look(x):
+        known = _quick(x.detach())
+        if known is not None:
+            return _SixDKnown.apply(x, known), _no_mask(x)
     function = _SixDCompiled if torch.compiler.is_compiling() else _SixD
     return function.apply(x)
 
