@@ -44,10 +44,10 @@ def read_off(path: str | Path) -> Mesh:
 
     Examples
     --------
-    >>> import tempfile, os
-    >>> file = os.path.join(tempfile.mkdtemp(), "square.off")
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "square.off"
     >>> text = "OFF4 1 0  # glued\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n"
-    >>> _ = open(file, "w").write(text)
+    >>> _ = file.write_text(text)
     >>> read_off(file).faces
     array([[0, 1, 2],
            [0, 2, 3]])

@@ -22,12 +22,37 @@ def safe_norm(x: Tensor, keepdim: bool = False) -> Tensor:
     return squared.clamp_min(tiny).sqrt() * (squared > tiny)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return x / (safe_norm(x, keepdim=True) + _UNIT_EPS)
+# Below, vectors are tuples of their three components, each a tensor of its own: sums
+# over a last axis of length 3 are several times slower.
+_Vector = tuple[Tensor, Tensor, Tensor]
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)
+def _components(x: Tensor) -> _Vector:
+    a, b, c = x.movedim(-1, 0).contiguous()
+    return a, b, c
+
+
+def _dot(a: _Vector, b: _Vector) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _minus(a: _Vector, b: _Vector) -> _Vector:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+def _length(a: _Vector) -> Tensor:
+    squared = _dot(a, a)
+    tiny = torch.finfo(squared.dtype).tiny
+    return squared.clamp_min(tiny).sqrt() * (squared > tiny)
+
+
+def _unit(a: _Vector, length: Tensor | None = None) -> _Vector:
+    inverse = 1 / ((_length(a) if length is None else length) + _UNIT_EPS)
+    return a[0] * inverse, a[1] * inverse, a[2] * inverse
+
+
+def _roll(a: _Vector, step: int) -> _Vector:
+    return a[0].roll(step, -1), a[1].roll(step, -1), a[2].roll(step, -1)
 
 
 def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
@@ -67,19 +92,21 @@ def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
     tensor([0, 2, 1])
     """
     with torch.no_grad():
-        n = normal[..., None, :]
-        along = _dot(offsets, n)[..., None]
-        flat = offsets - along * n
-        squared = flat.square().sum(-1)
-        longest = squared.argmax(-1, keepdim=True)[..., None]
-        ref = flat.gather(-2, longest.expand(*longest.shape[:-1], 3))
-        turn = _dot(torch.linalg.cross(flat, ref.expand_as(flat), dim=-1), n)
-        theta = torch.atan2(turn, _dot(flat, ref))
+        n = _components(normal[..., None, :])
+        g = _components(offsets)
+        along = _dot(g, n)
+        flat = (g[0] - along * n[0], g[1] - along * n[1], g[2] - along * n[2])
+        squared = _dot(flat, flat)
+        longest = squared.argmax(-1, keepdim=True)
+        x, y, z = (a.gather(-1, longest) for a in flat)
+        # (t x r) . n = t . (r x n): the second product is one a neighbourhood
+        side = (y * n[2] - z * n[1], z * n[0] - x * n[2], x * n[1] - y * n[0])
+        theta = torch.atan2(_dot(flat, side), _dot(flat, (x, y, z)))
         full = round(2 * math.pi / _ANGLE_STEP)
         steps = (theta / _ANGLE_STEP).round().remainder(full)
         # zero up to the rounding of the projection
-        bound = (16 * torch.finfo(flat.dtype).eps) ** 2
-        on_axis = squared <= bound * offsets.square().sum(-1)
+        bound = (16 * torch.finfo(offsets.dtype).eps) ** 2
+        on_axis = squared <= bound * _dot(g, g)
         steps = steps.masked_fill(on_axis, float(full // 2))
         return steps.argsort(dim=-1, stable=True)
 
@@ -160,14 +187,21 @@ def surface_features(
         order = surface_order(g, center_normal)
         rows = order[..., None].expand_as(g)
         g, normals = g.gather(-2, rows), normals.gather(-2, rows)
-    before = (g.roll(step, -2), normals.roll(step, -2))
-    after = (g.roll(-step, -2), normals.roll(-step, -2))
-    n_p = center_normal[..., None, :]
-    features = _invariants(g, normals, before, after, n_p)
+    points, directions = _components(g), _components(normals)
+    n_p = _components(center_normal[..., None, :])
+    length = _length(points)
+    a = _unit(points, length)
+    common = (points, a, directions, n_p)
+    before = _roll(points, step), _roll(a, step), _roll(directions, step)
+    after = _roll(points, -step), _roll(a, -step), _roll(directions, -step)
+    columns = [length, *_invariants(common, before, after)]
     if unsigned:
-        mirrored = _invariants(g, normals, after, before, n_p)
-        features = (_unsigned(features) + _unsigned(mirrored)) / 2
-    return features, order
+        mirrored = [length, *_invariants(common, after, before)]
+        columns = [
+            (_unsigned(i, one) + _unsigned(i, other)) / 2
+            for i, (one, other) in enumerate(zip(columns, mirrored, strict=True))
+        ]
+    return torch.stack(columns, -1), order
 
 
 def _check_shapes(center, neighbors, center_normal, neighbor_normals) -> None:
@@ -192,37 +226,32 @@ def _check_shapes(center, neighbors, center_normal, neighbor_normals) -> None:
         )
 
 
-def _invariants(g, n_i, before, after, n_p) -> Tensor:
-    (x_m, n_m), (x_q, n_q) = before, after
-    a, m, q = _unit(g), _unit(x_m), _unit(x_q)
-    e, h = _unit(g - x_m), _unit(x_q - g)
-    am, qa, qm, aa = _dot(a, m), _dot(q, a), _dot(q, m), _dot(a, a)
-    return torch.stack(
-        [
-            safe_norm(g),
-            _dot(a, n_p),
-            -_dot(a, n_i),
-            am,
-            _dot(m, n_p),
-            -_dot(m, n_m),
-            -_dot(m, e),
-            -_dot(e, n_i),
-            _dot(e, n_m),
-            qa,
-            _dot(q, h),
-            _dot(h, n_q),
-            _dot(a, n_q),
-            qm * aa - qa * am,  # Lagrange's identity for the two cross products
-        ],
-        -1,
-    )
+def _invariants(common, before, after) -> list[Tensor]:
+    """All numbers but the first."""
+    g, a, n_i, n_p = common
+    (x_m, m, n_m), (x_q, q, n_q) = before, after
+    e, h = _unit(_minus(g, x_m)), _unit(_minus(x_q, g))
+    am, qa = _dot(a, m), _dot(q, a)
+    return [
+        _dot(a, n_p),
+        -_dot(a, n_i),
+        am,
+        _dot(m, n_p),
+        -_dot(m, n_m),
+        -_dot(m, e),
+        -_dot(e, n_i),
+        _dot(e, n_m),
+        qa,
+        _dot(q, h),
+        _dot(h, n_q),
+        _dot(a, n_q),
+        # Lagrange's identity for the two cross products
+        _dot(q, m) * _dot(a, a) - qa * am,
+    ]
 
 
-def _unsigned(features: Tensor) -> Tensor:
-    columns = list(features.unbind(-1))
-    for i in _SIGNED:
-        columns[i] = columns[i].abs()
-    return torch.stack(columns, -1)
+def _unsigned(column: int, values: Tensor) -> Tensor:
+    return values.abs() if column in _SIGNED else values
 
 
 class SurfaceFeatures(nn.Module):
