@@ -1,8 +1,10 @@
 """PyG aggregations that fold the elements of every set."""
 
+import warnings
 from typing import Any
 
 import torch
+import torch_geometric
 import torch_geometric.nn.aggr as pyg_aggr
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import Aggregation
@@ -112,6 +114,11 @@ class LCMAggregation(_RaggedAggregation):
     generator : torch.Generator, optional
         For the random orders; default torch's own.
 
+    Notes
+    -----
+    Under ``torch_geometric.debug()`` an operator that does not commute is named by a
+    warning.
+
     References
     ----------
     Ong and Velickovic, "Learnable Commutative Monoids for Graph Neural Networks",
@@ -167,6 +174,8 @@ class LCMAggregation(_RaggedAggregation):
 
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
         working = x.float() if self._widens(x) else x
+        if torch_geometric.is_debug_enabled():
+            self._warn_unless_commutative(working.detach().flatten(0, -2))
         shuffles = self.permute == "always" or (
             self.permute == "train" and self.training
         )
@@ -177,6 +186,19 @@ class LCMAggregation(_RaggedAggregation):
             plan = plan.shuffled(self.generator) if shuffles else plan
             out = plan.reduce(working, self.operator, self.identity)
         return out.to(x.dtype)
+
+    def _warn_unless_commutative(self, rows: Tensor) -> None:
+        """Try the operator both ways on some of the rows."""
+        with torch.no_grad():
+            a, b = rows[:16], rows[-16:].flip(0)
+            gap = (self.operator(a, b) - self.operator(b, a)).abs()
+        size = float(gap.max()) if gap.numel() else 0.0
+        if size > 1e-4 * float(rows.abs().max() if rows.numel() else 0.0):
+            warnings.warn(
+                f"operator: f(a, b) and f(b, a) differ by {size:.2g}, so the value of "
+                "a set depends on the order of its elements; symmetrize the operator",
+                stacklevel=4,
+            )
 
     def _widens(self, x: Tensor) -> bool:
         """Half precision accumulates in float32 where no weights forbid it."""

@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+import torch_geometric
+from torch_geometric.data import Batch, Data
 from torch_geometric.nn import SAGEConv
-from torch_geometric.nn.aggr import GRUAggregation
+from torch_geometric.nn.aggr import GRUAggregation, MultiAggregation
 from torch_geometric.nn.aggr import LCMAggregation as PyGLCM
 
 from manifoldkit.graphs import (
@@ -121,6 +123,89 @@ def test_half_precision_sums_in_float32():
     out = LCMAggregation("sum")(x, torch.zeros(4096, dtype=torch.long))
     assert out.dtype == torch.bfloat16
     assert out.item() == torch.tensor(4095.0).bfloat16().item()
+
+
+def test_beside_other_aggregations_and_as_a_readout_of_a_batch():
+    x, edges = torch.randn(6, 4), torch.tensor([[0, 1, 2, 5, 4], [1, 0, 1, 3, 3]])
+    several = MultiAggregation(["mean", LCMAggregation(GRUMonoid(4)), "max"])
+    conv = SAGEConv(4, 8, aggr=several).eval()
+    whole = conv(x, edges)
+    assert whole.shape == (6, 8)
+    torch.testing.assert_close(conv(x[:3], edges[:, :3]), whole[:3])
+    data = [Data(x=torch.randn(n, 4), num_nodes=n) for n in (3, 1, 4)]
+    batch = Batch.from_data_list(data)
+    readout = LCMAggregation(GRUMonoid(4), permute="never")
+    pooled = readout(batch.x, batch.batch, ptr=batch.ptr)
+    for graph, row in zip(data, pooled, strict=True):
+        assert torch.equal(readout(graph.x)[0], row)
+
+
+def test_what_pyg_refuses_works():
+    ours, theirs = same_weights(4)
+    x, index = torch.randn(5, 4), torch.tensor([1, 0, 1, 2, 0])
+    with pytest.raises(ValueError, match="sorted"):
+        theirs(x, index)
+    with pytest.raises(ValueError, match="two-dimensional"):
+        theirs(torch.stack([x, x]), index.sort().values)
+    with pytest.raises(NotImplementedError):
+        theirs(x, ptr=torch.tensor([0, 2, 5]))
+    with pytest.raises(ValueError, match="math domain"):
+        theirs(x[:0], index[:0], dim_size=2)
+    assert ours(x, index).shape == (3, 4)
+    assert ours(torch.stack([x, x]), index).shape == (2, 3, 4)
+    assert ours(x, ptr=torch.tensor([0, 2, 5])).shape == (2, 4)
+    assert torch.equal(ours(x[:0], index[:0], dim_size=2), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("make", [LCMAggregation, FoldAggregation])
+def test_in_any_company_through_the_modules(make):
+    aggregate = make("gru", 6, 16) if make is LCMAggregation else make(6, 16)
+    aggregate.eval()
+    x = torch.randn(5000, 6)
+    index = torch.randint(0, 1000, (5000,))
+    together = aggregate(x, index, dim_size=1000)
+    for s in range(20):
+        alone = aggregate(x[index == s], index[index == s] * 0, dim_size=1)
+        assert torch.equal(alone[0], together[s])
+
+
+def test_an_operator_that_does_not_commute_is_named_in_debug_mode():
+    x, index = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    aggregate = LCMAggregation(torch.sub, permute="never")
+    aggregate(x, index)
+    with torch_geometric.debug():
+        with pytest.warns(UserWarning, match="differ by"):
+            aggregate(x, index)
+        LCMAggregation(GRUMonoid(3))(x, index)
+        LCMAggregation("max")(x[:0], index[:0], dim_size=1)
+
+
+def test_gradients_of_the_whole_in_double_precision():
+    aggregate = LCMAggregation("gru", 3, 4, permute="never").double()
+    index = torch.tensor([1, 0, 1, 1, 3])
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+    def call(x, *_):
+        return aggregate(x, index, dim_size=4)
+
+    inputs = (x, *aggregate.parameters())
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("kind", ["tree", "gru", "lstm"])
+def test_the_same_on_a_gpu(kind):
+    if kind == "tree":
+        aggregate = LCMAggregation(GRUMonoid(8), permute="never")
+    else:
+        aggregate = FoldAggregation(8, 8, kind)
+    x, index = torch.randn(60, 8), torch.randint(0, 9, (60,))
+    expected = aggregate(x, index, dim_size=10)
+    moved = aggregate.cuda()(x.cuda(), index.cuda(), dim_size=10)
+    assert moved.is_cuda
+    torch.testing.assert_close(moved.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bad_input():
