@@ -60,8 +60,16 @@ def test_laws_of_every_classifier(name, data):
     twin = clone(model).fit(X, y)
     assert_array_equal(twin.predict(X), model.predict(X))
     assert twin.get_params()["augmented__order"] == 2
+    assert cross_val_score(model, X, y, cv=4).mean() > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_classifier_runs_in_worker_processes(name, data):
+    needs_gbwmdm(name)
+    X, y = data
+    model = make_acm_classifier(2, 2, name)
     serial = cross_val_score(model, X, y, cv=4)
-    assert serial.mean() > 0.8
     assert_allclose(cross_val_score(model, X, y, cv=4, n_jobs=2), serial)
 
 
