@@ -80,6 +80,28 @@ def silu_linear(x: Tensor, linear: nn.Module) -> Tensor:
     return _SiLULinear.apply(x, linear.weight, linear.bias)
 
 
+class _SharedSiLU(torch.autograd.Function):
+    """share * silu(x) that keeps x alone: one tensor of pairs less an expert."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(share: Tensor, x: Tensor) -> Tensor:
+        return F.silu(x).mul_(share)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        share, x = ctx.saved_tensors
+        of_share = None
+        if ctx.needs_input_grad[0]:
+            of_share = (grad * F.silu(x)).sum(-1, keepdim=True)
+        return of_share, _silu_backward(grad * share, x)
+
+
 class PairLinear(nn.Linear):
     """Linear map of [h_i, h_j, d_ij] for all pairs, in factored form.
 
@@ -201,10 +223,12 @@ class InteractionLayer(nn.Module):
         if not pairs.empty:
             first = self.pair(h, pairs.distance(x), pairs)
             parts = first.split(self.hidden, -1)
-            mixture = category[..., :1] * F.silu(silu_linear(parts[0], self.experts[0]))
+            mixture = _SharedSiLU.apply(
+                category[..., :1], silu_linear(parts[0], self.experts[0])
+            )
             for k in range(1, self.n_active):
-                expert = F.silu(silu_linear(parts[k], self.experts[k]))
-                mixture = mixture + category[..., k : k + 1] * expert
+                expert = silu_linear(parts[k], self.experts[k])
+                mixture = mixture + _SharedSiLU.apply(category[..., k : k + 1], expert)
             weight = silu_linear(self.factor[0](mixture), self.factor[2])
             new = new + pairs.pull(F.silu(weight), x)
             if self.update_pattern:
