@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
-from manifoldkit.linalg.symmetric import _full_precision
+from manifoldkit.linalg.symmetric import Eig, _full_precision
 from manifoldkit.spd._batchnorm_base import BatchNormBase, check_count, check_option
 from manifoldkit.spd._gbw_chart import check_power, cholesky, power_of
 
@@ -47,16 +47,22 @@ class _AffineInvariant:
             mean = symmetrize(root @ expm(step) @ root)
         return mean
 
-    def center(self, y: Tensor, mean: Tensor) -> Tensor:
-        """Centered matrices, or their logarithms where a dispersion is set."""
+    def center(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Eig | None]:
+        """Centered matrices, or their logarithms where a dispersion is set.
+
+        And the eigendecomposition of the logarithms, which serves the exponential.
+        """
         w = self._inverse_root(mean)[:, None]
         y = symmetrize(w @ y @ w.mT)
-        return y if self.linear else logm(y)
+        if self.linear:
+            return y, None
+        s, u = eigh(y)
+        return logm(y, eig=(s, u)), (s.log(), u)
 
-    def expand(self, v: Tensor, bias: Tensor) -> Tensor:
+    def expand(self, v: Tensor, bias: Tensor, eig: Eig | None) -> Tensor:
         """Matrices around the bias."""
         root = self._root(bias)[:, None]
-        return symmetrize(root @ (v if self.linear else expm(v)) @ root.mT)
+        return symmetrize(root @ (v if self.linear else expm(v, eig=eig)) @ root.mT)
 
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         """From a (t = 0) to b."""
@@ -80,11 +86,11 @@ class _Flat:
         """Return to matrices from the mean of the coordinates."""
         return self.matrix(start)
 
-    def center(self, y: Tensor, mean: Tensor) -> Tensor:
+    def center(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Eig | None]:
         """Differences of coordinates."""
-        return self.coordinates(y) - self.coordinates(mean)[:, None]
+        return self.coordinates(y) - self.coordinates(mean)[:, None], None
 
-    def expand(self, v: Tensor, bias: Tensor) -> Tensor:
+    def expand(self, v: Tensor, bias: Tensor, eig: Eig | None) -> Tensor:
         """Matrices around the bias."""
         return self.matrix(v + self.coordinates(bias)[:, None])
 
@@ -247,8 +253,8 @@ class SPDBatchNorm(BatchNormBase):
 
     def _statistics(
         self, y: Tensor, space, given: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean, centered batch and variance; updates the running statistics."""
+    ) -> tuple[Tensor, tuple[Tensor, Eig | None], Tensor | None]:
+        """Mean, centered batch with its decomposition, and variance."""
         if not self._uses_batch():
             center, spread, _ = self._running()
             mean = self._deform(self._group(center, y))
@@ -256,12 +262,12 @@ class SPDBatchNorm(BatchNormBase):
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
             mean, count = self._batch_mean(y, space, given)
-        v = space.center(y, mean)
+        centered = space.center(y, mean)
         var = None
         if self.dispersion:
             with torch.set_grad_enabled(differentiate):
-                var = self._variance(v, count)
-        return mean, v, var
+                var = self._variance(centered[0], count)
+        return mean, centered, var
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor | None, space) -> None:
@@ -276,13 +282,15 @@ class SPDBatchNorm(BatchNormBase):
             if y.numel() == 0 and not self._uses_batch():
                 return x.clone()
             y, space = self._deform(y), self._space()
-            mean, v, var = self._statistics(y, space, x)
+            mean, (v, eig), var = self._statistics(y, space, x)
             if self.training and self.track_running_stats:
                 self._track(mean, var, space)
             if self.dispersion and var is not None:
                 gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
                 v = gain[:, None, None, None] * v
-            z = space.expand(v, self._deform(self._group(self.bias, y)))
+                if eig is not None:
+                    eig = gain.detach()[:, None, None] * eig[0], eig[1]
+            z = space.expand(v, self._deform(self._group(self.bias, y)), eig)
             return self._unfold(self._undeform(z), x)
 
     @torch.no_grad()
@@ -295,7 +303,7 @@ class SPDBatchNorm(BatchNormBase):
             self._set_point("bias", center)
             if self.track_running_stats:
                 self.reset_running_stats()
-                v = space.center(y, mean)
+                v, _ = space.center(y, mean)
                 var = self._variance(v, count) if self.dispersion else None
                 self._store(center, var, mean.new_ones(()))
         return self
