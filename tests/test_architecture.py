@@ -35,6 +35,7 @@ THIRD_PARTY = {  # what a room may import at all, where that is restricted
     "datasets": {
         *("numpy", "scipy", "torch", "sklearn", "pooch", "mne", "moabb", "tqdm"),
         *("igraph", "networkx"),  # exact ground truth of generated pairs
+        "h5py",  # tables of traffic, read without pandas
     },
 }
 LATE = {"mne", "moabb", "matplotlib", "pyvista", "skorch", "lightning", "optuna"}

@@ -27,6 +27,14 @@ _EXPORTS = {
         "make_subgraph_pairs",
     ),
     "simulation": ("MotorImageryTruth", "make_motor_imagery_eeg"),
+    "traffic": (
+        "TrafficData",
+        "fetch_metr_la",
+        "fetch_the_hague",
+        "regularize_series",
+    ),
+    "traffic_files": ("load_traffic",),
+    "traffic_simulation": ("TrafficTruth", "make_traffic"),
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS)

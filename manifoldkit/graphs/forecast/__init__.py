@@ -1,0 +1,1 @@
+"""Traffic forecasting on a sensor graph: backbones, baselines, metrics, estimator."""

@@ -1,0 +1,198 @@
+"""What :class:`~manifoldkit.graphs.TrafficForecaster` needs of skorch and files."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.graphs.forecast.metrics import masked_mae
+from manifoldkit.graphs.forecast.series import WindowLoader, Windows
+
+
+class ForecastNetwork(nn.Module):
+    """A backbone on standardized readings, with an optional linear highway.
+
+    Parameters
+    ----------
+    backbone : Module
+        Maps features (B, history, N, 3) to (B, horizon, N).
+    highway : Tensor, shape (history + 1, horizon), optional
+        A ridge map whose forecast is added; the backbone then starts at zero.
+    """
+
+    def __init__(self, backbone: nn.Module, highway: Tensor | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("highway", highway)
+        head = getattr(backbone, "head", None)
+        if highway is not None and isinstance(head, nn.Linear):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, z: Tensor, day: Tensor, week: Tensor) -> Tensor:
+        """Map readings (B, history, N) and clocks (B, history) to (B, horizon, N)."""
+        clock = torch.stack([day, week], -1)[:, :, None]
+        clock = clock.expand(*z.shape, 2)
+        out = self.backbone(torch.cat([z[..., None], clock], -1))
+        if self.highway is not None:
+            linear = torch.einsum("bhn,hk->bkn", z, self.highway[:-1])
+            out = out + linear + self.highway[-1][:, None]
+        return out
+
+
+class MaskedMAE(nn.Module):
+    """Mean absolute error in the readings' unit; NaN targets do not count."""
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor):
+        super().__init__()
+        self.register_buffer("scale", scale)
+
+    def forward(self, forecast: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of one batch."""
+        return masked_mae(forecast, target, self.scale)
+
+
+class Deadline:
+    """Tells whether a time has passed since training began."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds, self.end = seconds, float("inf")
+
+    def start(self) -> None:
+        """Begin to count."""
+        if self.seconds is not None:
+            self.end = time.monotonic() + self.seconds
+
+    def __call__(self) -> bool:
+        """Whether it has passed."""
+        return time.monotonic() >= self.end
+
+
+def _silent(*_) -> None:
+    """What skorch's callbacks print to."""
+
+
+def make_trainer(
+    module: nn.Module,
+    *,
+    scale: Tensor,
+    held: Windows | None,
+    patience: int,
+    max_seconds: float | None,
+    clip: float | None,
+    decay_every: int,
+    decay: float,
+    verbose: int,
+    **kw,
+):
+    """Return a skorch trainer.
+
+    Raises
+    ------
+    MissingExtraError
+        skorch is not installed.
+    """
+    try:
+        from skorch import NeuralNet
+        from skorch.callbacks import (
+            Callback,
+            EarlyStopping,
+            GradientNormClipping,
+            LRScheduler,
+        )
+        from skorch.helper import predefined_split
+    except ImportError:
+        raise MissingExtraError("TrafficForecaster", "skorch", "train") from None
+    deadline = Deadline(max_seconds)
+
+    class StopInTime(Callback):
+        def on_train_begin(self, net, **_):
+            deadline.start()
+
+        def on_epoch_end(self, net, **_):
+            if deadline():
+                raise KeyboardInterrupt  # skorch's word for ending the training
+
+    callbacks: list = [
+        ("decay", LRScheduler("StepLR", step_size=decay_every, gamma=decay))
+    ]
+    if clip is not None:
+        callbacks.append(("clip", GradientNormClipping(clip)))
+    if held is not None:
+        stop = EarlyStopping(patience=patience, load_best=True, sink=_silent)
+        callbacks.append(("early_stopping", stop))
+    callbacks.append(("stop_in_time", StopInTime()))
+    if not verbose:
+        kw["callbacks__print_log"] = None
+    return NeuralNet(
+        module,
+        MaskedMAE,
+        criterion__scale=scale,
+        iterator_train=partial(WindowLoader, stop=deadline),
+        iterator_train__shuffle=True,
+        iterator_valid=WindowLoader,
+        train_split=None if held is None else predefined_split(held),
+        callbacks=callbacks,
+        verbose=verbose,
+        **kw,
+    )
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Torch's generators, seeded inside and untouched outside."""
+    cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise MissingExtraError("saving a network", "safetensors", "train") from None
+    return safetensors.numpy
+
+
+def _file(path: str | Path, suffix: str) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + suffix)
+
+
+def write_files(path: str | Path, arrays: dict[str, np.ndarray], content: dict) -> None:
+    """Write arrays as safetensors and the rest as JSON."""
+    text = json.dumps(content, indent=2)  # before anything is written: it may refuse
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    _safetensors().save_file(arrays, str(_file(path, ".safetensors")))
+    _file(path, ".json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_files(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Read what :func:`write_files` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        The file holds something else.
+    """
+    file = _file(path, ".json")
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise ValueError(f"{file} does not hold a {kind}")
+    return _safetensors().load_file(str(_file(path, ".safetensors"))), content

@@ -1,0 +1,307 @@
+"""Trivial forecasts that any model has to beat.
+
+Each is fitted on the training rows alone: ``fit(series, rows)`` and then
+``forecast(past, minutes)`` with past readings (B, history, N) and the minutes of the
+first forecast step (B,).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
+from manifoldkit.graphs.forecast.series import (
+    Clock,
+    Series,
+    check_series,
+    split_rows,
+    weekday,
+    window_starts,
+)
+
+_DAY = 1440
+
+
+class LastValue:
+    """Repeat the last reading (the last one that is not missing).
+
+    Parameters
+    ----------
+    horizon : int
+        Steps.
+    """
+
+    def __init__(self, horizon: int):
+        self.horizon = horizon
+
+    def fit(self, series: Series, rows: int) -> "LastValue":
+        """Remember the mean of each sensor, for histories without any reading."""
+        self.mean_ = column_means(series.values[:rows])
+        return self
+
+    def forecast(self, past: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+        """Return forecasts (B, horizon, N)."""
+        known = ~np.isnan(past)
+        latest = past.shape[1] - 1 - known[:, ::-1].argmax(1)
+        last = np.take_along_axis(past, latest[:, None], 1)
+        last = np.where(known.any(1, keepdims=True), last, self.mean_)
+        return np.repeat(last, self.horizon, 1)
+
+
+class SeasonalProfile:
+    """Historical mean by time of day, and by workday and weekend.
+
+    Parameters
+    ----------
+    horizon : int
+        Steps.
+    kind : {"auto", "day", "week_part"}
+        "week_part" keeps workdays and weekends apart; "auto" does so when the
+        training part covers two weeks.
+
+    Attributes
+    ----------
+    table_ : ndarray, shape (n_slots, N)
+        One row a time of day; with "week_part" those of the weekend follow.
+    """
+
+    def __init__(self, horizon: int = 1, kind: str = "auto"):
+        if kind not in ("auto", "day", "week_part"):
+            raise ValueError(
+                f"profile: expected 'auto', 'day' or 'week_part', found {kind!r}"
+            )
+        self.horizon, self.kind = horizon, kind
+
+    def fit(self, series: Series, rows: int) -> "SeasonalProfile":
+        """Average the first ``rows`` rows."""
+        values, self.step_ = series.values[:rows], series.clock.step
+        long = len(values) * self.step_ >= 14 * _DAY
+        self.split_ = self.kind == "week_part" or (self.kind == "auto" and long)
+        per_day = _DAY // self.step_
+        slots = self.slots(series.clock.minutes(np.arange(len(values))))
+        day = _slot_means(values, slots % per_day, per_day)
+        fallback = np.broadcast_to(column_means(values), day.shape)
+        day = np.where(np.isnan(day), fallback, day)
+        if self.split_:
+            table = _slot_means(values, slots, 2 * per_day)
+            table = np.where(np.isnan(table), np.concatenate([day, day]), table)
+        else:
+            table = day
+        self.table_ = table.astype(values.dtype)
+        return self
+
+    def slots(self, minutes: np.ndarray) -> np.ndarray:
+        """Return the rows of the table for some minutes."""
+        minutes = np.asarray(minutes)
+        slot = (minutes % _DAY) // self.step_
+        if self.split_:
+            slot = slot + (_DAY // self.step_) * (weekday(minutes) >= 5)
+        return slot
+
+    def at(self, minutes: np.ndarray) -> np.ndarray:
+        """Return the profile (..., N) at some minutes (...)."""
+        return self.table_[self.slots(minutes)]
+
+    def forecast(self, past: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+        """Return forecasts (B, horizon, N); the past is not looked at."""
+        ahead = np.arange(self.horizon) * self.step_
+        return self.at(np.asarray(minutes)[:, None] + ahead)
+
+
+class SharedRidge:
+    """One ridge regression from history to horizon, shared by all sensors.
+
+    Parameters
+    ----------
+    history, horizon : int
+        Steps in and out.
+    profile : bool, default=True
+        Work on what the seasonal profile leaves over.
+    kind : str, default="auto"
+        Of the profile.
+    alpha : float, default=1.0
+        Ridge penalty on standardized inputs.
+
+    Attributes
+    ----------
+    coef_ : ndarray, shape (history + 1, horizon)
+        On standardized readings; the last row is the constant.
+    """
+
+    def __init__(self, history, horizon, profile=True, kind="auto", alpha=1.0):
+        self.history, self.horizon = history, horizon
+        self.profile = SeasonalProfile(horizon, kind) if profile else None
+        self.alpha = alpha
+
+    def fit(self, series: Series, rows: int) -> "SharedRidge":
+        """Solve the normal equations over all training windows and sensors."""
+        values, clock = series.values[:rows], series.clock
+        if self.profile is not None:
+            self.profile.fit(series, rows)
+            center = self.profile.at(clock.minutes(np.arange(len(values))))
+            self.center_ = np.zeros(values.shape[1])
+        else:
+            center = self.center_ = column_means(values)
+        rest = values - center
+        self.scale_ = column_scales(rest)
+        self.coef_ = ridge_map(
+            rest / self.scale_, self.history, self.horizon, self.alpha
+        )
+        return self
+
+    def forecast(self, past: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+        """Return forecasts (B, horizon, N)."""
+        minutes = np.asarray(minutes)[:, None]
+        steps = np.arange(-self.history, self.horizon)
+        center = self.center_
+        if self.profile is not None:
+            center = self.profile.at(minutes + steps * self.profile.step_)
+            before, after = np.split(center, [self.history], 1)
+        else:
+            before = after = center
+        z = np.nan_to_num((past - before) / self.scale_)
+        out = np.einsum("bhn,hk->bkn", z, self.coef_[:-1]) + self.coef_[-1][:, None]
+        return out * self.scale_ + after
+
+
+def ridge_map(z: np.ndarray, history: int, horizon: int, alpha: float) -> np.ndarray:
+    """Fit the shared linear map (history + 1, horizon) on a series (T, N).
+
+    Missing inputs count as zero, the mean; missing targets do not count.
+    """
+    windows = len(z) - history - horizon + 1
+    if windows < 1:
+        raise ValueError(
+            f"history, horizon: {history} + {horizon} steps do not fit a training part "
+            f"of {len(z)} rows"
+        )
+    known = ~np.isnan(z)
+    filled = np.where(known, z, 0).astype(np.float64)
+    whole = bool(known.all())
+    gram = np.zeros((1 if whole else horizon, history + 1, history + 1))
+    cross = np.zeros((history + 1, horizon))
+    for begin in range(0, windows, 512):  # blocks bound the memory
+        rows = slice(begin, min(begin + 512, windows))
+        count = rows.stop - begin
+
+        def lag(array, k, begin=begin, count=count):
+            return array[begin + k : begin + k + count].ravel()
+
+        x = np.stack([lag(filled, k) for k in range(history)])
+        x = np.concatenate([x, np.ones_like(x[:1])])
+        for k in range(horizon):
+            # the target is zero where it is missing, so it adds nothing here
+            cross[:, k] += x @ lag(filled, history + k)
+            if not whole:
+                gram[k] += (x * lag(known, history + k)) @ x.T
+        if whole:
+            gram[0] += x @ x.T
+    gram += alpha * np.eye(history + 1)
+    if whole:
+        return np.linalg.solve(gram[0], cross)
+    return np.linalg.solve(gram, cross.T[..., None])[..., 0].T
+
+
+def column_means(values: np.ndarray) -> np.ndarray:
+    """Return the mean of each sensor's readings, zero where there are none."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(0, dtype=np.float64)
+    return total / known.sum(0).clip(1)
+
+
+def column_scales(values: np.ndarray) -> np.ndarray:
+    """Return each sensor's standard deviation, 1 where it is constant or unknown."""
+    known = ~np.isnan(values)
+    gap = np.where(known, values - column_means(values), 0).astype(np.float64)
+    std = np.sqrt((gap**2).sum(0) / known.sum(0).clip(1))
+    tiny = 1e-6 * np.abs(column_means(values)) + np.finfo(np.float32).tiny
+    return np.where(std > tiny, std, 1.0)
+
+
+def _slot_means(values: np.ndarray, slots: np.ndarray, n_slots: int) -> np.ndarray:
+    known = ~np.isnan(values)
+    total = np.zeros((n_slots, values.shape[1]))
+    count = np.zeros((n_slots, values.shape[1]))
+    np.add.at(total, slots, np.where(known, values, 0))
+    np.add.at(count, slots, known)
+    return np.where(count > 0, total / count.clip(1), np.nan)
+
+
+def make_baselines(history: int, horizon: int, kind: str = "auto") -> Mapping:
+    """Return the trivial forecasts by name, not fitted."""
+    return {
+        "last value": LastValue(horizon),
+        "historical average": SeasonalProfile(horizon, kind),
+        "linear (ridge)": SharedRidge(history, horizon, profile=False),
+        "profile + ridge": SharedRidge(history, horizon, kind=kind),
+    }
+
+
+def evaluate_baselines(
+    dataset,
+    history: int,
+    horizon: int,
+    *,
+    split=None,
+    horizons=None,
+    profile: str = "auto",
+    null_value: float | None = None,
+    mape_floor: float | None = None,
+) -> dict[str, ForecastReport]:
+    """Fit the trivial forecasts on the training part and score them on the test part.
+
+    Parameters
+    ----------
+    dataset : object
+        As for :meth:`TrafficForecaster.fit`.
+    history, horizon : int
+        Steps in and out.
+    split, horizons, profile, null_value, mape_floor
+        As for :class:`TrafficForecaster` and its ``evaluate``.
+
+    Returns
+    -------
+    dict of str to ForecastReport
+        "last value", "historical average", "linear (ridge)", "profile + ridge".
+
+    Examples
+    --------
+    >>> from manifoldkit.datasets import make_traffic
+    >>> data = make_traffic(n_days=4, n_sensors=10, random_state=0)
+    >>> sorted(evaluate_baselines(data, 12, 6))
+    ['historical average', 'last value', 'linear (ridge)', 'profile + ridge']
+    """
+    series = check_series(dataset, null_value)
+    split = getattr(dataset, "split", None) if split is None else split
+    first, second = split_rows(len(series.values), split or (0.7, 0.1, 0.2))
+    starts = window_starts(second, len(series.values), history, horizon)
+    if not len(starts):
+        raise ValueError(
+            f"horizon: {horizon} steps do not fit the test part of "
+            f"{len(series.values) - second} rows"
+        )
+    floor = getattr(dataset, "mape_floor", 0.0) if mape_floor is None else mape_floor
+    out = {}
+    for name, model in make_baselines(history, horizon, profile).items():
+        model.fit(series, first)
+        sums = ErrorSums(horizon, floor)
+        for part in np.array_split(starts, -(-len(starts) // 256)):
+            past, future = cut_windows(series.values, part, history, horizon)
+            when = clock_of(series.clock, part, history)
+            sums.add(future, model.forecast(past, when))
+        out[name] = sums.report(horizons)
+    return out
+
+
+def cut_windows(values, starts, history: int, horizon: int):
+    """Return past (B, history, N) and future (B, horizon, N) of windows."""
+    rows = np.asarray(starts)[:, None]
+    return (
+        values[rows + np.arange(history)],
+        values[rows + history + np.arange(horizon)],
+    )
+
+
+def clock_of(clock: Clock, starts, history: int) -> np.ndarray:
+    """Return the minutes of the first forecast step of windows."""
+    return clock.minutes(np.asarray(starts) + history)

@@ -1,0 +1,599 @@
+"""Traffic forecasting behind scikit-learn's interface."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from manifoldkit.graphs.forecast._training import (
+    ForecastNetwork,
+    make_trainer,
+    read_files,
+    seeded,
+    write_files,
+)
+from manifoldkit.graphs.forecast.baselines import (
+    SeasonalProfile,
+    column_means,
+    column_scales,
+    cut_windows,
+    ridge_map,
+)
+from manifoldkit.graphs.forecast.graph_wavenet import GraphWaveNet
+from manifoldkit.graphs.forecast.linear import SharedLinear
+from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
+from manifoldkit.graphs.forecast.series import (
+    Series,
+    Windows,
+    check_readings,
+    check_series,
+    split_rows,
+    time_of_day,
+    to_minutes,
+    weekday,
+    window_starts,
+)
+from manifoldkit.graphs.forecast.stgcn import STGCN
+from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
+from manifoldkit.graphs.virtual.kernels import check_adjacency
+
+_FORMAT = "manifoldkit.graphs.TrafficForecaster"
+_RECIPES: dict[str, dict] = {  # of the published codes
+    "stgcn": {"weight_decay": 5e-4, "clip": None},
+    "gwnet": {"weight_decay": 1e-4, "clip": 5.0},
+    "linear": {"weight_decay": 0.0, "clip": None},
+}
+
+
+class TrafficForecaster(BaseEstimator):
+    """Forecast the readings of all sensors of a road network.
+
+    A graph network on the sensors, with virtual nodes, behind scikit-learn's
+    interface; trained through skorch (extra ``train``) on the mean absolute error in
+    the unit of the readings. Missing readings (NaN) count neither in the loss nor in
+    the errors. Mean, scale and profile come from the training rows alone.
+
+    Parameters
+    ----------
+    backbone : {"stgcn", "gwnet", "linear"} or callable, default="stgcn"
+        A callable takes ``(adjacency, history, horizon)`` and returns a module that
+        maps features (B, history, N, 3) to (B, horizon, N). "linear" is one map over
+        time, shared by all sensors, without a graph.
+    history, horizon : int, default=12
+        Steps in and out.
+    virtual_nodes : int, default=10
+        Number of virtual nodes; 0 for none.
+    adjacency : {"semi", "adaptive", "all_ones", "distance"}, default="semi"
+        Mode of :class:`~manifoldkit.graphs.SemiAdaptiveAdjacency`.
+    gate, bidirectional : bool, default=False
+        Of the adjacency.
+    adjacency_options, backbone_options : dict, optional
+        Further options of the adjacency and of the backbone, such as
+        ``{"channels": (32, 16, 32), "order": 2}``.
+    residual : {"profile", "ridge"} or None, default="profile"
+        "profile" forecasts what the historical mean by time of day leaves over;
+        "ridge" moreover adds a ridge regression from the history, at which training
+        starts. On small data this matters more than the network.
+    profile : {"auto", "day", "week_part"}, default="auto"
+        See :class:`~manifoldkit.graphs.forecast.baselines.SeasonalProfile`.
+    scaler : {"sensor", "global"}, default="sensor"
+        Mean and standard deviation of each sensor, or of all together.
+    split : tuple, optional
+        Rows at which validation and test begin, or three shares; default what the
+        data set says, else (0.7, 0.1, 0.2). Windows of validation and test may reach
+        back into the part before for their inputs, never for their targets.
+    null_value : float, optional
+        The reading that means "missing"; by default only NaN does.
+    lr, weight_decay, clip : float, optional
+        Of Adam, and the largest gradient norm; by default those of the backbone's
+        published recipe. The rate falls by 5 % every 10 epochs.
+    max_epochs, batch_size, patience : int, default=100, 64, 30
+        Passes; windows a step; epochs without a better validation loss after which
+        training ends. The best weights are kept.
+    max_seconds : float, optional
+        Wall-clock time after which training ends, with the best weights so far.
+    device : str, default="cpu"
+        Such as "cuda".
+    random_state : int, RandomState instance or None, default=None
+        Of initial weights and batches.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trainer; ``net_.module_.backbone`` is the network.
+    adjacency_ : SemiAdaptiveAdjacency
+        The learned graph (``explain``, ``plot``).
+    history_ : list of dict
+        One row an epoch: ``epoch``, ``train_loss``, ``valid_loss``, ``dur``.
+    n_sensors_, step_minutes_ : int
+        Seen in ``fit``.
+    profile_ : SeasonalProfile or None
+        Fitted on the training rows.
+    center_, scale_ : ndarray, shape (n_sensors,)
+        Scaler, fitted on the training rows.
+
+    Examples
+    --------
+    >>> from manifoldkit.datasets import make_traffic
+    >>> data = make_traffic(n_days=4, n_sensors=10, random_state=0)
+    >>> model = TrafficForecaster(horizon=6, virtual_nodes=2, max_epochs=1,
+    ...                           backbone_options={"channels": (8, 4, 8)},
+    ...                           random_state=0).fit(data)
+    >>> model.predict(data.values[:12], t0=data.start).shape
+    (6, 10)
+    >>> model.evaluate(data, horizons=[1, 6]).rows[1]["step"]
+    6
+    """
+
+    net_: Any
+
+    def __init__(
+        self,
+        backbone="stgcn",
+        *,
+        history: int = 12,
+        horizon: int = 12,
+        virtual_nodes: int = 10,
+        adjacency: str = "semi",
+        gate: bool = False,
+        bidirectional: bool = False,
+        adjacency_options: dict | None = None,
+        backbone_options: dict | None = None,
+        residual: str | None = "profile",
+        profile: str = "auto",
+        scaler: str = "sensor",
+        split=None,
+        null_value: float | None = None,
+        lr: float = 1e-3,
+        weight_decay: float | None = None,
+        clip: float | None = None,
+        max_epochs: int = 100,
+        batch_size: int = 64,
+        patience: int = 30,
+        max_seconds: float | None = None,
+        device: str = "cpu",
+        random_state=None,
+        verbose: int = 0,
+    ):
+        self.backbone = backbone
+        self.history = history
+        self.horizon = horizon
+        self.virtual_nodes = virtual_nodes
+        self.adjacency = adjacency
+        self.gate = gate
+        self.bidirectional = bidirectional
+        self.adjacency_options = adjacency_options
+        self.backbone_options = backbone_options
+        self.residual = residual
+        self.profile = profile
+        self.scaler = scaler
+        self.split = split
+        self.null_value = null_value
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.patience = patience
+        self.max_seconds = max_seconds
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, dataset, y=None) -> "TrafficForecaster":
+        """Train on the first part of a data set, with early stopping on the second.
+
+        Parameters
+        ----------
+        dataset : TrafficData or any object
+            With ``values`` (T, N), ``adjacency`` (N, N; row listens to column; array
+            or sparse), ``start``, ``step_minutes`` and optionally ``timestamps`` and
+            ``split``.
+        y : None
+            Not used.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Data or settings that do not fit.
+        MissingExtraError
+            skorch is not installed.
+        """
+        self._check_settings()
+        series = check_series(dataset, self.null_value)
+        graph = as_graph(dataset.adjacency, series.values.shape[1])
+        first, second = self._split(dataset, series)
+        self._fit_scaler(series, first)
+        z = self._standardize(series)
+        minutes = series.clock.minutes(np.arange(len(z)))
+        sizes = (self.history, self.horizon)
+        train = window_starts(0, first, *sizes)
+        if not len(train):
+            raise ValueError(
+                f"horizon: {self.history} + {self.horizon} steps do not fit the "
+                f"training part of {first} rows"
+            )
+        held = window_starts(first, second, *sizes)
+        highway = None
+        if self.residual == "ridge":
+            highway = ridge_map(z[:first].numpy(), *sizes, alpha=1.0)
+        valid = Windows(z, minutes, held, *sizes) if len(held) else None
+        rng = check_random_state(self.random_state)
+        with seeded(int(rng.randint(2**31 - 1)), self.device):
+            self._build(graph, highway, valid)
+            self.net_.fit(Windows(z, minutes, train, *sizes), None)
+        self.net_.module_.eval()
+        return self
+
+    def predict(self, history, t0=None) -> np.ndarray:
+        """Forecast.
+
+        Parameters
+        ----------
+        history : array-like, shape (history, N) or (B, history, N)
+            The latest readings, NaN where missing.
+        t0 : datetime64 or int, or array of shape (B,)
+            Time of the first row of each history (naive local clock; numbers are
+            minutes since 1970). Needed by every model but a linear one without
+            profile.
+
+        Returns
+        -------
+        ndarray, shape (horizon, N) or (B, horizon, N)
+        """
+        check_is_fitted(self, "net_")
+        past = check_readings(history, "history", self.null_value)
+        single = past.ndim == 2
+        past = past[None] if single else past
+        if past.shape[1:] != (self.history, self.n_sensors_):
+            raise ValueError(
+                f"history: expected shape (..., {self.history}, {self.n_sensors_}), "
+                f"found {np.shape(history)}"
+            )
+        if t0 is None:
+            if self.residual is not None or self.backbone != "linear":
+                raise ValueError("t0: expected the time of the first row, found None")
+            t0 = 0
+        begin = np.broadcast_to(to_minutes(t0), len(past))
+        parts = [
+            self._forecast(
+                past[k : k + self.batch_size], begin[k : k + self.batch_size]
+            )
+            for k in range(0, len(past), self.batch_size)
+        ]
+        out = np.concatenate(parts) if parts else past[:0, :0].repeat(self.horizon, 1)
+        return out[0] if single else out
+
+    def score(self, dataset, y=None) -> float:
+        """Return minus the mean absolute error on the test part: more is better."""
+        return -self.evaluate(dataset).mae
+
+    def evaluate(
+        self, dataset, horizons=None, mape_floor: float | None = None, part="test"
+    ) -> ForecastReport:
+        """Return errors by horizon on the last part of a data set.
+
+        Parameters
+        ----------
+        dataset : object
+            As for :meth:`fit`, split the same way.
+        horizons : sequence of int, optional
+            Steps ahead to list; default all.
+        mape_floor : float, optional
+            Smallest truth for which the percentage error counts; default what the
+            data set says, else any but zero.
+        part : {"test", "validation"}
+            Which targets.
+
+        Returns
+        -------
+        ForecastReport
+        """
+        check_is_fitted(self, "net_")
+        if part not in ("test", "validation"):
+            raise ValueError(f"part: expected 'test' or 'validation', found {part!r}")
+        series = check_series(dataset, self.null_value)
+        self._check_sensors(series)
+        first, second = self._split(dataset, series)
+        bounds = (second, len(series.values)) if part == "test" else (first, second)
+        starts = window_starts(*bounds, self.history, self.horizon)
+        if not len(starts):
+            raise ValueError(
+                f"horizon: {self.horizon} steps do not fit the {part} part of "
+                f"{bounds[1] - bounds[0]} rows"
+            )
+        if mape_floor is None:
+            mape_floor = getattr(dataset, "mape_floor", 0.0)
+        sums = ErrorSums(self.horizon, mape_floor)
+        for begin in range(0, len(starts), self.batch_size):
+            chosen = starts[begin : begin + self.batch_size]
+            past, future = cut_windows(
+                series.values, chosen, self.history, self.horizon
+            )
+            sums.add(future, self._forecast(past, series.clock.minutes(chosen)))
+        return sums.report(horizons)
+
+    def _check_settings(self) -> None:
+        for name in ("history", "horizon", "batch_size", "max_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected at least 1, found {getattr(self, name)}"
+                )
+        if not callable(self.backbone) and self.backbone not in _RECIPES:
+            raise ValueError(
+                f"backbone: expected one of {list(_RECIPES)} or a callable, found "
+                f"{self.backbone!r}"
+            )
+        if self.residual not in ("profile", "ridge", None):
+            raise ValueError(
+                f"residual: expected 'profile', 'ridge' or None, found "
+                f"{self.residual!r}"
+            )
+        if self.scaler not in ("sensor", "global"):
+            raise ValueError(
+                f"scaler: expected 'sensor' or 'global', found {self.scaler!r}"
+            )
+
+    def _check_sensors(self, series: Series) -> None:
+        if series.values.shape[1] != self.n_sensors_:
+            raise ValueError(
+                f"values: expected {self.n_sensors_} sensors, found "
+                f"{series.values.shape[1]}"
+            )
+        if series.clock.step != self.step_minutes_:
+            raise ValueError(
+                f"step_minutes: expected {self.step_minutes_} as in fit, found "
+                f"{series.clock.step}"
+            )
+
+    def _split(self, dataset, series: Series) -> tuple[int, int]:
+        split = self.split
+        if split is None:
+            split = getattr(dataset, "split", None) or (0.7, 0.1, 0.2)
+        return split_rows(len(series.values), split)
+
+    def _fit_scaler(self, series: Series, rows: int) -> None:
+        """Fit profile, mean and scale on the training rows alone."""
+        values = series.values[:rows]
+        self.n_sensors_, self.step_minutes_ = values.shape[1], series.clock.step
+        self.dtype_ = str(values.dtype)
+        self.profile_ = None
+        if self.residual is not None:
+            self.profile_ = SeasonalProfile(1, self.profile).fit(series, rows)
+            values = values - self.profile_.at(series.clock.minutes(np.arange(rows)))
+        if self.scaler == "sensor":
+            center, scale = column_means(values), column_scales(values)
+        else:
+            flat = values.reshape(-1, 1)
+            center = np.repeat(column_means(flat), self.n_sensors_)
+            scale = np.repeat(column_scales(flat), self.n_sensors_)
+        if self.profile_ is not None:
+            center = np.zeros_like(center)
+        self.center_, self.scale_ = (
+            center.astype(values.dtype),
+            scale.astype(values.dtype),
+        )
+
+    def _level(self, minutes: np.ndarray) -> np.ndarray:
+        """What is taken off the readings at some minutes (...): shape (..., N)."""
+        if self.profile_ is None:
+            return np.broadcast_to(self.center_, (*minutes.shape, self.n_sensors_))
+        return self.profile_.at(minutes)
+
+    def _standardize(self, series: Series) -> Tensor:
+        minutes = series.clock.minutes(np.arange(len(series.values)))
+        z = (series.values - self._level(minutes)) / self.scale_
+        return torch.from_numpy(np.ascontiguousarray(z, dtype=self.dtype_))
+
+    def _build(self, graph: Tensor, highway, valid: Windows | None) -> None:
+        if hasattr(self, "_loaded_history"):
+            del self._loaded_history
+        dtype = getattr(torch, self.dtype_)
+        graph = graph.to(dtype)
+        self.adjacency_ = SemiAdaptiveAdjacency(
+            graph,
+            self.virtual_nodes,
+            mode=self.adjacency,
+            gate=self.gate,
+            bidirectional=self.bidirectional,
+            **(self.adjacency_options or {}),
+        )
+        self._graph = graph
+        if highway is not None:
+            highway = torch.as_tensor(np.asarray(highway), dtype=dtype)
+        network = ForecastNetwork(self._network(), highway).to(dtype)
+        recipe = (
+            _RECIPES.get(self.backbone, {}) if isinstance(self.backbone, str) else {}
+        )
+        decay = self.weight_decay
+        self.net_ = make_trainer(
+            network,
+            scale=torch.as_tensor(self.scale_),
+            held=valid,
+            patience=self.patience,
+            max_seconds=self.max_seconds,
+            clip=recipe.get("clip") if self.clip is None else self.clip,
+            decay_every=10,
+            decay=0.95,
+            verbose=self.verbose,
+            optimizer=torch.optim.Adam,
+            lr=self.lr,
+            optimizer__weight_decay=(
+                recipe.get("weight_decay", 0.0) if decay is None else decay
+            ),
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _network(self) -> nn.Module:
+        sizes, options = (self.history, self.horizon), self.backbone_options or {}
+        if self.backbone == "linear":
+            return SharedLinear(*sizes, **options)
+        if self.backbone == "stgcn":
+            return STGCN(self.adjacency_, *sizes, **options)
+        if self.backbone == "gwnet":
+            if self.adjacency_.is_sparse:  # its own support is dense
+                options = {"adaptive_dim": 0} | options
+            return GraphWaveNet(self.adjacency_, *sizes, **options)
+        return self.backbone(self.adjacency_, *sizes, **options)
+
+    def _forecast(self, past: np.ndarray, begin: np.ndarray) -> np.ndarray:
+        """Forecast histories (B, history, N) that begin at some minutes (B,)."""
+        steps = np.arange(self.history + self.horizon) * self.step_minutes_
+        minutes = begin[:, None] + steps
+        level = self._level(minutes)
+        before, after = np.split(level, [self.history], 1)
+        z = np.nan_to_num((past - before) / self.scale_).astype(self.dtype_)
+        own = minutes[:, : self.history]
+        inputs = {
+            "z": torch.from_numpy(z),
+            "day": torch.as_tensor(time_of_day(own), dtype=getattr(torch, self.dtype_)),
+            "week": torch.as_tensor(
+                weekday(own) / 7, dtype=getattr(torch, self.dtype_)
+            ),
+        }
+        module = self.net_.module_.eval()
+        with torch.no_grad():
+            out = module(**{k: v.to(self.device) for k, v in inputs.items()})
+        return out.cpu().numpy() * self.scale_ + after
+
+    @property
+    def history_(self) -> list[dict]:
+        """Training log, one row an epoch."""
+        check_is_fitted(self, "net_")
+        if hasattr(self, "_loaded_history"):
+            return self._loaded_history
+        names = ("epoch", "train_loss", "valid_loss", "dur")
+        return [{k: r[k] for k in names if k in r} for r in self.net_.history]
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path.safetensors`` (weights, graph, scaler) and ``path.json``.
+
+        Raises
+        ------
+        TypeError
+            A parameter is not a plain value, such as a callable ``backbone``.
+        """
+        check_is_fitted(self, "net_")
+        state = self.net_.module_.state_dict()
+        arrays = {f"network.{k}": v.detach().cpu().numpy() for k, v in state.items()}
+        coo = self._graph.to_sparse_coo().coalesce()
+        arrays["graph.index"] = coo.indices().numpy()
+        arrays["graph.weight"] = coo.values().numpy()
+        arrays["center"], arrays["scale"] = self.center_, self.scale_
+        if self.profile_ is not None:
+            arrays["profile"] = self.profile_.table_
+        params = self.get_params(deep=False)
+        if isinstance(params["random_state"], np.random.RandomState):
+            params["random_state"] = None
+        content = {
+            "format": _FORMAT,
+            "params": params,
+            "n_sensors": self.n_sensors_,
+            "step_minutes": self.step_minutes_,
+            "dtype": self.dtype_,
+            "sparse": self.adjacency_.is_sparse,
+            "profile_split": self.profile_ is not None and self.profile_.split_,
+            "history": self.history_,
+        }
+        write_files(path, arrays, content)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> "TrafficForecaster":
+        """Read what :meth:`save` wrote; nothing is unpickled.
+
+        Parameters
+        ----------
+        path : str or Path
+            As given to :meth:`save`.
+        device : str, default="cpu"
+            Where to put the network.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            There is none, or the files hold something else.
+        """
+        arrays, content = read_files(path, _FORMAT)
+        params = content["params"]
+        for name in ("backbone_options", "split"):
+            params[name] = _tuples(params[name])
+        model = cls(**(params | {"device": device}))
+        model.n_sensors_ = n = content["n_sensors"]
+        model.step_minutes_, model.dtype_ = content["step_minutes"], content["dtype"]
+        model.center_, model.scale_ = arrays["center"], arrays["scale"]
+        model.profile_ = None
+        if "profile" in arrays:
+            profile = model.profile_ = SeasonalProfile(1, model.profile)
+            profile.table_, profile.split_ = arrays["profile"], content["profile_split"]
+            profile.step_ = model.step_minutes_
+        graph = torch.sparse_coo_tensor(
+            torch.from_numpy(arrays["graph.index"]),
+            torch.from_numpy(arrays["graph.weight"]),
+            (n, n),
+            check_invariants=True,
+        )
+        with seeded(0, device):
+            model._build(
+                graph if content["sparse"] else graph.to_dense(),
+                arrays.get("network.highway"),
+                None,
+            )
+            model.net_.initialize()
+        module = model.net_.module_
+        module.load_state_dict(
+            {k: torch.from_numpy(arrays[f"network.{k}"]) for k in module.state_dict()}
+        )
+        model._loaded_history = content["history"]
+        module.eval()
+        return model
+
+
+def _tuples(value):
+    """JSON knows lists only; sequences among the parameters were tuples."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
+    """Return an adjacency as a torch tensor, sparse if it came sparse.
+
+    Raises
+    ------
+    ValueError
+        It is not square, finite and non-negative, or of another number of nodes.
+    """
+    if hasattr(adjacency, "tocoo"):  # scipy
+        coo = adjacency.tocoo()
+        index = np.stack([coo.row, coo.col]).astype(np.int64)
+        adjacency = torch.sparse_coo_tensor(
+            torch.from_numpy(index),
+            torch.from_numpy(np.asarray(coo.data)),
+            coo.shape,
+            check_invariants=True,
+        )
+    elif not isinstance(adjacency, Tensor):
+        adjacency = torch.as_tensor(np.asarray(adjacency))
+    if not adjacency.is_floating_point():
+        adjacency = adjacency.float()
+    if adjacency.ndim != 2 or adjacency.shape != (n_sensors, n_sensors):
+        raise ValueError(
+            f"adjacency: expected shape ({n_sensors}, {n_sensors}) for {n_sensors} "
+            f"sensors, found {tuple(adjacency.shape)}"
+        )
+    if adjacency.layout == torch.strided:
+        check_adjacency(adjacency, "adjacency")
+    return adjacency

@@ -1,0 +1,290 @@
+"""Sensor series: checks, clock, splits and windows.
+
+Time is counted in whole minutes of a naive clock; row r of a series lies at
+``start + r * step``.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+_DAY = 1440
+
+
+class Clock(NamedTuple):
+    """When the rows of a series are.
+
+    Attributes
+    ----------
+    start : int
+        Minutes since 1970-01-01 of row 0.
+    step : int
+        Minutes between rows; divides a day.
+    """
+
+    start: int
+    step: int
+
+    def minutes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the minutes of rows."""
+        return self.start + np.asarray(rows) * self.step
+
+
+class Series(NamedTuple):
+    """Checked readings.
+
+    Attributes
+    ----------
+    values : ndarray of float32 or float64, shape (T, N)
+        NaN where missing.
+    clock : Clock
+    """
+
+    values: np.ndarray
+    clock: Clock
+
+
+def time_of_day(minutes: np.ndarray) -> np.ndarray:
+    """Return the share of the day that has passed, in [0, 1)."""
+    return (np.asarray(minutes) % _DAY) / _DAY
+
+
+def weekday(minutes: np.ndarray) -> np.ndarray:
+    """Return the day of the week, Monday 0.
+
+    >>> weekday(np.array([0]))  # 1970-01-01 was a Thursday
+    array([3])
+    """
+    return (np.asarray(minutes) // _DAY + 3) % 7
+
+
+def to_minutes(when: Any, name: str = "t0") -> np.ndarray:
+    """Return time stamps as minutes since 1970; numbers are taken as such.
+
+    Raises
+    ------
+    ValueError
+        No time stamps, or times of a zone (they jump with daylight saving).
+    """
+    array = np.asarray(when)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    try:
+        stamps = array.astype("datetime64[m]")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: expected time stamps (datetime64) or minutes since 1970, found "
+            f"{when!r}"
+        ) from None
+    if np.isnat(stamps).any():
+        raise ValueError(f"{name}: expected time stamps, found NaT")
+    return stamps.astype(np.int64)
+
+
+def check_readings(
+    values: Any, name: str = "values", null_value: float | None = None
+) -> np.ndarray:
+    """Return readings as floats with NaN where missing.
+
+    Parameters
+    ----------
+    values : array-like
+        Numbers; a last axis of length 1 may follow the sensors.
+    name : str
+        For messages.
+    null_value : float, optional
+        The number that stands for "missing". Zero is a reading unless it is said
+        here.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected numbers, found dtype {values.dtype}")
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
+    if np.isinf(values).any():
+        where = [int(i) for i in np.argwhere(np.isinf(values))[0]]
+        raise ValueError(
+            f"{name}{where} is infinite: expected numbers, or NaN where missing"
+        )
+    if null_value is not None:
+        values = np.where(values == null_value, np.nan, values).astype(values.dtype)
+    return values
+
+
+def check_series(dataset: Any, null_value: float | None = None) -> Series:
+    """Return the readings and the clock of a data set.
+
+    Parameters
+    ----------
+    dataset : object
+        With ``values`` (T, N) or (T, N, 1), ``step_minutes``, ``start`` and,
+        optionally, ``timestamps`` (T,).
+    null_value : float, optional
+        See :func:`check_readings`.
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes or values; time stamps that are not evenly spaced.
+    """
+    values = check_readings(dataset.values, "values", null_value)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"values: expected shape (time, sensors), found {values.shape}"
+        )
+    step = int(dataset.step_minutes)
+    if step < 1 or _DAY % step:
+        raise ValueError(
+            f"step_minutes: expected a divisor of 1440 (one day), found {step}"
+        )
+    stamps = getattr(dataset, "timestamps", None)
+    if stamps is not None:
+        minutes = to_minutes(stamps, "timestamps")
+        if minutes.shape != (len(values),):
+            raise ValueError(
+                f"timestamps: expected {len(values)}, one a row, found shape "
+                f"{minutes.shape}"
+            )
+        bad = np.flatnonzero(np.diff(minutes) != step)
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(
+                f"timestamps: rows {row} and {row + 1} are "
+                f"{int(minutes[row + 1] - minutes[row])} minutes apart, expected "
+                f"{step}; put the readings on a regular grid first "
+                "(datasets.regularize_series)"
+            )
+        start = int(minutes[0])
+    else:
+        start = int(to_minutes(dataset.start, "start"))
+    return Series(values, Clock(start, step))
+
+
+def split_rows(length: int, split: Any) -> tuple[int, int]:
+    """Return the rows at which validation and test begin.
+
+    Parameters
+    ----------
+    length : int
+        Number of rows.
+    split : tuple
+        Two rows (int), or three shares that sum to 1.
+
+    Examples
+    --------
+    >>> split_rows(2016, (0.7, 0.1, 0.2)), split_rows(10, (6, 8))
+    ((1411, 1612), (6, 8))
+    """
+    if len(split) == 2 and all(float(s).is_integer() for s in split):
+        first, second = (int(s) for s in split)
+    elif len(split) == 3 and abs(sum(split) - 1) < 1e-6 and min(split) >= 0:
+        first = int(length * split[0])
+        second = int(length * (split[0] + split[1]))
+    else:
+        raise ValueError(
+            f"split: expected two rows or three shares that sum to 1, found {split!r}"
+        )
+    if not 0 < first <= second <= length:
+        raise ValueError(f"split: rows {first}, {second} do not fit {length} rows")
+    return first, second
+
+
+def window_starts(
+    first: int, last: int, history: int, horizon: int, overlap: bool = True
+) -> np.ndarray:
+    """Return the first input rows of all windows whose targets lie in [first, last).
+
+    Parameters
+    ----------
+    first, last : int
+        Part of the series.
+    history, horizon : int
+        Steps in and out.
+    overlap : bool, default=True
+        Inputs may reach back before ``first``.
+
+    Examples
+    --------
+    >>> window_starts(10, 16, history=4, horizon=2)
+    array([ 6,  7,  8,  9, 10])
+    """
+    begin = max(first - history, 0) if overlap else first
+    return np.arange(begin, last - history - horizon + 1)
+
+
+class Windows(Dataset):
+    """Windows of a standardized series, cut out batch by batch.
+
+    Parameters
+    ----------
+    z : Tensor, shape (T, N)
+        Standardized readings, NaN where missing.
+    minutes : ndarray of int, shape (T,)
+        Of the rows.
+    starts : ndarray of int
+        First input rows.
+    history, horizon : int
+        Steps in and out.
+    """
+
+    def __init__(self, z: Tensor, minutes, starts, history: int, horizon: int):
+        self.target = z
+        self.inputs = torch.nan_to_num(z)  # missing: the mean, or the profile
+        self.day = torch.as_tensor(time_of_day(minutes), dtype=z.dtype)
+        self.week = torch.as_tensor(weekday(minutes) / 7, dtype=z.dtype)
+        self.starts = torch.as_tensor(starts)
+        self.history, self.horizon = history, horizon
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def batch(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return inputs and targets (B, horizon, N) of windows."""
+        rows = self.starts[index][:, None]
+        past = rows + torch.arange(self.history)
+        future = rows + self.history + torch.arange(self.horizon)
+        inputs = {
+            "z": self.inputs[past],
+            "day": self.day[past],
+            "week": self.week[past],
+        }
+        return inputs, self.target[future]
+
+    def __getitem__(self, index: int):
+        inputs, target = self.batch(torch.tensor([index]))
+        return {k: v[0] for k, v in inputs.items()}, target[0]
+
+
+class WindowLoader:
+    """Batches of :class:`Windows`, the last one however small.
+
+    Parameters
+    ----------
+    windows : Windows
+    batch_size : int
+    shuffle : bool
+        Draw the order from torch's generator.
+    stop : callable, optional
+        Asked before every batch but the first; true ends the epoch.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, shuffle=False, stop=None):
+        self.windows, self.batch_size = windows, batch_size
+        self.shuffle, self.stop = shuffle, stop
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.batch_size)
+
+    def __iter__(self) -> Iterator:
+        n = len(self.windows)
+        order = torch.randperm(n) if self.shuffle else torch.arange(n)
+        for k, index in enumerate(order.split(self.batch_size)):
+            if k and self.stop is not None and self.stop():
+                return
+            yield self.windows.batch(index)

@@ -1,0 +1,159 @@
+"""STGCN: gated temporal convolutions around a graph convolution."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from manifoldkit.graphs.forecast.norm import NodeLayerNorm
+from manifoldkit.graphs.forecast.temporal import (
+    Align,
+    ByteDropout,
+    TemporalGate,
+)
+from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
+
+Propagate = Callable[[Tensor], Tensor]
+
+
+class ChebyshevConv(nn.Module):
+    r"""Graph convolution over the supports I, P, 2 P^2 - I, ...
+
+    With a learned, directed adjacency the scaled Laplacian of the original is not
+    defined; P, the normalized adjacency, takes its place. Order 2 is the first-order
+    form [I, P].
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    order : int, default=3
+        Number of supports.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, order: int = 3):
+        super().__init__()
+        if order < 1:
+            raise ValueError(f"order: expected at least 1, found {order}")
+        self.order = order
+        self.linear = nn.Linear(order * in_channels, out_channels)
+
+    def forward(self, x: Tensor, propagate: Propagate) -> Tensor:
+        """Map (..., n, C) to (..., n, out_channels)."""
+        terms = [x]
+        if self.order > 1:
+            terms.append(propagate(x))
+        for _ in range(2, self.order):
+            terms.append(2 * propagate(terms[-1]) - terms[-2])
+        return self.linear(torch.cat(terms, -1))
+
+
+class _Block(nn.Module):
+    """Temporal gate, graph convolution, temporal gate, normalization, dropout."""
+
+    def __init__(self, in_channels, channels, kernel, order, nodes, dropout):
+        super().__init__()
+        c0, c1, c2 = channels
+        self.first = TemporalGate(in_channels, c0, kernel)
+        self.align = Align(c0, c1)
+        self.graph = ChebyshevConv(c1, c1, order)
+        self.second = TemporalGate(c1, c2, kernel)
+        self.norm = NodeLayerNorm(*nodes, c2)
+        self.dropout = ByteDropout(dropout)
+
+    def forward(self, x, propagate, keep):
+        x = self.align(self.first(x))
+        x = torch.relu(self.graph(x, propagate) + x)
+        # nothing reads the virtual nodes after the last graph convolution
+        x = self.second(x[..., :keep, :])
+        return self.dropout(self.norm(x))
+
+
+class STGCN(nn.Module):
+    """Spatio-temporal graph convolutional network with room for virtual nodes.
+
+    Two blocks (temporal gate, graph convolution, temporal gate, normalization) and an
+    output block. Virtual nodes enter as zeros and are normalized apart.
+
+    Parameters
+    ----------
+    adjacency : SemiAdaptiveAdjacency
+        The graph, with or without virtual nodes.
+    history, horizon : int
+        Steps in and out; ``history`` at least ``4 (kernel - 1) + 1``.
+    in_channels : int, default=3
+        Value, time of day, day of week.
+    channels : tuple of three int, default=(64, 16, 64)
+        Of the first gate, the graph convolution and the second gate of a block.
+    out_channels : int, default=128
+        Of the output block.
+    kernel : int, default=3
+        Of the temporal convolutions.
+    order : int, default=3
+        Number of supports of the graph convolution (2: first order).
+    dropout : float, default=0.5
+
+    References
+    ----------
+    .. [1] B. Yu, H. Yin, Z. Zhu, "Spatio-temporal graph convolutional networks", IJCAI
+       2018.
+
+    Examples
+    --------
+    >>> adjacency = SemiAdaptiveAdjacency(torch.ones(5, 5), num_virtual=2)
+    >>> model = STGCN(adjacency, history=12, horizon=4, channels=(8, 4, 8))
+    >>> model(torch.randn(2, 12, 5, 3)).shape
+    torch.Size([2, 4, 5])
+    """
+
+    def __init__(
+        self,
+        adjacency: SemiAdaptiveAdjacency,
+        history: int,
+        horizon: int,
+        *,
+        in_channels: int = 3,
+        channels: Sequence[int] = (64, 16, 64),
+        out_channels: int = 128,
+        kernel: int = 3,
+        order: int = 3,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        last = history - 4 * (kernel - 1)
+        if last < 1:
+            raise ValueError(
+                f"history: STGCN with kernel {kernel} needs at least "
+                f"{4 * (kernel - 1) + 1} steps, found {history}"
+            )
+        if len(channels) != 3:
+            raise ValueError(f"channels: expected three numbers, found {channels}")
+        self.adjacency = adjacency
+        real, virtual = adjacency.num_real, adjacency.num_virtual
+        c2 = channels[2]
+        nodes = (real, virtual)
+        self.block1 = _Block(in_channels, channels, kernel, order, nodes, dropout)
+        self.block2 = _Block(c2, channels, kernel, order, (real, 0), dropout)
+        self.gate = TemporalGate(c2, out_channels, last)
+        self.norm = NodeLayerNorm(real, 0, out_channels)
+        self.hidden = nn.Linear(out_channels, out_channels)
+        self.dropout = ByteDropout(dropout)
+        self.head = nn.Linear(out_channels, horizon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map real nodes' features (B, history, N, C) to (B, horizon, N)."""
+        propagate = self.adjacency.propagation()
+        x = add_virtual_signal(x, self.adjacency.num_virtual)
+        x = self.block1(x, propagate, x.shape[-2])
+        x = self.block2(x, propagate, self.adjacency.num_real)
+        x = self.norm(self.gate(x))
+        x = self.dropout(torch.relu(self.hidden(x)))
+        return self.head(x)[:, 0].transpose(1, 2)
+
+
+def add_virtual_signal(x: Tensor, num_virtual: int) -> Tensor:
+    """Append virtual nodes with a zero signal to features (B, T, N, C).
+
+    >>> add_virtual_signal(torch.ones(1, 2, 3, 1), 4).shape
+    torch.Size([1, 2, 7, 1])
+    """
+    return nn.functional.pad(x, (0, 0, 0, num_virtual)) if num_virtual else x

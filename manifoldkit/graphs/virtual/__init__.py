@@ -1,0 +1,1 @@
+"""Virtual nodes: adjacencies that hold them, a transform, sensitivities."""

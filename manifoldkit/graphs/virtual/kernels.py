@@ -1,0 +1,219 @@
+"""Adjacency matrices of sensor graphs as plain functions of tensors.
+
+``A[i, j]`` is the weight with which node i listens to node j: rows receive. (PyG's
+``edge_index[0]`` is the source j, ``edge_index[1]`` the target i.)
+"""
+
+import torch
+from torch import Tensor
+
+from manifoldkit.linalg.checks import check_finite, check_square, first_index
+
+MODES = ("semi", "adaptive", "all_ones", "distance")
+
+
+def check_adjacency(a: Tensor, name: str = "a_dist", n: int | None = None) -> Tensor:
+    """Raise unless a dense adjacency is square, finite and not negative."""
+    check_square(a, name, n)
+    if a.ndim != 2:
+        raise ValueError(f"{name}: expected one matrix, found shape {tuple(a.shape)}")
+    check_finite(a, name)
+    if bool((a < 0).any()):
+        i, j = first_index(a < 0)
+        raise ValueError(
+            f"{name}[{i}, {j}] is {float(a[i, j]):.3g}: expected no negative weight"
+        )
+    return a
+
+
+def gaussian_kernel_adjacency(
+    distance: Tensor, sigma: float | None = None, cutoff: float = 0.1
+) -> Tensor:
+    r"""Turn road distances into weights by a thresholded Gaussian kernel.
+
+    .. math:: A_{ij} = \exp(-(d_{ij} / \sigma)^2), \text{ zero below the cutoff.}
+
+    Parameters
+    ----------
+    distance : Tensor, shape (n, n)
+        Distance from the node of the row to that of the column, in any unit; infinite
+        or NaN where there is no road.
+    sigma : float, optional
+        Width; default the standard deviation of the finite distances.
+    cutoff : float, default=0.1
+        Smaller weights become zero.
+
+    Returns
+    -------
+    Tensor, shape (n, n)
+
+    Raises
+    ------
+    ValueError
+        Not square; negative distances; no finite distance, or all of them equal and
+        no ``sigma``.
+
+    References
+    ----------
+    .. [1] Y. Li et al., "Diffusion convolutional recurrent neural network", ICLR
+       2018, section 4.1.
+
+    Examples
+    --------
+    >>> d = torch.tensor([[0.0, 1.0], [torch.inf, 0.0]])
+    >>> gaussian_kernel_adjacency(d, sigma=1.0)
+    tensor([[1.0000, 0.3679],
+            [0.0000, 1.0000]])
+    """
+    check_square(distance, "distance")
+    finite = torch.isfinite(distance)
+    if not bool(finite.any()):
+        raise ValueError("distance: expected finite entries, found none")
+    if bool((distance[finite] < 0).any()):
+        raise ValueError("distance: expected no negative distance")
+    if sigma is None:
+        sigma = float(distance[finite].double().std(correction=0))
+    if not sigma > 0:
+        raise ValueError(f"sigma: expected a positive width, found {sigma}")
+    weight = torch.exp(-((distance / sigma) ** 2))
+    return torch.where(finite & (weight >= cutoff), weight, 0.0)
+
+
+def normalize_adjacency(a: Tensor, how: str = "row", self_loops: bool = True) -> Tensor:
+    r"""Add self loops and normalize.
+
+    "row" gives :math:`(A + I)_{ij} / r_i`, "sym" gives
+    :math:`r_i^{-1/2} (A + I)_{ij} c_j^{-1/2}` with the sums r of the rows and c of the
+    columns, which is the usual symmetric form also where A is directed.
+
+    Parameters
+    ----------
+    a : Tensor, shape (..., n, n)
+        Weights, not negative.
+    how : {"row", "sym", "none"}
+        Normalization.
+    self_loops : bool, default=True
+        Add the identity first. Without it rows that are zero stay zero.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Examples
+    --------
+    >>> normalize_adjacency(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), "row")
+    tensor([[0.2500, 0.7500],
+            [0.0000, 1.0000]])
+    """
+    check_square(a, "a")
+    check_normalization(how)
+    if self_loops:
+        a = a + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    if how == "none":
+        return a
+    rows = a.sum(-1)
+    if how == "row":
+        return a * inverse(rows)[..., None]
+    columns = a.sum(-2)
+    return inverse(rows).sqrt()[..., None] * a * inverse(columns).sqrt()[..., None, :]
+
+
+def check_normalization(how: str) -> None:
+    """Raise ``ValueError`` on an unknown name."""
+    if how not in ("row", "sym", "none"):
+        raise ValueError(f"normalize: expected 'row', 'sym' or 'none', found {how!r}")
+
+
+def inverse(x: Tensor) -> Tensor:
+    """Return 1 / x, and zero with a zero derivative where x is zero."""
+    zero = x == 0
+    return torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, x))
+
+
+def antisymmetric_weights(
+    left1: Tensor, left2: Tensor, right1: Tensor, right2: Tensor, threshold: float = 0.0
+) -> Tensor:
+    """Return relu(e1 f2' - e2 f1') between two groups of nodes, small entries zero."""
+    weight = torch.relu(left1 @ right2.mT - left2 @ right1.mT)
+    return cut(weight, threshold)
+
+
+def cut(weight: Tensor, threshold: float) -> Tensor:
+    """Set what is below the threshold to zero."""
+    if threshold <= 0:
+        return weight
+    return torch.where(weight >= threshold, weight, 0.0)
+
+
+def semi_adaptive_adjacency(
+    a_dist: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    threshold: float = 0.0,
+    mode: str = "semi",
+) -> Tensor:
+    r"""Extend a road graph by virtual nodes with learned links.
+
+    With n = N + nv and :math:`A = \mathrm{relu}(E_1 E_2^T - E_2 E_1^T)`, entries below
+    the threshold zero, "adaptive" returns A; "semi" replaces the block of the N real
+    nodes by the road graph; "all_ones" links every virtual node to and from every
+    real node with weight 1; "distance" returns the road graph itself. Of
+    :math:`a_{ij}` and :math:`a_{ji}` at most one is positive, so a virtual node either
+    reads from a real node or writes to it.
+
+    Parameters
+    ----------
+    a_dist : Tensor, shape (N, N)
+        Road graph, row listens to column.
+    e1, e2 : Tensor, shape (N + nv, d)
+        Embeddings, real nodes first.
+    threshold : float, default=0.0
+        Learned weights below it become zero.
+    mode : {"semi", "adaptive", "all_ones", "distance"}
+        See above.
+
+    Returns
+    -------
+    Tensor, shape (N + nv, N + nv), or (N, N) with mode "distance"
+        Weights, not normalized.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit; weights that are not finite or negative; unknown mode.
+
+    References
+    ----------
+    .. [1] X. Cao, D. Zhuang, J. Zhao, S. Wang, "Virtual nodes improve long-term
+       traffic prediction", arXiv 2501.10048.
+
+    Examples
+    --------
+    >>> e1, e2 = torch.eye(3)[:, :2], torch.ones(3, 2)
+    >>> semi_adaptive_adjacency(torch.eye(2), e1, e2)
+    tensor([[1., 0., 1.],
+            [0., 1., 1.],
+            [0., 0., 0.]])
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode: expected one of {list(MODES)}, found {mode!r}")
+    check_adjacency(a_dist)
+    n_real = len(a_dist)
+    if mode == "distance":
+        return a_dist
+    n = len(e1)
+    if e1.shape != e2.shape or e1.ndim != 2 or n < n_real:
+        raise ValueError(
+            f"e1, e2: expected shape (N + nv, d) with N = {n_real}, found "
+            f"{tuple(e1.shape)} and {tuple(e2.shape)}"
+        )
+    if mode == "all_ones":
+        out = a_dist.new_ones(n, n)
+        out[n_real:, n_real:] = 0
+    else:
+        out = antisymmetric_weights(e1, e2, e1, e2, threshold)
+    if mode == "adaptive":
+        return out
+    real = torch.arange(n, device=out.device) < n_real
+    road = torch.nn.functional.pad(a_dist, (0, n - n_real, 0, n - n_real))
+    return torch.where(real[:, None] & real, road.to(out.dtype), out)

@@ -1,0 +1,229 @@
+"""How far information reaches: derivatives between nodes, and receptive fields."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Size of the derivatives between nodes.
+
+    Attributes
+    ----------
+    matrix : Tensor, shape (n, n)
+        ``matrix[v, u]`` is the norm of the derivative of node v's features with
+        respect to node u's inputs.
+    mean : float
+        Mean over pairs of different nodes.
+    """
+
+    matrix: Tensor
+    mean: float
+
+    def by_hops(self, adjacency) -> list[dict]:
+        """Return the mean by number of hops on a graph.
+
+        Parameters
+        ----------
+        adjacency : array-like, shape (n, n)
+            Row listens to column; positive entries are edges.
+
+        Returns
+        -------
+        list of dict
+            ``hops`` (inf for pairs without a path), ``pairs``, ``mean``.
+        """
+        hops = hop_distance(adjacency)
+        if hops.shape != tuple(self.matrix.shape):
+            raise ValueError(
+                f"adjacency: expected shape {tuple(self.matrix.shape)}, found "
+                f"{hops.shape}"
+            )
+        values = self.matrix.cpu().numpy()
+        return [
+            {
+                "hops": float(h),
+                "pairs": int((hops == h).sum()),
+                "mean": float(values[hops == h].mean()),
+            }
+            for h in np.unique(hops)
+        ]
+
+
+def hop_distance(adjacency) -> np.ndarray:
+    """Return the number of hops over which node i (row) hears of node j (column).
+
+    >>> hop_distance(np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]]))
+    array([[ 0.,  1.,  2.],
+           [inf,  0.,  1.],
+           [inf, inf,  0.]])
+    """
+    graph = csr_matrix(np.asarray(adjacency) > 0)
+    return dijkstra(graph, directed=True, unweighted=True)
+
+
+def layer_sensitivity(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    layer: str | nn.Module | None = None,
+    probes: int | None = None,
+    norm: str = "fro",
+    num_real: int | None = None,
+    node_dim: int = -2,
+    generator: torch.Generator | None = None,
+) -> Sensitivity:
+    r"""Measure over-squashing: how much each node feels of every other.
+
+    .. math:: J_{vu} = \frac{\partial h_v^{(l)}}{\partial x_u}, \qquad
+        S_l = \operatorname{mean}_{v \ne u} \| J_{vu} \|.
+
+    For :math:`h = P^l x` this is :math:`|P^l|`. Exact by as many backward passes as h
+    has entries; or, with ``probes``, an unbiased estimate of :math:`\|J_{vu}\|_F^2`
+    from random signs (Hutchinson), by ``n * probes`` passes.
+
+    Parameters
+    ----------
+    model : callable or Module
+        Maps ``x`` to features of nodes. Set it to evaluation mode first.
+    x : Tensor, shape (..., n, channels)
+        Inputs; leading axes (batch, time) are summed up in the norm.
+    layer : str or Module, optional
+        Look at the output of this part of the model (by name) instead.
+    probes : int, optional
+        Number of random probes a node; default exact.
+    norm : {"fro", "sum", "max"}, default="fro"
+        Norm of each block; estimates know "fro" only.
+    num_real : int, optional
+        Look at the first nodes alone (virtual ones come last).
+    node_dim : int, default=-2
+        Axis of the nodes, in inputs and in features.
+    generator : torch.Generator, optional
+        Of the probes.
+
+    Returns
+    -------
+    Sensitivity
+
+    Notes
+    -----
+    The definition is ours; published plots of sensitivity do not say theirs exactly.
+
+    Examples
+    --------
+    >>> p = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    >>> layer_sensitivity(lambda x: p @ p @ x, torch.zeros(2, 1)).matrix
+    tensor([[0.2500, 0.7500],
+            [0.0000, 1.0000]])
+    """
+    if norm not in ("fro", "sum", "max"):
+        raise ValueError(f"norm: expected 'fro', 'sum' or 'max', found {norm!r}")
+    if probes is not None and (probes < 1 or norm != "fro"):
+        raise ValueError(
+            f"probes: expected at least 1, with norm='fro', found {probes} with "
+            f"{norm!r}"
+        )
+    x = x.detach().clone().requires_grad_(True)
+    h = _features(model, x, layer).movedim(node_dim, 0)
+    n = num_real or x.shape[node_dim]
+    if not 0 < n <= min(len(h), x.shape[node_dim]):
+        raise ValueError(
+            f"num_real: expected 1 to {min(len(h), x.shape[node_dim])} nodes, found {n}"
+        )
+    rows = []
+    for v in range(n):
+        flat = h[v].reshape(-1)
+        if probes is None:
+            seeds = torch.eye(flat.numel(), dtype=h.dtype, device=h.device)
+        else:
+            signs = torch.randint(
+                2, (probes, flat.numel()), generator=generator, dtype=torch.int8
+            )
+            seeds = (2 * signs - 1).to(flat)
+        rows.append(_row(flat, x, seeds, norm, node_dim, n, probes))
+    matrix = torch.stack(rows)
+    off = ~torch.eye(n, dtype=torch.bool, device=matrix.device)
+    mean = float(matrix[off].mean()) if n > 1 else 0.0
+    return Sensitivity(matrix, mean)
+
+
+def _features(model, x: Tensor, layer) -> Tensor:
+    if layer is None:
+        return model(x)
+    if isinstance(layer, str):
+        if not isinstance(model, nn.Module):
+            raise TypeError("layer: a name needs a model that is a torch module")
+        layer = model.get_submodule(layer)
+    caught: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _, __, out: caught.append(out))
+    try:
+        model(x)
+    finally:
+        handle.remove()
+    if not caught:
+        raise ValueError("layer: the model did not call it")
+    return caught[-1]
+
+
+def _row(flat, x, seeds, norm, node_dim, n, probes) -> Tensor:
+    """Norms of the derivatives of one node's features, shape (n,)."""
+    total = flat.new_zeros(n)
+    for part in seeds.split(32):  # blocks bound the memory
+        (grad,) = torch.autograd.grad(
+            flat,
+            x,
+            part,
+            retain_graph=True,
+            is_grads_batched=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        axis = node_dim if node_dim < 0 else node_dim + 1
+        block = grad.movedim(axis, 0)[:n].flatten(1).detach()
+        if norm == "fro":
+            total = total + (block**2).sum(1)
+        elif norm == "sum":
+            total = total + block.abs().sum(1)
+        else:
+            total = torch.maximum(total, block.abs().amax(1))
+    if norm == "fro":
+        total = (total / (probes or 1)).sqrt()
+    return total
+
+
+def receptive_field(
+    adjacency: Tensor, layers: int = 2, num_real: int | None = None
+) -> float:
+    """Return the share of ordered pairs of real nodes that some layers connect.
+
+    Parameters
+    ----------
+    adjacency : Tensor, shape (n, n)
+        Row listens to column, with self loops; real nodes first.
+    layers : int, default=2
+        Graph layers.
+    num_real : int, optional
+        Count pairs of the first nodes alone.
+
+    Examples
+    --------
+    >>> a = torch.eye(3) + torch.diag(torch.ones(2), 1)
+    >>> round(receptive_field(a, 1), 3), receptive_field(a, 2)
+    (0.333, 0.5)
+    """
+    if layers < 1:
+        raise ValueError(f"layers: expected at least 1, found {layers}")
+    step = (adjacency.detach() > 0).double()
+    reach = step
+    for _ in range(layers - 1):
+        reach = (step @ reach > 0).double()
+    n = num_real or len(adjacency)
+    if n < 2:
+        return 1.0
+    real = reach[:n, :n]
+    return float((real.sum() - real.diagonal().sum()) / (n * (n - 1)))

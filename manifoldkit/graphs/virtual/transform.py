@@ -1,0 +1,240 @@
+"""Virtual nodes as a PyG transform."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import dijkstra
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import BaseTransform
+
+_TARGETS = ("y", "train_mask", "val_mask", "test_mask")
+
+
+class AddVirtualNodes(BaseTransform):
+    """Add virtual nodes to every graph, linked with its nodes in both directions.
+
+    Safe on a ``Batch``: every graph gets nodes of its own, with right ``batch``,
+    ``ptr`` and slices (PyG's ``VirtualNode`` gives a batch one common node, through
+    which graphs see each other). Applied twice it does nothing the second time.
+    Targets and masks keep the length of the real nodes unless ``extend_targets`` is
+    set: read results by ``out[~data.is_virtual]``.
+
+    Parameters
+    ----------
+    num : int, default=1
+        Virtual nodes a graph.
+    scheme : {"all", "cluster", "random"}, default="all"
+        Every virtual node is linked with all real nodes; or with one of ``num``
+        connected clusters (each node with the nearest of ``num`` seeds that lie far
+        apart, by hops); or with a random part, drawn with ``generator``.
+    features : {"zero", "mean", "learned"}, default="zero"
+        ``x`` of a virtual node: zero; the mean over the nodes it is linked with; or
+        zero, to be filled by :class:`VirtualNodeFeatures` inside the model.
+    edge_weight : float, default=1.0
+        Weight of the new links, where the graph has ``edge_weight``. Other edge
+        attributes are zero; ``edge_type`` gets two new types, to and from the virtual
+        node.
+    batch_safe : bool, default=True
+        False treats a ``Batch`` as the one graph that it is to PyG.
+    extend_targets : bool, default=False
+        Extend ``y`` (with zeros) and the masks (with False), if they have one entry a
+        node.
+    generator : torch.Generator, optional
+        Of ``scheme="random"``.
+
+    Notes
+    -----
+    Adds ``is_virtual`` (bool, one a node) and ``virtual_id`` (0 to num - 1, and -1 for
+    real nodes). Virtual nodes come last in each graph. Other attributes of nodes are
+    extended with zeros, ``pos`` with the mean position.
+
+    Examples
+    --------
+    >>> data = Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0, 1], [1, 2]]))
+    >>> out = AddVirtualNodes(num=2)(data)
+    >>> out.num_nodes, out.num_edges, out.is_virtual.tolist()
+    (5, 14, [False, False, False, True, True])
+    """
+
+    def __init__(
+        self,
+        num: int = 1,
+        scheme: str = "all",
+        features: str = "zero",
+        edge_weight: float = 1.0,
+        batch_safe: bool = True,
+        extend_targets: bool = False,
+        generator: torch.Generator | None = None,
+    ):
+        if num < 0:
+            raise ValueError(f"num: expected 0 or more virtual nodes, found {num}")
+        if scheme not in ("all", "cluster", "random"):
+            raise ValueError(
+                f"scheme: expected 'all', 'cluster' or 'random', found {scheme!r}"
+            )
+        if features not in ("zero", "mean", "learned"):
+            raise ValueError(
+                f"features: expected 'zero', 'mean' or 'learned', found {features!r}"
+            )
+        self.num, self.scheme, self.features = num, scheme, features
+        self.edge_weight, self.batch_safe = edge_weight, batch_safe
+        self.extend_targets, self.generator = extend_targets, generator
+
+    def forward(self, data: Any) -> Any:
+        """Return the graph, or batch of graphs, with virtual nodes.
+
+        Raises
+        ------
+        TypeError
+            Not a ``Data`` or ``Batch``.
+        ValueError
+            No ``edge_index``; a batch that has lost its slices.
+        """
+        if not isinstance(data, Data):
+            raise TypeError(
+                f"data: expected a torch_geometric Data or Batch, found "
+                f"{type(data).__name__}"
+            )
+        if "is_virtual" in data:
+            return data
+        if isinstance(data, Batch) and self.batch_safe:
+            try:
+                graphs = data.to_data_list()
+            except RuntimeError as error:
+                raise ValueError(
+                    "data: this Batch cannot be taken apart into its graphs "
+                    f"({error}); add virtual nodes before batching"
+                ) from None
+            return Batch.from_data_list([self._extend(graph) for graph in graphs])
+        return self._extend(data)
+
+    def _extend(self, data: Data) -> Data:
+        if data.edge_index is None:
+            raise ValueError("data: expected edge_index, found none")
+        n = int(data.num_nodes or 0)
+        old_edges = data.num_edges
+        real, virtual = self._links(data, n)
+        device = data.edge_index.device
+        up = torch.stack([real, virtual + n])
+        links = torch.cat([up, up.flip(0)], 1).to(device)
+        average = _averaging(real, virtual, self.num).to(device)
+        for key, value in list(data.items()):
+            if key == "edge_index":
+                continue
+            if data.is_edge_attr(key) and _length(data, key, value) == old_edges:
+                data[key] = self._edges(key, value, links.shape[1])
+            elif data.is_node_attr(key) and _length(data, key, value) == n:
+                data[key] = self._nodes(key, value, average)
+        data.edge_index = torch.cat([data.edge_index, links], 1)
+        mask = torch.arange(n + self.num, device=device) >= n
+        data.is_virtual = mask
+        data.virtual_id = torch.where(mask, mask.cumsum(0) - 1, -1)
+        data.num_nodes = n + self.num
+        return data
+
+    def _links(self, data: Data, n: int) -> tuple[Tensor, Tensor]:
+        """Return real and virtual ends of the links."""
+        everyone = torch.arange(n)
+        if self.scheme == "all" or self.num == 0:
+            return everyone.repeat(self.num), torch.arange(self.num).repeat_interleave(
+                n
+            )
+        if self.scheme == "random":
+            return everyone, torch.randint(self.num, (n,), generator=self.generator)
+        return everyone, torch.from_numpy(
+            hop_clusters(data.edge_index.cpu().numpy(), n, self.num)
+        )
+
+    def _edges(self, key: str, value: Tensor, count: int) -> Tensor:
+        if key == "edge_type":
+            first = int(value.max()) + 1 if len(value) else 0
+            half = count // 2
+            new = value.new_tensor([first] * half + [first + 1] * half)
+            return torch.cat([value, new])
+        fill = self.edge_weight if key == "edge_weight" else 0
+        return torch.cat([value, value.new_full((count, *value.shape[1:]), fill)])
+
+    def _nodes(self, key: str, value: Tensor, average: Tensor) -> Tensor:
+        if key in _TARGETS and not self.extend_targets:
+            return value
+        new = value.new_zeros(self.num, *value.shape[1:])
+        mean = key == "pos" or (key == "x" and self.features == "mean")
+        if mean and value.is_floating_point():
+            new = (average.to(value.dtype) @ value.flatten(1)).view_as(new)
+        return torch.cat([value, new])
+
+
+def _length(data: Data, key: str, value: Any) -> int:
+    """Size along the axis over which PyG concatenates; -1 for no tensor."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return -1
+    return value.shape[0] if data.__cat_dim__(key, value) == 0 else -1
+
+
+def _averaging(real: Tensor, virtual: Tensor, num: int) -> Tensor:
+    n = int(real.max()) + 1 if len(real) else 0
+    links = torch.zeros(num, n).index_put((virtual, real), torch.tensor(1.0))
+    return links / links.sum(1, keepdim=True).clamp_min(1)
+
+
+def hop_clusters(edge_index: np.ndarray, n: int, num: int) -> np.ndarray:
+    """Assign nodes to the nearest of ``num`` seeds, chosen far apart, by hops.
+
+    Parameters
+    ----------
+    edge_index : ndarray of int, shape (2, E)
+        Directions are ignored.
+    n, num : int
+        Nodes and clusters.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+
+    Examples
+    --------
+    >>> hop_clusters(np.array([[0, 1, 2], [1, 2, 3]]), 4, 2)
+    array([0, 0, 1, 1])
+    """
+    graph = coo_matrix((np.ones(edge_index.shape[1]), edge_index), shape=(n, n))
+    nearest, owner = np.full(n, np.inf), np.zeros(n, dtype=np.int64)
+    for k in range(min(num, n)):
+        seed = 0 if k == 0 else int(nearest.argmax())
+        hops = dijkstra(graph, directed=False, indices=seed, unweighted=True)
+        closer = hops < nearest
+        nearest[closer], owner[closer] = hops[closer], k
+    return owner
+
+
+class VirtualNodeFeatures(nn.Module):
+    """Learned features of virtual nodes, for ``AddVirtualNodes(features="learned")``.
+
+    Parameters
+    ----------
+    num, channels : int
+        Virtual nodes a graph, features.
+
+    Examples
+    --------
+    >>> data = Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0, 1], [1, 2]]))
+    >>> data = AddVirtualNodes(num=2, features="learned")(data)
+    >>> VirtualNodeFeatures(2, 2)(data.x, data.virtual_id).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, num: int, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num, channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw anew."""
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def forward(self, x: Tensor, virtual_id: Tensor) -> Tensor:
+        """Put the learned rows where ``virtual_id`` is not -1."""
+        learned = self.weight.to(x.dtype)[virtual_id.clamp_min(0)]
+        return torch.where((virtual_id >= 0)[:, None], learned, x)
