@@ -179,7 +179,8 @@ def _given(dataset: Any, **_: Any) -> Any:
 
 def _row(entry: Any) -> dict:
     keys = ("epoch", "train_loss", "valid_map", "dur")
-    return {key: entry[key] for key in keys if key in entry}
+    row = {key: float(entry[key]) for key in keys if key in entry}
+    return row | {"epoch": int(row["epoch"])}
 
 
 def _silent(*_: Any) -> None:

@@ -89,8 +89,7 @@ class Cascade:
         ----------
         query : PlainGraph
         enough : int, optional
-            Exact checks end when so many graphs are verified; default check all
-            candidates (``verify="all"`` always does).
+            Exact checks end when so many graphs are verified; default check all.
         """
         seconds, counts = {}, {}
         size = len(self.corpus)
@@ -149,9 +148,9 @@ class Cascade:
             found["counts"],
         )
 
-    def relevance(self, query: PlainGraph) -> np.ndarray:
+    def relevance(self, query: PlainGraph, k: int) -> np.ndarray:
         """Return one number a graph of the corpus that orders it as a search does."""
-        found = self.rank(query, None)
+        found = self.rank(query, None if self.verify == "all" else k)
         keys = np.stack([found["tier"], found["level"], found["score"]], 1)
         # equal graphs stay equal, so that ties count as ties
         _, place = np.unique(keys, axis=0, return_inverse=True)

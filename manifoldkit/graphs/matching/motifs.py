@@ -71,8 +71,8 @@ def motif_counts(
     if not parts:
         empty = np.zeros(0, np.int64)
         return MotifCounts(empty, empty.astype(np.uint64), empty, empty, depth)
-    graph, kind, times, level = map(np.concatenate, zip(*parts, strict=True))
-    return MotifCounts(graph, kind, times, level, depth)
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return MotifCounts(columns[0], columns[1], columns[2], columns[3], depth)
 
 
 def _blocks(graphs: list[PlainGraph]) -> Iterator[np.ndarray]:

@@ -311,8 +311,10 @@ class SubgraphRetriever(BaseEstimator):
             delayed(_search)(self, query, k) for query in plain
         )
 
-    def relevance(self, queries: Any) -> np.ndarray:
+    def relevance(self, queries: Any, k: int = 20) -> np.ndarray:
         """Return the order that a search gives the whole corpus, as numbers.
+
+        With ``verify="top"`` exact checks end at ``k`` verified graphs, as in a search.
 
         Returns
         -------
@@ -322,10 +324,10 @@ class SubgraphRetriever(BaseEstimator):
         self._check_indexed()
         plain = as_graphs(queries, "queries")
         if self.n_jobs in (None, 1) or len(plain) < 2:
-            rows = [self.cascade_.relevance(query) for query in plain]
+            rows = [self.cascade_.relevance(query, k) for query in plain]
         else:
             rows = Parallel(self.n_jobs)(
-                delayed(_relevance)(self, query) for query in plain
+                delayed(_relevance)(self, query, k) for query in plain
             )
         return np.stack(rows) if rows else np.zeros((0, self.n_indexed_))
 
@@ -337,7 +339,7 @@ class SubgraphRetriever(BaseEstimator):
         self._check_indexed()
         plain = as_graphs(queries, "queries")
         relation = _check_relation(relation, len(plain), self.n_indexed_, "relation")
-        return retrieval_scores(self.relevance(plain), relation, k)
+        return retrieval_scores(self.relevance(plain, k), relation, k)
 
     def score(self, queries: Any, relation: Any) -> float:
         """Return the mean average precision."""
@@ -473,8 +475,8 @@ def _search(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> SearchRe
     return retriever.search(query, k)
 
 
-def _relevance(retriever: SubgraphRetriever, query: PlainGraph) -> np.ndarray:
-    return retriever.cascade_.relevance(query)
+def _relevance(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> np.ndarray:
+    return retriever.cascade_.relevance(query, k)
 
 
 def _check_relation(relation: Any, rows: int, columns: int, name: str) -> np.ndarray:
