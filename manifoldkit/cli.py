@@ -93,6 +93,13 @@ EXPERIMENTS = {
         "8-15 min",
         ("graph_separation/exp.npz", "graph_separation/graph8c.g6"),
     ),
+    "subgraph_retrieval": _Experiment(
+        "subgraph_retrieval",
+        "IsoNet++ on five sets of molecules, beside filter and exact solver",
+        "Ramachandran et al. 2024",
+        "60-90 min",
+        ("subgraph_retrieval/aids.npz",),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
@@ -121,6 +128,11 @@ DATASETS = {
         "fetch_graph8c",
         "all connected graphs with 8 nodes",
         "graph_separation/graph8c.g6",
+    ),
+    "subgraph_pairs": _Dataset(
+        "fetch_subgraph_pairs",
+        "which molecules contain which fragments (AIDS)",
+        "subgraph_retrieval/aids.npz",
     ),
 }
 
