@@ -7,7 +7,7 @@ downloaded. 20 frames are observed, 20 forecast.
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,12 @@ TITLE = "EqMotion on springs and charged particles, beside other networks"
 TASKS = ("springs", "charged")
 PAST = FUTURE = 20
 BATCH = 100
-SIZES = (100, 1000)
+EPOCHS = 16
+SIZES, SIZE_STEPS = (100, 1000, 5000), 400
 GATES = {"springs": 0.035, "charged": 0.32}  # ADE after 16 epochs
+EDGE_GATE = 0.95
 PLAIN = "graph network, not equivariant"
+AUTHORS = "EqMotion, the authors' recipe"
 
 PAPER = [
     {"method": "EqMotion", "springs": "0.0134 / 0.0358", "particles": "0.141 / 0.310"},
@@ -58,22 +61,34 @@ def particle_sets(task: str, quick: bool, folder: Path) -> dict[str, np.ndarray]
     return arrays
 
 
-def contestants(task: str) -> dict[str, Callable[[], nn.Module]]:
-    """Return constructors of the trained methods by name."""
+class Contestant(NamedTuple):
+    """How to make a network, and how Adam trains it."""
+
+    make: Callable[[], nn.Module]
+    lr: float = 1e-3
+    decay: bool = True  # of the learning rate, to zero along half a cosine
+
+
+def contestants(task: str) -> dict[str, Contestant]:
+    """Return the trained methods by name.
+
+    The authors' SiLU keeps the logits of categories above -0.28, which leaves some
+    trainings with springs and non-springs half apart; ours goes without it.
+    """
     from manifoldkit.equivariant import EqMotion
     from manifoldkit.experiments import particle_models as models
 
-    tau = 0.5 if task == "springs" else 1.0
-    chosen: dict[str, Callable[[], nn.Module]] = {
-        "EqMotion": lambda: EqMotion(PAST, FUTURE, tau=tau),
-        "EGNN": lambda: models.EGNN(PAST, FUTURE),
-        "FA-GNN": lambda: models.FrameAveragedGNN(PAST, FUTURE),
+    eqmotion = partial(EqMotion, PAST, FUTURE, tau=0.5 if task == "springs" else 1.0)
+    chosen = {
+        "EqMotion": Contestant(partial(eqmotion, category_activation=None)),
+        AUTHORS: Contestant(eqmotion, lr=5e-4, decay=False),
+        "EGNN": Contestant(partial(models.EGNN, PAST, FUTURE)),
+        "FA-GNN": Contestant(partial(models.FrameAveragedGNN, PAST, FUTURE)),
     }
     if task == "springs":  # one task is enough to place these
-        chosen["e3nn message passing"] = lambda: models.SphericalGraphNetwork(
-            PAST, FUTURE
-        )
-        chosen[PLAIN] = lambda: models.GraphNetwork(PAST, FUTURE)
+        e3nn = partial(models.SphericalGraphNetwork, PAST, FUTURE)
+        chosen["e3nn message passing"] = Contestant(e3nn)
+        chosen[PLAIN] = Contestant(partial(models.GraphNetwork, PAST, FUTURE))
     return chosen
 
 
@@ -112,7 +127,7 @@ def distance_loss(model: nn.Module, batch) -> Tensor:
 
 
 def train(
-    make: Callable[[], nn.Module],
+    contestant: Contestant,
     data: dict,
     *,
     epochs: int,
@@ -125,7 +140,8 @@ def train(
     """Train one model for a number of epochs of 50 steps; return its test scores.
 
     With few trajectories the passes over them are repeated until the number of steps
-    is the same.
+    is the same. Of eight states along the way the one with the best FDE on the
+    validation part is scored.
     """
     from manifoldkit.experiments.training import batches, fit
 
@@ -135,17 +151,25 @@ def train(
         epochs = -(-steps // per_epoch)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = make()
+        model = contestant.make()
+
+    def cosine(optimizer):
+        total = epochs * per_epoch
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+
     log = fit(
         model,
         distance_loss,
         batches(loc, batch_size=BATCH),
         optimizer=lambda m: torch.optim.Adam(
-            m.parameters(), lr=5e-4, weight_decay=1e-12
+            m.parameters(), lr=contestant.lr, weight_decay=1e-12
         ),
         epochs=epochs,
+        scheduler=cosine if contestant.decay else None,
+        scheduler_interval="step",
         validate=lambda m: score(m, data, "valid", device),
-        validate_every=max(epochs // 3, 1),
+        validate_every=max(epochs // 8, 1),
+        monitor="fde",
         device=device,
         seed=seed,
         progress=console is not None,
@@ -157,6 +181,7 @@ def train(
         **score(model, data, "test", device),
         "parameters": sum(p.numel() for p in model.parameters()),
         "train_seconds": log.seconds,
+        "chosen_epoch": log.best["epoch"],
         "curve": curve,
     }
 
@@ -191,7 +216,8 @@ def run(
     tasks : sequence of str
         "springs", "charged" or both.
     seeds : int, default=3
-        Trainings of EqMotion; the others are trained once.
+        Trainings of EqMotion; the others are trained once, and twice for the curve of
+        sample efficiency.
 
     Returns
     -------
@@ -199,19 +225,19 @@ def run(
     """
     console, out = console or Console(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
-    epochs, seeds = (2, 1) if quick else (16, seeds)
+    epochs, seeds = (2, 1) if quick else (EPOCHS, seeds)
     metrics = []
     for task in tasks:
         data = particle_sets(task, quick, out)
         metrics.append(_baseline(task, data))
-        for name, make in contestants(task).items():
-            count = seeds if name == "EqMotion" else 1
+        for name, contestant in contestants(task).items():
+            count = seeds if name in ("EqMotion", AUTHORS) else 1
             runs = [
                 store.get(
                     f"{task}: {name}, seed {s}",
                     partial(
                         train,
-                        make,
+                        contestant,
                         data,
                         epochs=epochs,
                         seed=s,
@@ -224,7 +250,8 @@ def run(
             metrics.append(_row(task, name, runs))
             console.print(f"{task}: {name}: ADE {metrics[-1]['ade']:.4f}")
         if task == "springs":
-            metrics += _sample_efficiency(task, data, store, quick, seed, device)
+            few = range(seed, seed + min(seeds, 2))
+            metrics += _sample_efficiency(task, data, store, quick, few, device)
     result = Result(
         name=NAME,
         title=TITLE,
@@ -232,10 +259,14 @@ def run(
         protocol=(
             "20 observed frames, 20 forecast; ADE and FDE over the 2000 test "
             "trajectories. Training: the first 5000 trajectories, 16 epochs of 50 "
-            "steps of 100, Adam 5e-4, mean distance as loss, no schedule; the state "
-            "after the last epoch is scored (nothing is selected on the test set). "
-            "spread: standard deviation over seeds. Sample efficiency: springs, fewer "
-            "trajectories, the same 200 steps."
+            "steps of 100, mean distance as loss, Adam 1e-3 decayed to zero along a "
+            "cosine (authors' recipe: 5e-4, constant). Every second epoch is judged "
+            "on the 2000 validation trajectories, and the one with the best FDE is "
+            "scored, as the authors do; the test part is looked at once. EqMotion "
+            "differs from the authors' recipe in that schedule and in leaving out the "
+            "SiLU on the logits of categories, both chosen on the validation part "
+            "with seed 0. spread: standard deviation over seeds. Sample efficiency: "
+            "springs, 100 to 5000 trajectories, the same 400 steps, two seeds."
         ),
         data={
             task: {
@@ -284,33 +315,29 @@ def _row(task: str, name: str, runs: list[dict]) -> dict:
     return row
 
 
-def _sample_efficiency(task, data, store, quick, seed, device) -> list[dict]:
+def _sample_efficiency(task, data, store, quick, seeds, device) -> list[dict]:
     """Train on fewer trajectories, with the same number of steps."""
     rows = []
-    names = ("EqMotion", PLAIN)
     for size in SIZES[:1] if quick else SIZES:
-        for name in names:
-            piece = store.get(
-                f"{task}: {name}, {size} trajectories",
-                lambda n=name, k=size: train(
-                    contestants(task)[n],
-                    data,
-                    epochs=0,
-                    steps=4 if quick else 200,
-                    n_train=k,
-                    seed=seed,
-                    device=device,
-                ),
-            )
-            rows.append(
-                {
-                    "task": "springs, sample efficiency",
-                    "trajectories": size,
-                    "method": name,
-                    "ade": piece["ade"],
-                    "fde": piece["fde"],
-                }
-            )
+        for name in ("EqMotion", PLAIN):
+            runs = [
+                store.get(
+                    f"{task}: {name}, {size} trajectories, seed {s}",
+                    partial(
+                        train,
+                        contestants(task)[name],
+                        data,
+                        epochs=0,
+                        steps=4 if quick else SIZE_STEPS,
+                        n_train=size,
+                        seed=s,
+                        device=device,
+                    ),
+                )
+                for s in seeds
+            ]
+            row = _row("springs, sample efficiency", name, runs)
+            rows.append(row | {"trajectories": size})
     return rows
 
 
@@ -323,11 +350,15 @@ def remarks_on(metrics: list[dict]) -> list[str]:
             continue
         ours = rows["EqMotion"]["ade"]
         for name, row in rows.items():
-            if name != "EqMotion":
+            if name not in ("EqMotion", AUTHORS):
                 ratio = row["ade"] / ours
                 words = f"{ratio:.1f} times" if ratio > 1 else f"only {ratio:.2f} times"
                 remarks.append(f"{task}: ADE of {name} is {words} that of EqMotion.")
-        remarks.append(_seeds_apart(task, rows["EqMotion"]))
+        remarks += [
+            _seeds_apart(task, rows[name])
+            for name in ("EqMotion", AUTHORS)
+            if name in rows
+        ]
     few = [r for r in metrics if "trajectories" in r]
     for size in dict.fromkeys(r["trajectories"] for r in few):
         equivariant, plain = (r["ade"] for r in few if r["trajectories"] == size)
@@ -349,15 +380,15 @@ def _seeds_apart(task: str, row: dict) -> str:
     limit = GATES[task]
     good = sum(value <= limit for value in row["ade_per_seed"])
     text = (
-        f"{task}: ADE of EqMotion by seed {_list(row['ade_per_seed'], '.4f')}; "
+        f"{task}: ADE of {row['method']} by seed {_list(row['ade_per_seed'], '.4f')}; "
         f"{good} of {len(row['ade_per_seed'])} at or below {limit}"
     )
     if "edge_accuracy_per_seed" in row:
-        accuracy = _list(row["edge_accuracy_per_seed"], ".1%")
-        text += (
-            f"; edge accuracy {accuracy} (near 67 % where the categories have not yet "
-            "come apart after 16 epochs)"
-        )
+        accuracy = row["edge_accuracy_per_seed"]
+        found = sum(value >= EDGE_GATE for value in accuracy)
+        text += f"; edge accuracy {_list(accuracy, '.1%')}"
+        if found < len(accuracy):
+            text += f" ({len(accuracy) - found} of {len(accuracy)} below 95 %)"
     return text + "."
 
 

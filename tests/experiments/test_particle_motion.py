@@ -62,20 +62,53 @@ def test_scores_of_straight_motion(data):
 def test_training_learns_and_is_repeatable(data, monkeypatch):
     monkeypatch.setattr(experiment, "BATCH", 10)
 
-    def make():
-        return models.EGNN(20, 20, hidden=8, n_layers=1)
-
-    short, long = (experiment.train(make, data, epochs=e, seed=0) for e in (1, 8))
+    egnn = experiment.Contestant(_egnn)
+    short, long = (experiment.train(egnn, data, epochs=e, seed=0) for e in (1, 8))
     assert long["ade"] < short["ade"]
-    again = experiment.train(make, data, epochs=8, seed=0)
+    again = experiment.train(egnn, data, epochs=8, seed=0)
     assert again["ade"] == long["ade"]
-    few = experiment.train(make, data, epochs=0, steps=4, n_train=10, seed=0)
+    few = experiment.train(egnn, data, epochs=0, steps=4, n_train=10, seed=0)
     assert few["curve"][-1]["epoch"] == 4
+
+
+def test_the_state_is_chosen_on_validation(data, monkeypatch):
+    monkeypatch.setattr(experiment, "BATCH", 10)
+    fdes = iter([3.0, 1.0, 2.0, 4.0])
+    true_score = experiment.score
+
+    def score(model, arrays, split, device):
+        row = true_score(model, arrays, split, device)
+        return row | {"fde": next(fdes)} if split == "valid" else row
+
+    monkeypatch.setattr(experiment, "score", score)
+    fast = experiment.Contestant(_egnn, lr=0.01, decay=False)
+    row = experiment.train(fast, data, epochs=4, seed=0)
+    assert row["chosen_epoch"] == 2
+    monkeypatch.setattr(experiment, "score", true_score)
+    assert row["ade"] == experiment.train(fast, data, epochs=2, seed=0)["ade"]
+
+
+def test_remarks_count_the_trainings_that_reach_the_gates():
+    row = {
+        "task": "springs",
+        "method": "EqMotion",
+        "ade": 0.03,
+        "ade_per_seed": [0.02, 0.04],
+        "edge_accuracy_per_seed": [0.97, 0.7],
+    }
+    peer = {"task": "springs", "method": "EGNN", "ade": 0.06}
+    text = " ".join(experiment.remarks_on([row, peer]))
+    assert "ADE of EGNN is 2.0 times" in text
+    assert "1 of 2 at or below 0.035" in text
+    assert "97.0%, 70.0% (1 of 2 below 95 %)" in text
 
 
 def test_a_run_stores_its_result_and_resumes(data, monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "particle_sets", lambda *_: data)
-    small = {"EqMotion": lambda: _eqmotion(), "EGNN": _egnn}
+    small = {
+        name: experiment.Contestant(make)
+        for name, make in {"EqMotion": _eqmotion, "EGNN": _egnn}.items()
+    }
     monkeypatch.setattr(experiment, "contestants", lambda task: small)
     monkeypatch.setattr(experiment, "_sample_efficiency", lambda *_: [])
     result = experiment.run(tmp_path, quick=True)
