@@ -65,6 +65,13 @@ EXPERIMENTS = {
         "40-60 min",
         ("eeg/mamem_ssvep_U001.npz",),
     ),
+    "rotation_continuity": _Experiment(
+        "rotation_continuity",
+        "rotation representations: continuous ones against the others",
+        "Zhou et al. 2019",
+        "20-30 min",
+        (),
+    ),
     "affine_images": _Experiment(
         "affine_images",
         "group convolutions against a plain network on deformed digits",
