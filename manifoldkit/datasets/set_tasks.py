@@ -53,10 +53,10 @@ def make_set_tasks(
 
     Parameters
     ----------
-    task : {"minimum", "second_minimum", "xor", "gcd", "median"}
+    task : {"minimum", "second_minimum", "xor", "median"}
         The smallest number; the second smallest with repetitions, ``2^bits - 1`` if
-        there is only one; the parity of every bit; the greatest common divisor, 0 being
-        divided by all; the lower median, which no fold with a small state gives.
+        there is only one; the parity of every bit; the lower median, which no fold with
+        a small state gives.
     n_sets : int
     sizes : int or pair of int
         Size of the sets; a pair is the smallest and the largest of uniform sizes.
@@ -146,6 +146,5 @@ _TASKS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "minimum": lambda values, _: np.minimum.accumulate(values, 1),
     "second_minimum": _second_minimum,
     "xor": lambda values, _: np.bitwise_xor.accumulate(values, 1),
-    "gcd": lambda values, _: np.gcd.accumulate(values, 1),
     "median": _median,
 }

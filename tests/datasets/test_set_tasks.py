@@ -1,7 +1,6 @@
 """Set tasks against brute force."""
 
 import functools
-import math
 import operator
 
 import numpy as np
@@ -13,7 +12,6 @@ BRUTE = {
     "minimum": min,
     "second_minimum": lambda v: sorted(v)[1] if len(v) > 1 else 63,
     "xor": lambda v: functools.reduce(operator.xor, v),
-    "gcd": lambda v: functools.reduce(math.gcd, v),
     "median": lambda v: sorted(v)[(len(v) - 1) // 2],
 }
 
