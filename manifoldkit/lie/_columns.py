@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 
 def may_look(x: Tensor) -> bool:
-    """Tell whether values can be read at no cost: eager, on the CPU, not transformed."""
+    """Tell whether values cost nothing to read: eager, on the CPU, not transformed."""
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -62,7 +62,10 @@ def cross(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Products of (n, n, N) matrices."""
-    return (a[:, :, None] * b).sum(1)
+    out = a[:, :1] * b[0]
+    for k in range(1, len(b)):
+        out.addcmul_(a[:, k : k + 1], b[k])
+    return out
 
 
 def within(x: Tensor, low: float, high: float) -> bool:

@@ -18,7 +18,6 @@ from manifoldkit.lie._arrays import gradient_floor
 from manifoldkit.lie._columns import columns, cross, dot, may_look, rows, unrows, within
 from manifoldkit.linalg.checks import first_index
 
-
 Vector = list[Tensor]  # three numbers per batch element
 
 

@@ -13,6 +13,8 @@ vanishes (the nearest rotation is not unique) the inverse x becomes x / (x^2 + e
 import torch
 from torch import Tensor
 
+from manifoldkit.lie._columns import may_look, rows, unrows
+from manifoldkit.lie._horn import pull_back, quick_nearest
 from manifoldkit.lie._so3 import exp_so3, hat, vee
 from manifoldkit.linalg.orthogonal import procrustes
 
@@ -21,6 +23,52 @@ _EPS = 1e-5  # relative damping, as in roma
 
 def nearest_rotation(m: Tensor) -> tuple[Tensor, Tensor]:
     """Return rotations (..., n, n) and the mask of matrices without a unique one."""
+    if m.shape[-1] == 3 and may_look(m):
+        return _mostly_quick(m)
+    return _careful(m)
+
+
+def _mostly_quick(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Ordinary matrices in rows of entries, the few others with care."""
+    flat = m.reshape(-1, 3, 3)
+    r, y, inverse, good = quick_nearest(flat.detach())
+    ill = torch.zeros_like(good)
+    if bool(good.all()):
+        return _Known.apply(flat, (r, y, inverse)).view_as(m), ill.view(m.shape[:-2])
+    rest = (~good).nonzero()[:, 0]
+    careful, ill[rest] = _careful(flat[rest])
+    if len(rest) == len(flat):
+        return careful.view_as(m), ill.view(m.shape[:-2])
+    eye = torch.eye(3, dtype=m.dtype)
+    r[..., rest] = y[..., rest] = eye[..., None]
+    inverse[rest] = 0.0
+    flat = torch.where(good[:, None, None], flat, eye)
+    out = _Known.apply(flat, (r, y, inverse)).index_copy(0, rest, careful)
+    return out.view_as(m), ill.view(m.shape[:-2])
+
+
+class _Known(torch.autograd.Function):
+    """The nearest rotations of matrices (N, 3, 3), computed beforehand."""
+
+    @staticmethod
+    def forward(ctx, m, known):
+        ctx.quick = known
+        r = unrows(known[0], m.shape).contiguous()
+        ctx.save_for_backward(m, r)
+        return r
+
+    @staticmethod
+    def backward(ctx, grad):
+        m, r = ctx.saved_tensors
+        known, y, inverse = ctx.quick
+        if torch.is_grad_enabled() or not may_look(grad):
+            scale = torch.where(inverse == 0, 1.0, inverse)[:, None, None]
+            return _change(m * scale, r, grad) * scale, None
+        return unrows(pull_back(known, y, inverse, rows(grad, 3, 3)), m.shape), None
+
+
+def _careful(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Any matrices, by one sequence of operations for the whole batch."""
     scale = m.detach().abs().amax((-2, -1), keepdim=True)
     finite = torch.isfinite(scale)
     usable = finite & (scale > 0)

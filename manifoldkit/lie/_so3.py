@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie._arrays import unit_vector
+from manifoldkit.lie._columns import assemble, cross, dot, may_look, rows, unrows
 
 _TERMS = 8
 _NEAR = 0.25  # squared angles below this use power series
@@ -35,7 +36,7 @@ def hat(v: Tensor) -> Tensor:
     """Matrix of the cross product with ``v``, (..., 3) to (..., 3, 3)."""
     x, y, z = v.unbind(-1)
     o = torch.zeros_like(x)
-    return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+    return assemble([o, -z, y, z, o, -x, -y, x, o], 3, 3)
 
 
 def vee(a: Tensor) -> Tensor:
@@ -59,6 +60,15 @@ def _direction(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def exp_so3(v: Tensor) -> Tensor:
     """Rotation matrices of rotation vectors (..., 3)."""
+    if may_look(v):
+        known = _quick_exp(v.detach())
+        if known is not None:
+            return _ExpKnown.apply(v, known)
+    return _exp(v)
+
+
+def _exp(v: Tensor) -> Tensor:
+    """The same by differentiable operations, for every finite vector."""
     square, t, axis, near = _direction(v)
     u = torch.where(near, v, axis)
     a = torch.where(near, _series(square, _SINC), t.sin())
@@ -73,7 +83,61 @@ def exp_so3(v: Tensor) -> Tensor:
         xy + az, 1 - xx - zz, yz - ax,
         xz - ay, yz + ax, 1 - xx - yy,
     ]  # fmt: skip
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    return assemble(entries, 3, 3)
+
+
+def _quick_exp(v: Tensor) -> tuple[Tensor, ...] | None:
+    """Matrices and what their derivative needs; None if an angle is enormous.
+
+    With h = t/2, sinc t = sinc h cos h and (1 - cos t)/t^2 = (sinc h)^2 / 2 need no
+    series: nothing cancels.
+    """
+    x = rows(v, 3)
+    square = dot(x, x)
+    if not float(square.max()) < torch.finfo(v.dtype).eps ** -2:
+        return None
+    half = square.clamp_min_(torch.finfo(v.dtype).tiny).sqrt().mul_(0.5)
+    s = half.sin().div_(half)
+    a = half.cos().mul_(s)
+    b = s.mul_(s).mul_(0.5)
+    r = v.new_empty(3, 3, square.shape[-1])
+    bx, ax = x * b, x * a
+    # r_ij = b x_i x_j - a eps_ijk x_k, and a for cos: 1 - b t^2 on the diagonal
+    torch.mul(bx[:, None], x, out=r)
+    cosine = 1 - b * square
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        r[i, i] += cosine
+        r[i, j] -= ax[k]
+        r[j, i] += ax[k]
+    return unrows(r, (*v.shape, 3)), x, square, a, b, r
+
+
+class _ExpKnown(torch.autograd.Function):
+    """The matrices of ordinary vectors, computed beforehand."""
+
+    @staticmethod
+    def forward(ctx, v, known):
+        r, *ctx.quick = known
+        ctx.save_for_backward(v)
+        return r
+
+    @staticmethod
+    def backward(ctx, grad):
+        (v,) = ctx.saved_tensors
+        if torch.is_grad_enabled() or not may_look(grad):
+            return torch.func.vjp(_exp, v)[1](grad)[0], None
+        # dR = hat(J dv) R, so J' w for the axial vector w of GR' - RG'
+        x, square, a, b, r = ctx.quick
+        g = rows(grad, 3, 3)
+        w = sum_of_crosses(r, g)
+        c = dot(x, w).div_(square).mul_(1 - a)
+        out = (a * w).addcmul_(x, c)
+        return unrows(out.addcmul_(cross(x, w), b, value=-1), v.shape), None
+
+
+def sum_of_crosses(r: Tensor, g: Tensor) -> Tensor:
+    """Axial vector of GR' - RG', (3, 3, N): the sum of r_k x g_k over columns."""
+    return cross(r, g).sum(1)
 
 
 def quaternion_matrix(q: Tensor) -> Tensor:
@@ -84,7 +148,7 @@ def quaternion_matrix(q: Tensor) -> Tensor:
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    return assemble(entries, 3, 3)
 
 
 def matrix_quaternion(r: Tensor) -> Tensor:

@@ -70,8 +70,9 @@ def rotation_6d_to_matrix(
     """
     choice(layout, LAYOUTS, "layout")
     r, degenerate = sixd_columns(check_vector(x, 6))
+    bad = degenerate[..., 0] | degenerate[..., 1]
     r = r.mT if layout == "rows" else r
-    return finish(r, degenerate[..., 0] | degenerate[..., 1], x.dtype, strict, return_degenerate)
+    return finish(r, bad, x.dtype, strict, return_degenerate)
 
 
 @accepts_numpy
