@@ -143,7 +143,9 @@ def _first_points(points, mask, start, generator) -> Tensor:
 
 
 def _sample(points, mask, first, m) -> Tensor:
-    if points.device.type == "cpu" and importlib.util.find_spec("torch_quickfps"):
+    enough = mask is None or int(mask.sum(1).min()) >= m
+    fast = points.device.type == "cpu" and importlib.util.find_spec("torch_quickfps")
+    if enough and fast:
         index = _sample_fast(points, mask, first, m)
         ordered = index.sort(1).values
         again = (ordered[:, 1:] == ordered[:, :-1]).any(1)

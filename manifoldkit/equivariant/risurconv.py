@@ -58,7 +58,8 @@ class SurfaceEmbedding(nn.Module):
         weight = second @ normalized_weight(first, cov, first @ mean, self.norm1, n)
         middle = second @ self.norm1.bias
         weight = normalized_weight(weight, cov, middle, self.norm2, n)
-        out = F.linear(centered, weight, self.norm2.bias)
+        # the first offset is normalised away; its gradient is zero, not absent
+        out = F.linear(centered, weight, self.norm2.bias + 0.0 * middle)
         return F.relu(out).view(*x.shape[:-1], -1)
 
 
