@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import torch
-from torch_geometric.nn.aggr import GRUAggregation
+from torch_geometric.nn.aggr import GRUAggregation, SumAggregation
 from torch_geometric.nn.aggr import LCMAggregation as PyGLCM
 
 from benchmarks.eqmotion import resident_peak
@@ -141,10 +141,11 @@ def _operator_rows():
     x, index = elements(sizes_of(sets, size), features)
     gru, _ = same_weights(features)
     mlp = LCMAggregation(SymmetricMLPMonoid(features), permute="never")
-    fold = FoldAggregation(features, features)
+    plain, fold = SumAggregation(), FoldAggregation(features, features)
     padded = GRUAggregation(features, features)
     contestants = {
         "tree": lambda: step(gru, x, index, sets),
+        "sum": lambda: step(plain, x, index, sets),
         "mlp": lambda: step(mlp, x, index, sets),
         "fold": lambda: step(fold, x, index, sets),
         "padded": lambda: step(padded, x, index, sets),
@@ -152,6 +153,7 @@ def _operator_rows():
     }
     t = compare(contestants, repeats=1)
     return [
+        row("GRU tree, same sets", t["tree"], "PyG sum", t["sum"]),
         row("gated perceptron, same sets", t["mlp"], "GRU tree", t["tree"]),
         row("GRU tree with random orders", t["shuffled"], "GRU tree", t["tree"]),
         row("GRU tree, same sets", t["tree"], "GRU fold (ragged)", t["fold"]),

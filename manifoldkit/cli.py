@@ -107,6 +107,20 @@ EXPERIMENTS = {
         "60-90 min",
         ("subgraph_retrieval/aids.npz",),
     ),
+    "monoid_sets": _Experiment(
+        "monoid_sets",
+        "learned monoids on functions of sets, at sizes beyond training",
+        "Ong and Veličković 2022",
+        "20-30 min",
+        (),
+    ),
+    "monoid_graphs": _Experiment(
+        "monoid_graphs",
+        "aggregations in message passing on six graph tasks",
+        "Ong and Veličković 2022",
+        "6-10 min",
+        (),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
