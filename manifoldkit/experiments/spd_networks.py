@@ -226,9 +226,9 @@ def run(
             "Riemannian Adam with learning rate 5e-3 (SGD there), at most "
             f"{_epochs(quick)} epochs (200 there): scaled down to a small machine. "
             "Mean over subjects of the mean over seeds, Student's interval over "
-            "subjects; spread: standard deviation over subjects. Classical rows train "
-            "on the same sessions. Simulated matrices: 300 train, 1000 test, mean over "
-            "seeds; SPDNet 10 -> 10, Adam, 30 epochs, last one."
+            "subjects, not corrected for the number of comparisons; spread: standard "
+            "deviation over subjects. Classical rows train on the same sessions. "
+            "Simulated matrices: 300 train, 1000 test, mean over seeds; SPDNet 10 -> 10, Adam, 30 epochs, last one."
         ),
         data=mamem | data,
         seeds=seeds,

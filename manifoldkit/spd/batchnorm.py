@@ -80,7 +80,8 @@ class GBWBatchNorm(BatchNormBase):
         Normalise the channels of (..., n_channels, n, n) separately, each with its own
         parameters.
     validate : bool, default=False
-        Check in ``forward`` that the input is SPD.
+        Check in ``forward`` that every matrix is SPD. Without it asymmetric matrices
+        and a mean that is not positive definite are noticed.
     device, dtype
         Of parameters and buffers.
 

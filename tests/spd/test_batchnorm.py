@@ -671,6 +671,20 @@ def test_deformed_output_is_the_power(make_spd):
     torch.testing.assert_close(bn(x, deformed=True), powm(bn(x), 1.5))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_agrees_on_a_gpu(power, make_spd):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, results = make_spd(6), []
+    here = random_layer(make_spd, power=power, stats_grad=True)
+    for bn, leaf in ((here, x.clone()), (copy.deepcopy(here).cuda(), x.cuda())):
+        z = bn(leaf.requires_grad_())
+        grads = torch.autograd.grad(z.sin().sum(), (leaf, *bn.parameters()))
+        results.append([t.cpu() for t in (z, *grads, *bn.buffers())])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
 def test_repr():
     assert repr(layer(3, power=0.5)) == "GBWBatchNorm(3, power=0.5)"
 
