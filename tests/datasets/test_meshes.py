@@ -62,7 +62,7 @@ def test_lines_and_points_are_left_out(tmp_path):
         ("", "begins with OFF"),
         (
             "OFF\n3 1 0\n0 0 0\n1 0 0\n",
-            "expected 3 vertices and 1 faces, found 2 lines",
+            "3 vertices and 1 faces, found 2 lines",
         ),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "corners from 0 to 2"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n", "a face of 4 corners lists 3"),
