@@ -79,12 +79,13 @@ def _accuracy_line(row: dict) -> dict:
 def _line(row: dict) -> dict:
     """The plain values of any other row, floats to four digits, nothing for None."""
     plain = {k: v for k, v in row.items() if not isinstance(v, list | dict)}
-    return {
-        k.replace("_", " "): f"{v:.4g}"
-        if isinstance(v, float)
-        else ("" if v is None else v)
-        for k, v in plain.items()
-    }
+    return {k.replace("_", " "): _cell(v) for k, v in plain.items()}
+
+
+def _cell(value):
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _table(rows: list[dict]) -> str:

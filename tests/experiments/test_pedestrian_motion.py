@@ -68,3 +68,25 @@ def test_a_quick_run(folder, monkeypatch):
     assert [row["subset"] for row in result.metrics] == ["eth", "hotel"]
     assert all(np.isfinite(row["min_ade"]) for row in result.metrics)
     assert result.data["ETH-UCY"]["is_real"]
+
+
+def test_scenes_and_seeds_are_averaged():
+    runs = [
+        {
+            "min_ade": ade,
+            "min_fde": 2 * ade,
+            "constant_velocity_ade": 1.0,
+            "constant_velocity_fde": 2.0,
+            "agents": 7,
+            "train_seconds": 60.0,
+        }
+        for ade in (0.2, 0.4)
+    ]
+    rows = [experiment._row(subset, runs) for subset in ("eth", "hotel")]
+    assert rows[0]["min_ade"] == pytest.approx(0.3)
+    assert rows[0]["agents"] == 7
+    mean = experiment._mean_of_scenes(rows)
+    assert mean["min_fde_per_seed"] == [0.4, 0.8]
+    text = " ".join(experiment.remarks_on([*rows, mean]))
+    assert "By seed: 0.200 / 0.400, 0.400 / 0.800." in text
+    assert "1.0 minutes a scene" in text
