@@ -228,7 +228,8 @@ def run(
             "Mean over subjects of the mean over seeds, Student's interval over "
             "subjects, not corrected for the number of comparisons; spread: standard "
             "deviation over subjects. Classical rows train on the same sessions. "
-            "Simulated matrices: 300 train, 1000 test, mean over seeds; SPDNet 10 -> 10, Adam, 30 epochs, last one."
+            "Simulated matrices: 300 train, 1000 test, mean over seeds; "
+            "SPDNet 10 -> 10, Adam, 30 epochs, last one."
         ),
         data=mamem | data,
         seeds=seeds,
