@@ -80,6 +80,15 @@ def unit_vector(x: Tensor) -> tuple[Tensor, Tensor]:
     return y / (y * y).sum(-1, keepdim=True).sqrt(), zero[..., 0]
 
 
+def without_dust(y: Tensor) -> Tensor:
+    """Make entries zero that are far below rounding of 1, with their derivative.
+
+    Subnormal numbers stop the iterations of LAPACK.
+    """
+    dust = y.detach().abs() < torch.finfo(y.dtype).eps ** 2
+    return torch.where(dust, 0.0, y)
+
+
 def choice(value: str, allowed: tuple[str, ...], name: str) -> str:
     """Return ``value`` if it is one of the allowed strings, else raise."""
     if value not in allowed:

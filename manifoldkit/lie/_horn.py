@@ -113,7 +113,7 @@ def _turn(q: Tensor, omega: Tensor) -> Tensor:
 
 
 def _top_value(y: Tensor) -> Tensor:
-    """s_1 + s_2 + sign(det) s_3 of matrices with |y| = 1, by the trigonometric cubic."""
+    """s_1 + s_2 + sign(det) s_3 where |y| = 1, by the trigonometric cubic."""
     s = product(y.transpose(0, 1), y)
     p = ((s * s).sum((0, 1)) - 1 / 3).clamp_min_(1e-30).div_(6)
     k = s.clone()

@@ -13,6 +13,7 @@ vanishes (the nearest rotation is not unique) the inverse x becomes x / (x^2 + e
 import torch
 from torch import Tensor
 
+from manifoldkit.lie._arrays import without_dust
 from manifoldkit.lie._columns import may_look, rows, unrows
 from manifoldkit.lie._horn import pull_back, quick_nearest
 from manifoldkit.lie._so3 import exp_so3, hat, vee
@@ -75,9 +76,7 @@ def _careful(m: Tensor) -> tuple[Tensor, Tensor]:
     eye = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
     y = torch.where(usable, m, eye) / torch.where(usable, scale, 1.0)
     y = torch.where(scale < 1e-30, y.detach(), y)
-    # entries far below rounding become zero (with their derivative): no underflow
-    dust = y.detach().abs() < torch.finfo(y.dtype).eps ** 2
-    y = y - torch.where(dust, y.detach(), 0.0)
+    y = without_dust(y)
     if m.shape[-1] == 3:
         compiling = torch.compiler.is_compiling()
         r, bad = (_NearestCompiled if compiling else _Nearest).apply(y)

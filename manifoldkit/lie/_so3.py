@@ -8,6 +8,7 @@ With :math:`\hat v x = v \times x` and :math:`t = |v|`,
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -142,7 +143,12 @@ def sum_of_crosses(r: Tensor, g: Tensor) -> Tensor:
 
 def quaternion_matrix(q: Tensor) -> Tensor:
     """Rotation matrices of quaternions of any length."""
-    w, x, y, z = unit_vector(q)[0].unbind(-1)
+    return unit_quaternion_matrix(unit_vector(q)[0].unbind(-1))
+
+
+def unit_quaternion_matrix(q: Sequence[Tensor]) -> Tensor:
+    """Rotation matrices of the four entries of unit quaternions."""
+    w, x, y, z = q
     entries = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
@@ -157,40 +163,51 @@ def matrix_quaternion(r: Tensor) -> Tensor:
     Of the four ways to write 4 q_k q the one with the largest q_k is taken: no
     cancellation, and no small divisor in any derivative.
     """
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in r.unbind(-2))
-    rows = [
-        [1 + a + e + i, h - f, c - g, d - b],
-        [h - f, 1 + a - e - i, b + d, c + g],
-        [c - g, b + d, 1 - a + e - i, f + h],
-        [d - b, c + g, f + h, 1 - a - e + i],
-    ]
-    table = torch.stack([torch.stack(row, -1) for row in rows], -2)
-    best = table.detach().diagonal(dim1=-2, dim2=-1).argmax(-1)
-    q = table.gather(-2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]
-    q = q / (q * q).sum(-1, keepdim=True).sqrt()
-    return canonical(q)
+    m = r.movedim((-2, -1), (0, 1)).contiguous()
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(0) for row in m.unbind(0))
+    wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
+    ww, xx, yy, zz = 1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i
+    q, size = _larger((ww, wx, wy, wz), ww, (wx, xx, xy, xz), xx)
+    other, bound = _larger((wy, xy, yy, yz), yy, (wz, xz, yz, zz), zz)
+    chosen, _ = _larger(q, size, other, bound)
+    q = torch.stack(chosen)
+    return _first_positive(q * dot(q, q).rsqrt()).movedim(0, -1).contiguous()
+
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _larger(a: Four, d: Tensor, b: Four, e: Tensor) -> tuple[Four, Tensor]:
+    """Of two multiples of a quaternion the one with the larger factor."""
+    first = d >= e
+    w, x, y, z = (torch.where(first, p, q) for p, q in zip(a, b, strict=True))
+    return (w, x, y, z), torch.maximum(d, e)
 
 
 def canonical(q: Tensor) -> Tensor:
     """Choose between q and -q: the first non-zero entry becomes positive."""
-    sign = torch.zeros_like(q[..., 0].detach())
-    for entry in q.detach().unbind(-1):
-        sign = torch.where(sign == 0, entry.sign(), sign)
-    return q * torch.where(sign == 0, 1.0, sign)[..., None]
+    return _first_positive(q.movedim(-1, 0)).movedim(0, -1)
+
+
+def _first_positive(q: Tensor) -> Tensor:
+    """The same for (4, ...)."""
+    w, x, y, z = q.detach().unbind(0)
+    lead = torch.where(w != 0, w, torch.where(x != 0, x, torch.where(y != 0, y, z)))
+    return q * torch.copysign(torch.ones_like(lead), lead)
 
 
 def quaternion_vector(q: Tensor) -> Tensor:
     """Rotation vectors of canonical unit quaternions: 2 atan2(|v|, w) v / |v|."""
-    w, v = q[..., :1], q[..., 1:]
-    square = (v * v).sum(-1, keepdim=True)
+    w, *v = q.unbind(-1)
+    square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2]
     near = square < 0.04 * w * w
-    safe = torch.where(near, 1.0, w)
-    ratio = torch.where(near, square, 0.0) / torch.where(near, w * w, 1.0)
+    safe = torch.where(near, w, 1.0)
+    ratio = torch.where(near, square, 0.0) / (safe * safe)
     length = torch.where(near, 1.0, square).sqrt()
-    far = 2 * torch.atan2(length, safe) / length
-    return v * torch.where(
-        near, 2 * _series(ratio, _ATAN) / torch.where(near, w, 1.0), far
-    )
+    far = torch.atan2(length, torch.where(near, 1.0, w)) / length
+    return q[..., 1:] * (2 * torch.where(near, _series(ratio, _ATAN) / safe, far))[
+        ..., None
+    ]
 
 
 def log_so3(r: Tensor) -> Tensor:

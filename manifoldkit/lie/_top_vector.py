@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from manifoldkit.lie._arrays import without_dust
+
 
 def top_vector(x: Tensor) -> Tensor:
     """Unit eigenvectors of (..., 10) upper triangles, row by row.
@@ -16,6 +18,7 @@ def top_vector(x: Tensor) -> Tensor:
     first = torch.cat([first[..., :1] + 1, first[..., 1:]], -1)
     y = torch.where(usable, x, first) / torch.where(usable, scale, 1.0)
     y = torch.where(scale < 1e-30, y.detach(), y)
+    y = without_dust(y)
     place = torch.zeros(4, 4, dtype=torch.long, device=x.device)
     rows, columns = torch.triu_indices(4, 4, device=x.device)
     number = torch.arange(10, device=x.device)

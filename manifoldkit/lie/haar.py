@@ -42,7 +42,7 @@ from torch import Tensor
 from manifoldkit.lie import _two_by_two
 from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis
-from manifoldkit.lie._so3 import quaternion_matrix
+from manifoldkit.lie._so3 import unit_quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
 
 WEIGHTINGS = ("haar", "none", "clipped")
@@ -400,7 +400,7 @@ def haar_rotations(u: Tensor, n: int) -> Tensor:
         first, second = (1 - u[..., 0]).sqrt(), u[..., 0].sqrt()
         a, b = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]
         parts = [second * b.cos(), first * a.sin(), first * a.cos(), second * b.sin()]
-        return quaternion_matrix(torch.stack(parts, -1))
+        return unit_quaternion_matrix(parts)
     q, r = torch.linalg.qr(_normal(u).unflatten(-1, (n, n)))
     sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
     q = q * sign[..., None, :]
@@ -426,7 +426,7 @@ def super_fibonacci(n: int, device: torch.device | None = None) -> Tensor:
     first, second = (s / n).sqrt(), (1 - s / n).sqrt()
     a, b = 2 * math.pi * s / phi, 2 * math.pi * s / psi
     parts = [first * a.sin(), first * a.cos(), second * b.sin(), second * b.cos()]
-    return quaternion_matrix(torch.stack(parts, -1))
+    return unit_quaternion_matrix(parts)
 
 
 def rotation_cube_dim(size: int, name: str) -> int:
