@@ -1,4 +1,4 @@
-"""Rotation representations against roma, SciPy and the usual formulas, float32."""
+"""Rotation representations against roma, SciPy and the usual formulas."""
 
 import roma
 import torch
@@ -12,7 +12,7 @@ COUNT = 10_000
 
 def _backward(function, x):
     x = x.clone().requires_grad_()
-    weights = torch.randn(COUNT, 3, 3)
+    weights = torch.randn(COUNT, 3, 3, dtype=x.dtype)
 
     def run():
         (grad,) = torch.autograd.grad((function(x) * weights).sum(), x)
@@ -25,14 +25,23 @@ def _gram_schmidt_roma(x):
     return roma.special_gramschmidt(x.view(-1, 2, 3).mT)
 
 
-def run():
-    """Return the rows."""
-    torch.manual_seed(0)
-    six, nine, v = (torch.randn(COUNT, *s) for s in ((6,), (3, 3), (3,)))
-    r = rotation.random_rotation(COUNT)
-    compiled = torch.compile(rotation.rotation_6d_to_matrix, fullgraph=True)
-    compiled(six)
-    cases = [
+def _row(case, function, peer_name, peer, x, target="", y=None):
+    """Both of them on x (or the peer on y); calls are short, so there are many."""
+    y = x if y is None else y
+    return ratio_row(
+        case,
+        lambda: function(x),
+        peer_name,
+        lambda: peer(y),
+        repeats=101,
+        target=target,
+    )
+
+
+def _representations(dtype):
+    six, nine, v = (torch.randn(COUNT, *s, dtype=dtype) for s in ((6,), (3, 3), (3,)))
+    r = rotation.random_rotation(COUNT, dtype=dtype)
+    return [
         (
             "6D to matrix",
             rotation.rotation_6d_to_matrix,
@@ -57,61 +66,61 @@ def run():
             1.0,
             0.5,
         ),
+        (
+            "matrix to rotation vector",
+            rotation.matrix_to_rotvec,
+            roma.rotmat_to_rotvec,
+            r,
+            0.6,
+            None,
+        ),
     ]
+
+
+def run():
+    """Return the rows."""
+    torch.manual_seed(0)
+    compiled = torch.compile(rotation.rotation_6d_to_matrix, fullgraph=True)
     rows = []
-    for name, ours, peer, x, forward, both in cases:
-        rows.append(
-            ratio_row(
-                name,
-                lambda f=ours, x=x: f(x),
-                "roma",
-                lambda f=peer, x=x: f(x),
-                target=f"<= {forward}",
-            )
-        )
-        rows.append(
-            ratio_row(
-                f"{name}, with gradient",
-                _backward(ours, x),
-                "roma",
-                _backward(peer, x),
-                target=f"<= {both}",
-            )
-        )
+    for dtype in (torch.float32, torch.float64):
+        kind = str(dtype).removeprefix("torch.")
+        for name, ours, peer, x, forward, both in _representations(dtype):
+            target = f"<= {forward}"
+            rows.append(_row(f"{name}, {kind}", ours, "roma", peer, x, target))
+            if both:
+                rows.append(
+                    ratio_row(
+                        f"{name}, with gradient, {kind}",
+                        _backward(ours, x),
+                        "roma",
+                        _backward(peer, x),
+                        repeats=51,
+                        target=f"<= {both}",
+                    )
+                )
+        six = torch.randn(COUNT, 6, dtype=dtype)
+        compiled(six)
+        name = f"6D to matrix, compiled, {kind}"
+        rows.append(_row(name, compiled, "roma", _gram_schmidt_roma, six, "<= 0.2"))
+    r = rotation.random_rotation(COUNT)
     rows.append(
-        ratio_row(
-            "6D to matrix, compiled",
-            lambda: compiled(six),
-            "roma",
-            lambda: _gram_schmidt_roma(six),
-            target="<= 0.2",
-        )
-    )
-    rows.append(
-        ratio_row(
+        _row(
             "matrix to rotation vector",
-            lambda: rotation.matrix_to_rotvec(r),
-            "roma",
-            lambda: roma.rotmat_to_rotvec(r),
-            target="<= 0.6",
-        )
-    )
-    array = r.numpy()
-    rows.append(
-        ratio_row(
-            "matrix to rotation vector",
-            lambda: rotation.matrix_to_rotvec(r),
+            rotation.matrix_to_rotvec,
             "SciPy",
-            lambda: Rotation.from_matrix(array).as_rotvec(),
+            lambda array: Rotation.from_matrix(array).as_rotvec(),
+            r,
+            y=r.numpy(),
         )
     )
     rows.append(
-        ratio_row(
+        _row(
             "uniform rotations",
-            lambda: rotation.random_rotation(COUNT),
+            rotation.random_rotation,
             "roma",
-            lambda: roma.random_rotmat(COUNT),
-            target="<= 1",
+            roma.random_rotmat,
+            COUNT,
+            "<= 1",
         )
     )
     return rows

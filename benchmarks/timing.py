@@ -45,10 +45,13 @@ def ratio_row(
     ours: Callable[[], object],
     peer_name: str,
     peer: Callable[[], object],
+    *,
+    repeats: int = 9,
     **extra: object,
 ) -> dict[str, object]:
     """Time ours against one peer; return a row of the benchmark table."""
-    seconds = compare({"ours": ours, "peer": peer})
+    warmup = max(1, repeats // 9)
+    seconds = compare({"ours": ours, "peer": peer}, repeats, warmup)
     return {
         "case": case,
         "ours_s": seconds["ours"],
