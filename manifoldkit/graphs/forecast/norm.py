@@ -10,6 +10,9 @@ class NodeLayerNorm(nn.Module):
     Virtual nodes carry averages: in one normalization their number and scale would
     change the statistics of the sensors.
 
+    Statistics over all nodes are a channel between all of them, whatever the graph: a
+    virtual node that nobody asked for.
+
     Parameters
     ----------
     num_real, num_virtual, channels : int

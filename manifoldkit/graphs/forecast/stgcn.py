@@ -50,14 +50,14 @@ class ChebyshevConv(nn.Module):
 class _Block(nn.Module):
     """Temporal gate, graph convolution, temporal gate, normalization, dropout."""
 
-    def __init__(self, in_channels, channels, kernel, order, nodes, dropout):
+    def __init__(self, in_channels, channels, kernel, order, nodes, dropout, norm):
         super().__init__()
         c0, c1, c2 = channels
         self.first = TemporalGate(in_channels, c0, kernel)
         self.align = Align(c0, c1)
         self.graph = ChebyshevConv(c1, c1, order)
         self.second = TemporalGate(c1, c2, kernel)
-        self.norm = NodeLayerNorm(*nodes, c2)
+        self.norm = _norm(norm, *nodes, c2)
         self.dropout = ByteDropout(dropout)
 
     def forward(self, x, propagate, keep):
@@ -91,6 +91,10 @@ class STGCN(nn.Module):
     order : int, default=3
         Number of supports of the graph convolution (2: first order).
     dropout : float, default=0.5
+    norm : {"graph", "node"}, default="graph"
+        Layer normalization over nodes and channels, as published, or over the channels
+        of each node. The former lets every node feel every other through the
+        statistics; with the latter only the graph connects them.
 
     References
     ----------
@@ -117,6 +121,7 @@ class STGCN(nn.Module):
         kernel: int = 3,
         order: int = 3,
         dropout: float = 0.5,
+        norm: str = "graph",
     ):
         super().__init__()
         last = history - 4 * (kernel - 1)
@@ -131,10 +136,11 @@ class STGCN(nn.Module):
         real, virtual = adjacency.num_real, adjacency.num_virtual
         c2 = channels[2]
         nodes = (real, virtual)
-        self.block1 = _Block(in_channels, channels, kernel, order, nodes, dropout)
-        self.block2 = _Block(c2, channels, kernel, order, (real, 0), dropout)
+        same = (channels, kernel, order)
+        self.block1 = _Block(in_channels, *same, nodes, dropout, norm)
+        self.block2 = _Block(c2, *same, (real, 0), dropout, norm)
         self.gate = TemporalGate(c2, out_channels, last)
-        self.norm = NodeLayerNorm(real, 0, out_channels)
+        self.norm = _norm(norm, real, 0, out_channels)
         self.hidden = nn.Linear(out_channels, out_channels)
         self.dropout = ByteDropout(dropout)
         self.head = nn.Linear(out_channels, horizon)
@@ -148,6 +154,14 @@ class STGCN(nn.Module):
         x = self.norm(self.gate(x))
         x = self.dropout(torch.relu(self.hidden(x)))
         return self.head(x)[:, 0].transpose(1, 2)
+
+
+def _norm(kind: str, real: int, virtual: int, channels: int) -> nn.Module:
+    if kind not in ("graph", "node"):
+        raise ValueError(f"norm: expected 'graph' or 'node', found {kind!r}")
+    if kind == "node":
+        return nn.LayerNorm(channels)
+    return NodeLayerNorm(real, virtual, channels)
 
 
 def add_virtual_signal(x: Tensor, num_virtual: int) -> Tensor:
