@@ -230,8 +230,9 @@ class GroupConv2d(_GroupLayer):
         See above.
     locality : float, optional
         Width of a Gaussian window on the group: the weights of a sample are multiplied
-        by ``exp(-|coords|^2 / (2 locality^2))`` and made to sum to one again, so that
-        each output sample averages over its neighbors. The smaller, the fewer samples
+        by ``exp(-d^2 / (2 locality^2))``, with ``d`` the distance of its coordinates
+        from those of the identity, and made to sum to one again, so that each output
+        sample averages over its neighbors. The smaller, the fewer samples
         the integral needs; small against their distance, each sample is on its own.
         None (default) integrates over all.
     reduction : {"mean", "sum"}
@@ -327,7 +328,7 @@ class GroupConv2d(_GroupLayer):
                 f"samples: expected {self.coords_dim} coordinates of the group "
                 f"(coords_dim), found {relative.shape[-1]}"
             )
-        weight = self._weights(relative, samples.weight) / samples.det()
+        weight = self._weights(relative, samples) / samples.det()
         if self.separable:
             return self._separable_kernels(local, window, relative, weight)
         n_out, n_in, p = *relative.shape[:2], local.shape[1]
@@ -345,11 +346,11 @@ class GroupConv2d(_GroupLayer):
             self.out_channels * n_out, self.in_channels * n_in, size, size
         )
 
-    def _weights(self, relative: Tensor, weight: Tensor) -> Tensor:
+    def _weights(self, relative: Tensor, samples: GroupSamples) -> Tensor:
         """Weights of the input samples for every output sample, ``(N_out, N_in)``."""
-        log_weight = weight.log().expand(relative.shape[:2])
+        log_weight = samples.weight.log().expand(relative.shape[:2])
         if self.locality is not None:
-            square = relative.square().sum(-1)
+            square = samples.square_distance(relative)
             log_weight = log_weight - square / (2 * self.locality**2)
             log_weight = log_weight.log_softmax(-1)
         count = relative.shape[1] if self.reduction == "sum" else 1

@@ -130,7 +130,7 @@ class AffineResNet(nn.Module):
         n_blocks: int = 1,
         separable: bool | str = True,
         locality: float | None = None,
-        proposal: str | Proposal | None = None,
+        proposal: str | Proposal | Tensor | None = None,
         resample: str = "step",
         weighting: str = "haar",
         angle: str = "principal",

@@ -47,6 +47,12 @@ class GroupSamples:
         pairs = self.group.compose(self.g_inv[:, None], other.g[None, :])
         return coordinates(self.group, pairs, self.angle)
 
+    def square_distance(self, relative: Tensor) -> Tensor:
+        """Square of the distance of coordinates from those of the identity."""
+        one = self.group.identity(dtype=relative.dtype, device=relative.device)
+        home = coordinates(self.group, one, self.angle)
+        return (relative - home).square().sum(-1)
+
     def local(self, points: Tensor) -> Tensor:
         """Points seen from every sample, ``g^-1 x``: shape ``(N, P, n)``."""
         return points @ self.g_inv.mT
@@ -126,17 +132,21 @@ class LocalBox:
         device: torch.device | str | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw ``n`` elements; return them, their inverses and log weights."""
-        identity = group.identity(dtype=dtype, device=device)
-        size, dim = identity.shape[-1], group.coords(identity).shape[-1]
-        split = dim - size * (size - 1) // 2
-        u = 2 * self._unit_points(n, dim, generator, identity) - 1
-        stretch = u[:, :split] * self.log_scale
-        # coordinates count a rotation as sqrt(2) times its angle
-        turn = u[:, split:] * (self.angle * math.sqrt(2))
+        like = group.identity(dtype=dtype, device=device)
+        u = 2 * self._unit_points(n, group.dim, generator, like) - 1
+        # orthonormal coordinates count a rotation as sqrt(2) times its angle, and all
+        # of them are sqrt(alpha) times those of the box
+        root, split = math.sqrt(group.alpha), group.stretch_dim
+        stretch = u[:, :split] * (root * self.log_scale)
+        turn = u[:, split:] * (root * self.angle * math.sqrt(2))
         still, straight = torch.zeros_like(turn), torch.zeros_like(stretch)
-        p = group.from_coords(torch.cat([stretch, still], -1))
-        p_inv = group.from_coords(torch.cat([-stretch, still], -1))
-        r = group.from_coords(torch.cat([straight, turn], -1))
+
+        def element(*parts: Tensor) -> Tensor:
+            v = torch.cat(parts, -1)
+            return group.from_coords(v, angle="principal", convention="orthonormal")
+
+        p, p_inv = element(stretch, still), element(-stretch, still)
+        r = element(straight, turn)
         log_weight = _log_haar(group, torch.cat([stretch, turn], -1))
         return p @ r, r.mT @ p_inv, log_weight
 
@@ -245,6 +255,11 @@ class SampledGroup(nn.Module):
                     f"proposal: expected {n} elements, a tensor of shape "
                     f"{(n, size, size)} and n_eval=None, found shape "
                     f"{tuple(proposal.shape)} and n_eval={n_eval}"
+                )
+            if not bool(group.belongs(proposal).all()):
+                raise ValueError(
+                    f"proposal: expected elements of {group!r}, found others at "
+                    f"{(~group.belongs(proposal)).nonzero().flatten().tolist()}"
                 )
             resample = "never"
         self.group, self.n, self.n_eval = group, n, n if n_eval is None else n_eval

@@ -23,6 +23,24 @@ def test_shapes_and_gradients(group, separable):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.parametrize("pool", ["max", "mean"])
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_quarter_turns_change_nothing_exactly(pool, norm):
+    """Lift, block, norms, pooling by two, both poolings: all of the network."""
+    torch.manual_seed(0)
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    c4 = torch.stack([torch.linalg.matrix_power(quarter, k) for k in range(4)])
+    net = AffineResNet(
+        **{**SMALL, "n_samples": 4}, group=SO(2), proposal=c4, angle="periodic",
+        norm=norm, pool_space=pool, pool_group=pool, dropout=0.0, locality=0.8,
+    ).double()  # fmt: skip
+    x = torch.randn(2, 1, 18, 18, dtype=torch.float64)
+    f, turned = (net.features(v)[0] for v in (x, x.rot90(1, (-2, -1))))
+    expected = f.rot90(1, (-2, -1)).roll(-1, 2)
+    torch.testing.assert_close(turned, expected, atol=1e-11, rtol=0)
+    torch.testing.assert_close(net(x.rot90(1, (-2, -1))), net(x), atol=1e-11, rtol=0)
+
+
 def test_stages_may_have_different_samples_and_channels():
     net = AffineResNet(
         **{**SMALL, "n_samples": (4, 2), "channels": (4, 6)}, n_eval=(5, 3)

@@ -33,7 +33,8 @@ def test_local_box_gives_elements_and_their_inverses(group, generator):
 @pytest.mark.parametrize("group", [GLPlus(2), SL(2), SL(3)], ids=repr)
 def test_weights_are_those_of_haar_measure(group, generator):
     """The integral of a bump does not change when the bump moves inside the box."""
-    g, _, log_weight = LocalBox(1.2, 1.2)(group, 200_000, generator, torch.float64)
+    count = 200_000 if group.n == 2 else 60_000
+    g, _, log_weight = LocalBox(1.2, 1.2)(group, count, generator, torch.float64)
     shift = LocalBox(0.3, 0.3)(group, 1, generator, torch.float64)[0]
 
     def integral(g):
@@ -44,6 +45,38 @@ def test_weights_are_those_of_haar_measure(group, generator):
     # without weights it changes by two per cent or more
     rtol = 0.005 if g.shape[-1] == 2 else 0.06
     torch.testing.assert_close(integral(there), integral(g), rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("group", "form"),
+    [
+        (GLPlus(2), {"alpha": 4.0}),
+        (SL(2), {"alpha": 0.25}),
+        (SO(3), {"alpha": 2.0}),
+        (GLPlus(2), {"angle": "periodic"}),
+        (SO(2), {"angle": "periodic"}),
+        (SL(2), {"convention": "rgenn"}),
+    ],
+    ids=repr,
+)
+def test_the_box_does_not_depend_on_the_form_of_coordinates(group, form):
+    parts = []
+    for other in (group, type(group)(group.n, **form)):
+        generator = torch.Generator().manual_seed(0)
+        parts.append(LocalBox(0.5, 0.3)(other, 20, generator, torch.float64))
+    for plain, found in zip(*parts, strict=True):
+        torch.testing.assert_close(found, plain)
+
+
+@pytest.mark.parametrize("angle", ["principal", "periodic"])
+def test_distances_from_the_identity_grow_with_a_turn(angle):
+    """Also where coordinates are cosine and sine, whose own length is always one."""
+    group = SO(2)
+    g = group.exp(group.hat(torch.tensor([[0.0], [0.5], [-1.0], [2.0]], **DOUBLE)))
+    samples = SampledGroup(group, 4, g, angle=angle)()
+    d = samples.square_distance(samples.relative(samples)[0])
+    assert d[0] == pytest.approx(0, abs=1e-12)
+    assert (d.diff() > 0.1).all()
 
 
 def test_lattice_integrates_better_than_independent_points():
