@@ -6,7 +6,7 @@ points are matched; two more rows show how little the network learns in the same
 when they are not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -256,7 +256,7 @@ def run(
     console, out = console or Console(), Path(out)
     store = Store(out, {"quick": quick, "seed": seed}, resume)
     steps = QUICK if quick else STEPS
-    score = {
+    score: dict[str, Callable[..., dict]] = {
         AUTOENCODER: score_autoencoder,
         CLOUDS: score_clouds,
         UNMATCHED: partial(score_clouds, matched=False),
