@@ -160,6 +160,18 @@ class LSTMMonoid(_Learnable):
     ----------
     dim : int
         Number of features, even.
+
+    References
+    ----------
+    Ong and Velickovic, "Learnable Commutative Monoids for Graph Neural Networks",
+    LoG 2022.
+
+    Examples
+    --------
+    >>> f = LSTMMonoid(4)
+    >>> a, b = torch.randn(2, 3, 4)
+    >>> torch.equal(f(a, b), f(b, a))
+    True
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -185,6 +197,13 @@ class SymmetricGRUMonoid(_Learnable):
     ----------
     dim : int
         Number of features.
+
+    Examples
+    --------
+    >>> f = SymmetricGRUMonoid(4)
+    >>> a, b = torch.randn(2, 3, 4)
+    >>> torch.equal(f(a, b), f(b, a))
+    True
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
