@@ -133,7 +133,8 @@ class _SixDCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        return _pull_back(*ctx.saved_tensors, grad)
+        x, r, degenerate = ctx.saved_tensors
+        return _pull_back(x, r, degenerate, grad)
 
 
 class _SixD(_SixDCompiled):
@@ -143,7 +144,8 @@ class _SixD(_SixDCompiled):
 
     @staticmethod
     def jvp(ctx, x_t):
-        return _push_forward(*ctx.saved_tensors, x_t), None
+        x, r, degenerate = ctx.saved_tensors
+        return _push_forward(x, r, degenerate, x_t), None
 
 
 def _quick(x: Tensor) -> tuple[Tensor, ...] | None:

@@ -52,7 +52,7 @@ def positive_definite(p: Tensor) -> Tensor:
 
 def guard(
     g: Tensor, test: Test, expected: str, validate: str, name: str = "g"
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+) -> tuple[Tensor, Callable[..., Tensor]]:
     """Apply one of the three policies to a batch of matrices.
 
     Parameters

@@ -154,10 +154,10 @@ def _top_vector(y: Tensor, value: Tensor) -> Tensor:
     b22 = a03 * s4 - a13 * s2 + a33 * s0
     b23 = a12 * s2 - a02 * s4 - a23 * s0
     b33 = a02 * s3 - a12 * s1 + a22 * s0
-    q, size = _larger((b00, b01, b02, b03), b00, (b01, b11, b12, b13), b11)
+    pair, size = _larger((b00, b01, b02, b03), b00, (b01, b11, b12, b13), b11)
     other, bound = _larger((b02, b12, b22, b23), b22, (b03, b13, b23, b33), b33)
-    q, _ = _larger(q, size, other, bound)
-    q = torch.stack(q)
+    best, _ = _larger(pair, size, other, bound)
+    q = torch.stack(best)
     return q.mul_(dot(q, q).rsqrt_())
 
 

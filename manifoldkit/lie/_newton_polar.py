@@ -61,7 +61,8 @@ class RotationCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _change(*ctx.saved_tensors, grad)
+        g, r = ctx.saved_tensors
+        return _change(g, r, grad)
 
 
 class Rotation(RotationCompiled):
@@ -71,7 +72,8 @@ class Rotation(RotationCompiled):
 
     @staticmethod
     def jvp(ctx, g_t):
-        return _change(*ctx.saved_tensors, g_t)
+        g, r = ctx.saved_tensors
+        return _change(g, r, g_t)
 
 
 def polar_rotation(g: Tensor) -> Tensor:

@@ -167,10 +167,10 @@ def matrix_quaternion(r: Tensor) -> Tensor:
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(0) for row in m.unbind(0))
     wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
     ww, xx, yy, zz = 1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i
-    q, size = _larger((ww, wx, wy, wz), ww, (wx, xx, xy, xz), xx)
+    pair, size = _larger((ww, wx, wy, wz), ww, (wx, xx, xy, xz), xx)
     other, bound = _larger((wy, xy, yy, yz), yy, (wz, xz, yz, zz), zz)
-    chosen, _ = _larger(q, size, other, bound)
-    q = torch.stack(chosen)
+    best, _ = _larger(pair, size, other, bound)
+    q = torch.stack(best)
     return _first_positive(q * dot(q, q).rsqrt()).movedim(0, -1).contiguous()
 
 
@@ -205,9 +205,10 @@ def quaternion_vector(q: Tensor) -> Tensor:
     ratio = torch.where(near, square, 0.0) / (safe * safe)
     length = torch.where(near, 1.0, square).sqrt()
     far = torch.atan2(length, torch.where(near, 1.0, w)) / length
-    return q[..., 1:] * (2 * torch.where(near, _series(ratio, _ATAN) / safe, far))[
-        ..., None
-    ]
+    return (
+        q[..., 1:]
+        * (2 * torch.where(near, _series(ratio, _ATAN) / safe, far))[..., None]
+    )
 
 
 def log_so3(r: Tensor) -> Tensor:

@@ -284,8 +284,10 @@ def test_general_logarithm(n, generator):
     expected = np.stack([scipy.linalg.logm(a) for a in g.numpy()])
     np.testing.assert_allclose(general_log(g), expected, atol=1e-11)
     points = torch.stack([g[0], torch.eye(n, dtype=torch.float64)]).requires_grad_()
-    assert gradcheck(general_log, (points,), check_forward_ad=True)
-    assert gradgradcheck(general_log, (points[:1].detach().requires_grad_(),))
+    fast = n > 3  # by random projections
+    assert gradcheck(general_log, (points,), check_forward_ad=True, fast_mode=fast)
+    one = points[:1].detach().requires_grad_()
+    assert gradgradcheck(general_log, (one,), fast_mode=fast)
     nothing = torch.diag(torch.tensor([-1.0] + [2.0] * (n - 1)).double())
     assert general_log(nothing).isnan().all()
 

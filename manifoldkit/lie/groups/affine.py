@@ -6,7 +6,7 @@ from torch import Tensor
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy, choice
 from manifoldkit.lie.groups.base import MatrixGroup
-from manifoldkit.lie.groups.presentation import common
+from manifoldkit.lie.groups.presentation import common, present, recover
 
 
 class Scale(MatrixGroup):
@@ -239,11 +239,11 @@ class Affine(MatrixGroup):
         return torch.cat([x, self.group._coords(h)], -1)
 
     def _present(self, v, angle, convention):
-        inner = self.group._present(v[..., self.n :], angle, convention)
+        inner = present(self.group, v[..., self.n :], angle, convention)
         return torch.cat([v[..., : self.n], inner], -1)
 
     def _recover(self, v, angle, convention):
-        inner = self.group._recover(v[..., self.n :], angle, convention)
+        inner = recover(self.group, v[..., self.n :], angle, convention)
         return torch.cat([v[..., : self.n], inner], -1)
 
     def _from_coords(self, x):

@@ -330,6 +330,8 @@ class MatrixGroup(ABC):
 
     # -- coordinates
 
+    _present, _recover = present, recover
+
     @accepts_numpy_checked
     def coords(
         self,
@@ -359,7 +361,7 @@ class MatrixGroup(ABC):
         convention = self.convention if convention is None else convention
         self._check_form(angle, convention)
         x, finish = self._guarded(g, validate)
-        v = present(self, self._coords(x), angle, convention)
+        v = self._present(self._coords(x), angle, convention)
         return finish(v, 1).to(g.dtype)
 
     @accepts_numpy
@@ -371,7 +373,7 @@ class MatrixGroup(ABC):
         convention = self.convention if convention is None else convention
         self._check_form(angle, convention)
         self._vector(v, self.dim + (angle == "periodic" and self.turn_dim))
-        x = recover(self, v.to(compute_dtype(v.dtype)), angle, convention)
+        x = self._recover(v.to(compute_dtype(v.dtype)), angle, convention)
         return self._from_coords(self.hat(x)).to(v.dtype)
 
     # -- geometry
