@@ -55,10 +55,15 @@ def digits():
 @pytest.mark.parametrize("method", [EQUIVARIANT, PLAIN, AUGMENTED])
 def test_every_contestant_trains_for_its_time(digits, method):
     piece = train_and_score(method, digits, 2.0, seed=0)
-    assert 2.0 <= piece["seconds"] < 6.0
+    assert piece["seconds"] >= 2.0
     assert piece["scores"].keys() >= {"padded", "affine", "severity 0", "severity 2"}
     assert piece["scores"]["severity 0"] == piece["scores"]["padded"]
-    assert piece["scores"]["padded"] > 0.2  # chance is 0.1
+
+
+def test_quick_runs_train_for_equal_epochs_and_learn(digits):
+    piece = train_and_score(PLAIN, digits, None, seed=0)
+    assert piece["epochs"] == affine_images.QUICK_EPOCHS
+    assert piece["scores"]["padded"] > 0.4  # chance is 0.1
 
 
 def test_augmentation_draws_new_maps_every_epoch(digits):
@@ -79,11 +84,12 @@ def test_run_falls_back_to_digits_writes_and_resumes(tmp_path, monkeypatch):
 
     def fake(method, data, seconds, seed, device):
         calls.append(method)
+        assert seconds is None
         assert len(data["train"][1]) == 600
         names = ["padded", "affine"]
         names += [f"severity {s:g}" for s in affine_images.SEVERITIES]
         scores = dict(zip(names, np.linspace(1, 0.5, len(names)), strict=True))
-        return {"scores": scores, "parameters": 5, "seconds": seconds, "epochs": 2}
+        return {"scores": scores, "parameters": 5, "seconds": 1.0, "epochs": 2}
 
     monkeypatch.setattr(affine_images, "train_and_score", fake)
     result = affine_images.run(tmp_path / "out", quick=True)
