@@ -49,6 +49,50 @@ def accepts_numpy(function: Callable) -> Callable:
     return wrapper
 
 
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def full_precision(function: Callable) -> Callable:
+    """Compute half precision in float32, and let autocast round nothing inside.
+
+    Results are of the dtype of the first tensor.
+
+    Examples
+    --------
+    >>> full_precision(lambda x: x)(torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.bfloat16
+    """
+
+    def widen(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dtype in _HALF:
+            return value.float()
+        return value
+
+    def narrow(value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(dtype) if value.is_floating_point() else value
+        items = [narrow(item, dtype) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if not tensors:
+            return function(*args, **kwargs)
+        dtype, device = tensors[0].dtype, tensors[0].device.type
+        if dtype in _HALF:
+            args = tuple(widen(x) for x in args)
+            kwargs = {key: widen(x) for key, x in kwargs.items()}
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                result = function(*args, **kwargs)
+        else:
+            result = function(*args, **kwargs)
+        return narrow(result, dtype) if dtype in _HALF else result
+
+    return wrapper
+
+
 def check_vector(x: Tensor, size: int, name: str = "x") -> Tensor:
     """Check ``(..., size)`` floating point; return it in the dtype to compute in."""
     check_floating(x, name)

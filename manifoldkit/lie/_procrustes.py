@@ -188,8 +188,9 @@ def _solve(h: Tensor, x: Tensor) -> Tensor:
 
 def _change(y: Tensor, r: Tensor, h: Tensor) -> Tensor:
     """Derivative of R in direction h and, being self-adjoint, its transpose."""
-    w = r.mT @ h
-    return r @ hat(_solve(r.mT @ y, 2 * vee(w)))
+    with torch.autocast(y.device.type, enabled=False):
+        w = r.mT @ h
+        return r @ hat(_solve(r.mT @ y, 2 * vee(w)))
 
 
 class _NearestCompiled(torch.autograd.Function):

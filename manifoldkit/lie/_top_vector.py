@@ -30,15 +30,16 @@ def top_vector(x: Tensor) -> Tensor:
 
 def _change(a: Tensor, v: Tensor, h: Tensor) -> Tensor:
     """Solve (lambda I - A) z = (I - vv') h with z orthogonal to v."""
-    outer = v[..., :, None] * v[..., None, :]
-    value = ((a @ v[..., None])[..., 0] * v).sum(-1)[..., None, None]
-    eye = torch.eye(4, dtype=a.dtype, device=a.device)
-    matrix = value * eye - a + outer
-    s = torch.linalg.eigvalsh(matrix.detach())
-    single = (s[..., 0] > 1e-5)[..., None]
-    matrix = torch.where(single[..., None], matrix, eye)
-    h = h - v * (v * h).sum(-1, keepdim=True)
-    return torch.where(single, torch.linalg.solve(matrix, h), 0.0)
+    with torch.autocast(a.device.type, enabled=False):
+        outer = v[..., :, None] * v[..., None, :]
+        value = ((a @ v[..., None])[..., 0] * v).sum(-1)[..., None, None]
+        eye = torch.eye(4, dtype=a.dtype, device=a.device)
+        matrix = value * eye - a + outer
+        s = torch.linalg.eigvalsh(matrix.detach())
+        single = (s[..., 0] > 1e-5)[..., None]
+        matrix = torch.where(single[..., None], matrix, eye)
+        h = h - v * (v * h).sum(-1, keepdim=True)
+        return torch.where(single, torch.linalg.solve(matrix, h), 0.0)
 
 
 class _TopCompiled(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _so3
-from manifoldkit.lie._arrays import accepts_numpy, choice
+from manifoldkit.lie._arrays import accepts_numpy, choice, full_precision
 from manifoldkit.lie._procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation import geodesic_distance
@@ -40,6 +40,7 @@ def _pair(a: Tensor, b: Tensor) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def geodesic_loss(
     a: Tensor, b: Tensor, *, reduction: str = "mean", degrees: bool = False
 ) -> Tensor:
@@ -65,6 +66,7 @@ def geodesic_loss(
 
 
 @accepts_numpy
+@full_precision
 def chordal_loss(
     a: Tensor, b: Tensor, *, reduction: str = "mean", squared: bool = False
 ) -> Tensor:
@@ -86,6 +88,7 @@ def chordal_loss(
 
 
 @accepts_numpy
+@full_precision
 def log_cosh_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     """Mean over entries of ``log cosh(a - b)``, computed without overflow.
 
@@ -104,6 +107,7 @@ def log_cosh_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     """Distance of rotation vectors, ``|log a - log b|`` (not continuous at pi).
 
@@ -122,6 +126,7 @@ def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
     """``min(|q - p|, |q + p|)`` of unit quaternions, in either order.
 
@@ -151,6 +156,7 @@ def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def alignment_loss(
     a: Tensor, b: Tensor, points: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
@@ -171,6 +177,7 @@ def alignment_loss(
 
 
 @accepts_numpy
+@full_precision
 def chordal_mean(r: Tensor, weights: Tensor | None = None) -> Tensor:
     """Rotation nearest to the weighted arithmetic mean.
 
@@ -204,6 +211,7 @@ def _weighted(r: Tensor, weights: Tensor | None) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def karcher_mean(
     r: Tensor, weights: Tensor | None = None, *, steps: int = 16
 ) -> Tensor:
@@ -230,6 +238,7 @@ def karcher_mean(
 
 
 @accepts_numpy
+@full_precision
 def register(
     source: Tensor,
     target: Tensor,

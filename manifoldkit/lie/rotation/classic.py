@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from manifoldkit.lie import _euler, _so3
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice, full_precision
 from manifoldkit.lie.rotation._checks import check_rotation
 
 _ORDERS = ("wxyz", "xyzw")
@@ -22,6 +22,7 @@ def _ordered(q: Tensor, order: str) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
     """Rotation of a quaternion of any length; zero counts as the identity.
 
@@ -48,6 +49,7 @@ def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     """Unit quaternion whose first non-zero entry of (w, x, y, z) is positive.
 
@@ -71,6 +73,7 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def rotvec_to_matrix(v: Tensor) -> Tensor:
     """Rotation about the axis ``v`` by the angle ``|v|``.
 
@@ -95,6 +98,7 @@ def rotvec_to_matrix(v: Tensor) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def matrix_to_rotvec(r: Tensor) -> Tensor:
     """Rotation vector of length at most pi, exact also near pi.
 
@@ -110,6 +114,7 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def euler_to_matrix(
     angles: Tensor, order: str = "XYZ", *, degrees: bool = False
 ) -> Tensor:
@@ -132,6 +137,7 @@ def euler_to_matrix(
 
 
 @accepts_numpy
+@full_precision
 def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> Tensor:
     """Euler angles of a rotation; at gimbal lock the third angle is zero.
 

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _so3
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice, unit_vector
+from manifoldkit.lie._arrays import (
+    accepts_numpy,
+    check_vector,
+    choice,
+    full_precision,
+    unit_vector,
+)
 from manifoldkit.lie._gram_schmidt import (
     finish,
     gram_schmidt,
@@ -101,6 +107,7 @@ def dim(rep: str, n: int = 3) -> int:
 
 
 @accepts_numpy
+@full_precision
 def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
     """Rotation matrices of a representation.
 
@@ -185,6 +192,7 @@ def _decode_columns(
 
 
 @accepts_numpy
+@full_precision
 def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
     """Representation of rotation matrices, the inverse of :func:`decode`.
 
@@ -259,6 +267,7 @@ def _encode_plain(m: Tensor, rep: str, n: int) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
     """Convert between representations of SO(n) through the matrix.
 
@@ -283,6 +292,7 @@ def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similarity:
     """Scale, rotation and translation from one vector.
 

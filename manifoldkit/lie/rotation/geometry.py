@@ -8,12 +8,13 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie import _so3, haar
-from manifoldkit.lie._arrays import accepts_numpy
+from manifoldkit.lie._arrays import accepts_numpy, full_precision
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation._checks import check_rotation
 
 
 @accepts_numpy
+@full_precision
 def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     r"""Angle of the rotation from ``a`` to ``b``.
 
@@ -48,6 +49,7 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     """Point at ``t`` on the shortest way from rotation ``a`` (0) to ``b`` (1).
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice, full_precision
 from manifoldkit.lie._gram_schmidt import (
     finish,
     sixd_columns,
@@ -22,6 +22,7 @@ _STEREO_SCALE = (math.sqrt(2) + 1, math.sqrt(2) + 1, math.sqrt(2))
 
 
 @accepts_numpy
+@full_precision
 def rotation_6d_to_matrix(
     x: Tensor,
     *,
@@ -76,6 +77,7 @@ def rotation_6d_to_matrix(
 
 
 @accepts_numpy
+@full_precision
 def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     """First two columns (or rows) of a rotation, one after the other.
 
@@ -100,6 +102,7 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def rotation_5d_to_matrix(x: Tensor, *, scaled: bool = True, **options: Any) -> Any:
     """Rotation from five numbers: two entries and a stereographic projection.
 
@@ -139,6 +142,7 @@ def rotation_5d_to_matrix(x: Tensor, *, scaled: bool = True, **options: Any) -> 
 
 
 @accepts_numpy
+@full_precision
 def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     """Five continuous numbers of a rotation: see :func:`rotation_5d_to_matrix`.
 
@@ -160,6 +164,7 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
 
 
 @accepts_numpy
+@full_precision
 def special_procrustes(
     m: Tensor, *, strict: bool = False, return_degenerate: bool = False
 ) -> Any:
