@@ -59,7 +59,10 @@ class Literal(nn.Module):
         counts = [len(e) for _, e in graphs]
         start = np.cumsum([0, *sizes[:-1]])
         ends = np.concatenate(
-            [np.asarray(e).reshape(-1, 2) + s for (_, e), s in zip(graphs, start)]
+            [
+                np.asarray(e).reshape(-1, 2) + s
+                for (_, e), s in zip(graphs, start, strict=True)
+            ]
         )
         u, v = torch.from_numpy(ends).T
         ones = next(self.parameters()).new_ones
@@ -103,14 +106,17 @@ class Literal(nn.Module):
 
     def unstack(self, query, corpus, sizes):
         """Undo :meth:`stack`."""
-        parts = [p for pair in zip(query, corpus) for p in pair]
-        return torch.cat([p[:n] for p, n in zip(parts, sizes)])
+        parts = [p for pair in zip(query, corpus, strict=True) for p in pair]
+        return torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)])
 
     def plan(self, rows, sizes):
         """Sinkhorn on logarithms."""
         sides = self.stack(rows, sizes)
         masks = self.stack(rows.new_ones(len(rows), 1), sizes)
-        q, c = (self.sinkhorn_feature_layers(s) * m for s, m in zip(sides, masks))
+        q, c = (
+            self.sinkhorn_feature_layers(s) * m
+            for s, m in zip(sides, masks, strict=True)
+        )
         log = q @ c.mT / 0.1
         for _ in range(20):
             log = log - torch.logsumexp(log, 2, keepdim=True)

@@ -201,7 +201,7 @@ def make_molecule_graphs(
     rings: float = 1.5,
     random_state: Any = None,
 ) -> list[Graph]:
-    """Simulate sparse connected graphs of degree at most 4, like skeletons of molecules.
+    """Simulate connected graphs of degree at most 4, like skeletons of molecules.
 
     A random tree in which a new node prefers recent ones (chains with branches), and a
     Poisson number of further edges that close rings of 5 or 6 nodes where they can.

@@ -267,8 +267,8 @@ def run(
         protocol=(
             "75 test queries rank 800 corpus graphs; MAP with ties shared, HITS@20 the "
             "share of positives above the 20th negative. Training on 180 queries, "
-            "Adam, weight decay 5e-4, batches of 128 pairs with 17 % positives, one-cycle "
-            f"learning rate; the state with the best MAP on {VALIDATION_QUERIES} "
+            "Adam, weight decay 5e-4, batches of 128 pairs with 17 % positives, "
+            f"one-cycle learning rate; the state with the best MAP on {VALIDATION_QUERIES} "
             "validation queries (two or more looks) is tested once. One recipe for "
             "all sets. spread: standard deviation over seeds. seconds_10k: time of "
             "10 000 pairs on one core."
@@ -341,9 +341,9 @@ def remarks_on(metrics: list[dict]) -> list[str]:
         fast = min(row["seconds_10k"] for row in nets)
         worst, best = min(r["map"] for r in exact), max(r["map"] for r in nets)
         remarks.append(
-            f"Filter and exact solver: MAP {worst:.3f} or better in at most {slow:.2f} "
-            f"s for 10 000 pairs; the best network here has {best:.3f}, the fastest "
-            f"takes {fast:.2f} s. On graphs of this size nothing has to be learned."
+            f"Filter and exact solver: MAP {worst:.3f} or better in at most "
+            f"{slow:.2f} s for 10 000 pairs; the best network here has {best:.3f}, "
+            f"the fastest takes {fast:.2f} s. On graphs of this size nothing has to be learned."
         )
     for row in nets:
         if "350 steps" in row["method"]:

@@ -40,6 +40,10 @@ def write_retriever(path: str | Path, retriever: Any) -> None:
         tensors["corpus.num_edges"] = torch.tensor([len(e) for e in edges]).long()
         counts = [g.num_nodes for g in corpus]
         tensors["corpus.num_nodes"] = torch.tensor(counts).long()
+        for key in ("x", "edge_attr"):
+            values = [getattr(g, key) for g in corpus]
+            if values and all(value is not None for value in values):
+                tensors[f"corpus.{key}"] = torch.from_numpy(np.concatenate(values))
     text = json.dumps(content, indent=2)  # before anything is written: it may refuse
     _safetensors().save_file(tensors, str(_file(path, ".safetensors")))
     _file(path, ".json").write_text(text + "\n", encoding="utf-8")
@@ -66,12 +70,20 @@ def read_retriever(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Te
 
 
 def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    """Return the corpus that was indexed; features are not stored."""
+    """Return the corpus that was indexed."""
     if "corpus" in content:
         return GraphCorpus(content["corpus"])
-    edges = torch.split(tensors["corpus.edges"], tensors["corpus.num_edges"].tolist())
-    counts = tensors["corpus.num_nodes"].tolist()
-    return [PlainGraph(n, e.numpy()) for n, e in zip(counts, edges, strict=True)]
+    nodes = tensors["corpus.num_nodes"].tolist()
+    lengths = {"x": nodes, "edge_attr": tensors["corpus.num_edges"].tolist()}
+    edges = torch.split(tensors["corpus.edges"], lengths["edge_attr"])
+    features: dict[str, list] = {}
+    for key, counts in lengths.items():
+        features[key] = [None] * len(nodes)
+        if f"corpus.{key}" in tensors:
+            parts = torch.split(tensors[f"corpus.{key}"], counts)
+            features[key] = [part.numpy() for part in parts]
+    rows = zip(nodes, edges, features["x"], features["edge_attr"], strict=True)
+    return [PlainGraph(n, e.numpy(), x, attr) for n, e, x, attr in rows]
 
 
 def _input_dims(network: MatchingNetwork) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What all matching networks share: construction, scoring of many pairs, weights."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,11 +99,11 @@ class MatchingNetwork(nn.Module):
         if self.align_net is None:
             raise ValueError("this network was built without an alignment net")
         n = len(query) * query.shape[1]
-        rows = torch.cat([query.reshape(n, -1), corpus.reshape(-1, query.shape[2])])
+        rows = torch.cat([side.reshape(-1, side.shape[2]) for side in (query, corpus)])
         rows = self.align_net(rows)
         return align(
-            rows[:n].view(*query.shape[:2], -1),
-            rows[n:].view(*corpus.shape[:2], -1),
+            rows[:n].view(*query.shape[:2], rows.shape[1]),
+            rows[n:].view(*corpus.shape[:2], rows.shape[1]),
             *self._counts(pair),
             padded=self.padded_size,
             tau=self.tau,
@@ -200,6 +201,7 @@ class MatchingNetwork(nn.Module):
         queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
         pairs = _check_pairs(pairs, len(queries), len(corpus))
         self._check_weights()
+        self._warn_of_edgeless(queries)
         sizes = corpus.num_nodes[pairs[:, 1]] * 4096 + queries.num_nodes[pairs[:, 0]]
         order = np.argsort(sizes, kind="stable")
         scores, kept = [], [None] * len(pairs)
@@ -243,6 +245,7 @@ class MatchingNetwork(nn.Module):
         """
         queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
         self._check_weights()
+        self._warn_of_edgeless(queries)
         with torch.no_grad():
             first = EncodedGraphs(self, queries), EncodedGraphs(self, corpus)
             out = self.node_encoder.weight.new_zeros(len(queries), len(corpus))
@@ -263,6 +266,16 @@ class MatchingNetwork(nn.Module):
                     if callback is not None:
                         callback(len(left))
         return out
+
+    def _warn_of_edgeless(self, queries: PackedGraphs) -> None:
+        count = int(((queries.num_nodes > 1) & (queries.num_edges == 0)).sum())
+        if self.kind == "edge" and count:
+            warnings.warn(
+                f"queries: {count} of several nodes without any edge, whose score is 0 "
+                "everywhere in a network of kind 'edge'; kind='node' tells them apart",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _check_weights(self) -> None:
         for name, value in self.named_parameters():

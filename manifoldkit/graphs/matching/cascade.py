@@ -65,10 +65,10 @@ class Cascade:
         self.corpus, self.filter = corpus, filter
         self.late, self.early = late, early
         self.keep, self.verify, self.solver = keep, verify, solver
+        self._sizes = _sizes(corpus)
         self._native: dict[int, Any] = {}
         self._encoded: dict[str, EncodedGraphs] = {}
-        if len(corpus) <= _IN_MEMORY:
-            self.refresh()
+        self.refresh()
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_native": {}}  # made again where they are needed
@@ -77,6 +77,8 @@ class Cascade:
         """Compute again what the networks say about single graphs of the corpus."""
         self._encoded = {}
         for name, model in (("late", self.late), ("early", self.early)):
+            if model is not None:
+                model._check_weights()
             if model is not None and len(self.corpus) <= _IN_MEMORY:
                 with torch.no_grad():
                     graphs = model._pack(self.corpus[:], "corpus")
@@ -94,6 +96,7 @@ class Cascade:
         seconds, counts = {}, {}
         size = len(self.corpus)
         tier = np.full(size, _UNKNOWN)
+        tier[self._sizes < query.num_nodes] = _REJECTED
         score = np.zeros(size)
         clock = time.perf_counter()
 
@@ -224,6 +227,13 @@ class Cascade:
                 out[place] = assignment(rounds[-1])
         nothing = np.zeros(0, np.int64)
         return [nothing if found is None else found for found in out]
+
+
+def _sizes(corpus: Sequence) -> np.ndarray:
+    """Return the numbers of nodes without reading the edges."""
+    if hasattr(corpus, "num_nodes"):
+        return np.asarray(corpus.num_nodes)
+    return np.array([graph.num_nodes for graph in corpus], np.int64)
 
 
 def assignment(plan: np.ndarray) -> np.ndarray:

@@ -44,7 +44,11 @@ class ExactSolver:
 
     igraph's LAD when it is installed; else networkx's VF2 in Python, ten to a hundred
     times slower. LAD cannot be stopped, so with a budget, graphs of more than 24 nodes
-    are solved in a process of their own, which is replaced when it takes too long.
+    are solved in a process of their own, which is replaced when it takes too long
+    (about half a second, which counts to no pair).
+
+    Nodes with features match nodes with equal features, and edges likewise (edges with
+    features go to networkx).
 
     Parameters
     ----------
@@ -120,11 +124,15 @@ class ExactSolver:
         -------
         Match
         """
-        start = time.perf_counter()
         pair = [
             g if isinstance(g, _Prepared) else _Prepared(as_graph(g), None)
             for g in (query, graph)
         ]
+        large = pair[1].plain.num_nodes > _SMALL
+        if self.solver == "igraph" and self.budget is not None and large:
+            self._worker = self._worker or _Worker()
+            self._worker.await_start()
+        start = time.perf_counter()
         mapping, known = self._decide(*pair)
         seconds = time.perf_counter() - start
         if not known:
@@ -138,11 +146,7 @@ class ExactSolver:
             import igraph
 
             return igraph.Graph(graph.num_nodes, graph.edges.tolist())
-        import networkx
-
-        made = networkx.empty_graph(graph.num_nodes)
-        made.add_edges_from(graph.edges.tolist())
-        return made
+        return _networkx_graph(graph)
 
     def _decide(self, query: "_Prepared", graph: "_Prepared") -> tuple[Any, bool]:
         """Return (mapping or None, whether it was decided)."""
@@ -152,16 +156,20 @@ class ExactSolver:
             len(query.plain.edges) > len(graph.plain.edges)
         ):
             return None, True
-        if self.solver == "networkx":
-            return self._networkx(*self._natives(query, graph))
-        if self.budget is None or graph.plain.num_nodes <= _SMALL:
-            left, right = self._natives(query, graph)
-            return lad(left, right, self.induced), True
-        if self._worker is None:
-            self._worker = _Worker()
-        answer = self._worker.ask(query.plain, graph.plain, self.induced, self.budget)
+        domains = _domains(query.plain, graph.plain)
+        if domains is not None and not all(domains):
+            return None, True
+        left, right = query.plain, graph.plain
+        labeled_edges = left.edge_attr is not None and right.edge_attr is not None
+        if self.solver == "networkx" or (labeled_edges and _varied(left, right)):
+            return self._networkx(query, graph, domains)
+        if self.budget is None or right.num_nodes <= _SMALL:
+            natives = self._natives(query, graph)
+            return lad(natives[0], natives[1], self.induced, domains), True
+        worker: Any = self._worker
+        answer = worker.ask(left, right, self.induced, self.budget, domains)
         if answer is None:
-            self._worker.close()
+            worker.close()
             self._worker = _Worker()  # starts while the next pairs are prepared
             return None, False
         return answer["mapping"], True
@@ -172,9 +180,13 @@ class ExactSolver:
             for g in (query, graph)
         ]
 
-    def _networkx(self, query: Any, graph: Any) -> tuple[list | None, bool]:
+    def _networkx(
+        self, query: "_Prepared", graph: "_Prepared", domains: list | None
+    ) -> tuple[list | None, bool]:
         from networkx.algorithms.isomorphism import GraphMatcher
 
+        allowed = None if domains is None else [set(domain) for domain in domains]
+        left, right = _edge_labels(query.plain), _edge_labels(graph.plain)
         limit = None if self.budget is None else time.perf_counter() + self.budget
 
         class Timed(GraphMatcher):
@@ -183,7 +195,22 @@ class ExactSolver:
                     raise TimeoutError
                 return super().syntactic_feasibility(*nodes)
 
-        matcher = Timed(graph, query)
+            def semantic_feasibility(self, node: int, asked: int) -> bool:
+                if allowed is not None and node not in allowed[asked]:
+                    return False
+                if left is None or right is None:
+                    return True
+                return all(
+                    left[asked, other] == right[node, self.core_2[other]]
+                    for other in self.G2[asked]
+                    if other in self.core_2
+                )
+
+        natives = [
+            g.native if hasattr(g.native, "nodes") else _networkx_graph(g.plain)
+            for g in (graph, query)
+        ]
+        matcher = Timed(*natives)
         find = (
             matcher.subgraph_isomorphisms_iter
             if self.induced
@@ -204,6 +231,43 @@ class _Prepared(NamedTuple):
     native: Any
 
 
+def _networkx_graph(graph: PlainGraph) -> Any:
+    import networkx
+
+    made = networkx.empty_graph(graph.num_nodes)
+    made.add_edges_from(graph.edges.tolist())
+    return made
+
+
+def _domains(query: PlainGraph, graph: PlainGraph) -> list[list[int]] | None:
+    """Return where each node of the query may go: to nodes of the same features."""
+    if query.x is None or graph.x is None:
+        return None
+    if query.x.shape[1] != graph.x.shape[1]:
+        raise ValueError(
+            "query, graph: expected features of one width, found "
+            f"{query.x.shape[1]} and {graph.x.shape[1]}"
+        )
+    same = (query.x[:, None] == graph.x[None]).all(-1)
+    return None if same.all() else [np.flatnonzero(row).tolist() for row in same]
+
+
+def _varied(query: PlainGraph, graph: PlainGraph) -> bool:
+    """Whether edge features tell any edges apart."""
+    if query.edge_attr is None or graph.edge_attr is None:
+        return False
+    both = np.concatenate([query.edge_attr, graph.edge_attr])
+    return bool((both != both[:1]).any())
+
+
+def _edge_labels(graph: PlainGraph) -> dict | None:
+    if graph.edge_attr is None:
+        return None
+    rows = zip(graph.edges.tolist(), graph.edge_attr.tolist(), strict=True)
+    labels = {(u, v): tuple(row) for (u, v), row in rows}
+    return labels | {(v, u): row for (u, v), row in labels.items()}
+
+
 class _Worker:
     """A process that runs LAD on what it reads, one line of JSON a pair."""
 
@@ -219,7 +283,10 @@ class _Worker:
         self._reader.start()
         self._ready = False
 
-    def _await_start(self) -> None:
+    def await_start(self) -> None:
+        """Wait until the process reads its input."""
+        if self._ready:
+            return
         try:
             self._ready = bool(self._answers.get(timeout=120))
         except queue.Empty:
@@ -234,15 +301,19 @@ class _Worker:
         self._answers.put("")
 
     def ask(
-        self, query: PlainGraph, graph: PlainGraph, induced: bool, budget: float
+        self,
+        query: PlainGraph,
+        graph: PlainGraph,
+        induced: bool,
+        budget: float,
+        domains: list | None,
     ) -> dict | None:
         """Return the answer, or None when it does not come in time."""
-        if not self._ready:
-            self._await_start()
         task = [
             [query.num_nodes, query.edges.tolist()],
             [graph.num_nodes, graph.edges.tolist()],
             induced,
+            domains,
         ]
         stream: Any = self._process.stdin
         stream.write(json.dumps(task) + "\n")

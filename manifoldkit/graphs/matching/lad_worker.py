@@ -5,10 +5,10 @@ import sys
 from typing import Any
 
 
-def lad(query: Any, graph: Any, induced: bool) -> list[int] | None:
+def lad(query: Any, graph: Any, induced: bool, domains: Any = None) -> Any:
     """Return a mapping of one igraph graph into another, or None."""
     found, mapping = graph.subisomorphic_lad(
-        query, induced=induced, return_mapping=True
+        query, domains=domains, induced=induced, return_mapping=True
     )
     return list(mapping) if found else None
 
@@ -19,9 +19,9 @@ def main() -> None:
 
     print("ready", flush=True)
     for line in sys.stdin:
-        (n, edges), (m, others), induced = json.loads(line)
+        (n, edges), (m, others), induced, domains = json.loads(line)
         query, graph = igraph.Graph(n, edges), igraph.Graph(m, others)
-        print(json.dumps({"mapping": lad(query, graph, induced)}), flush=True)
+        print(json.dumps({"mapping": lad(query, graph, induced, domains)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from manifoldkit.graphs import (
+    average_precision,
+    hits_at_k,
+    precision_at_k,
+    retrieval_scores,
+)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_average_precision_is_that_of_scikit_learn(levels):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, truth = rng.integers(levels, size=40), rng.random(40) < 0.3
+        truth[0] = True
+        ours = average_precision(scores, truth)
+        assert ours == pytest.approx(average_precision_score(truth, scores))
+        order = rng.permutation(40)
+        assert average_precision(scores[order], truth[order]) == pytest.approx(ours)
+        for f in (hits_at_k, precision_at_k):
+            assert f(scores, truth, 5) == pytest.approx(
+                f(scores[order], truth[order], 5)
+            )
+
+
+def test_hits_and_precision_by_hand():
+    scores, truth = [5, 4, 3, 2, 1], [1, 0, 1, 0, 1]
+    assert hits_at_k(scores, truth, 1) == pytest.approx(1 / 3)
+    assert hits_at_k(scores, truth, 2) == pytest.approx(2 / 3)
+    assert hits_at_k(scores, truth, 3) == 1  # fewer negatives than that
+    assert precision_at_k(scores, truth, 3) == pytest.approx(2 / 3)
+    assert precision_at_k([1, 1, 1, 1], [1, 0, 0, 0], 2) == pytest.approx(1 / 4)
+
+
+def test_queries_without_two_classes_are_skipped_and_counted():
+    found = retrieval_scores(np.eye(3), [[1, 0, 0], [0, 0, 0], [1, 1, 1]])
+    assert (found.map, found.n_queries, found.n_skipped) == (1.0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda: retrieval_scores(np.eye(2), np.ones((2, 2))),
+            "positives and negatives",
+        ),
+        (lambda: retrieval_scores(np.eye(2), np.eye(3)), "equal shapes"),
+        (lambda: average_precision([1.0], [0]), "positive"),
+        (lambda: average_precision([np.nan, 1], [0, 1]), "NaN"),
+        (lambda: average_precision([1.0], [0, 1]), "equal lengths"),
+        (lambda: hits_at_k([1.0], [1], 0), "k: "),
+    ],
+)
+def test_bad_input(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()

@@ -1,0 +1,149 @@
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from manifoldkit.graphs import sinkhorn
+
+
+def logits(*shape, seed=0, scale=1.0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=g, dtype=dtype)
+
+
+def literal(log_alpha, tau=0.1, n_iter=20):
+    x = log_alpha / tau
+    for _ in range(n_iter):
+        x = x - x.logsumexp(-1, keepdim=True)
+        x = x - x.logsumexp(-2, keepdim=True)
+    return x.exp()
+
+
+@pytest.mark.parametrize("method", ["auto", "log", "scaling"])
+def test_agrees_with_the_definition(method):
+    x = logits(3, 2, 6, 6)
+    torch.testing.assert_close(
+        sinkhorn(x, method=method), literal(x), rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("method", ["log", "scaling"])
+def test_padding_is_one_row_of_mass(method):
+    x = logits(4, 5, 8)
+    padded = torch.zeros(4, 8, 8, dtype=x.dtype)
+    padded[:, :5] = x
+    row = torch.nn.functional.pad(x, (0, 0, 0, 1))
+    rows = torch.tensor([1.0] * 5 + [3.0], dtype=x.dtype)
+    plan = sinkhorn(row, row_mass=rows, column_mass=x.new_ones(8), method=method)
+    whole = literal(padded)
+    torch.testing.assert_close(plan[:, :5], whole[:, :5])
+    torch.testing.assert_close(plan[:, 5], whole[:, 5:].sum(1))
+
+
+@pytest.mark.parametrize("method", ["log", "scaling"])
+def test_what_has_no_mass_is_not_looked_at(method):
+    x = logits(2, 4, 4).requires_grad_()
+    mass = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=x.dtype)
+    wild = torch.full_like(x, 1e6)
+    wild = torch.cat([torch.cat([x[:, :3, :3], wild[:, :3, 3:]], 2), wild[:, 3:]], 1)
+    plan = sinkhorn(wild, row_mass=mass, column_mass=mass, method=method)
+    torch.testing.assert_close(plan[:, :3, :3], literal(x[:, :3, :3]))
+    assert (plan[:, 3] == 0).all()
+    assert (plan[:, :, 3] == 0).all()
+    plan.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_gradients_of_the_scaling_form():
+    rows = torch.tensor([1.0, 1.0, 0.0, 2.0], dtype=torch.float64)
+    columns = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+
+    def f(x):
+        return sinkhorn(x, 0.7, 6, row_mass=rows, column_mass=columns, method="scaling")
+
+    assert torch.autograd.gradcheck(f, logits(2, 4, 5).requires_grad_())
+
+
+def test_both_forms_have_the_same_gradients_at_the_published_settings():
+    w = logits(3, 7, 7, seed=1)
+    grads = []
+    for method in ("log", "scaling"):
+        x = logits(3, 7, 7).requires_grad_()
+        (sinkhorn(x, method=method) * w).sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-10)
+
+
+def test_sharp_logits_neither_overflow_nor_disturb_their_neighbors():
+    x = logits(3, 6, 6, dtype=torch.float32)
+    sharp = torch.cat([x, logits(1, 6, 6, scale=200.0, dtype=torch.float32)])
+    sharp.requires_grad_()
+    plan = sinkhorn(sharp)
+    torch.testing.assert_close(plan[:3], sinkhorn(x))
+    reference = literal(sharp.detach()[3].double())
+    torch.testing.assert_close(plan[3].double(), reference, atol=1e-4, rtol=1e-3)
+    plan.sum().backward()
+    assert sharp.grad.isfinite().all()
+
+
+def test_low_temperature_finds_the_best_assignment():
+    x = logits(7, 7)
+    plan = sinkhorn(x, tau=0.005, n_iter=400)
+    row, column = linear_sum_assignment(x.numpy(), maximize=True)
+    assert (plan[row, column] > 0.95).all()
+
+
+def test_noise_is_drawn_only_when_it_is_on():
+    x = logits(5, 5)
+    state = torch.get_rng_state()
+    first = sinkhorn(x)
+    assert torch.equal(state, torch.get_rng_state())
+    draws = [
+        sinkhorn(x, noise=1.0, generator=torch.Generator().manual_seed(s))
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.allclose(draws[0], draws[2])
+    assert not torch.allclose(draws[0], first)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_nothing_to_align():
+    x = torch.zeros(1, 2, 2, dtype=torch.float64)
+    none = torch.zeros(2, dtype=torch.float64)
+    for method in ("log", "scaling"):
+        assert not sinkhorn(x, row_mass=none, column_mass=none, method=method).any()
+
+
+def test_half_precision_computes_in_float32():
+    x = logits(4, 4, dtype=torch.float32)
+    half = sinkhorn(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        half.float(), sinkhorn(x.bfloat16().float()), atol=1e-2, rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: sinkhorn(torch.zeros(2, 3)), "square"),
+        (lambda: sinkhorn(torch.zeros(2, 2), tau=0.0), "tau"),
+        (lambda: sinkhorn(torch.zeros(2, 2), n_iter=0), "n_iter"),
+        (lambda: sinkhorn(torch.zeros(2, 2), method="fast"), "method"),
+        (lambda: sinkhorn(torch.zeros(2)), "log_alpha"),
+        (
+            lambda: sinkhorn(
+                torch.zeros(2, 2), row_mass=torch.ones(3), column_mass=torch.ones(2)
+            ),
+            "row_mass",
+        ),
+    ],
+)
+def test_bad_input(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="log_alpha"):
+        sinkhorn(torch.zeros(2, 2, dtype=torch.long))
