@@ -79,6 +79,13 @@ EXPERIMENTS = {
         "10-12 min",
         ("images/mnist8k.npz", "images/affine_mnist_test.npz"),
     ),
+    "point_cloud_rotations": _Experiment(
+        "point_cloud_rotations",
+        "rotation-invariant point clouds: trained upright, tested turned",
+        "Zhang et al. 2024 (RISurConv), 2023 (PaRot)",
+        "2-3 h",
+        ("pointclouds/psb_train.npz", "pointclouds/psb_test.npz"),
+    ),
     "particle_motion": _Experiment(
         "particle_motion",
         "EqMotion on springs and charges, beside other networks",

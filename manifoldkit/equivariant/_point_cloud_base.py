@@ -179,7 +179,7 @@ class PointCloudBase(BaseEstimator):
                 views.append((x, normals, extra))
                 continue
             if number == 0:
-                keep = farthest_point_sample(x, self.n_points)
+                keep = farthest_point_sample(x, self.n_points or n)
             else:
                 chance = torch.rand(x.shape[:2], generator=generator)
                 keep = chance.argsort(1)[:, : self.n_points or n]
@@ -319,7 +319,8 @@ class PointCloudBase(BaseEstimator):
     def _load(cls, path: str | Path, device: str) -> tuple[Any, dict]:
         content = read_forecaster(path, cls._format)
         model = cls(**content["params"] | {"device": device})
-        model.scale_range = tuple(model.scale_range)
+        low, high = model.scale_range
+        model.scale_range = (low, high)
         return model, content
 
     def _adopt(self, network: nn.Module, path: str | Path) -> None:

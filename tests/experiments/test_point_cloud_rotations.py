@@ -1,0 +1,90 @@
+"""The point-cloud experiment on little data."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from manifoldkit.datasets import make_point_clouds
+from manifoldkit.equivariant import rotate_clouds
+from manifoldkit.experiments import point_cloud_rotations as experiment
+from manifoldkit.experiments.point_cloud_floor import ShapeHistograms, make_floor
+from manifoldkit.experiments.result import Result
+
+
+def test_floor_is_invariant_and_tells_shapes_apart():
+    train = make_point_clouds(60, 600, shapes=("table", "torus"), random_state=0)
+    test = make_point_clouds(40, 600, shapes=("table", "torus"), random_state=1)
+    turned, _ = rotate_clouds(test.X, "so3", random_state=0)
+    plain = ShapeHistograms().fit_transform(test.X)
+    np.testing.assert_allclose(
+        ShapeHistograms().fit_transform(turned)[:, -3:], plain[:, -3:], atol=1e-5
+    )
+    model = clone(make_floor()).fit(train.X, train.y)
+    assert model.score(turned, test.y) > 0.95
+
+
+@pytest.mark.parametrize("with_normals", [True, False])
+def test_changes_keep_shapes_and_change_something(with_normals):
+    clouds = make_point_clouds(4, 200, random_state=0)
+    normals = clouds.normals if with_normals else None
+    seen = []
+
+    class Spy:
+        n_points = 128
+
+        def set_params(self, n_points):
+            self.n_points = n_points
+            return self
+
+        def score(self, X, y, normals):
+            assert X.dtype == np.float32
+            assert len(X[0]) >= self.n_points
+            assert (normals is None) != with_normals
+            if normals is not None:
+                assert normals.shape == X.shape
+            seen.append(X)
+            return 0.0
+
+    scores = experiment.robustness(Spy(), clouds.X, normals, clouds.y)
+    assert ("normals of random sign" in scores) == with_normals
+    assert len(seen) == len(scores) == 6 + with_normals
+    for X in seen[:6]:
+        assert X.shape != clouds.X.shape or not np.array_equal(X, clouds.X)
+
+
+def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
+    tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
+    monkeypatch.setattr(
+        experiment,
+        "CONTESTANTS",
+        {
+            name: ({**settings, "options": options}, normals)
+            for (name, (settings, normals)), options in zip(
+                experiment.CONTESTANTS.items(),
+                [tiny, tiny, tiny, *[{"n_patches": 8, "k_local": 8}] * 2]
+                + [{"width": 0.1}] * 3,
+                strict=True,
+            )
+        },
+    )
+    clouds = [
+        make_point_clouds(n, 520, shapes=("table", "torus"), random_state=i)
+        for i, n in enumerate((20, 10))
+    ]
+    monkeypatch.setattr(
+        experiment, "_load", lambda quick: ({"psb12": tuple(clouds)}, {"made": {}})
+    )
+    monkeypatch.setattr(experiment, "_epochs", lambda name, quick: 1)
+    result = experiment.run(tmp_path, quick=True)
+    tasks = {row["task"] for row in result.metrics}
+    assert len(tasks) == 3
+    classified = [r for r in result.metrics if "same label" in r]
+    assert len(classified) == 4
+    for row in classified:
+        assert 0 <= row["turned"] <= 1
+    exact = next(r for r in classified if r["method"] == "RISurConv, mesh normals")
+    assert exact["same label"] == 1.0
+    monkeypatch.setattr(experiment, "train_and_test", None)  # nothing is left to do
+    again = experiment.run(tmp_path, quick=True, resume=True)
+    assert again.metrics == result.metrics
+    assert Result.load(tmp_path).metrics == result.metrics
