@@ -13,7 +13,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "sym_log",
         "sym_sqrt",
     ),
-    "groups": ("SL", "SO", "Affine", "GLPlus", "SPDSpace", "Scale"),
+    "groups": ("SL", "SO", "Affine", "GLPlus", "SPDSpace", "Scale", "bch", "bracket"),
 }
 _MODULES: tuple[str, ...] = ("haar", "losses", "nn", "rotation")
 

@@ -28,7 +28,7 @@ def quick_nearest(m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     limit = torch.finfo(m.dtype).max ** 0.6
     good = (square > 1 / limit) & (square < limit)
     inverse = square.rsqrt()
-    y = y.mul_(inverse)
+    y = y * inverse  # not in place: of one matrix, rows are a view
     q = _top_vector(y, _top_value(y))
     for _ in range(2):
         h = product(rotation(q).transpose(0, 1), y)

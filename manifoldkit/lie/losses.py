@@ -15,6 +15,7 @@ from manifoldkit.lie._arrays import accepts_numpy, choice, full_precision
 from manifoldkit.lie._procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation import geodesic_distance
+from manifoldkit.lie.rotation._checks import check_pair
 from manifoldkit.linalg.checks import check_floating, check_square, check_weights
 
 
@@ -34,8 +35,7 @@ def _reduce(value: Tensor, reduction: str) -> Tensor:
 
 
 def _pair(a: Tensor, b: Tensor) -> Tensor:
-    check_square(a, "a")
-    check_square(b, "b", a.shape[-1])
+    check_pair(a, b)
     return a - b
 
 
@@ -172,6 +172,12 @@ def alignment_loss(
     -------
     Tensor
     """
+    check_floating(points, "points")
+    if points.ndim < 2 or points.shape[-1] != a.shape[-1]:
+        raise ValueError(
+            f"points: expected shape (..., N, {a.shape[-1]}), "
+            f"found {tuple(points.shape)}"
+        )
     moved = points @ _pair(a, b).mT
     return _reduce(_so3.safe_norm(moved).mean(-1), reduction)
 
@@ -274,9 +280,9 @@ def register(
     (2.0, [1.0, 1.0, 1.0])
     """
     check_floating(source, "source")
-    if source.ndim < 2 or source.shape != target.shape:
+    if source.ndim < 2 or source.shape != target.shape or not source.shape[-2]:
         raise ValueError(
-            "source, target: expected equal shapes (..., N, n), found "
+            "source, target: expected equal shapes (..., N, n), N >= 1, found "
             f"{tuple(source.shape)} and {tuple(target.shape)}"
         )
     size = source.shape[-2]

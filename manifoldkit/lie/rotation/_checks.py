@@ -14,6 +14,19 @@ def check_rotation(r: Tensor, n: int | None = 3) -> Tensor:
     return r.to(compute_dtype(r.dtype))
 
 
+def check_pair(a: Tensor, b: Tensor) -> None:
+    """Check two batches of square matrices of one size that broadcast."""
+    check_square(a, "a")
+    check_square(b, "b", a.shape[-1])
+    try:
+        torch.broadcast_shapes(a.shape, b.shape)
+    except RuntimeError:
+        raise ValueError(
+            "a, b: expected batch shapes that broadcast, found "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
+        ) from None
+
+
 def back(result: Any, dtype: torch.dtype) -> Any:
     """Return a result, with or without a mask, in the dtype of the input."""
     if isinstance(result, tuple):

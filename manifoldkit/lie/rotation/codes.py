@@ -36,6 +36,7 @@ from manifoldkit.lie.rotation.vectors import (
     rotation_6d_to_matrix,
     special_procrustes,
 )
+from manifoldkit.linalg.checks import check_floating
 
 
 class Similarity(NamedTuple):
@@ -309,6 +310,17 @@ def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similari
     -------
     Similarity
         ``(scale, r, t)`` of shapes (...), (..., n, n), (..., n).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or of another length.
+
+    Examples
+    --------
+    >>> code = torch.tensor([2., 0., 0., 0., 1., 0., 7., 8., 9.])
+    >>> decode_similarity(code).scale, decode_similarity(code).t
+    (tensor(2.), tensor([7., 8., 9.]))
     """
     choice(scale, ("norm", "exp"), "scale")
     code = n * n - n
@@ -316,3 +328,48 @@ def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similari
     r = decode(v[..., :code], "sixd", n)
     s = _so3.safe_norm(v[..., :n]) if scale == "norm" else v[..., code].exp()
     return Similarity(s.to(x.dtype), r.to(x.dtype), v[..., -n:].to(x.dtype))
+
+
+@accepts_numpy
+@full_precision
+def encode_similarity(
+    scale: Tensor, r: Tensor, t: Tensor, *, form: str = "norm"
+) -> Tensor:
+    """Vector of a similarity transform, the inverse of :func:`decode_similarity`.
+
+    Parameters
+    ----------
+    scale : Tensor, shape (...)
+        Positive numbers.
+    r : Tensor, shape (..., n, n)
+        Rotations.
+    t : Tensor, shape (..., n)
+        Translations.
+    form : {"norm", "exp"}
+        The ``scale`` of :func:`decode_similarity`.
+
+    Returns
+    -------
+    Tensor, shape (..., n * n) or one more
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or shapes that do not fit.
+
+    Examples
+    --------
+    >>> code = encode_similarity(torch.tensor(2.), torch.eye(2), torch.ones(2))
+    >>> code
+    tensor([2., 0., 1., 1.])
+    """
+    choice(form, ("norm", "exp"), "form")
+    m = check_rotation(r, None)
+    n = m.shape[-1]
+    shift = check_vector(t, n, "t")
+    size = check_floating(scale, "scale")
+    columns = encode(m, "sixd")
+    if form == "norm":
+        columns = torch.cat([size[..., None] * columns[..., :n], columns[..., n:]], -1)
+        return torch.cat([columns, shift], -1)
+    return torch.cat([columns, size.log()[..., None], shift], -1)

@@ -1,4 +1,4 @@
-"""Distances, geodesics, random rotations, SciPy."""
+"""Distances, geodesics, Jacobians, random rotations, SciPy."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie import _so3, haar
-from manifoldkit.lie._arrays import accepts_numpy, full_precision
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
-from manifoldkit.lie.rotation._checks import check_rotation
+from manifoldkit.lie.rotation._checks import check_pair, check_rotation
 
 
 @accepts_numpy
@@ -38,6 +38,7 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     >>> round(geodesic_distance(torch.eye(3), r, degrees=True).item(), 4)
     90.0
     """
+    check_pair(a, b)
     d = check_rotation(a, None).mT @ check_rotation(b, None)
     if d.shape[-1] == 3:
         trace = d.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -46,6 +47,68 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
         log = rotation_log(d)
         angle = _so3.safe_norm(log.flatten(-2)) / math.sqrt(2)
     return (angle * (180 / math.pi) if degrees else angle).to(a.dtype)
+
+
+@accepts_numpy
+@full_precision
+def left_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
+    r"""Derivative of the rotation vector's exponential, seen from the left.
+
+    :math:`\exp(v + d) \approx \exp(J d) \exp(v)` with
+
+    .. math:: J = I + \frac{1 - \cos t}{t^2} \hat v + \frac{t - \sin t}{t^3} \hat v^2,
+              \qquad t = |v| .
+
+    Parameters
+    ----------
+    v : Tensor, shape (..., 3)
+        Rotation vectors, radians.
+    inverse : bool, default=False
+        Return the inverse, which exists for t < 2 pi.
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+
+    References
+    ----------
+    G. S. Chirikjian, "Stochastic Models, Information Theory, and Lie Groups 2", 2012.
+
+    Examples
+    --------
+    >>> left_jacobian(torch.zeros(3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+    """
+    x = check_vector(v, 3, "v")
+    jacobian = _so3.left_jacobian_inverse if inverse else _so3.left_jacobian
+    return jacobian(x)
+
+
+@accepts_numpy
+@full_precision
+def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
+    r"""The same seen from the right, :math:`\exp(v + d) \approx \exp(v) \exp(J d)`.
+
+    It is the transpose of :func:`left_jacobian`.
+
+    Parameters
+    ----------
+    v : Tensor, shape (..., 3)
+    inverse : bool, default=False
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+
+    Examples
+    --------
+    >>> v = torch.tensor([0.3, -0.2, 0.9])
+    >>> bool(torch.allclose(right_jacobian(v), left_jacobian(v).mT))
+    True
+    """
+    return left_jacobian(-v, inverse=inverse)
 
 
 @accepts_numpy
@@ -69,6 +132,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     >>> matrix_to_rotvec(slerp(torch.eye(3), r, 0.25))
     tensor([0.0000, 0.0000, 0.2500])
     """
+    check_pair(a, b)
     first, second = check_rotation(a, None), check_rotation(b, None)
     t = torch.as_tensor(t, dtype=first.dtype, device=first.device)
     d = first.mT @ second

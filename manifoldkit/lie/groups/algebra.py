@@ -1,0 +1,96 @@
+"""Brackets of Lie algebras and the Baker-Campbell-Hausdorff series."""
+
+from torch import Tensor
+
+from manifoldkit.lie._arrays import accepts_numpy, choice, full_precision
+from manifoldkit.linalg.checks import check_square
+
+
+def _pair(x: Tensor, y: Tensor) -> None:
+    check_square(x, "x")
+    check_square(y, "y", x.shape[-1])
+
+
+@accepts_numpy
+@full_precision
+def bracket(x: Tensor, y: Tensor) -> Tensor:
+    r"""Lie bracket :math:`[x, y] = xy - yx`, that is :math:`\operatorname{ad}_x y`.
+
+    The derivative at the identity of the adjoint action ``group.adjoint(g, y)``.
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n, n)
+        Matrices of a Lie algebra.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices of one size.
+
+    Examples
+    --------
+    >>> from manifoldkit.lie import SO
+    >>> x, y, z = SO(3).hat(torch.eye(3)) * 2**0.5
+    >>> torch.allclose(bracket(x, y), z)
+    True
+    """
+    _pair(x, y)
+    return x @ y - y @ x
+
+
+@accepts_numpy
+@full_precision
+def bch(x: Tensor, y: Tensor, *, order: int = 2) -> Tensor:
+    r"""Logarithm of ``exp(x) exp(y)`` to some order (Baker, Campbell, Hausdorff).
+
+    .. math:: x + y + \tfrac12 [x, y] + \tfrac1{12} \big([x, [x, y]] + [y, [y, x]]\big)
+              - \tfrac1{24} [y, [x, [x, y]]] + \dots
+
+    For arguments of size t the error is of size :math:`t^{k+1}` for order k. For larger
+    ones use ``group.log(group.compose(group.exp(x), group.exp(y)))``.
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n, n)
+        Matrices of a Lie algebra.
+    order : {1, 2, 3, 4}
+        Highest degree of the terms kept.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices of one size, or another order.
+
+    References
+    ----------
+    B. C. Hall, "Lie Groups, Lie Algebras, and Representations", 2015, section 5.6.
+
+    Examples
+    --------
+    >>> from manifoldkit.lie import SO
+    >>> x, y = SO(3).hat(0.01 * torch.eye(3, dtype=torch.float64))[:2]
+    >>> exact = SO(3).log(SO(3).exp(x) @ SO(3).exp(y))
+    >>> bool((bch(x, y, order=4) - exact).abs().max() < 1e-11)
+    True
+    """
+    _pair(x, y)
+    choice(order, (1, 2, 3, 4), "order")
+    out = x + y
+    if order == 1:
+        return out
+    c = x @ y - y @ x
+    out = out + c / 2
+    if order == 2:
+        return out
+    xc, yc = x @ c - c @ x, y @ c - c @ y
+    out = out + (xc - yc) / 12
+    return out if order == 3 else out - (y @ xc - xc @ y) / 24
