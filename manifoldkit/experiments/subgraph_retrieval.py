@@ -88,9 +88,15 @@ def build(recipe: dict[str, Any], seed: int) -> Any:
 
 
 def train(
-    pairs: Any, recipe: dict[str, Any], *, seed: int, device: str, quick: bool
+    pairs: Any,
+    recipe: dict[str, Any],
+    *,
+    seed: int,
+    device: str,
+    quick: bool,
+    folder: Path | None = None,
 ) -> dict:
-    """Train, choose by validation MAP, and test.
+    """Train, choose by validation MAP, and test; go on from a checkpoint in a folder.
 
     Returns
     -------
@@ -118,7 +124,7 @@ def train(
     steps = 4 if quick else recipe["steps"]
     per_epoch = max(1, min(steps // 2, 700))
     epochs = steps // per_epoch
-    batches = StratifiedPairs(parts["train"][1], 128, per_epoch, seed)
+    batches = StratifiedPairs(parts["train"][1], 128, per_epoch)
     scheduler = None
     if recipe.get("schedule", True):
         scheduler = partial(
@@ -141,6 +147,8 @@ def train(
         mode="max",
         clip=1.0,
         device=device,
+        out=folder,
+        resume=folder is not None,
         seed=seed,
     )
     asked, relation = parts["test"]
@@ -236,10 +244,18 @@ def run(
     if quick:
         sets, seeds, long = sets[:1], 1, False
     data = {name: load(name, quick) for name in sets}
-    options = {"device": device, "quick": quick}
 
     def piece(name: str, label: str, recipe: dict, s: int) -> dict:
-        work = partial(train, data[name][0], recipe, seed=s, **options)
+        folder = out / "checkpoints" / f"{name}-{label}-{s}".replace(" ", "_")
+        work = partial(
+            train,
+            data[name][0],
+            recipe,
+            seed=s,
+            device=device,
+            quick=quick,
+            folder=folder if resume else None,
+        )
         row = store.get(f"{name}: {label}, seed {s}", work)
         console.print(f"{name}: {label}, seed {s}: MAP {row['map']:.3f}")
         return row
@@ -268,9 +284,9 @@ def run(
             "75 test queries rank 800 corpus graphs; MAP with ties shared, HITS@20 the "
             "share of positives above the 20th negative. Training on 180 queries, "
             "Adam, weight decay 5e-4, batches of 128 pairs with 17 % positives, "
-            f"one-cycle learning rate; the state with the best MAP on {VALIDATION_QUERIES} "
-            "validation queries (two or more looks) is tested once. One recipe for "
-            "all sets. spread: standard deviation over seeds. seconds_10k: time of "
+            "one-cycle learning rate; the state with the best MAP on "
+            f"{VALIDATION_QUERIES} validation queries (two or more looks) is tested "
+            "once. One recipe for all sets. spread: standard deviation over seeds. seconds_10k: time of "
             "10 000 pairs on one core."
         ),
         data={
@@ -343,7 +359,8 @@ def remarks_on(metrics: list[dict]) -> list[str]:
         remarks.append(
             f"Filter and exact solver: MAP {worst:.3f} or better in at most "
             f"{slow:.2f} s for 10 000 pairs; the best network here has {best:.3f}, "
-            f"the fastest takes {fast:.2f} s. On graphs of this size nothing has to be learned."
+            f"the fastest takes {fast:.2f} s. On graphs of this size nothing has to be "
+            "learned."
         )
     for row in nets:
         if "350 steps" in row["method"]:

@@ -20,6 +20,7 @@ class StratifiedPairs:
     """Batches of pairs with the positives' share of the whole in every one of them.
 
     An epoch is a number of batches, not a pass over all pairs, of which there are many.
+    Its draws come from torch's generator.
 
     Parameters
     ----------
@@ -27,25 +28,21 @@ class StratifiedPairs:
         Nonzero where the corpus graph contains the query.
     batch_size, steps : int
         Pairs a batch, batches an epoch.
-    seed : int
-        Of the draws; every pass goes on where the one before ended.
 
     Examples
     --------
-    >>> batches = StratifiedPairs(np.eye(4), batch_size=8, steps=2, seed=0)
+    >>> batches = StratifiedPairs(np.eye(4), batch_size=8, steps=2)
     >>> [int(labels.sum()) for _, labels in batches]
     [2, 2]
     """
 
-    def __init__(self, relation: np.ndarray, batch_size: int, steps: int, seed: int):
+    def __init__(self, relation: np.ndarray, batch_size: int, steps: int):
         relation = np.asarray(relation) != 0
         self.positive, self.negative = np.argwhere(relation), np.argwhere(~relation)
         self.steps = steps
         self.n_positive = int(np.ceil(relation.mean() * batch_size))
         self.n_positive = min(max(self.n_positive, 1), batch_size - 1)
         self.n_negative = batch_size - self.n_positive
-        self._rng = np.random.default_rng(seed)
-        self._queues = [np.zeros((0, 2), np.int64)] * 2
 
     def __len__(self) -> int:
         return self.steps
@@ -53,20 +50,17 @@ class StratifiedPairs:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         labels = torch.zeros(self.n_positive + self.n_negative)
         labels[: self.n_positive] = 1
-        for _ in range(self.steps):
-            pairs = [
-                self._take(0, self.positive, self.n_positive),
-                self._take(1, self.negative, self.n_negative),
-            ]
-            yield torch.from_numpy(np.concatenate(pairs)), labels
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        positive = self._order(rng, self.positive, self.n_positive)
+        negative = self._order(rng, self.negative, self.n_negative)
+        for left, right in zip(positive, negative, strict=True):
+            yield torch.from_numpy(np.concatenate([left, right])), labels
 
-    def _take(self, which: int, pool: np.ndarray, count: int) -> np.ndarray:
-        """Go through the pool in random order, again and again."""
-        while len(self._queues[which]) < count:
-            fresh = self._rng.permutation(pool)
-            self._queues[which] = np.concatenate([self._queues[which], fresh])
-        taken, self._queues[which] = np.split(self._queues[which], [count])
-        return taken
+    def _order(self, rng: Any, pool: np.ndarray, count: int) -> list[np.ndarray]:
+        """Go through the pool in random order, as often as it takes."""
+        turns = -(-self.steps * count // len(pool))
+        order = np.concatenate([rng.permutation(len(pool)) for _ in range(turns)])
+        return list(pool[order[: self.steps * count]].reshape(self.steps, count, 2))
 
 
 class PairModule(nn.Module):
@@ -165,7 +159,7 @@ def train(
     )
     if not options["verbose"]:
         net.set_params(callbacks__print_log=None)
-    data = StratifiedPairs(relation, options["batch_size"], steps, seed)
+    data = StratifiedPairs(relation, options["batch_size"], steps)
     with _seeded(seed, options["device"]):
         net.fit(data, None)
     network.eval()
