@@ -10,11 +10,40 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.graphs.forecast.graph_wavenet import GraphWaveNet
+from manifoldkit.graphs.forecast.linear import SharedLinear
 from manifoldkit.graphs.forecast.metrics import masked_mae
 from manifoldkit.graphs.forecast.series import WindowLoader, Windows
+from manifoldkit.graphs.forecast.stgcn import STGCN
+from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
+
+RECIPES: dict[str, dict] = {  # of the published codes
+    "stgcn": {"weight_decay": 5e-4, "clip": None},
+    "gwnet": {"weight_decay": 1e-4, "clip": 5.0},
+    "linear": {"weight_decay": 0.0, "clip": None},
+}
+
+
+def make_backbone(
+    kind,
+    adjacency: SemiAdaptiveAdjacency,
+    sizes: tuple[int, int],
+    options: dict,
+) -> nn.Module:
+    """Return a backbone by name, or what a callable makes, for (history, horizon)."""
+    if kind == "linear":
+        return SharedLinear(*sizes, **options)
+    if kind == "stgcn":
+        return STGCN(adjacency, *sizes, **options)
+    if kind == "gwnet":
+        if adjacency.is_sparse:  # its own support is dense
+            options = {"adaptive_dim": 0} | options
+        return GraphWaveNet(adjacency, *sizes, **options)
+    return kind(adjacency, *sizes, **options)
 
 
 class ForecastNetwork(nn.Module):
@@ -78,6 +107,36 @@ class Deadline:
         return time.monotonic() >= self.end
 
 
+class StopInTime(BaseEstimator):
+    """A callback of skorch that ends training after an epoch past the deadline.
+
+    Not derived from skorch's class, so that this module imports without skorch and
+    trained models pickle.
+    """
+
+    def __init__(self, deadline: Deadline):
+        self.deadline = deadline
+
+    def initialize(self) -> "StopInTime":
+        """Nothing to set up."""
+        return self
+
+    def on_train_begin(self, net, **_) -> None:
+        """Begin to count."""
+        self.deadline.start()
+
+    def on_epoch_end(self, net, **_) -> None:
+        """End the training if it is time."""
+        if self.deadline():
+            raise KeyboardInterrupt  # skorch's word for it
+
+    def _nothing(self, net, **_) -> None:
+        """Let other events pass."""
+
+    on_train_end = on_epoch_begin = on_batch_begin = on_batch_end = _nothing
+    on_grad_computed = _nothing
+
+
 def _silent(*_) -> None:
     """What skorch's callbacks print to."""
 
@@ -105,7 +164,6 @@ def make_trainer(
     try:
         from skorch import NeuralNet
         from skorch.callbacks import (
-            Callback,
             EarlyStopping,
             GradientNormClipping,
             LRScheduler,
@@ -115,14 +173,6 @@ def make_trainer(
         raise MissingExtraError("TrafficForecaster", "skorch", "train") from None
     deadline = Deadline(max_seconds)
 
-    class StopInTime(Callback):
-        def on_train_begin(self, net, **_):
-            deadline.start()
-
-        def on_epoch_end(self, net, **_):
-            if deadline():
-                raise KeyboardInterrupt  # skorch's word for ending the training
-
     callbacks: list = [
         ("decay", LRScheduler("StepLR", step_size=decay_every, gamma=decay))
     ]
@@ -131,7 +181,7 @@ def make_trainer(
     if held is not None:
         stop = EarlyStopping(patience=patience, load_best=True, sink=_silent)
         callbacks.append(("early_stopping", stop))
-    callbacks.append(("stop_in_time", StopInTime()))
+    callbacks.append(("stop_in_time", StopInTime(deadline)))
     if not verbose:
         kw["callbacks__print_log"] = None
     return NeuralNet(

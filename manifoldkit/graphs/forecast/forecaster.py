@@ -8,28 +8,24 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifoldkit.graphs.forecast._training import (
+    RECIPES,
     ForecastNetwork,
+    make_backbone,
     make_trainer,
     read_files,
     seeded,
     write_files,
 )
-from manifoldkit.graphs.forecast.baselines import (
-    SeasonalProfile,
-    column_means,
-    column_scales,
-    cut_windows,
-    ridge_map,
-)
-from manifoldkit.graphs.forecast.graph_wavenet import GraphWaveNet
-from manifoldkit.graphs.forecast.linear import SharedLinear
+from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
+from manifoldkit.graphs.forecast.scaling import Standardizer
 from manifoldkit.graphs.forecast.series import (
     Series,
     Windows,
+    as_graph,
     check_readings,
     check_series,
     split_rows,
@@ -38,16 +34,9 @@ from manifoldkit.graphs.forecast.series import (
     weekday,
     window_starts,
 )
-from manifoldkit.graphs.forecast.stgcn import STGCN
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
-from manifoldkit.graphs.virtual.kernels import check_adjacency
 
 _FORMAT = "manifoldkit.graphs.TrafficForecaster"
-_RECIPES: dict[str, dict] = {  # of the published codes
-    "stgcn": {"weight_decay": 5e-4, "clip": None},
-    "gwnet": {"weight_decay": 1e-4, "clip": 5.0},
-    "linear": {"weight_decay": 0.0, "clip": None},
-}
 
 
 class TrafficForecaster(BaseEstimator):
@@ -114,10 +103,9 @@ class TrafficForecaster(BaseEstimator):
         One row an epoch: ``epoch``, ``train_loss``, ``valid_loss``, ``dur``.
     n_sensors_, step_minutes_ : int
         Seen in ``fit``.
-    profile_ : SeasonalProfile or None
-        Fitted on the training rows.
-    center_, scale_ : ndarray, shape (n_sensors,)
-        Scaler, fitted on the training rows.
+    scaler_ : Standardizer
+        Profile (``profile_``), mean and scale (``center_``, ``scale_``), fitted on the
+        training rows.
 
     Examples
     --------
@@ -214,9 +202,11 @@ class TrafficForecaster(BaseEstimator):
         series = check_series(dataset, self.null_value)
         graph = as_graph(dataset.adjacency, series.values.shape[1])
         first, second = self._split(dataset, series)
-        self._fit_scaler(series, first)
-        z = self._standardize(series)
-        minutes = series.clock.minutes(np.arange(len(z)))
+        self.n_sensors_, self.step_minutes_ = series.values.shape[1], series.clock.step
+        self.dtype_ = str(series.values.dtype)
+        self.scaler_ = self._scaler().fit(series, first)
+        minutes = series.clock.minutes(np.arange(len(series.values)))
+        z = torch.from_numpy(self.scaler_.transform(series.values, minutes))
         sizes = (self.history, self.horizon)
         train = window_starts(0, first, *sizes)
         if not len(train):
@@ -272,7 +262,8 @@ class TrafficForecaster(BaseEstimator):
             )
             for k in range(0, len(past), self.batch_size)
         ]
-        out = np.concatenate(parts) if parts else past[:0, :0].repeat(self.horizon, 1)
+        empty = np.empty((0, self.horizon, self.n_sensors_), self.dtype_)
+        out = np.concatenate([empty, *parts])
         return out[0] if single else out
 
     def score(self, dataset, y=None) -> float:
@@ -330,9 +321,9 @@ class TrafficForecaster(BaseEstimator):
                 raise ValueError(
                     f"{name}: expected at least 1, found {getattr(self, name)}"
                 )
-        if not callable(self.backbone) and self.backbone not in _RECIPES:
+        if not callable(self.backbone) and self.backbone not in RECIPES:
             raise ValueError(
-                f"backbone: expected one of {list(_RECIPES)} or a callable, found "
+                f"backbone: expected one of {list(RECIPES)} or a callable, found "
                 f"{self.backbone!r}"
             )
         if self.residual not in ("profile", "ridge", None):
@@ -363,38 +354,8 @@ class TrafficForecaster(BaseEstimator):
             split = getattr(dataset, "split", None) or (0.7, 0.1, 0.2)
         return split_rows(len(series.values), split)
 
-    def _fit_scaler(self, series: Series, rows: int) -> None:
-        """Fit profile, mean and scale on the training rows alone."""
-        values = series.values[:rows]
-        self.n_sensors_, self.step_minutes_ = values.shape[1], series.clock.step
-        self.dtype_ = str(values.dtype)
-        self.profile_ = None
-        if self.residual is not None:
-            self.profile_ = SeasonalProfile(1, self.profile).fit(series, rows)
-            values = values - self.profile_.at(series.clock.minutes(np.arange(rows)))
-        if self.scaler == "sensor":
-            center, scale = column_means(values), column_scales(values)
-        else:
-            flat = values.reshape(-1, 1)
-            center = np.repeat(column_means(flat), self.n_sensors_)
-            scale = np.repeat(column_scales(flat), self.n_sensors_)
-        if self.profile_ is not None:
-            center = np.zeros_like(center)
-        self.center_, self.scale_ = (
-            center.astype(values.dtype),
-            scale.astype(values.dtype),
-        )
-
-    def _level(self, minutes: np.ndarray) -> np.ndarray:
-        """What is taken off the readings at some minutes (...): shape (..., N)."""
-        if self.profile_ is None:
-            return np.broadcast_to(self.center_, (*minutes.shape, self.n_sensors_))
-        return self.profile_.at(minutes)
-
-    def _standardize(self, series: Series) -> Tensor:
-        minutes = series.clock.minutes(np.arange(len(series.values)))
-        z = (series.values - self._level(minutes)) / self.scale_
-        return torch.from_numpy(np.ascontiguousarray(z, dtype=self.dtype_))
+    def _scaler(self) -> Standardizer:
+        return Standardizer(self.profile if self.residual else None, self.scaler)
 
     def _build(self, graph: Tensor, highway, valid: Windows | None) -> None:
         if hasattr(self, "_loaded_history"):
@@ -412,14 +373,22 @@ class TrafficForecaster(BaseEstimator):
         self._graph = graph
         if highway is not None:
             highway = torch.as_tensor(np.asarray(highway), dtype=dtype)
-        network = ForecastNetwork(self._network(), highway).to(dtype)
+        network = ForecastNetwork(
+            make_backbone(
+                self.backbone,
+                self.adjacency_,
+                (self.history, self.horizon),
+                self.backbone_options or {},
+            ),
+            highway,
+        ).to(dtype)
         recipe = (
-            _RECIPES.get(self.backbone, {}) if isinstance(self.backbone, str) else {}
+            RECIPES.get(self.backbone, {}) if isinstance(self.backbone, str) else {}
         )
         decay = self.weight_decay
         self.net_ = make_trainer(
             network,
-            scale=torch.as_tensor(self.scale_),
+            scale=torch.as_tensor(self.scaler_.scale_),
             held=valid,
             patience=self.patience,
             max_seconds=self.max_seconds,
@@ -437,37 +406,21 @@ class TrafficForecaster(BaseEstimator):
             device=self.device,
         )
 
-    def _network(self) -> nn.Module:
-        sizes, options = (self.history, self.horizon), self.backbone_options or {}
-        if self.backbone == "linear":
-            return SharedLinear(*sizes, **options)
-        if self.backbone == "stgcn":
-            return STGCN(self.adjacency_, *sizes, **options)
-        if self.backbone == "gwnet":
-            if self.adjacency_.is_sparse:  # its own support is dense
-                options = {"adaptive_dim": 0} | options
-            return GraphWaveNet(self.adjacency_, *sizes, **options)
-        return self.backbone(self.adjacency_, *sizes, **options)
-
     def _forecast(self, past: np.ndarray, begin: np.ndarray) -> np.ndarray:
         """Forecast histories (B, history, N) that begin at some minutes (B,)."""
         steps = np.arange(self.history + self.horizon) * self.step_minutes_
-        minutes = begin[:, None] + steps
-        level = self._level(minutes)
-        before, after = np.split(level, [self.history], 1)
-        z = np.nan_to_num((past - before) / self.scale_).astype(self.dtype_)
-        own = minutes[:, : self.history]
-        inputs = {
-            "z": torch.from_numpy(z),
-            "day": torch.as_tensor(time_of_day(own), dtype=getattr(torch, self.dtype_)),
-            "week": torch.as_tensor(
-                weekday(own) / 7, dtype=getattr(torch, self.dtype_)
-            ),
+        own, ahead = np.split(begin[:, None] + steps, [self.history], 1)
+        arrays = {
+            "z": np.nan_to_num(self.scaler_.transform(past, own)),
+            "day": time_of_day(own).astype(self.dtype_),
+            "week": (weekday(own) / 7).astype(self.dtype_),
         }
         module = self.net_.module_.eval()
         with torch.no_grad():
-            out = module(**{k: v.to(self.device) for k, v in inputs.items()})
-        return out.cpu().numpy() * self.scale_ + after
+            out = module(
+                **{k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
+            )
+        return self.scaler_.restore(out.cpu().numpy(), ahead)
 
     @property
     def history_(self) -> list[dict]:
@@ -492,10 +445,8 @@ class TrafficForecaster(BaseEstimator):
         coo = self._graph.to_sparse_coo().coalesce()
         arrays["graph.index"] = coo.indices().numpy()
         arrays["graph.weight"] = coo.values().numpy()
-        arrays["center"], arrays["scale"] = self.center_, self.scale_
-        if self.profile_ is not None:
-            arrays["profile"] = self.profile_.table_
-        params = self.get_params(deep=False)
+        arrays |= self.scaler_.arrays()
+        params, profile = self.get_params(deep=False), self.scaler_.profile_
         if isinstance(params["random_state"], np.random.RandomState):
             params["random_state"] = None
         content = {
@@ -505,7 +456,7 @@ class TrafficForecaster(BaseEstimator):
             "step_minutes": self.step_minutes_,
             "dtype": self.dtype_,
             "sparse": self.adjacency_.is_sparse,
-            "profile_split": self.profile_ is not None and self.profile_.split_,
+            "profile_split": profile is not None and profile.split_,
             "history": self.history_,
         }
         write_files(path, arrays, content)
@@ -533,12 +484,9 @@ class TrafficForecaster(BaseEstimator):
         model = cls(**(params | {"device": device}))
         model.n_sensors_ = n = content["n_sensors"]
         model.step_minutes_, model.dtype_ = content["step_minutes"], content["dtype"]
-        model.center_, model.scale_ = arrays["center"], arrays["scale"]
-        model.profile_ = None
-        if "profile" in arrays:
-            profile = model.profile_ = SeasonalProfile(1, model.profile)
-            profile.table_, profile.split_ = arrays["profile"], content["profile_split"]
-            profile.step_ = model.step_minutes_
+        model.scaler_ = model._scaler().restore_arrays(
+            arrays, model.step_minutes_, content["profile_split"]
+        )
         graph = torch.sparse_coo_tensor(
             torch.from_numpy(arrays["graph.index"]),
             torch.from_numpy(arrays["graph.weight"]),
@@ -566,34 +514,3 @@ def _tuples(value):
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(value) if isinstance(value, list) else value
-
-
-def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
-    """Return an adjacency as a torch tensor, sparse if it came sparse.
-
-    Raises
-    ------
-    ValueError
-        It is not square, finite and non-negative, or of another number of nodes.
-    """
-    if hasattr(adjacency, "tocoo"):  # scipy
-        coo = adjacency.tocoo()
-        index = np.stack([coo.row, coo.col]).astype(np.int64)
-        adjacency = torch.sparse_coo_tensor(
-            torch.from_numpy(index),
-            torch.from_numpy(np.asarray(coo.data)),
-            coo.shape,
-            check_invariants=True,
-        )
-    elif not isinstance(adjacency, Tensor):
-        adjacency = torch.as_tensor(np.asarray(adjacency))
-    if not adjacency.is_floating_point():
-        adjacency = adjacency.float()
-    if adjacency.ndim != 2 or adjacency.shape != (n_sensors, n_sensors):
-        raise ValueError(
-            f"adjacency: expected shape ({n_sensors}, {n_sensors}) for {n_sensors} "
-            f"sensors, found {tuple(adjacency.shape)}"
-        )
-    if adjacency.layout == torch.strided:
-        check_adjacency(adjacency, "adjacency")
-    return adjacency

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from manifoldkit.graphs.virtual.kernels import check_adjacency
+
 _DAY = 1440
 
 
@@ -216,6 +218,37 @@ def window_starts(
     """
     begin = max(first - history, 0) if overlap else first
     return np.arange(begin, last - history - horizon + 1)
+
+
+def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
+    """Return an adjacency as a torch tensor, sparse if it came sparse.
+
+    Raises
+    ------
+    ValueError
+        It is not square, finite and non-negative, or of another number of nodes.
+    """
+    if hasattr(adjacency, "tocoo"):  # scipy
+        coo = adjacency.tocoo()
+        index = np.stack([coo.row, coo.col]).astype(np.int64)
+        adjacency = torch.sparse_coo_tensor(
+            torch.from_numpy(index),
+            torch.from_numpy(np.asarray(coo.data)),
+            coo.shape,
+            check_invariants=True,
+        )
+    elif not isinstance(adjacency, Tensor):
+        adjacency = torch.as_tensor(np.asarray(adjacency))
+    if not adjacency.is_floating_point():
+        adjacency = adjacency.float()
+    if adjacency.ndim != 2 or adjacency.shape != (n_sensors, n_sensors):
+        raise ValueError(
+            f"adjacency: expected shape ({n_sensors}, {n_sensors}) for {n_sensors} "
+            f"sensors, found {tuple(adjacency.shape)}"
+        )
+    if adjacency.layout == torch.strided:
+        check_adjacency(adjacency, "adjacency")
+    return adjacency
 
 
 class Windows(Dataset):

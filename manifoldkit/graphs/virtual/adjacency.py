@@ -142,11 +142,11 @@ class SemiAdaptiveAdjacency(nn.Module):
         self._store_road(a_dist, direction)
         n = self.num_real + self.num_virtual
         dtype = self._road_weight.dtype
-        learned = mode in ("semi", "adaptive") and n > 0
+        learned = mode == "adaptive" or (mode == "semi" and self.num_virtual > 0)
         shape = (n, embed_dim) if learned else (0, embed_dim)
         self.e1 = nn.Parameter(torch.empty(shape, dtype=dtype))
         self.e2 = nn.Parameter(torch.empty(shape, dtype=dtype))
-        both = shape if bidirectional else (0, embed_dim)
+        both = shape if bidirectional and self.num_virtual else (0, embed_dim)
         self.f1 = nn.Parameter(torch.empty(both, dtype=dtype))
         self.f2 = nn.Parameter(torch.empty(both, dtype=dtype))
         self.gate = (

@@ -103,7 +103,7 @@ class AddVirtualNodes(BaseTransform):
         if isinstance(data, Batch) and self.batch_safe:
             try:
                 graphs = data.to_data_list()
-            except RuntimeError as error:
+            except (RuntimeError, AttributeError) as error:
                 raise ValueError(
                     "data: this Batch cannot be taken apart into its graphs "
                     f"({error}); add virtual nodes before batching"
@@ -121,13 +121,16 @@ class AddVirtualNodes(BaseTransform):
         up = torch.stack([real, virtual + n])
         links = torch.cat([up, up.flip(0)], 1).to(device)
         average = _averaging(real, virtual, self.num).to(device)
-        for key, value in list(data.items()):
+        changed = {}  # first all, because sizes are guessed from what is there
+        for key, value in data.items():
             if key == "edge_index":
                 continue
             if data.is_edge_attr(key) and _length(data, key, value) == old_edges:
-                data[key] = self._edges(key, value, links.shape[1])
+                changed[key] = self._edges(key, value, links.shape[1])
             elif data.is_node_attr(key) and _length(data, key, value) == n:
-                data[key] = self._nodes(key, value, average)
+                changed[key] = self._nodes(key, value, average)
+        for key, value in changed.items():
+            data[key] = value
         data.edge_index = torch.cat([data.edge_index, links], 1)
         mask = torch.arange(n + self.num, device=device) >= n
         data.is_virtual = mask

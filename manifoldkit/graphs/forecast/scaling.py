@@ -1,0 +1,79 @@
+"""Readings without their daily course, in units of their spread."""
+
+import numpy as np
+
+from manifoldkit.graphs.forecast.baselines import (
+    SeasonalProfile,
+    column_means,
+    column_scales,
+)
+from manifoldkit.graphs.forecast.series import Series
+
+
+class Standardizer:
+    """Take profile or mean off and divide by the standard deviation.
+
+    Parameters
+    ----------
+    profile : str or None
+        Kind of the :class:`SeasonalProfile` to take off; None for the plain mean.
+    kind : {"sensor", "global"}
+        Mean and standard deviation of each sensor, or of all together.
+
+    Attributes
+    ----------
+    profile_ : SeasonalProfile or None
+    center_, scale_ : ndarray, shape (N,)
+    """
+
+    def __init__(self, profile: str | None, kind: str):
+        self.profile, self.kind = profile, kind
+
+    def fit(self, series: Series, rows: int) -> "Standardizer":
+        """Fit on the first rows alone: those of training."""
+        values, dtype = series.values[:rows], series.values.dtype
+        self.profile_ = None
+        if self.profile is not None:
+            self.profile_ = SeasonalProfile(1, self.profile).fit(series, rows)
+            values = values - self.profile_.at(series.clock.minutes(np.arange(rows)))
+        if self.kind == "sensor":
+            center, scale = column_means(values), column_scales(values)
+        else:
+            flat, n = values.reshape(-1, 1), values.shape[1]
+            center, scale = column_means(flat).repeat(n), column_scales(flat).repeat(n)
+        if self.profile_ is not None:
+            center = np.zeros_like(center)
+        self.center_, self.scale_ = center.astype(dtype), scale.astype(dtype)
+        return self
+
+    def level(self, minutes: np.ndarray) -> np.ndarray:
+        """Return what is taken off at some minutes (...): shape (..., N)."""
+        if self.profile_ is None:
+            return np.broadcast_to(self.center_, (*minutes.shape, len(self.center_)))
+        return self.profile_.at(minutes)
+
+    def transform(self, values: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+        """Standardize readings (..., N) of some minutes (...)."""
+        z = (values - self.level(minutes)) / self.scale_
+        return np.ascontiguousarray(z, dtype=self.scale_.dtype)
+
+    def restore(self, z: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+        """Undo :meth:`transform`."""
+        return z * self.scale_ + self.level(minutes)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what has to be stored."""
+        out = {"center": self.center_, "scale": self.scale_}
+        if self.profile_ is not None:
+            out["profile"] = self.profile_.table_
+        return out
+
+    def restore_arrays(self, arrays, step: int, split: bool) -> "Standardizer":
+        """Take what :meth:`arrays` gave, with the profile's step and kind."""
+        self.center_, self.scale_ = arrays["center"], arrays["scale"]
+        self.profile_ = None
+        if "profile" in arrays:
+            self.profile_ = SeasonalProfile(1, self.profile or "auto")
+            self.profile_.table_, self.profile_.split_ = arrays["profile"], split
+            self.profile_.step_ = step
+        return self

@@ -1,0 +1,151 @@
+import pytest
+import torch
+from torch_geometric.data import Batch, Data
+from torch_geometric.nn import GCNConv
+from torch_geometric.transforms import VirtualNode
+
+from manifoldkit.graphs import AddVirtualNodes, VirtualNodeFeatures
+from manifoldkit.graphs.virtual.transform import hop_clusters
+
+
+def graph(n=4, seed=0, **extra):
+    g = torch.Generator().manual_seed(seed)
+    edges = torch.randint(n, (2, 2 * n), generator=g)
+    return Data(x=torch.randn(n, 3, generator=g), edge_index=edges, **extra)
+
+
+def reach(data):
+    """Which nodes feel which, after many steps."""
+    n = data.num_nodes
+    a = torch.eye(n)
+    a[data.edge_index[1], data.edge_index[0]] = 1
+    return torch.linalg.matrix_power(a, n) > 0
+
+
+def crosses(batch):
+    graph_of = batch.batch
+    return bool(reach(batch)[graph_of[:, None] != graph_of].any())
+
+
+def test_pygs_transform_leaks_between_the_graphs_of_a_batch_and_ours_does_not():
+    batch = Batch.from_data_list([graph(4), graph(5, 1)])
+    theirs = VirtualNode()(batch.clone())
+    assert theirs.num_nodes == 10  # one node for both graphs
+    n = torch.arange(9)
+    a = torch.eye(10)
+    a[theirs.edge_index[1], theirs.edge_index[0]] = 1
+    meet = (a @ a)[:9, :9] > 0
+    first = n < 4
+    assert meet[first[:, None] != first].all()  # everyone hears the other graph
+    ours = AddVirtualNodes()(batch)
+    assert ours.num_nodes == 11
+    assert not crosses(ours)
+    assert ours.batch.tolist() == [0] * 5 + [1] * 6
+    assert ours.ptr.tolist() == [0, 5, 11]
+    assert [g.num_nodes for g in ours.to_data_list()] == [5, 6]
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_a_batch_is_as_its_graphs(num):
+    graphs = [graph(4), graph(6, 1), graph(1, 2)]
+    transform = AddVirtualNodes(num)
+    together = transform(Batch.from_data_list([g.clone() for g in graphs]))
+    apart = Batch.from_data_list([transform(g.clone()) for g in graphs])
+    for key in ("x", "edge_index", "batch", "ptr", "is_virtual", "virtual_id"):
+        assert torch.equal(together[key], apart[key]), key
+    torch.manual_seed(0)
+    conv = GCNConv(3, 2)
+    whole = conv(together.x, together.edge_index)
+    alone = transform(graphs[1].clone())
+    own = together.batch == 1
+    torch.testing.assert_close(whole[own], conv(alone.x, alone.edge_index))
+
+
+def test_twice_is_once():
+    once = AddVirtualNodes(2)(graph())
+    twice = AddVirtualNodes(2)(once.clone())
+    assert twice.num_nodes == once.num_nodes
+    assert VirtualNode()(VirtualNode()(graph())).num_nodes == 6  # theirs: linked ones
+    batch = AddVirtualNodes()(Batch.from_data_list([graph(), graph(5)]))
+    assert AddVirtualNodes()(batch).num_nodes == batch.num_nodes
+
+
+def test_links_and_attributes():
+    data = graph(
+        edge_weight=torch.full((8,), 3.0),
+        edge_attr=torch.ones(8, 2),
+        edge_type=torch.tensor([0, 1] * 4),
+        pos=torch.randn(4, 2),
+        y=torch.arange(4.0),
+        train_mask=torch.ones(4, dtype=torch.bool),
+        label=torch.tensor([1.0]),
+    )
+    out = AddVirtualNodes(2, edge_weight=0.5)(data.clone())
+    assert out.num_nodes == 6
+    assert out.num_edges == 8 + 2 * 2 * 4
+    assert out.edge_weight[8:].eq(0.5).all()
+    assert out.edge_attr[8:].eq(0).all()
+    assert out.edge_type[8:].tolist() == [2] * 8 + [3] * 8
+    links = out.edge_index[:, 8:]
+    for virtual in (4, 5):
+        assert sorted(links[0][links[1] == virtual].tolist()) == [0, 1, 2, 3]
+        assert sorted(links[1][links[0] == virtual].tolist()) == [0, 1, 2, 3]
+    assert out.x[4:].eq(0).all()
+    torch.testing.assert_close(out.pos[4], data.pos.mean(0))
+    assert len(out.y) == len(out.train_mask) == 4
+    assert out.label.tolist() == [1.0]
+    assert out.virtual_id.tolist() == [-1] * 4 + [0, 1]
+    more = AddVirtualNodes(2, extend_targets=True)(data.clone())
+    assert more.y.tolist() == [0, 1, 2, 3, 0, 0]
+    assert more.train_mask.tolist() == [True] * 4 + [False] * 2
+
+
+def test_mean_and_learned_features():
+    data = graph(5)
+    mean = AddVirtualNodes(2, features="mean")(data.clone())
+    torch.testing.assert_close(mean.x[5:], data.x.mean(0).expand(2, 3))
+    learned = AddVirtualNodes(2, features="learned")(data.clone())
+    layer = VirtualNodeFeatures(2, 3)
+    x = layer(learned.x, learned.virtual_id)
+    assert torch.equal(x[:5], data.x)
+    assert torch.equal(x[5:], layer.weight)
+    x.sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_clusters_are_near_and_random_parts_are_drawn():
+    first = torch.arange(9)
+    chain = Data(x=torch.eye(10), edge_index=torch.stack([first, first + 1]))
+    out = AddVirtualNodes(2, "cluster", "mean")(chain.clone())
+    assert out.num_edges == 9 + 20
+    torch.testing.assert_close(out.x[10, :5], torch.full((5,), 0.2))
+    torch.testing.assert_close(out.x[11, 5:], torch.full((5,), 0.2))
+    g = torch.Generator().manual_seed(0)
+    drawn = AddVirtualNodes(3, "random", generator=g)(chain.clone())
+    owners = drawn.edge_index[1, 9:19]
+    assert set(owners.tolist()) <= {10, 11, 12}
+    assert hop_clusters(first.new_zeros(2, 0).numpy(), 3, 2).tolist() == [0, 1, 0]
+
+
+def test_no_nodes_added_and_empty_graphs():
+    assert AddVirtualNodes(0)(graph()).num_nodes == 4
+    empty = Data(x=torch.zeros(0, 3), edge_index=torch.zeros(2, 0, dtype=torch.int64))
+    assert AddVirtualNodes(2, features="mean")(empty).x.shape == (2, 3)
+    merged = AddVirtualNodes(batch_safe=False)(Batch.from_data_list([graph(), graph()]))
+    assert int(merged.is_virtual.sum()) == 1
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="num"):
+        AddVirtualNodes(-1)
+    with pytest.raises(ValueError, match="scheme"):
+        AddVirtualNodes(scheme="metis")
+    with pytest.raises(ValueError, match="features"):
+        AddVirtualNodes(features="ones")
+    with pytest.raises(TypeError, match="Data or Batch"):
+        AddVirtualNodes()([graph()])
+    with pytest.raises(ValueError, match="edge_index"):
+        AddVirtualNodes()(Data(x=torch.ones(2, 1)))
+    bare = Batch(x=torch.ones(2, 1), edge_index=torch.zeros(2, 0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="before batching"):
+        AddVirtualNodes()(bare)
