@@ -175,6 +175,8 @@ class SetNetwork(nn.Module):
         Histogram of set sizes in training, for "PNA".
     """
 
+    aggregate: Any
+
     def __init__(
         self, name: str, bits: int = 8, width: int = 64, degrees: Tensor | None = None
     ):

@@ -334,8 +334,8 @@ _PROTOCOL = (
     "'prefixes': every prefix of a set is labeled. 'spread': half of the batches have "
     "numbers below a random bound, so that small sets have small answers too. "
     "'size 16, small': numbers below 32, the answers of sets of 128 at size 16. "
-    "'8 orders': the aggregate is averaged over 8 random orders in the test. 'agreement': "
-    "equal predictions at size 32 in another order. Ranges are those of "
+    "'8 orders': the aggregate is averaged over 8 random orders in the test. "
+    "'agreement': equal predictions at size 32 in another order. Ranges are those of "
     "the seeds; intervals are Wilson's at 95 % for the test sets of all seeds."
 )
 
