@@ -22,6 +22,7 @@ decomposition from :func:`eigh` and saves computing it again.
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -120,6 +121,8 @@ def eigh(x: Tensor) -> Eig:
 
 def _full_precision(x: Tensor):
     """Keep autocast from rounding the products of a decomposition."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 

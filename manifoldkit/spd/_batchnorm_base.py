@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.linalg import symmetrize
 from manifoldkit.linalg.checks import (
     SYMMETRY_RTOL,
     check_finite,
@@ -80,12 +81,11 @@ def _inverse_softplus(x: Tensor) -> Tensor:
     return x + torch.log(-torch.expm1(-x))
 
 
-def _refuse_asymmetric(x: Tensor) -> None:
-    """Raise where a matrix is asymmetric beyond rounding; quick where none is."""
-    gap = (x - x.mT).amax((-2, -1))
-    # the largest entry of an SPD matrix is positive: others get the full check
-    if bool((gap > SYMMETRY_RTOL[x.dtype] * x.amax((-2, -1))).any()):
-        check_symmetric(x, "x")
+@torch.no_grad()
+def _seems_asymmetric(x: Tensor, symmetric: Tensor, rtol: float) -> bool:
+    """Whether a matrix is far from its symmetric part, or has no positive entry."""
+    gap = (x - symmetric).amax((-2, -1))
+    return bool((gap > rtol / 2 * symmetric.amax((-2, -1))).any())
 
 
 class BatchNormBase(nn.Module):
@@ -95,6 +95,7 @@ class BatchNormBase(nn.Module):
     """
 
     _extra_defaults: ClassVar[dict] = {}
+    _symmetric_part = staticmethod(symmetrize)
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -218,7 +219,7 @@ class BatchNormBase(nn.Module):
         return torch.eye(self.n, device=bias.device, dtype=bias.dtype).expand_as(bias)
 
     def _fold(self, x: Tensor) -> Tensor:
-        """Check x; return it as (groups, N, n, n) in the dtype to compute in."""
+        """Check x; return it symmetric, (groups, N, n, n), in the dtype to compute."""
         check_square(x, "x", self.n)
         channels = self.n_channels
         if channels is not None and (x.ndim < 3 or x.shape[-3] != channels):
@@ -228,15 +229,18 @@ class BatchNormBase(nn.Module):
             )
         if self.validate:
             check_spd(x, "x")
-        elif not torch.compiler.is_compiling():
-            _refuse_asymmetric(x.detach())
         dtype = torch.promote_types(compute_dtype(x.dtype), self.bias.dtype)
-        x = x.to(compute_dtype(dtype))
+        y = x.to(compute_dtype(dtype))
         groups = channels or 1
         count = math.prod(x.shape[:-2]) // groups
         if channels is not None:
-            x = x.movedim(-3, 0)
-        return x.reshape(groups, count, self.n, self.n)
+            y = y.movedim(-3, 0)
+        y = y.reshape(groups, count, self.n, self.n)
+        symmetric = self._symmetric_part(y)
+        look = not (self.validate or torch.compiler.is_compiling())
+        if look and _seems_asymmetric(y, symmetric, SYMMETRY_RTOL[x.dtype]):
+            check_symmetric(x.detach(), "x")
+        return symmetric
 
     def _unfold(self, z: Tensor, x: Tensor) -> Tensor:
         """Invert :meth:`_fold`, to the shape and dtype of x."""

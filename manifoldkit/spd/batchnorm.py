@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg import symmetrize
 from manifoldkit.linalg.symmetric import _apply, _full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd import _gbw_batchnorm_kernel as kernel
@@ -128,6 +127,7 @@ class GBWBatchNorm(BatchNormBase):
     """
 
     _moves_metric = True
+    _symmetric_part = staticmethod(kernel.symmetric_part)
     _extra_defaults: ClassVar[dict] = {
         "power": 1.0,
         "learn_metric": True,
@@ -226,8 +226,7 @@ class GBWBatchNorm(BatchNormBase):
 
     def _tangent(self, given: Tensor, track: bool) -> tuple:
         """Centered tangent vectors at I, their basis, gain, frame and deformed bias."""
-        metric, x = self.metric, self._fold(given)
-        y = kernel.symmetric_part(x) if self.power == 1 else self._deform(x)
+        metric, y = self.metric, self._deform(self._fold(given))
         frame = kernel.frame_of(self._group(metric, y))
         if self._uses_batch():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
@@ -326,7 +325,7 @@ class GBWBatchNorm(BatchNormBase):
             The layer itself.
         """
         with _full_precision(x):
-            y = self._deform(symmetrize(self._fold(x)))
+            y = self._deform(self._fold(x))
             metric = self._group(self.metric, y)
             mean, count = self._batch_mean(y, kernel.frame_of(metric), x)
             if self._moves_metric:

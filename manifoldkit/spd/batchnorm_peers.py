@@ -278,7 +278,7 @@ class SPDBatchNorm(BatchNormBase):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise a batch of shape (..., n, n); in training update statistics."""
         with _full_precision(x):
-            y = symmetrize(self._fold(x))
+            y = self._fold(x)
             if y.numel() == 0 and not self._uses_batch():
                 return x.clone()
             y, space = self._deform(y), self._space()
@@ -297,7 +297,7 @@ class SPDBatchNorm(BatchNormBase):
     def init_from_data(self, x: Tensor) -> "SPDBatchNorm":
         """Start the bias and the running statistics at those of a batch."""
         with _full_precision(x):
-            y, space = self._deform(symmetrize(self._fold(x))), self._space()
+            y, space = self._deform(self._fold(x)), self._space()
             mean, count = self._batch_mean(y, space, x)
             center = self._undeform(mean)
             self._set_point("bias", center)
