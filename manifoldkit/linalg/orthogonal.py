@@ -64,7 +64,12 @@ def _factor_change(ctx, h: Tensor) -> Tensor:
     g, s, vt, r = ctx.saved_tensors
     w = r.mT @ h
     stretch = r.mT @ g
-    out = r @ solve_lyapunov(stretch, w - w.mT, eig=(s, vt.mT))
+    # of a matrix with s_n = 0 alone the rotation is unique, and Omega is skew: the
+    # quotient 0 / (s_n + s_n) plays no part
+    floor = torch.finfo(s.dtype).eps * s[..., :1]
+    s = torch.where(s.abs() < floor, floor, s)
+    omega = solve_lyapunov(stretch, w - w.mT, eig=(s, vt.mT))
+    out = r @ ((omega - omega.mT) / 2)
     if g.shape[-2] > g.shape[-1]:
         out = out + torch.linalg.solve(stretch, h - r @ w, left=False)
     return out

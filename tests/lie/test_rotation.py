@@ -116,6 +116,121 @@ def test_every_finite_input_gives_a_rotation_and_finite_derivatives(rep, data):
         assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("n", [2, 4, 5])
+@pytest.mark.parametrize("rep", ["matrix9", "sixd", "stereo", "rotvec", "orthogonal"])
+def test_every_finite_input_of_other_sizes(rep, n, generator):
+    if (rep, n) == ("stereo", 2):
+        return
+    shape = (40, rotation.dim(rep, n))
+    choices = torch.tensor([0.0, 1.0, -1.0, 1e38, -3e38, 1e-38, 1e-45, 1e-20, 0.5])
+    pick = torch.randint(len(choices), shape, generator=generator)
+    pick[20:] *= (torch.rand(20, shape[1], generator=generator) < 0.3).long()
+    values = choices[pick]
+    if rep == "rotvec" and n > 3:
+        values = values.clamp(-1e3, 1e3)  # a matrix exponential of more overflows
+    for dtype in (torch.float32, torch.float64):
+        x = values.to(dtype).requires_grad_()
+        r = rotation.decode(x, rep, n)
+        eye = torch.eye(n, dtype=dtype)
+        slack = 1e3 if rep == "rotvec" else 1
+        limit = slack * (5e-6 if dtype == torch.float32 else 1e-13)
+        assert (r @ r.mT - eye).abs().max() < limit
+        weights = torch.arange(1.0 * n * n, dtype=dtype).view(n, n)
+        (grad,) = torch.autograd.grad((r * weights).sum(), x)
+        assert grad.isfinite().all()
+
+
+def test_almost_parallel_and_badly_scaled_vectors():
+    """Where the usual formulas leave the rotations."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype, limit in ((torch.float32, 2e-6), (torch.float64, 1e-14)):
+        a, b = torch.randn(2, 300, 3, dtype=torch.float64, generator=generator)
+        for angle in (1e-2, 1e-4, 1e-5, 1e-6, 1e-9, 0.0):
+            for first, second in ((1, 1), (1e25, 1), (1e-20, 1e20), (1e-30, 1e-30)):
+                x = torch.cat([first * a, second * (a + angle * b)], -1).to(dtype)
+                assert defect(rotation.rotation_6d_to_matrix(x)) < limit
+
+
+CAREFUL = {"sixd": 6, "matrix9": 9, "rotvec": 3}
+
+
+def awkward(rep, dtype):
+    """Ordinary vectors, and between them all that the short formulas refuse."""
+    x = torch.randn(12, CAREFUL[rep], generator=torch.Generator().manual_seed(1))
+    x = x.to(dtype)
+    x[1] = 0
+    x[2] *= 1e-25
+    x[3] *= 1e20
+    x[4] = 1
+    x[5] = torch.tensor([1.0, 0, 0] * 3)[: len(x[5])]
+    if rep == "matrix9":
+        x[6] = torch.diag(torch.tensor([2.0, 1, -1])).flatten()
+        x[7] = torch.diag(torch.tensor([2.0, 1, -1 + 1e-4])).flatten()
+        x[8] = torch.diag(torch.tensor([-1.0, -1, -1])).flatten()
+    return x
+
+
+@pytest.mark.parametrize("rep", CAREFUL)
+def test_short_and_careful_formulas_agree(rep):
+    """A batch may be looked at in eager mode; under vmap it may not."""
+
+    def decode(x):
+        return rotation.decode(x, rep)
+
+    for x in (awkward(rep, torch.float64)[9:], awkward(rep, torch.float64)):
+        careful = torch.func.vmap(decode)(x)
+        torch.testing.assert_close(decode(x), careful, rtol=0, atol=1e-9)
+        w = torch.randn(len(x), 3, 3, dtype=x.dtype)
+        leaf = x.clone().requires_grad_()
+        (ours,) = torch.autograd.grad((decode(leaf) * w).sum(), leaf)
+        _, pull = torch.func.vjp(torch.func.vmap(decode), x)
+        torch.testing.assert_close(ours, pull(w)[0], rtol=1e-6, atol=1e-9)
+        (once,) = torch.autograd.grad((decode(leaf) * w).sum(), leaf, create_graph=True)
+        (twice,) = torch.autograd.grad(once[9:].square().sum(), leaf)
+        torch.testing.assert_close(once, ours, rtol=1e-6, atol=1e-9)
+        assert twice.isfinite().all()
+    one = torch.stack([decode(v) for v in x])
+    torch.testing.assert_close(decode(x), one, rtol=0, atol=1e-12)
+
+
+def test_nearest_rotation_next_to_where_it_jumps():
+    """Matrices U diag(1, 1 + g, -1) V' with smaller and smaller gaps g."""
+    generator = torch.Generator().manual_seed(3)
+    u, v = rotation.random_rotation(2, 50, generator=generator, dtype=torch.float64)
+    for gap in (1.0, 1e-2, 1e-4, 1e-6, 1e-9):
+        s = torch.tensor([2.0, 1 + gap, -1.0], dtype=torch.float64)
+        r = rotation.special_procrustes((u * s) @ v.mT)
+        # the reached trace tr(R'M) is what defines it: 2 + gap
+        reached = (r * ((u * s) @ v.mT)).sum((-2, -1))
+        torch.testing.assert_close(reached, s.sum().expand(50), rtol=0, atol=1e-13)
+        if gap > 1e-6:
+            torch.testing.assert_close(r, u @ v.mT, rtol=0, atol=1e-13 / gap)
+
+
+@pytest.mark.parametrize("rep", ALL)
+def test_arguments_are_left_alone(rep, rotations):
+    for size in (1, 5):
+        r = rotations[:size].clone()
+        x = rotation.encode(r, rep)
+        kept = x.clone()
+        out = rotation.decode(x, rep)
+        out.add_(1)
+        assert torch.equal(x, kept)
+        assert torch.equal(r, rotations[:size])
+
+
+@pytest.mark.parametrize("rep", ALL)
+def test_autocast_rounds_nothing(rep, rotations):
+    r = rotations[:4].float()
+    x = rotation.encode(r, rep)
+    expected = rotation.decode(x, rep)
+    bad = torch.zeros(2, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(rotation.encode(r, rep), x, rtol=0, atol=0)
+        torch.testing.assert_close(rotation.decode(x, rep), expected, rtol=0, atol=0)
+        assert defect(rotation.special_procrustes(bad)) < 1e-6
+
+
 def test_degenerate_input_is_told():
     x = torch.tensor([[0.0, 0, 0, 1, 0, 0], [1, 0, 0, 2, 0, 0], [1, 0, 0, 0, 1, 0]])
     r, mask = rotation.rotation_6d_to_matrix(x, return_degenerate=True)
@@ -212,9 +327,12 @@ def test_jacobians_and_slerp(rotations):
     d = torch.ones_like(v)
     r, change = torch.func.jvp(_so3.exp_so3, (v,), (d,))
     left = _so3.vee(change @ r.mT)
-    jacobian = _so3.left_jacobian(v)
+    jacobian = rotation.left_jacobian(v)
     torch.testing.assert_close((jacobian @ d[..., None])[..., 0], left)
-    inverse = _so3.left_jacobian_inverse(v)
+    inverse = rotation.left_jacobian(v, inverse=True)
+    right = rotation.right_jacobian(v)
+    torch.testing.assert_close((right @ d[..., None])[..., 0], _so3.vee(r.mT @ change))
+    torch.testing.assert_close(rotation.right_jacobian(v, inverse=True), inverse.mT)
     eye = torch.eye(3, dtype=torch.float64).expand_as(inverse)
     torch.testing.assert_close(inverse @ jacobian, eye)
     a, b = rotations[:5], rotations[5:10]
@@ -247,6 +365,16 @@ def test_similarity():
     assert rotation.decode_similarity(
         longer, scale="exp"
     ).scale.item() == pytest.approx(5)
+    generator = torch.Generator().manual_seed(0)
+    for n in (2, 3, 4):
+        size = 0.1 + torch.rand(5, generator=generator)
+        r = rotation.random_rotation(5, n=n, generator=generator)
+        t = torch.randn(5, n, generator=generator)
+        for form in ("norm", "exp"):
+            code = rotation.encode_similarity(size, r, t, form=form)
+            back = rotation.decode_similarity(code, n, scale=form)
+            for ours, expected in zip(back, (size, r, t), strict=True):
+                torch.testing.assert_close(ours, expected)
 
 
 def test_numpy_and_half_precision():
@@ -294,6 +422,30 @@ def test_empty_batches():
         (lambda: rotation.euler_to_matrix(torch.zeros(3), "XyZ"), ValueError, "order"),
         (lambda: rotation.euler_to_matrix(torch.zeros(3), "xxy"), ValueError, "order"),
         (lambda: rotation.decode(torch.zeros(3), "mrp", strict=True), TypeError, "mrp"),
+        (
+            lambda: rotation.slerp(torch.eye(3), torch.eye(4), 0.5),
+            ValueError,
+            "b: expected matrices",
+        ),
+        (
+            lambda: rotation.geodesic_distance(
+                torch.eye(3).expand(2, 3, 3), torch.eye(3).expand(4, 3, 3)
+            ),
+            ValueError,
+            "broadcast",
+        ),
+        (lambda: rotation.left_jacobian(torch.zeros(2)), ValueError, "v: expected"),
+        (
+            lambda: rotation.encode_similarity(
+                torch.ones(()), torch.eye(3), torch.ones(2)
+            ),
+            ValueError,
+            "t: expected",
+        ),
+        (lambda: rotation.decode_similarity(torch.ones(8)), ValueError, "9"),
+        (lambda: rotation.matrix_to_quaternion([[1.0]]), TypeError, "tensor"),
+        (lambda: rotation.special_procrustes(torch.eye(3).int()), TypeError, "float"),
+        (lambda: rotation.special_procrustes(torch.zeros(2, 3)), ValueError, "square"),
         (lambda: rotation.to_scipy(2 * torch.eye(3)), NotOnManifoldError, "rotation"),
     ],
 )
@@ -306,8 +458,12 @@ def test_bad_input(call, error, message):
 @pytest.mark.parametrize("rep", ["sixd", "matrix9", "rotvec", "quaternion"])
 def test_compiles_without_graph_breaks(rep):
     torch.compiler.reset()
+    # the code of 6D is made for the compiler; of the others only the graph matters
+    backend = "inductor" if rep == "sixd" else "aot_eager"
     x = torch.randn(8, rotation.dim(rep), requires_grad=True)
-    compiled = torch.compile(lambda x: rotation.decode(x, rep), fullgraph=True)
+    compiled = torch.compile(
+        lambda x: rotation.decode(x, rep), fullgraph=True, backend=backend
+    )
     out = compiled(x)
     torch.testing.assert_close(out, rotation.decode(x, rep))
     (ours,) = torch.autograd.grad(out[:, 0].sum(), x)

@@ -34,6 +34,7 @@ def bracket(x: Tensor, y: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> from manifoldkit.lie import SO
     >>> x, y, z = SO(3).hat(torch.eye(3)) * 2**0.5
     >>> torch.allclose(bracket(x, y), z)
@@ -76,6 +77,7 @@ def bch(x: Tensor, y: Tensor, *, order: int = 2) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> from manifoldkit.lie import SO
     >>> x, y = SO(3).hat(0.01 * torch.eye(3, dtype=torch.float64))[:2]
     >>> exact = SO(3).log(SO(3).exp(x) @ SO(3).exp(y))
