@@ -1,6 +1,7 @@
 """Random graphs, and the literal networks of the benchmark as reference."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ def random_graphs():
 @pytest.fixture(scope="session")
 def reference():
     """The module with ``Literal``; benchmarks are no installed package."""
-    file = Path(__file__).parents[3] / "benchmarks" / "subgraph_matching.py"
-    spec = importlib.util.spec_from_file_location("subgraph_matching_benchmark", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    root = str(Path(__file__).parents[3])
+    sys.path.insert(0, root)
+    try:
+        return importlib.import_module("benchmarks.subgraph_matching")
+    finally:
+        sys.path.remove(root)
