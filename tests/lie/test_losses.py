@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from manifoldkit.lie import losses, rotation
 from manifoldkit.lie.nn import RotationHead
@@ -114,7 +114,156 @@ def test_head_learns_and_starts_at_the_identity(rep):
     assert loss < 0.05
 
 
+PAIRED = [
+    losses.geodesic_loss,
+    losses.chordal_loss,
+    losses.log_cosh_loss,
+    losses.rotvec_loss,
+]
+
+
+@pytest.mark.parametrize("loss", PAIRED)
+def test_transforms_of_losses(loss, pair):
+    a, b = (x[:3].clone().requires_grad_() for x in pair)
+
+    def each(a, b):
+        return loss(a, b, reduction="none")
+
+    vmapped = torch.func.vmap(each)(a, b)
+    torch.testing.assert_close(vmapped, each(a, b))
+    v = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+
+    def turned(v):
+        return each(a.detach() @ rotation.rotvec_to_matrix(v), b.detach())
+
+    assert gradcheck(turned, v, check_forward_ad=True)
+    assert gradgradcheck(turned, v)
+
+
+def test_half_precision_and_autocast(pair):
+    """Computed in float32 and returned in the dtype of the input."""
+    a, b = (x[:5].float() for x in pair)
+    low = a.bfloat16(), b.bfloat16()
+    points = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    cases = [(f, ()) for f in PAIRED] + [(losses.alignment_loss, (points,))]
+    for loss, more in cases:
+        out = loss(*low, *more)
+        assert out.dtype == torch.bfloat16
+        wide = loss(low[0].float(), low[1].float(), *more)
+        torch.testing.assert_close(out, wide.bfloat16(), rtol=0, atol=0)
+        expected = loss(a, b, *more)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(loss(a, b, *more), expected, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        for mean in (losses.chordal_mean, losses.karcher_mean):
+            middle = mean(a)
+            assert (middle @ middle.mT - torch.eye(3)).abs().max() < 0.02
+            assert middle.dtype == torch.float32
+    assert losses.chordal_mean(low[0]).dtype == torch.bfloat16
+
+
+def test_derivatives_of_means_and_registration(generator):
+    r = rotation.rotvec_to_matrix(
+        0.3 * torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    )
+    v = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def moved(v):
+        return r @ rotation.rotvec_to_matrix(v)
+
+    for mean in (losses.chordal_mean, losses.karcher_mean):
+        assert gradcheck(lambda v, mean=mean: mean(moved(v)), v)
+        back = torch.func.vmap(mean)(r.expand(2, 4, 3, 3))
+        torch.testing.assert_close(back[1], mean(r))
+    x = torch.randn(6, 3, dtype=torch.float64, generator=generator)
+    y = (x @ r[0].mT + 0.1 * x.flip(0)).requires_grad_()
+    assert gradcheck(lambda y: losses.register(x, y, scale=True), y)
+
+
+def test_other_sizes(generator):
+    for n in (2, 4):
+        a, b = rotation.random_rotation(
+            2, 5, n=n, generator=generator, dtype=torch.float64
+        )
+        for loss in PAIRED[:3]:
+            assert loss(a, b) > 0
+            assert loss(a, a).abs() < 1e-7
+        torch.testing.assert_close(losses.karcher_mean(a[:1]), a[0])
+
+
+@pytest.mark.parametrize("rep", ["sixd", "svd", "rotvec"])
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_head_of_every_size_and_dtype(rep, n):
+    head = RotationHead(4, rep, n, dtype=torch.float64)
+    out = head(torch.randn(2, 3, 4, dtype=torch.float64))
+    assert out.shape == (2, 3, n, n)
+    eye = torch.eye(n, dtype=torch.float64)
+    assert (out @ out.mT - eye).abs().max() < 1e-13
+    assert head(torch.randn(0, 4, dtype=torch.float64)).shape == (0, n, n)
+    single = RotationHead(4, rep, n)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert single(torch.randn(5, 4)).shape == (5, n, n)
+
+
+def test_head_under_transforms():
+    head = RotationHead(4)
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(torch.func.vmap(head)(x), head(x))
+    parameters = dict(head.named_parameters())
+
+    def loss(parameters):
+        out = torch.func.functional_call(head, parameters, (x,))
+        return losses.geodesic_loss(out, torch.eye(3))
+
+    gradients = torch.func.grad(loss)(parameters)
+    expected = torch.autograd.grad(loss(parameters), list(parameters.values()))
+    for ours, plain in zip(gradients.values(), expected, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("rep", ["sixd", "stereo"])
+def test_head_compiles_without_graph_breaks(rep):
+    torch.compiler.reset()
+    head = RotationHead(4, rep)
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(compiled(x), head(x))
+    losses.geodesic_loss(compiled(x), torch.eye(3)).backward()
+    ours = head.linear.weight.grad.clone()
+    head.zero_grad()
+    losses.geodesic_loss(head(x), torch.eye(3)).backward()
+    torch.testing.assert_close(ours, head.linear.weight.grad)
+
+
+@pytest.mark.compile
+def test_losses_compile_without_graph_breaks(pair):
+    a, b = (x.float() for x in pair)
+    for loss in PAIRED:
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(a, b), loss(a, b))
+
+
 def test_bad_input():
+    with pytest.raises(ValueError, match="broadcast"):
+        losses.chordal_loss(torch.eye(3).expand(2, 3, 3), torch.eye(3).expand(3, 3, 3))
+    with pytest.raises(TypeError, match="a: expected floating"):
+        losses.geodesic_loss(torch.eye(3).int(), torch.eye(3))
+    with pytest.raises(ValueError, match="square"):
+        losses.chordal_mean(torch.zeros(4, 2, 3))
+    with pytest.raises(ValueError, match="points: expected"):
+        losses.alignment_loss(torch.eye(3), torch.eye(3), torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="N >= 1"):
+        losses.register(torch.zeros(0, 3), torch.zeros(0, 3))
+    with pytest.raises(ValueError, match="weights"):
+        losses.chordal_mean(torch.eye(3).expand(4, 3, 3), torch.zeros(4))
+    with pytest.raises(ValueError, match="no representation"):
+        RotationHead(4, "quaternion", 4)
+    r = torch.eye(3).expand(2, 3, 3).clone()
+    r[1] = torch.nan
+    value = losses.geodesic_loss(r, torch.eye(3), reduction="none")
+    assert value[0] == 0
+    assert value[1].isnan()
     with pytest.raises(ValueError, match="reduction"):
         losses.geodesic_loss(torch.eye(3), torch.eye(3), reduction="max")
     with pytest.raises(ValueError, match="b"):
