@@ -128,6 +128,13 @@ EXPERIMENTS = {
         "6-10 min",
         (),
     ),
+    "traffic_virtual_nodes": _Experiment(
+        "traffic_virtual_nodes",
+        "long-term traffic forecasts with and without virtual nodes",
+        "Cao et al. 2025",
+        "50-70 min",
+        ("traffic/metr_la_week.npz", "traffic/denhaag_2019_11.npz"),
+    ),
 }
 DATASETS = {
     "physionet_mi": _Dataset(
@@ -161,6 +168,16 @@ DATASETS = {
         "fetch_subgraph_pairs",
         "which molecules contain which fragments (AIDS)",
         "subgraph_retrieval/aids.npz",
+    ),
+    "metr_la": _Dataset(
+        "fetch_metr_la",
+        "METR-LA, one week of 207 highway sensors",
+        "traffic/metr_la_week.npz",
+    ),
+    "the_hague": _Dataset(
+        "fetch_the_hague",
+        "The Hague, one month of 123 lane sensors",
+        "traffic/denhaag_2019_11.npz",
     ),
 }
 

@@ -147,7 +147,11 @@ def _read_h5(file: Path) -> _Table:
     except ImportError:
         raise MissingExtraError("reading .h5 files", "h5py", "eeg") from None
     with h5py.File(file, "r") as store:
-        groups = [g for g in store.values() if "block0_values" in g]
+        groups = [
+            g
+            for g in store.values()
+            if isinstance(g, h5py.Group) and "block0_values" in g
+        ]
         if len(groups) != 1:
             raise ValueError(
                 f"{file}: expected one table of pandas (fixed format), found "
