@@ -14,8 +14,13 @@ from manifoldkit.equivariant._batch_norms import (
 )
 from manifoldkit.equivariant._clouds import check_clouds, check_count
 from manifoldkit.equivariant._parot_directions import EquivariantDirections
-from manifoldkit.equivariant.local_surfaces import safe_norm
 from manifoldkit.equivariant.neighbors import farthest_point_sample, group, knn
+from manifoldkit.equivariant.patch_poses import (
+    orientation,
+    relative_pose,
+    scale_pose,
+    unit,
+)
 
 _CODE = 128
 _POSE = 16
@@ -49,110 +54,6 @@ class DenseNorm(nn.Module):
     def pooled(self, x: Tensor) -> Tensor:
         """Map, then the maximum over the second axis from the end (ReLU only)."""
         return norm_relu_max(self.norm, self.linear(x))
-
-
-def unit(x: Tensor) -> Tensor:
-    """Vectors of length one; zero stays zero."""
-    return x / safe_norm(x, keepdim=True).clamp_min(1e-12)
-
-
-def orientation(directions: Tensor, detach_third: bool = False) -> Tensor:
-    r"""Complete two directions to the rows of a matrix.
-
-    :math:`A = [d_1; d_2; d_1 \times d_2 / |d_1 \times d_2|]`.
-
-    Parameters
-    ----------
-    directions : Tensor, shape (..., 2, 3)
-        Two vectors.
-    detach_third : bool, default=False
-        No gradient through the third row.
-
-    Examples
-    --------
-    >>> orientation(torch.eye(3)[:2])
-    tensor([[1., 0., 0.],
-            [0., 1., 0.],
-            [0., 0., 1.]])
-    """
-    d1, d2 = directions.unbind(-2)
-    third = unit(torch.linalg.cross(d1, d2, dim=-1))
-    third = third.detach() if detach_third else third
-    return torch.stack([d1, d2, third], -2)
-
-
-def relative_pose(a_i: Tensor, a_j: Tensor, offset: Tensor) -> Tensor:
-    r"""Describe how patch j lies as seen from patch i, by 16 invariants.
-
-    :math:`[A_j A_i^\top, A_i u, A_j u, |r|]` with the offset :math:`r` from i to j
-    and :math:`u = r / |r|` (0 for the patch itself).
-
-    Parameters
-    ----------
-    a_i, a_j : Tensor, shape (..., 3, 3)
-        Orientations, rows are axes.
-    offset : Tensor, shape (..., 3)
-        From centre i to centre j.
-
-    Returns
-    -------
-    Tensor, shape (..., 16)
-
-    References
-    ----------
-    .. [1] D. Zhang, J. Yu, C. Zhang, W. Cai, "PaRot: patch-wise rotation-invariant
-       network via feature disentanglement and pose restoration", AAAI 2023.
-
-    Examples
-    --------
-    >>> eye = torch.eye(3)
-    >>> relative_pose(eye, eye, torch.tensor([0.0, 0.0, 2.0]))[-1]
-    tensor(2.)
-    """
-    direction = unit(offset)[..., None]
-    return torch.cat(
-        [
-            (a_j @ a_i.mT).flatten(-2),
-            (a_i @ direction).squeeze(-1),
-            (a_j @ direction).squeeze(-1),
-            safe_norm(offset, keepdim=True),
-        ],
-        -1,
-    )
-
-
-def scale_pose(local: Tensor, whole: Tensor, center: Tensor) -> Tensor:
-    r"""Describe the local against the global patch of a centre, by 16 invariants.
-
-    :math:`[|c|, L G^\top, L u, G u]` with the centre :math:`c` and
-    :math:`u = c / |c|`; the cloud must be centred.
-
-    Parameters
-    ----------
-    local, whole : Tensor, shape (..., 3, 3)
-        Orientations L and G, rows are axes.
-    center : Tensor, shape (..., 3)
-        Centres.
-
-    Returns
-    -------
-    Tensor, shape (..., 16)
-
-    Examples
-    --------
-    >>> scale_pose(torch.eye(3), torch.eye(3), torch.tensor([3.0, 0.0, 0.0]))[0]
-    tensor(3.)
-    """
-    direction = unit(center)[..., None]
-    return torch.cat(
-        [
-            safe_norm(center, keepdim=True),
-            (local @ whole.mT).flatten(-2),
-            (local @ direction).squeeze(-1),
-            (whole @ direction).squeeze(-1),
-        ],
-        -1,
-    )
 
 
 class Disentangle(nn.Module):

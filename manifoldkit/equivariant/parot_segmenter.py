@@ -14,8 +14,8 @@ from manifoldkit.equivariant.parot import (
     PaRotBase,
     PaRotEncoder,
     smoothed_cross_entropy,
-    unit,
 )
+from manifoldkit.equivariant.patch_poses import unit
 from manifoldkit.equivariant.risurconv_segmenter import one_hot_category
 
 
