@@ -20,7 +20,14 @@ from manifoldkit.linalg.checks import check_floating, check_square, check_weight
 
 
 class Registration(NamedTuple):
-    """A similarity transform ``x -> scale * r x + t``."""
+    """A similarity transform ``x -> scale * r x + t``, found by :func:`register`.
+
+    Examples
+    --------
+    >>> x = torch.eye(3)
+    >>> register(x, x + 1).t
+    tensor([1., 1., 1.])
+    """
 
     scale: Tensor
     r: Tensor
@@ -81,6 +88,12 @@ def chordal_loss(
     Returns
     -------
     Tensor
+
+    Examples
+    --------
+    >>> half = torch.diag(torch.tensor([-1., -1., 1.]))
+    >>> chordal_loss(torch.eye(3), half, squared=True)
+    tensor(8.)
     """
     difference = _pair(a, b).flatten(-2)
     value = (difference * difference).sum(-1)
@@ -100,6 +113,11 @@ def log_cosh_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     Returns
     -------
     Tensor
+
+    Examples
+    --------
+    >>> log_cosh_loss(torch.eye(3), torch.eye(3))
+    tensor(0.)
     """
     x = _pair(a, b).abs()
     value = x + torch.nn.functional.softplus(-2 * x) - math.log(2)
@@ -119,6 +137,12 @@ def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     Returns
     -------
     Tensor
+
+    Examples
+    --------
+    >>> half = torch.diag(torch.tensor([-1., -1., 1.]))
+    >>> rotvec_loss(torch.eye(3), half)
+    tensor(3.1416)
     """
     _pair(a, b)
     check_square(a, "a", 3)
@@ -171,6 +195,12 @@ def alignment_loss(
     Returns
     -------
     Tensor
+
+    Examples
+    --------
+    >>> half = torch.diag(torch.tensor([-1., -1., 1.]))
+    >>> alignment_loss(torch.eye(3), half, torch.tensor([[1., 0., 0.], [0., 0., 1.]]))
+    tensor(1.)
     """
     check_floating(points, "points")
     if points.ndim < 2 or points.shape[-1] != a.shape[-1]:
@@ -235,6 +265,13 @@ def karcher_mean(
     Returns
     -------
     Tensor, shape (..., n, n)
+
+    Examples
+    --------
+    >>> from manifoldkit.lie.rotation import matrix_to_rotvec, rotvec_to_matrix
+    >>> turns = torch.tensor([[0., 0., 0.2], [0., 0., 0.4]])
+    >>> matrix_to_rotvec(karcher_mean(rotvec_to_matrix(turns)))
+    tensor([0.0000, 0.0000, 0.3000])
     """
     mean = chordal_mean(r, weights)
     for _ in range(steps):

@@ -109,6 +109,13 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (..., 3)
+
+    Examples
+    --------
+    >>> import torch
+    >>> half = torch.diag(torch.tensor([1., -1., -1.]))  # about the first axis
+    >>> matrix_to_rotvec(half)
+    tensor([3.1416, 0.0000, 0.0000])
     """
     return _so3.log_so3(check_rotation(r)).to(r.dtype)
 
@@ -130,6 +137,15 @@ def euler_to_matrix(
     Returns
     -------
     Tensor, shape (..., 3, 3)
+
+    Examples
+    --------
+    >>> import torch
+    >>> r = euler_to_matrix(torch.tensor([90., 0., 0.]), "ZYX", degrees=True)
+    >>> r.round() + 0.0
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
     """
     v = check_vector(angles, 3, "angles")
     v = v * (math.pi / 180) if degrees else v
@@ -150,6 +166,13 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     Returns
     -------
     Tensor, shape (..., 3)
+
+    Examples
+    --------
+    >>> import torch
+    >>> r = torch.tensor([[0., -1., 0.], [1., 0., 0.], [0., 0., 1.]])
+    >>> matrix_to_euler(r, "ZYX", degrees=True).round() + 0.0
+    tensor([90.,  0.,  0.])
     """
     q = _so3.matrix_quaternion(check_rotation(r))
     angles = _euler.quaternion_to_angles(q, order)

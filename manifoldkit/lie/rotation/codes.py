@@ -40,7 +40,14 @@ from manifoldkit.linalg.checks import check_floating
 
 
 class Similarity(NamedTuple):
-    """Scale, rotation and translation: ``x -> scale * r x + t``."""
+    """Scale, rotation and translation: ``x -> scale * r x + t``.
+
+    Examples
+    --------
+    >>> scale, r, t = Similarity(torch.tensor(2.), torch.eye(2), torch.ones(2))
+    >>> scale * r @ torch.tensor([1., 2.]) + t
+    tensor([3., 5.])
+    """
 
     scale: Tensor
     r: Tensor

@@ -186,6 +186,14 @@ def from_scipy(rotation: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     Returns
     -------
     Tensor, shape (..., 3, 3)
+
+    Examples
+    --------
+    >>> from scipy.spatial.transform import Rotation
+    >>> from_scipy(Rotation.from_euler("z", 180, degrees=True)).round() + 0.0
+    tensor([[-1.,  0.,  0.],
+            [ 0., -1.,  0.],
+            [ 0.,  0.,  1.]], dtype=torch.float64)
     """
     return torch.as_tensor(rotation.as_matrix(), dtype=dtype)
 
@@ -205,6 +213,12 @@ def to_scipy(r: Tensor) -> Any:
     ------
     NotOnManifoldError
         Not rotations to 1e-3.
+
+    Examples
+    --------
+    >>> half = torch.diag(torch.tensor([1., -1., -1.]))
+    >>> float(to_scipy(half).magnitude().round(4))
+    3.1416
     """
     from scipy.spatial.transform import Rotation
 

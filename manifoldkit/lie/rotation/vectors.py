@@ -154,6 +154,11 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     Returns
     -------
     Tensor, shape (..., 5)
+
+    Examples
+    --------
+    >>> matrix_to_rotation_5d(torch.eye(3))
+    tensor([1.0000, 0.0000, 0.0000, 0.4142, 0.0000])
     """
     m = check_rotation(r)
     six = m[..., :2].mT.flatten(-2)
