@@ -81,7 +81,6 @@ def contestants(task: str) -> dict[str, Contestant]:
     eqmotion = partial(EqMotion, PAST, FUTURE, tau=0.5 if task == "springs" else 1.0)
     chosen = {
         "EqMotion": Contestant(partial(eqmotion, category_activation=None)),
-        AUTHORS: Contestant(eqmotion, lr=5e-4, decay=False),
         "EGNN": Contestant(partial(models.EGNN, PAST, FUTURE)),
         "FA-GNN": Contestant(partial(models.FrameAveragedGNN, PAST, FUTURE)),
     }
@@ -89,6 +88,7 @@ def contestants(task: str) -> dict[str, Contestant]:
         e3nn = partial(models.SphericalGraphNetwork, PAST, FUTURE)
         chosen["e3nn message passing"] = Contestant(e3nn)
         chosen[PLAIN] = Contestant(partial(models.GraphNetwork, PAST, FUTURE))
+        chosen[AUTHORS] = Contestant(eqmotion, lr=5e-4, decay=False)
     return chosen
 
 
