@@ -287,8 +287,8 @@ def remarks_on(metrics: list[dict]) -> list[str]:
     minutes = np.mean([r["train_seconds"] for r in metrics if "train_seconds" in r])
     remarks.append(
         "500 steps are a small part of the authors' training (60 epochs of all "
-        f"windows): the figures show how far a training of {minutes / 60:.1f} minutes a "
-        "scene goes on a shared core, not what the method can reach."
+        f"windows): the figures show how far a training of {minutes / 60:.1f} minutes "
+        "a scene goes on a shared core, not what the method can reach."
     )
     return remarks
 
