@@ -10,12 +10,15 @@ from manifoldkit.linalg import symmetrize
 from manifoldkit.linalg.checks import (
     SYMMETRY_RTOL,
     check_finite,
+    check_floating,
     check_spd,
     check_square,
     check_symmetric,
+    check_weights,
     compute_dtype,
 )
 from manifoldkit.manifolds import SPD, PositiveReals, attach
+from manifoldkit.spd._gbw_batchnorm_roots import weighted_sum
 
 _PARAMETRIZATIONS = ("manifold", "cholesky")
 
@@ -79,6 +82,67 @@ class SoftplusPoint(_FreePoint):
 
 def _inverse_softplus(x: Tensor) -> Tensor:
     return x + torch.log(-torch.expm1(-x))
+
+
+class BatchAverage:
+    """Weighted means over a batch, joined with the batches of all processes.
+
+    Parameters
+    ----------
+    layer : BatchNormBase
+        Knows the processes.
+    given : Tensor
+        The batch as the user passed it, for error texts.
+    weights : Tensor, shape (groups, N), or None
+        Constants; None for equal ones.
+    """
+
+    def __init__(self, layer: "BatchNormBase", given: Tensor, weights: Tensor | None):
+        self.layer, self.given, self.weights = layer, given, weights
+        self.size: int | Tensor = 0
+
+    def first(self, values: Tensor) -> Tensor:
+        """Mean of (groups, N, ...); finds the sizes of the batches on the way.
+
+        Raises where one matrix only counts, which has no dispersion.
+        """
+        if self.weights is not None:
+            self.weights = self.weights.to(values)
+        total, groups = weighted_sum(values, self.weights), len(values)
+        if self.weights is None:
+            count = self.size = values.shape[1]
+            size = counts = total.new_full((groups,), count)
+        else:
+            size = self.size = self.weights.sum(1)
+            counts = (self.weights > 0).sum(1)
+        if self.layer.synchronized:
+            message = torch.cat([total.flatten(), size, counts.to(total)])
+            message = self.layer.all_processes(message)
+            parts = message.split([total.numel(), groups, groups])
+            total, self.size, counts = parts[0].view_as(total), parts[1], parts[2]
+        if self.weights is not None or self.layer.synchronized:
+            count = int(counts.amin())
+        if count < 2:
+            what = "" if self.weights is None else " of positive weight"
+            raise ValueError(
+                f"x: expected more than 1 matrix{what} to normalise by batch "
+                f"statistics, found {count}; call eval() to use running statistics"
+            )
+        return self._divide(total)
+
+    def of_sum(self, total: Tensor) -> Tensor:
+        """Mean over all processes from a weighted sum over the batch."""
+        return self._divide(self.layer.all_processes(total))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Mean of (groups, N, ...) over all processes."""
+        return self.of_sum(weighted_sum(values, self.weights))
+
+    def _divide(self, total: Tensor) -> Tensor:
+        size = self.size
+        if isinstance(size, Tensor):
+            size = size.reshape(-1, *[1] * (total.ndim - 1))
+        return total / size
 
 
 @torch.no_grad()
@@ -254,24 +318,26 @@ class BatchNormBase(nn.Module):
         value = value.to(like.dtype)
         return value if lead else value[None]
 
-    def _total(self, values: Tensor) -> tuple[Tensor, int]:
-        """Sum over the batches of all processes, and the number of matrices.
-
-        Raises where there is one matrix only, which has no dispersion.
-        """
-        total, count = values.sum(1), values.shape[1]
-        if self.synchronized:
-            message = torch.cat([total.flatten(), total.new_tensor([count])])
-            message = self._sum(message)
-            total, count = message[:-1].view_as(total), int(message[-1])
-        if count < 2:
+    def _average(self, x: Tensor, weights: Tensor | None = None) -> "BatchAverage":
+        """Averaging over the batch x, with weights as the user passed them."""
+        if weights is None or not self._uses_batch():
+            return BatchAverage(self, x, None)
+        check_floating(weights, "weights")
+        lead = x.shape[:-2]
+        try:
+            w = weights.detach().broadcast_to(lead)
+        except RuntimeError:
             raise ValueError(
-                "x: expected more than 1 matrix to normalise by batch statistics, "
-                f"found {count}; call eval() to use running statistics"
-            )
-        return total, count
+                f"weights: expected shape {tuple(lead)}, one a matrix, "
+                f"found {tuple(weights.shape)}"
+            ) from None
+        if not self.synchronized or bool((w != 0).any()):
+            check_weights(w.reshape(-1), w.numel(), "weights")
+        if self.n_channels is not None:
+            w = w.movedim(-1, 0)
+        return BatchAverage(self, x, w.reshape(self.n_channels or 1, -1))
 
-    def _sum(self, value: Tensor) -> Tensor:
+    def all_processes(self, value: Tensor) -> Tensor:
         """Sum over the processes, differentiable."""
         if not self.synchronized:
             return value
@@ -291,7 +357,7 @@ class BatchNormBase(nn.Module):
         return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
 
     def check_mean(self, mean: Tensor, given: Tensor) -> Tensor:
-        """Return the lower Cholesky factor of a batch mean, or raise.
+        """Return the lower Cholesky factor of the mean of a batch, or raise.
 
         ``given`` is the input as the user passed it, whose first bad matrix is named.
         """

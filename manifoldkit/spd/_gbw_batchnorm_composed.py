@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import invsqrtm, sqrtm, symmetrize
+from manifoldkit.spd._gbw_batchnorm_roots import weighted_sum
 
 
 def hadamard(base: Tensor, v: Tensor, inverse: bool) -> Tensor:
@@ -43,9 +44,9 @@ def center(y: Tensor, c: Tensor, mean: Tensor, u: Tensor) -> Tensor:
     return u.mT[:, None] @ hadamard(flat, t - eye, False) @ u[:, None]
 
 
-def sum_transport(y: Tensor, c: Tensor, mean: Tensor) -> Tensor:
+def sum_transport(y: Tensor, c: Tensor, mean: Tensor, weights: Tensor | None) -> Tensor:
     """Sum of the transport maps, in the flat picture."""
-    return transport(_whiten(c, mean), _whiten(c[:, None], y)).sum(1)
+    return weighted_sum(transport(_whiten(c, mean), _whiten(c[:, None], y)), weights)
 
 
 def expand(v: Tensor, c: Tensor, bias: Tensor, gain: Tensor, u: Tensor) -> Tensor:

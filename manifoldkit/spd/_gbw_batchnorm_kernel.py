@@ -23,6 +23,7 @@ separately.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -256,35 +257,37 @@ class _SumTransport(torch.autograd.Function):
     """Sum of the transport maps from the center to the batch, in the flat picture."""
 
     @staticmethod
-    def forward(ctx, y, factor, center, inverse, method):
+    def forward(ctx, y, factor, center, inverse, method, weights):
         lower = inverse @ torch.linalg.cholesky(center)
         k = lower.mT @ inverse
         roots = square_roots(k, y, method)
         back = torch.linalg.inv(lower)
-        total = roots.total()
-        ctx.roots, ctx.frame = roots, (lower, back, total, k, inverse)
+        total = roots.total(weights)
+        ctx.roots, ctx.frame = roots, (lower, back, total, k, inverse, weights)
         ctx.save_for_backward(y, factor, center)
         return _sandwich(back.mT, total)
 
     @staticmethod
     def backward(ctx, grad):
+        lower, back, total, k, inverse, weights = ctx.frame
         if torch.is_grad_enabled():
             wanted = ctx.needs_input_grad[:3]
-            grads = composed.differentiate(
-                composed.sum_transport, ctx.saved_tensors, wanted, grad
-            )
-            return *grads, None, None
+            function = partial(composed.sum_transport, weights=weights)
+            grads = composed.differentiate(function, ctx.saved_tensors, wanted, grad)
+            return *grads, None, None, None
         roots = ctx.roots
-        lower, back, total, k, inverse = ctx.frame
         grad_s = _sandwich(back, grad)
-        grad_a = roots.lyapunov(grad_s[:, None].expand_as(roots.root))
+        each = grad_s[:, None].expand_as(roots.root)
+        if weights is not None:
+            each = each * weights[:, :, None, None]
+        grad_a = roots.lyapunov(each)
         grad_y = congruence(k.mT, grad_a)
         second = _gram(grad_a, roots.square)
         core = _sandwich(back.mT, second - grad_s @ total)
         grad_center = inverse.mT @ core @ inverse
         second = lower @ second @ back
         grad_factor = -2 * inverse.mT @ (second + core @ lower @ lower.mT)
-        return grad_y, grad_factor, grad_center, None, None
+        return grad_y, grad_factor, grad_center, None, None, None
 
 
 def center_batch(
@@ -314,22 +317,23 @@ def mean_step(
     lower: Tensor,
     average: Callable[[Tensor], Tensor],
     method: str,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """G <- H G H in units of y, H the average transport map from the center.
 
-    ``lower`` is the Cholesky factor of the center; ``average`` turns a sum over the
-    batch into a mean.
+    ``lower`` is the Cholesky factor of the center; ``average`` turns a weighted sum
+    over the batch into a mean.
     """
     c = frame.factor
     if torch.is_grad_enabled():
-        h = _SumTransport.apply(y, c, center, frame.inverse, method)
+        h = _SumTransport.apply(y, c, center, frame.inverse, method, weights)
         step = c @ average(h)
         # C H C^-1 takes G in units of y
         step = torch.linalg.solve(c.mT, step.mT).mT
         mean = step @ center @ step.mT
         return (mean + mean.mT) / 2
     k = (frame.inverse @ lower).mT @ frame.inverse
-    root = average(square_roots(k, y, method).total())
+    root = average(square_roots(k, y, method).total(weights))
     half = c @ (c.mT @ torch.linalg.solve_triangular(lower.mT, root, upper=True))
     return half @ half.mT
 

@@ -22,6 +22,13 @@ def congruence(k: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(torch.bmm(spread, flat), spread.mT).view_as(x)
 
 
+def weighted_sum(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over the batch: x (c, N, ...), weights (c, N) or None."""
+    if weights is None:
+        return x.sum(1)
+    return torch.einsum("cn,cn...->c...", weights, x)
+
+
 def safe_eigh(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition by the lower triangle; NaN for a non-finite matrix alone."""
     try:
@@ -42,9 +49,9 @@ class EigenRoots:
         q = self.q.flatten(0, 1)
         return torch.bmm(q * self.r.flatten(0, 1)[:, None, :], q.mT).view_as(self.q)
 
-    def total(self) -> Tensor:
+    def total(self, weights: Tensor | None) -> Tensor:
         """Sum of the roots of each group."""
-        return self.root.sum(1)
+        return weighted_sum(self.root, weights)
 
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad for symmetric right-hand sides."""
@@ -62,9 +69,9 @@ class NewtonSchulzRoots:
     def __init__(self, square: Tensor, root: Tensor):
         self.square, self.root = square, root
 
-    def total(self) -> Tensor:
+    def total(self, weights: Tensor | None) -> Tensor:
         """Sum of the roots of each group."""
-        return self.root.sum(1)
+        return weighted_sum(self.root, weights)
 
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad: the sign iteration of [[S, grad], [0, -S]]."""

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from manifoldkit.linalg.symmetric import _apply, _full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd import _gbw_batchnorm_kernel as kernel
-from manifoldkit.spd._batchnorm_base import BatchNormBase, check_count, check_option
+from manifoldkit.spd._batchnorm_base import (
+    BatchAverage,
+    BatchNormBase,
+    check_count,
+    check_option,
+)
 from manifoldkit.spd._gbw_batchnorm_roots import Absolute
 from manifoldkit.spd._gbw_chart import check_power, power_of
 from manifoldkit.spd.batchnorm_peers import SPDBatchNorm
@@ -192,28 +197,28 @@ class GBWBatchNorm(BatchNormBase):
     # -- statistics ---------------------------------------------------------------
 
     def _batch_mean(
-        self, y: Tensor, frame: kernel.Frame, given: Tensor
-    ) -> tuple[Tensor, int]:
-        """Fixed-point steps G <- H G H from the arithmetic mean, and the batch size."""
-        total, count = self._total(y)
-        mean = total / count
-        lower = self.check_mean(mean.detach(), given)
+        self, y: Tensor, frame: kernel.Frame, average: BatchAverage
+    ) -> Tensor:
+        """Fixed-point steps G <- H G H from the arithmetic mean."""
+        mean = average.first(y)
+        lower = self.check_mean(mean.detach(), average.given)
         for k in range(self.mean_iterations):
             if k:
-                lower = self.check_mean(mean.detach(), given)
+                lower = self.check_mean(mean.detach(), average.given)
             mean = kernel.mean_step(
-                y, frame, mean, lower, lambda h: self._sum(h) / count, self.root
+                y, frame, mean, lower, average.of_sum, self.root, average.weights
             )
-        return mean, count
+        return mean
 
-    def _batch_variance(self, v: Tensor, y: Tensor, metric: Tensor, count: int):
+    def _batch_variance(
+        self, v: Tensor, y: Tensor, metric: Tensor, average: BatchAverage
+    ) -> Tensor:
         if self.dispersion == "mean":
-            total = v.square().sum((1, 2, 3)) / 4
+            squares = v.square().sum((2, 3)) / 4
         else:
             center = self._group(metric, y)
-            total = gbw_distance(y, center[:, None], center[:, None], squared=True)
-            total = total.sum(1)
-        return self._sum(total) / (count * self.power**2)
+            squares = gbw_distance(y, center[:, None], center[:, None], squared=True)
+        return average(squares) / self.power**2
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, frame: kernel.Frame) -> None:
@@ -224,16 +229,17 @@ class GBWBatchNorm(BatchNormBase):
 
     # -- the layer ----------------------------------------------------------------
 
-    def _tangent(self, given: Tensor, track: bool) -> tuple:
+    def _tangent(self, x: Tensor, weights: Tensor | None, track: bool) -> tuple:
         """Centered tangent vectors at I, their basis, gain, frame and deformed bias."""
-        metric, y = self.metric, self._deform(self._fold(given))
+        metric, y = self.metric, self._deform(self._fold(x))
+        average = self._average(x, weights)
         frame = kernel.frame_of(self._group(metric, y))
         if self._uses_batch():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
-                mean, count = self._batch_mean(y, frame, given)
+                mean = self._batch_mean(y, frame, average)
             v, basis = kernel.center_batch(y, frame, mean, self.root)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
-                var = self._batch_variance(v, y, metric, count)
+                var = self._batch_variance(v, y, metric, average)
             if track:
                 self._track(mean, var, frame)
         else:
@@ -247,13 +253,20 @@ class GBWBatchNorm(BatchNormBase):
         bias = self._deform(self._group(self.bias, y))
         return v, basis, gain, frame, bias
 
-    def forward(self, x: Tensor, deformed: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, weights: Tensor | None = None, *, deformed: bool = False
+    ) -> Tensor:
         r"""Normalise a batch; in training update the running statistics.
 
         Parameters
         ----------
         x : Tensor, shape (..., n, n), or (..., n_channels, n, n)
             SPD matrices; single ones may be singular.
+        weights : Tensor, optional
+            Of the matrices in the mean and variance of the batch, not negative, of a
+            shape that broadcasts to that of x without (n, n): 0 for padding, which is
+            normalised all the same. Constants for differentiation; ignored where
+            running statistics are used.
         deformed : bool, default=False
             Return :math:`Y^\theta` and save the power, for a
             :class:`~manifoldkit.spd.LogEig` that is told ``power`` too.
@@ -266,7 +279,7 @@ class GBWBatchNorm(BatchNormBase):
             if x.numel() == 0 and not self._uses_batch():
                 return self._fold(x).reshape(x.shape).to(x.dtype)
             v, basis, gain, frame, bias = self._tangent(
-                x, self.training and self.track_running_stats
+                x, weights, self.training and self.track_running_stats
             )
             if self.check_domain and self.training:
                 self._warn_outside(v, basis, gain, frame, bias)
@@ -274,7 +287,7 @@ class GBWBatchNorm(BatchNormBase):
             return self._unfold(z if deformed else self._undeform(z), x)
 
     @torch.no_grad()
-    def domain_margin(self, x: Tensor) -> Tensor:
+    def domain_margin(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Smallest eigenvalue of I + V/2 and of I + L over a batch.
 
         Positive inside the domain of the exponential. The statistics are those that
@@ -284,13 +297,15 @@ class GBWBatchNorm(BatchNormBase):
         ----------
         x : Tensor, shape (..., n, n)
             SPD matrices.
+        weights : Tensor, optional
+            As for :meth:`forward`.
 
         Returns
         -------
         Tensor, shape ()
         """
         with _full_precision(x):
-            v, basis, gain, frame, bias = self._tangent(x, False)
+            v, basis, gain, frame, bias = self._tangent(x, weights, False)
             return kernel.margin(v, frame, bias, gain, basis)
 
     def _warn_outside(self, v, basis, gain, frame, bias) -> None:
@@ -327,25 +342,26 @@ class GBWBatchNorm(BatchNormBase):
         with _full_precision(x):
             y = self._deform(self._fold(x))
             metric = self._group(self.metric, y)
-            mean, count = self._batch_mean(y, kernel.frame_of(metric), x)
+            average = self._average(x)
+            mean = self._batch_mean(y, kernel.frame_of(metric), average)
             if self._moves_metric:
-                metric = self._fixed_metric(y, mean, x)
+                metric = self._fixed_metric(y, mean, average)
                 self._set_point("metric", metric)
-                mean, _ = self._batch_mean(y, kernel.frame_of(metric), x)
+                mean = self._batch_mean(y, kernel.frame_of(metric), average)
             center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:
                 v, _ = kernel.center_batch(y, kernel.frame_of(metric), mean, self.root)
-                var = self._batch_variance(v, y, self.metric, count)
+                var = self._batch_variance(v, y, self.metric, average)
                 self.reset_running_stats()
                 self._store(center, var, var.new_ones(()))
         return self
 
-    def _fixed_metric(self, y: Tensor, mean: Tensor, given: Tensor) -> Tensor:
+    def _fixed_metric(self, y: Tensor, mean: Tensor, average: BatchAverage) -> Tensor:
         """The metric matrix that is the mean of the batch under itself."""
         norm = torch.linalg.matrix_norm
         for _ in range(_INIT_STEPS):
-            target, _ = self._batch_mean(y, kernel.frame_of(mean), given)
+            target = self._batch_mean(y, kernel.frame_of(mean), average)
             change = target - mean
             # whole steps oscillate where powers make the dispersion large
             mean = mean + change / 2

@@ -1,6 +1,5 @@
 """Batch normalisation of SPD matrices in the metrics that GBW is compared with."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -8,11 +7,13 @@ from torch import Tensor
 
 from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
 from manifoldkit.linalg.symmetric import Eig, _full_precision
-from manifoldkit.spd._batchnorm_base import BatchNormBase, check_count, check_option
+from manifoldkit.spd._batchnorm_base import (
+    BatchAverage,
+    BatchNormBase,
+    check_count,
+    check_option,
+)
 from manifoldkit.spd._gbw_chart import check_power, cholesky, power_of
-
-#: Turns a sum over the batch into the mean over the batches of all processes.
-Average = Callable[[Tensor], Tensor]
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
 
@@ -36,14 +37,14 @@ class _AffineInvariant:
         """What is averaged first: the matrices."""
         return x
 
-    def mean(self, y: Tensor, start: Tensor, average: Average) -> Tensor:
+    def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
         """Karcher steps from the arithmetic mean."""
         mean = start
         for _ in range(self.iterations):
             eig = eigh(mean)
             root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
             inverse = inverse[:, None]
-            step = average(logm(inverse @ y @ inverse).sum(1))
+            step = average(logm(inverse @ y @ inverse))
             mean = symmetrize(root @ expm(step) @ root)
         return mean
 
@@ -82,7 +83,7 @@ class _Flat:
         """Invert them."""
         raise NotImplementedError
 
-    def mean(self, y: Tensor, start: Tensor, average: Average) -> Tensor:
+    def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
         """Return to matrices from the mean of the coordinates."""
         return self.matrix(start)
 
@@ -241,18 +242,18 @@ class SPDBatchNorm(BatchNormBase):
     def _undeform(self, y: Tensor) -> Tensor:
         return y if self.metric == "log_euclidean" else power_of(y, 1 / self.power)
 
-    def _variance(self, v: Tensor, count: int) -> Tensor:
+    def _variance(self, v: Tensor, average: BatchAverage) -> Tensor:
         scale = 1 if self.metric == "log_euclidean" else self.power**2
-        return self._sum(v.square().sum((1, 2, 3))) / (count * scale)
+        return average(v.square().sum((2, 3))) / scale
 
-    def _batch_mean(self, y: Tensor, space, given: Tensor) -> tuple[Tensor, int]:
-        total, count = self._total(space.coordinates(y))
-        mean = space.mean(y, total / count, lambda s: self._sum(s) / count)
-        self.check_mean(mean.detach(), given)
-        return mean, count
+    def _batch_mean(self, y: Tensor, space, average: BatchAverage) -> Tensor:
+        start = average.first(space.coordinates(y))
+        mean = space.mean(y, start, average)
+        self.check_mean(mean.detach(), average.given)
+        return mean
 
     def _statistics(
-        self, y: Tensor, space, given: Tensor
+        self, y: Tensor, space, average: BatchAverage
     ) -> tuple[Tensor, tuple[Tensor, Eig | None], Tensor | None]:
         """Mean, centered batch with its decomposition, and variance."""
         if not self._uses_batch():
@@ -261,12 +262,12 @@ class SPDBatchNorm(BatchNormBase):
             return mean, space.center(y, mean), self._group(spread, y)
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
-            mean, count = self._batch_mean(y, space, given)
+            mean = self._batch_mean(y, space, average)
         centered = space.center(y, mean)
         var = None
         if self.dispersion:
             with torch.set_grad_enabled(differentiate):
-                var = self._variance(centered[0], count)
+                var = self._variance(centered[0], average)
         return mean, centered, var
 
     @torch.no_grad()
@@ -275,14 +276,18 @@ class SPDBatchNorm(BatchNormBase):
         old = self._deform(self._group(self._running()[0], mean))
         self._store(self._undeform(space.geodesic(old, mean, t)), var, t)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise a batch of shape (..., n, n); in training update statistics."""
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Normalise a batch of shape (..., n, n); in training update statistics.
+
+        ``weights`` as for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        """
         with _full_precision(x):
             y = self._fold(x)
             if y.numel() == 0 and not self._uses_batch():
                 return x.clone()
             y, space = self._deform(y), self._space()
-            mean, (v, eig), var = self._statistics(y, space, x)
+            average = self._average(x, weights)
+            mean, (v, eig), var = self._statistics(y, space, average)
             if self.training and self.track_running_stats:
                 self._track(mean, var, space)
             if self.dispersion and var is not None:
@@ -298,12 +303,13 @@ class SPDBatchNorm(BatchNormBase):
         """Start the bias and the running statistics at those of a batch."""
         with _full_precision(x):
             y, space = self._deform(self._fold(x)), self._space()
-            mean, count = self._batch_mean(y, space, x)
+            average = self._average(x)
+            mean = self._batch_mean(y, space, average)
             center = self._undeform(mean)
             self._set_point("bias", center)
             if self.track_running_stats:
                 self.reset_running_stats()
                 v, _ = space.center(y, mean)
-                var = self._variance(v, count) if self.dispersion else None
+                var = self._variance(v, average) if self.dispersion else None
                 self._store(center, var, mean.new_ones(()))
         return self

@@ -345,6 +345,15 @@ def test_weights(weights, message, x, X):
     for name in CLASSIFIERS:
         with pytest.raises(ValueError, match=f"(?i){message}"):
             fit(name, X, sample_weight=weights)
+    for name in NORMS:
+        with pytest.raises(ValueError, match=rf"weights.*{message}|weights.*\(5,\)"):
+            norm(name)(x, torch.from_numpy(weights))
+
+
+def test_one_weight_that_counts(x):
+    weights = torch.tensor([0.0, 0, 1, 0, 0, 0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"1 matrix of positive weight.*found 1"):
+        norm("gbw")(x, weights)
 
 
 @pytest.mark.parametrize(

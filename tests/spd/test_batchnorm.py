@@ -565,6 +565,59 @@ def test_channels_are_pooled_unless_asked(make_spd):
     )
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("options", [{}, {"dispersion": "identity"}])
+@pytest.mark.parametrize("root", ["eigh", "newton-schulz"])
+def test_weights_are_repetitions(power, options, root, make_spd):
+    """Values, gradients and running statistics; weight 0 is not counted at all."""
+    bn = random_layer(
+        make_spd, power=power, stats_grad=True, mean_iterations=2, root=root, **options
+    )
+    x, weights = make_spd(5), torch.tensor([1.0, 2.0, 0.0, 3.0, 1.0], dtype=DOUBLE)
+    index = torch.tensor([0, 1, 1, 3, 3, 3, 4])
+    twin, results = copy.deepcopy(bn), []
+    for layer_, batch, w in ((bn, x, weights), (twin, x[index], None)):
+        leaf = batch.clone().requires_grad_()
+        z = layer_(leaf, None if w is None else 0.5 * w)  # their scale has no effect
+        loss = z.sin() if w is None else w[:, None, None] * z.sin()
+        grads = torch.autograd.grad(loss.sum(), (leaf, *layer_.parameters()))
+        results.append((z, *grads))
+    (z, grad, *ours), (z2, grad2, *theirs) = results
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(z[index], z2, **close)
+    summed = torch.zeros_like(grad).index_add(0, index, grad2)
+    torch.testing.assert_close(grad, summed, **close)
+    torch.testing.assert_close(ours, theirs, **close)
+    torch.testing.assert_close(list(bn.buffers()), list(twin.buffers()), **close)
+    assert z[2].isfinite().all()  # normalised all the same
+    bn.eval()
+    assert torch.equal(bn(x, weights), bn(x))
+
+
+def test_weights_of_channels(make_spd):
+    x = make_spd(6, 2)
+    weights = torch.rand(6, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    z = layer(n_channels=2)(x, weights)
+    for c in range(2):
+        torch.testing.assert_close(z[:, c], layer()(x[:, c], weights[:, c]))
+    # a weight a sample, for all channels; pooled
+    torch.testing.assert_close(
+        layer(n_channels=2)(x, weights[:, :1])[:, 1], layer()(x[:, 1], weights[:, 0])
+    )
+    flat = layer()(x.flatten(0, 1), weights.flatten())
+    torch.testing.assert_close(layer()(x, weights).flatten(0, 1), flat)
+
+
+def test_weighted_second_derivatives(make_spd):
+    bn = random_layer(make_spd, 2, stats_grad=True, eps=0.1)
+    function, inputs = arguments(bn, make_spd(3, n=2, condition=3.0))
+    weights = torch.tensor([1.0, 0.5, 2.0], dtype=DOUBLE)
+    forward = bn.forward
+    bn.forward = lambda x: forward(x, weights)
+    assert gradcheck(function, inputs, rtol=1e-6, atol=1e-6)
+    assert gradgradcheck(function, inputs, rtol=1e-4, atol=1e-5)
+
+
 def test_without_affine_statistics_or_metric(make_spd):
     x = make_spd(6)
     bn = layer(affine=False, learn_metric=False, track_running_stats=False)

@@ -134,6 +134,15 @@ def test_gradcheck(name, mode, make_spd):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_weights_are_repetitions(name, make_spd):
+    bn, x = random_layer(name, make_spd), make_spd(4)
+    twin, index = copy.deepcopy(bn), torch.tensor([0, 1, 1, 3, 3, 3])
+    z = bn(x, torch.tensor([1.0, 2.0, 0.0, 3.0]))
+    torch.testing.assert_close(z[index], twin(x[index]))
+    torch.testing.assert_close(list(bn.buffers()), list(twin.buffers()))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_init_from_data_centers_the_batch(name, make_spd):
     x = 100 * make_spd(8)
     bn = layer(name).init_from_data(x)

@@ -16,6 +16,8 @@ from manifoldkit.spd.batchnorm_sync import all_reduce_sum
 DOUBLE = torch.float64
 SHARES = (slice(0, 4), slice(4, 10))
 ALONE = (slice(0, 1), slice(1, 10))  # one matrix on a process is enough
+# all zero for one channel on the first process
+WEIGHTS = torch.tensor([[1.0, 0.0]] * 4 + [[0.5, 2.0]] * 6, dtype=DOUBLE)
 LABELS = torch.arange(10) % 2
 CASES = {
     "gbw": {},
@@ -110,6 +112,9 @@ def _work(rank, address, path):
             out[name] = _step(bn, name, x[SHARES[rank]], weight[SHARES[rank]])
         bn = convert_sync_batchnorm(_layers()["gbw"])
         out["alone"] = _step(bn, "gbw", x[ALONE[rank]], weight[ALONE[rank]])
+        bn = convert_sync_batchnorm(_layers()["gbw, channels"])
+        part = SHARES[rank]
+        out["weighted"] = bn(x[part], WEIGHTS[part]).detach()
         half = slice(5 * rank, 5 * rank + 5)
         net = DistributedDataParallel(convert_sync_batchnorm(_net()))
         out["ddp"] = _train(net, x[half, 0], LABELS[half])
@@ -148,6 +153,9 @@ def test_two_processes_equal_one(tmp_path):
     joined = _step(_layers()["gbw"], "gbw", x, weight)
     both = torch.cat([r["alone"]["z"] for r in (first, second)])
     torch.testing.assert_close(both, joined["z"], **close)
+    both = torch.cat([r["weighted"] for r in (first, second)])
+    expected = _layers()["gbw, channels"](x, WEIGHTS)
+    torch.testing.assert_close(both, expected, **close)
     # the mean of the losses of two equal shares is the loss of the joined batch
     joined = _train(_net(), x[:, 0], LABELS)
     for part, values in joined.items():
