@@ -160,6 +160,10 @@ def _cosine(done: float) -> float:
     return max(min(1.0, done / 0.05 + 0.02) * 0.5 * (1 + np.cos(np.pi * done)), 1e-4)
 
 
+def _by_steps(steps: int) -> Callable[[int], float]:
+    return lambda i: _cosine(i / steps)
+
+
 def _by_time(seconds: float) -> Callable[[int], float]:
     """The schedule over the training time, not over epochs."""
     import time
@@ -214,10 +218,9 @@ def train_and_score(
         else batches(*tensors("train"), batch_size=32)
     )
     if seconds is None:
-        steps = QUICK_EPOCHS * len(train)
-        factor, limit = (lambda i: _cosine(i / steps)), {"epochs": QUICK_EPOCHS}
+        factor = _by_steps(QUICK_EPOCHS * len(train))
     else:
-        factor, limit = _by_time(seconds), {"max_seconds": seconds}
+        factor = _by_time(seconds)
     log = fit(
         model,
         _loss,
@@ -227,7 +230,8 @@ def train_and_score(
         ),
         scheduler=lambda o: torch.optim.lr_scheduler.LambdaLR(o, factor),
         scheduler_interval="step",
-        **limit,
+        epochs=QUICK_EPOCHS if seconds is None else None,
+        max_seconds=seconds,
         device=device,
         seed=seed,
     )
@@ -326,10 +330,12 @@ def _protocol(data: dict, seconds: float | None) -> str:
         f"untouched, for {time} each (AdamW, batches of 32, cosine "
         "schedule over it); only the row named so sees affine maps in training. Tested "
         f"on {len(data['test'][1])} padded digits and on the same under affine maps; "
-        "mean over seeds, range in brackets of the stored values. Severity multiplies "
-        "the ranges of the maps (rotation 20 degrees, shear 0.2, scale 0.2, shift 6 "
-        "pixels). Architecture and rates were chosen on the last 1000 training images, "
-        "untouched and under maps of our own draw; the affine test set chose nothing."
+        "mean over seeds, lowest and highest seed beside it. Severity multiplies the "
+        "ranges of the maps (rotation 20 degrees, shear 0.2, scale 0.2, shift 6 "
+        "pixels). The equivariant network's form and rate (3e-3) were chosen on the "
+        "last 1000 training images, untouched and under maps of our own draw; the "
+        "plain CNN is the usual one with Adam's usual rate (1e-3) and was not tuned, "
+        "with or without augmentation. The affine test set chose nothing."
     )
 
 

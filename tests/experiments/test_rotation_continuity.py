@@ -106,12 +106,13 @@ def test_run_plans_writes_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "score_clouds", fake)
     console = Console(quiet=True)
     result = experiment.run(tmp_path, seed=4, console=console)
-    assert len(calls) == 2 * 3 * len(experiment.NAMES) + 2
-    assert {seed for *_, seed, _ in calls} == {4, 5, 6}
-    assert [matched for *_, matched in calls[-2:]] == [False, False]
+    reps = {"reproduce": len(experiment.NAMES), "align": len(experiment.CLOUD_REPS)}
+    assert len(calls) == reps["reproduce"] + 2 * reps["align"] + 1
+    assert {seed for *_, seed, _ in calls} == {4, 5}
+    assert [matched for *_, matched in calls[-2:]] == [True, False]
     assert result.remarks[2].endswith("hold.")
     assert "NOT" not in result.remarks[2]
-    assert json.loads((tmp_path / "result.json").read_text())["seeds"] == [4, 5, 6]
+    assert json.loads((tmp_path / "result.json").read_text())["seeds"] == [4, 5]
     count = len(calls)
     experiment.run(tmp_path, seed=4, resume=True, console=console)
     assert len(calls) == count
