@@ -146,10 +146,17 @@ def read_points(x: Tensor, group: str, mask):
 
 
 def unflatten(frame: Frame, lead: torch.Size) -> Frame:
-    parts = [
-        v.reshape((*lead, *v.shape[1:])) if isinstance(v, Tensor) else v for v in frame
-    ]
-    return Frame(*parts)
+    def shaped(v: Tensor) -> Tensor:
+        return v.reshape((*lead, *v.shape[1:]))
+
+    return frame._replace(
+        R=shaped(frame.R),
+        t=shaped(frame.t),
+        log_weights=shaped(frame.log_weights),
+        gap=shaped(frame.gap),
+        degenerate=shaped(frame.degenerate),
+        scale=None if frame.scale is None else shaped(frame.scale),
+    )
 
 
 def flat_vectors(
@@ -162,6 +169,10 @@ def flat_vectors(
     if vectors.shape[-1] != x.shape[-1]:
         raise ValueError(
             f"vectors: expected {x.shape[-1]} coordinates, found {vectors.shape[-1]}"
+        )
+    if len(vectors) != len(x):
+        raise ValueError(
+            f"vectors: expected a batch of {len(x)}, found {tuple(vectors.shape)}"
         )
     if mask is not None:
         vectors = torch.where(mask[..., None], vectors, 0.0)
@@ -286,6 +297,22 @@ def unit(v: Tensor) -> Tensor:
     return v / torch.where(size > 0, size, 1.0).sqrt()
 
 
+def check_elements(group: Tensor) -> None:
+    """Raise unless matrices (m, d, d) are orthogonal and closed under products."""
+    if group.ndim != 3 or group.shape[1] != group.shape[2] or not len(group):
+        raise ValueError(
+            f"group: expected matrices (m, d, d), found shape {tuple(group.shape)}"
+        )
+    g = group.detach().to(torch.float64)
+    eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+    if (g @ g.mT - eye).abs().max() > 1e-4:
+        raise ValueError("group: expected orthogonal matrices")
+    products = (g[:, None] @ g[None]).flatten(0, 1).flatten(1)
+    nearest = torch.cdist(products, g.flatten(1)).amin(1)
+    if nearest.max() > 1e-3:
+        raise ValueError("group: expected products of elements to be elements")
+
+
 def element_frame(
     x: Tensor, group: str | Tensor, draws: int | None, d: int
 ) -> tuple[Tensor, str]:
@@ -304,6 +331,10 @@ def element_frame(
         Dimension.
     """
     if isinstance(group, Tensor):
+        if d and group.shape[-1] != d:
+            raise ValueError(
+                f"group: expected matrices of size {d}, found {tuple(group.shape)}"
+            )
         return group.to(x.device, wide(x)), "finite group"
     finite = {"C4": (2, False), "D4": (2, True)}
     finite |= {"octahedral": (3, False), "full-octahedral": (3, True)}

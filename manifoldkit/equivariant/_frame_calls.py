@@ -30,7 +30,7 @@ class Arguments:
 
     def __init__(self, inputs: tuple, types: Any):
         single = inputs[0] if len(inputs) == 1 else None
-        self.like = None
+        self.like: Any = None
         if isinstance(single, Mapping):
             self.like, values = "dict", dict(single)
         elif is_dataclass(single) and not isinstance(single, type):
@@ -188,7 +188,7 @@ class Outputs:
             return found["output"]
         if isinstance(like, Mapping):
             return found
-        if is_dataclass(like):
+        if is_dataclass(like) and not isinstance(like, type):
             return replace(like, **found)
         if hasattr(like, "_make"):
             return like._make(found.values())

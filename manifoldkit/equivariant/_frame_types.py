@@ -73,6 +73,40 @@ class Frame(NamedTuple):
         return self._replace(R=self.R[b, index], log_weights=self.log_weights[b, index])
 
 
+def merge_frames(frame: Frame, other: Frame, flagged: Tensor) -> Frame:
+    """Give the flagged entries another frame, padded to the larger size."""
+    size = max(frame.R.shape[1], other.R.shape[1])
+    a, b = _pad(frame, size), _pad(other, size)
+    return a._replace(
+        R=torch.where(flagged[:, None, None, None], b.R, a.R),
+        log_weights=torch.where(flagged[:, None], b.log_weights, a.log_weights),
+        gap=torch.where(flagged, b.gap, a.gap),
+        degenerate=torch.where(flagged, b.degenerate, a.degenerate),
+        padded=True,
+    )
+
+
+def _pad(frame: Frame, size: int) -> Frame:
+    short = size - frame.R.shape[1]
+    if not short:
+        return frame
+    more = frame.R[:, :1].expand(-1, short, -1, -1)
+    logs = frame.log_weights.new_full((len(frame.R), short), -torch.inf)
+    return frame._replace(
+        R=torch.cat([frame.R, more], 1),
+        log_weights=torch.cat([frame.log_weights, logs], 1),
+    )
+
+
+def without_unused(frame: Frame) -> Frame:
+    """Drop places that no entry of the batch uses: one frame, as a rule."""
+    if torch.compiler.is_compiling() or not frame.log_weights.numel():
+        return frame
+    used = int(frame.log_weights.isfinite().sum(1).max())
+    order = frame.log_weights.argsort(dim=1, descending=True, stable=True)
+    return frame.elements(order[:, :used])
+
+
 class GroupSpec(NamedTuple):
     """A Euclidean group: what it holds, and in which dimension."""
 

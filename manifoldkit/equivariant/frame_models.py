@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from manifoldkit.equivariant._frame_calls import weighted_sum
 from manifoldkit.equivariant._frame_types import ValueType, into_frame, out_of_frame
 from manifoldkit.equivariant.frames import FrameAveraging, pca_frame
+from manifoldkit.linalg.checks import check_floating
 
 _WIDTHS = (64, 128, 128, 512, 2048)
 _VECTOR = ValueType("vector")
@@ -43,11 +44,13 @@ class PointNetBackbone(nn.Module):
         pairs = zip([n_in, *sizes[:-1]], sizes, strict=True)
         self.stages = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
         self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in sizes)
-        self.per_point = per_point
+        self.per_point, self.n_in = per_point, n_in
         head = [max(int(w * width), 4) for w in (256, 256, 128)]
         first = sum(sizes) if per_point else sizes[-1]
         self.local = nn.Linear(first, head[0])
-        self.shared = nn.Linear(sizes[-1], head[0], bias=False) if per_point else None
+        self.shared: nn.Module = nn.Identity()
+        if per_point:
+            self.shared = nn.Linear(sizes[-1], head[0], bias=False)
         self.head_norms = nn.ModuleList(nn.BatchNorm1d(b) for b in head)
         self.middle = nn.ModuleList(
             nn.Linear(a, b) for a, b in itertools.pairwise(head)
@@ -56,6 +59,7 @@ class PointNetBackbone(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return outputs (B, n, n_out) or (B, n_out) of points (B, n, n_in)."""
+        _check_points("x", x, self.n_in)
         stages, h = [], x
         for linear, norm in zip(self.stages, self.norms, strict=True):
             h = torch.relu(_norm(norm, linear(h)))
@@ -72,6 +76,14 @@ class PointNetBackbone(nn.Module):
         for linear, norm in zip(self.middle, self.head_norms[1:], strict=True):
             h = torch.relu(_norm(norm, linear(h)))
         return self.out(h)
+
+
+def _check_points(name: str, x: Tensor, last: int) -> None:
+    check_floating(x, name)
+    if x.ndim != 3 or x.shape[-1] != last:
+        raise ValueError(
+            f"{name}: expected shape (B, n, {last}), found {tuple(x.shape)}"
+        )
 
 
 def _norm(norm: nn.Module, h: Tensor) -> Tensor:
@@ -156,6 +168,7 @@ class FramePointNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return normals or vectors (B, n, 3), or scores (B, n_classes)."""
+        _check_points("x", x, 3)
         if self.local is None:
             return self.net(x)
         return self.net(x, self.local(x))
@@ -204,6 +217,7 @@ class LocalFrames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return vectors (B, n, n_vectors, 3) of points (B, n, 3)."""
+        _check_points("x", x, 3)
         b, n = x.shape[:2]
         k = min(self.k, n)
         near = torch.cdist(x.detach(), x.detach()).topk(k, largest=False).indices
@@ -266,6 +280,7 @@ class FrameGNN(nn.Module):
     ):
         super().__init__()
         self.n_out, self.n_vectors, self.group = n_out, n_vectors, group
+        self.n_inputs, self.n_edge = n_inputs, n_edge
         self.detach_frame = detach_frame
         width = 3 * n_vectors
         self.embed = nn.Linear(3 * n_inputs, width)
@@ -292,7 +307,25 @@ class FrameGNN(nn.Module):
         -------
         Tensor, shape (B, n, 3), or (B, n, n_out, 3) when ``n_out`` is above one
         """
-        _b, _n = x.shape[:2]
+        _check_points("x", x, 3)
+        if len(vectors) + 1 != self.n_inputs:
+            raise ValueError(
+                f"vectors: expected {self.n_inputs - 1} (n_inputs - 1), "
+                f"found {len(vectors)}"
+            )
+        for i, v in enumerate(vectors):
+            if v.shape != x.shape:
+                raise ValueError(
+                    f"vectors[{i}]: expected shape {tuple(x.shape)}, "
+                    f"found {tuple(v.shape)}"
+                )
+        pairs = (*x.shape[:2], x.shape[1], self.n_edge - 1)
+        given = None if edge_features is None else tuple(edge_features.shape)
+        if given != (pairs if self.n_edge > 1 else None):
+            raise ValueError(
+                f"edge_features: expected {pairs if self.n_edge > 1 else None} "
+                f"(n_edge - 1 features a pair), found {given}"
+            )
         center = x.mean(1, keepdim=True)
         square = (x[:, :, None] - x[:, None]).square().sum(-1, keepdim=True)
         edges = square

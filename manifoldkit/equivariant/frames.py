@@ -16,7 +16,9 @@ from manifoldkit.equivariant._frame_types import (
     GRIDS,
     INVARIANTS,
     Frame,
+    merge_frames,
     parse_group,
+    without_unused,
 )
 from manifoldkit.linalg.checks import check_finite, check_floating
 
@@ -148,8 +150,13 @@ class FrameAveraging(nn.Module):
         if chunk is not None and not _count(chunk):
             raise ValueError(f"chunk: expected a positive number, found {chunk!r}")
         self.moves = isinstance(group, str) and ("E(" in group or "T(" in group)
+        self.group_name = group if isinstance(group, str) else "finite group"
+        if isinstance(group, Tensor):
+            build.check_elements(group)
+            if frame != "group":
+                raise ValueError("group: matrices of a finite group need frame='group'")
         if frame != "group":
-            spec = parse_group(group)
+            spec = parse_group(self.group_name)
             if spec.d and spec.rotates and frame == "pca" and mode == "full":
                 build.sign_patterns(spec.d, not spec.mirrors)
         self.backbone, self.group = backbone, group
@@ -198,6 +205,10 @@ class FrameAveraging(nn.Module):
             for name in self.invariant_args:
                 if name != "mask" and isinstance(extra.get(name), Tensor):
                     extra[name] = extra[name][None]
+
+        self._check_together(arguments, frame)
+        if mask is not None:
+            self._hide_masked(arguments, mask, frame)
 
         def run(part: Frame):
             values = {
@@ -300,17 +311,45 @@ class FrameAveraging(nn.Module):
                 if mask is not None:
                     seen = torch.where(valid[kind][-1][..., None], seen, 0.0)
                 check_finite(seen, f"inputs[{k!r}]")
-        joined = []
-        for kind in found:
-            joined.append(torch.cat(found[kind], 1) if found[kind] else None)
-            joined.append(torch.cat(valid[kind], 1) if valid[kind] else None)
-        x, x_mask, v, v_mask = joined
-        if x is None and not self.moves:
-            return v, v_mask, {}
-        if x is None:  # vectors only: no origin
-            x = v[:, :0]
+        x, v = _join(found["position"]), _join(found["vector"])
+        x_mask, v_mask = _join(valid["position"]), _join(valid["vector"])
+        if x is None:
+            if v is None:
+                raise ValueError("frame_from: expected at least one input")
+            if not self.moves:
+                return v, v_mask, {}
+            x = v[:, :0]  # vectors only: no origin
             x_mask = None if v_mask is None else v_mask[:, :0]
         return x, x_mask, {"vectors": v, "vectors_mask": v_mask}
+
+    def _check_together(self, arguments: Arguments, frame: Frame) -> None:
+        """Raise unless all that moves has the batch and the dimension of the frame."""
+        b, d = len(frame.R), frame.R.shape[-1]
+        for k, x in arguments.values.items():
+            kind = arguments.types[k].kind
+            if kind in ("fixed", "edge_scalar", *GRIDS) or not isinstance(x, Tensor):
+                continue
+            if x.ndim and len(x) != b:
+                raise ValueError(
+                    f"inputs[{k!r}]: expected a batch of {b}, found {tuple(x.shape)}"
+                )
+            if kind not in (*INVARIANTS, "irreps") and x.shape[-1] != d:
+                raise ValueError(
+                    f"inputs[{k!r}]: expected {d} coordinates, found {x.shape[-1]}"
+                )
+
+    def _hide_masked(self, arguments: Arguments, mask: Tensor, frame: Frame) -> None:
+        """Put masked points into the origin of the frame, whatever they hold."""
+        for k in self._keys(arguments):
+            x = arguments.values[k]
+            if arguments.types[k].kind in GRIDS:
+                continue
+            valid = self._spread_mask(mask, x)[..., None]
+            instead = torch.zeros_like(x[..., :1])
+            if arguments.types[k].kind == "position":
+                origin = frame.t.to(x)
+                instead = origin.reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
+            arguments.values[k] = torch.where(valid, x, instead)
 
     def _spread_mask(self, mask: Tensor, x: Tensor) -> Tensor:
         dim = x.ndim + self.point_dim
@@ -337,11 +376,11 @@ class FrameAveraging(nn.Module):
             if k not in own
         )
         if isinstance(self.frame, nn.Module):
-            return self._learned(x, valid)
+            return self._learned(self.frame, x, valid)
         if self.frame == "pair":
             return pair_frame(
                 x,
-                self.group,
+                self.group_name,
                 valid,
                 n_pairs=self.n_pairs,
                 gap_tol=self.gap_tol,
@@ -350,10 +389,10 @@ class FrameAveraging(nn.Module):
             )
         draws = None
         if self.mode != "full" and x.shape[-1] > 8:
-            draws = 1 if self.mode == "stochastic" else self.mode
+            draws = 1 if self.mode == "stochastic" else int(self.mode)
         return pca_frame(
             x,
-            self.group,
+            self.group_name,
             valid,
             order=self.order,
             gap_tol=self.gap_tol,
@@ -364,17 +403,17 @@ class FrameAveraging(nn.Module):
             **more,
         )
 
-    def _learned(self, x: Tensor, valid: Tensor | None) -> Frame:
-        spec, cloud, valid, _ = build.read_points(x, self.group, valid)
+    def _learned(self, network: nn.Module, x: Tensor, valid: Tensor | None) -> Frame:
+        spec, cloud, valid, _ = build.read_points(x, self.group_name, valid)
         m = build.moments_of(cloud, valid, spec, self.detach_frame)
-        vectors = self.frame(x) if valid is None else self.frame(x, mask=valid)
+        vectors = network(x) if valid is None else network(x, mask=valid)
         tol = build.gap_tolerance(x.dtype, self.gap_tol)
         # the axes are differentiated: that is how their network learns
         return gram_schmidt_frame(vectors, m, spec, tol, detach=False)
 
     def _element_frame(self, like: Tensor, x, valid) -> Frame:
         d = 0 if x is None else x.shape[-1]
-        draws = self.mode if _count(self.mode) else None
+        draws = self.mode if isinstance(self.mode, int) else None
         r, name = build.element_frame(like, self.group, draws, d)
         batch = len(like)
         t = r.new_zeros(batch, r.shape[-1])
@@ -397,13 +436,13 @@ class FrameAveraging(nn.Module):
             x, valid, more = self._points(arguments, mask)
             other = pair_frame(
                 x,
-                self.group,
+                self.group_name,
                 valid,
                 gap_tol=self.gap_tol,
                 detach=self.detach_frame,
                 **more,
             )
-            return _merge(frame, other, flagged)
+            return merge_frames(frame, other, flagged)
         text = (
             f"{int(flagged.sum())} of {len(flagged)} inputs have (nearly) equal "
             "eigenvalues: their principal axes are arbitrary and the average is not "
@@ -414,13 +453,13 @@ class FrameAveraging(nn.Module):
             raise ValueError(
                 f"inputs[{index}]: relative gap {float(frame.gap[index]):.1e}; {text}"
             )
-        warnings.warn(text, UserWarning, stacklevel=4)
+        warnings.warn(text, UserWarning, stacklevel=6)  # the call of the module
         return frame
 
     def _choose(self, frame: Frame) -> Frame:
         """Draw elements of the frame where the mode asks for it."""
         if self.mode == "full" or self.frame == "group":
-            return _without_unused(frame) if self.frame == "pca-det" else frame
+            return without_unused(frame) if self.frame == "pca-det" else frame
         if self.mode == "stochastic" and not self.training:
             return frame
         count = 1 if self.mode == "stochastic" else int(self.mode)
@@ -447,35 +486,14 @@ def _check_choice(name: str, value: Any, choices: tuple) -> None:
         raise ValueError(f"{name}: expected one of {choices}, found {value!r}")
 
 
-def _merge(frame: Frame, other: Frame, flagged: Tensor) -> Frame:
-    """Give the flagged entries another frame, padded to the larger size."""
-    size = max(frame.R.shape[1], other.R.shape[1])
-    a, b = _pad(frame, size), _pad(other, size)
-    return a._replace(
-        R=torch.where(flagged[:, None, None, None], b.R, a.R),
-        log_weights=torch.where(flagged[:, None], b.log_weights, a.log_weights),
-        gap=torch.where(flagged, b.gap, a.gap),
-        degenerate=torch.where(flagged, b.degenerate, a.degenerate),
-        padded=True,
-    )
-
-
-def _pad(frame: Frame, size: int) -> Frame:
-    short = size - frame.R.shape[1]
-    if not short:
-        return frame
-    more = frame.R[:, :1].expand(-1, short, -1, -1)
-    logs = frame.log_weights.new_full((len(frame.R), short), -torch.inf)
-    return frame._replace(
-        R=torch.cat([frame.R, more], 1),
-        log_weights=torch.cat([frame.log_weights, logs], 1),
-    )
-
-
-def _without_unused(frame: Frame) -> Frame:
-    """Drop places that no entry of the batch uses: one frame, as a rule."""
-    if torch.compiler.is_compiling() or not frame.log_weights.numel():
-        return frame
-    used = int(frame.log_weights.isfinite().sum(1).max())
-    order = frame.log_weights.argsort(dim=1, descending=True, stable=True)
-    return frame.elements(order[:, :used])
+def _join(parts: list[Tensor]) -> Tensor | None:
+    """Return all points of a kind, if there are inputs of that kind."""
+    if not parts:
+        return None
+    for part in parts[1:]:
+        if len(part) != len(parts[0]):
+            raise ValueError(
+                f"frame_from: expected batches of equal size, found {len(parts[0])} "
+                f"and {len(part)}"
+            )
+    return torch.cat(parts, 1)

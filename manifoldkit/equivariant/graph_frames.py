@@ -392,7 +392,7 @@ class GraphFrameAveraging(nn.Module):
     def _average(
         self, adjacency, features, owner, orders, per_graph, per_item=None
     ) -> Tensor:
-        total = None
+        totals: list[Tensor] = []  # one: the running sum, of a shape known only then
         step = self.chunk or max(len(owner), 1)
         for start in range(0, max(len(owner), 1), step):
             g, p = owner[start : start + step], orders[start : start + step]
@@ -402,8 +402,8 @@ class GraphFrameAveraging(nn.Module):
             w = per_graph[g] if per_item is None else per_item[start : start + step]
             o = o * w.to(o).reshape(-1, *[1] * (o.ndim - 1))
             part = o.new_zeros(len(adjacency), *o.shape[1:]).index_add(0, g, o)
-            total = part if total is None else total + part
-        return total
+            totals = [part] if not totals else [totals[0] + part]
+        return totals[0]
 
     def _back(self, o: Tensor, p: Tensor) -> Tensor:
         """Give outputs of nodes and edges the original order of the nodes."""

@@ -105,7 +105,7 @@ class Subject:
         self.by_name = isinstance(inputs, Mapping)
         if isinstance(inputs, Tensor):
             inputs, in_types = (inputs,), (in_types,)
-        self.names = list(inputs) if self.by_name else list(range(len(inputs)))
+        self.names: list[Any] = list(inputs if self.by_name else range(len(inputs)))
         values = [inputs[k] for k in self.names]
         if self.by_name and isinstance(in_types, Mapping):
             in_types = [in_types.get(k) for k in self.names]

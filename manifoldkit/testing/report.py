@@ -82,12 +82,12 @@ class EquivarianceReport:
     @property
     def passed(self) -> bool:
         """Whether every row and check passed."""
-        return all(x.verdict == "PASS" for x in (*self.rows, *self.checks))
+        return all(x.verdict == "PASS" for x in self._all())
 
     @property
     def verdict(self) -> str:
         """The worst verdict of all."""
-        found = [x.verdict for x in (*self.rows, *self.checks)]
+        found = [x.verdict for x in self._all()]
         return max(found, key=VERDICTS.index, default="PASS")
 
     @property
@@ -98,7 +98,10 @@ class EquivarianceReport:
     def failures(self, allow: Iterable[str] = ()) -> list[Row | Check]:
         """Return the rows and checks that did not pass and are not allowed."""
         fine = {"PASS", *allow}
-        return [x for x in (*self.rows, *self.checks) if x.verdict not in fine]
+        return [x for x in self._all() if x.verdict not in fine]
+
+    def _all(self) -> list[Row | Check]:
+        return [*self.rows, *self.checks]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return the rows as dictionaries."""
