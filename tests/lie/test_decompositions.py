@@ -293,7 +293,7 @@ def test_general_logarithm(n, generator):
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_compiles_without_graph_breaks(n, generator):
     def everything(g):
         y, r = polar_log(g)

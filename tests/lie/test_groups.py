@@ -427,7 +427,9 @@ def test_affine_is_a_semidirect_product(generator):
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("group", [GLPlus(2), SL(3)], **ids)
+@pytest.mark.parametrize(
+    "group", [GLPlus(2), pytest.param(SL(3), marks=pytest.mark.slow)], **ids
+)
 def test_compiles_without_graph_breaks(group, generator):
     def relative(g, h):
         k = group.compose(group.inverse(g), h)
