@@ -214,6 +214,7 @@ def _elements(subject: Subject, group: Any, settings: _Settings):
             raise TypeError(f"group: expected a name or an object with {missing}")
         drawn = [group.sample(g) for _ in range(settings.n)]
         chains = [(str(group.name(e)), [e]) for e in drawn]
+        chains += [("composition", [group.sample(g) for _ in "gh"]) for _ in range(2)]
 
         def act_user(chain, x, spec: TypeSpec):
             for element in chain:

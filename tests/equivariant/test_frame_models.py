@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from manifoldkit.equivariant import FrameGNN, FramePointNet
-from manifoldkit.equivariant.frame_models import PointNetBackbone
+from manifoldkit.equivariant import (
+    FrameGNN,
+    FramePointNet,
+    LocalFrames,
+    PointNetBackbone,
+)
 from manifoldkit.testing import assert_equivariant
 
 
@@ -84,6 +88,30 @@ def test_networks_train():
     assert all(
         p.grad.isfinite().all() for p in points.parameters() if p.grad is not None
     )
+
+
+def test_published_sizes_of_the_graph_network():
+    assert sum(p.numel() for p in FrameGNN().parameters()) == 92_103
+
+
+def test_bad_inputs():
+    x = cloud(2, 5, 3).float()
+    net = FrameGNN(n_vectors=4, n_layers=2, n_edge=2)
+    with pytest.raises(ValueError, match=r"x: expected shape \(B, n, 3\)"):
+        net(x[0])
+    with pytest.raises(ValueError, match=r"vectors: expected 1"):
+        net(x)
+    with pytest.raises(ValueError, match=r"vectors\[0\]"):
+        net(x, x[:, :4])
+    with pytest.raises(ValueError, match="edge_features"):
+        net(x, x)
+    with pytest.raises(TypeError, match="floating"):
+        net(x.long(), x)
+    for points in (FramePointNet(width=0.1), LocalFrames(4, 2)):
+        with pytest.raises(ValueError, match=r"x: expected shape"):
+            points(x[0])
+    with pytest.raises(ValueError, match=r"\(B, n, 6\)"):
+        PointNetBackbone(6, width=0.1)(x)
 
 
 def test_bad_options():

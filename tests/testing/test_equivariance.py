@@ -129,6 +129,7 @@ def test_user_group(points):
         lambda x: x.cumsum(1), points, "node_scalar", "node_scalar", Cyclic()
     )
     assert bad.verdict == "FAIL"
+    assert "composition" in {row.element for row in report.rows}
 
 
 def test_outputs_of_every_container(points):
@@ -322,6 +323,42 @@ def test_gradients_transform_and_are_right(points):
     assert report.verdict == "NONFINITE"
     with pytest.raises(ValueError, match="scalar output"):
         check_equivariance(centered, points, "position", "vector", gradient=True)
+
+
+def test_small_gaps_of_frames_widen_the_tolerance():
+    from manifoldkit.equivariant import FrameAveraging
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3))
+    framed = FrameAveraging(net, "SE(3)", out_types="vector", on_degenerate="ignore")
+    g = torch.Generator().manual_seed(1)
+    # the two short axes differ by one part in a thousand
+    q = torch.linalg.qr(torch.randn(9, 3, generator=g, dtype=torch.float64))[0]
+    q = torch.linalg.qr(q - q.mean(0))[0]
+    near = (q * torch.tensor([2.0, 1.0, 1.001]).double())[None]
+    generic = torch.randn(1, 9, 3, generator=g, dtype=torch.float64)
+    tolerance = {}
+    for name, x in (("near", near), ("generic", generic)):
+        report = assert_equivariant(
+            framed, x, "position", "vector", "SO(3)", n=4, modules=[net]
+        )
+        tolerance[name] = report.rows[-1].tolerance
+        assert float(framed.frame_gap(x)) < (1e-2 if name == "near" else 1)
+    assert tolerance["near"] > 20 * tolerance["generic"]
+
+
+@pytest.mark.parametrize("name", ["NaN", "small outputs"])
+def test_controls_that_absolute_tolerances_let_through(points, name):
+    """What e3nn's helper passes, ours does not."""
+    helper = pytest.importorskip("e3nn.util.test").assert_equivariant
+    fn = CONTROLS[name][0]
+    torch.manual_seed(0)
+    helper(
+        fn, args_in=[points[0].float()], irreps_in=["1x1o"], irreps_out=["1x1o"],
+        tolerance=1e-3,
+    )  # fmt: skip
+    report = check_equivariance(fn, points, "vector", "vector", "O(3)", n=2)
+    assert not report.passed
 
 
 # --- types ----------------------------------------------------------------------
