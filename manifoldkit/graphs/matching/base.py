@@ -20,6 +20,8 @@ from manifoldkit.graphs.matching.layers import PairInput, Propagation, perceptro
 from manifoldkit.graphs.matching.packed import GraphBatch, PackedGraphs, pack
 
 SEMANTICS = ("monomorphism", "induced")
+# structure means nothing before the alignment is sharp: softplus(-3) = 0.05
+_FAINT = -3.0
 
 
 class MatchingNetwork(nn.Module):
@@ -77,7 +79,7 @@ class MatchingNetwork(nn.Module):
         state = dim if kind == "node" else message_dim
         self.align_net = perceptron(state, align_dim, align_dim) if align_dim else None
         self.structure_weight = (
-            nn.Parameter(torch.zeros(2)) if semantics == "induced" else None
+            nn.Parameter(torch.full((2,), _FAINT)) if semantics == "induced" else None
         )
         self.state_dim = state
 
@@ -87,7 +89,7 @@ class MatchingNetwork(nn.Module):
             if module is not self and isinstance(module, nn.Linear | nn.GRUCell):
                 module.reset_parameters()
         if self.structure_weight is not None:
-            nn.init.zeros_(self.structure_weight)
+            nn.init.constant_(self.structure_weight, _FAINT)
 
     def _counts(self, pair: PairInput) -> tuple[Tensor, Tensor]:
         if self.kind == "node":

@@ -151,6 +151,14 @@ class Cascade:
             found["counts"],
         )
 
+    def passed(self, query: PlainGraph) -> dict[str, np.ndarray]:
+        """Return which graphs get through the stages before the exact check."""
+        found = self.rank(query, 0)
+        through = {"filter": found["tier"] != _REJECTED}
+        if self.late is not None and self.early is not None:
+            through["late"] = found["level"] == 2
+        return through
+
     def relevance(self, query: PlainGraph, k: int) -> np.ndarray:
         """Return one number a graph of the corpus that orders it as a search does."""
         found = self.rank(query, None if self.verify == "all" else k)

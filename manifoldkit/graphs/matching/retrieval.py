@@ -341,6 +341,25 @@ class SubgraphRetriever(BaseEstimator):
         relation = _check_relation(relation, len(plain), self.n_indexed_, "relation")
         return retrieval_scores(self.relevance(plain, k), relation, k)
 
+    def recall(self, queries: Any, relation: Any) -> dict[str, float]:
+        """Return the share of the positives that each stage lets through.
+
+        Returns
+        -------
+        dict
+            "filter", which is 1 as the filter is sound, and "late" with a late stage.
+        """
+        self._check_indexed()
+        plain = as_graphs(queries, "queries")
+        relation = _check_relation(relation, len(plain), self.n_indexed_, "relation")
+        if not relation.any():
+            raise ValueError("relation: expected a positive pair, found none")
+        stages = [self.cascade_.passed(query) for query in plain]
+        return {
+            name: float(np.stack([s[name] for s in stages])[relation].mean())
+            for name in stages[0]
+        }
+
     def score(self, queries: Any, relation: Any) -> float:
         """Return the mean average precision."""
         return self.evaluate(queries, relation).map

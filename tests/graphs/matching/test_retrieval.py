@@ -86,6 +86,11 @@ def test_late_stage_passes_on_the_best(pairs):
     assert found.counts["early"] == found.counts["late"]
     assert len(both.history_) == 2
     assert 0 < both.score(pairs.queries, pairs.relation) <= 1
+    recall = both.recall(pairs.queries, pairs.relation)
+    assert recall["filter"] == 1
+    assert 0 < recall["late"] < 1
+    with pytest.raises(ValueError, match="positive pair"):
+        both.recall(pairs.queries, np.zeros_like(pairs.relation))
 
 
 @pytest.mark.parametrize("model", ["isonet-edge", "isonet-node", "gmn"])
