@@ -1,12 +1,5 @@
 """What :class:`~manifoldkit.equivariant.MotionForecaster` needs of skorch and files."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -118,77 +111,3 @@ def make_trainer(
         verbose=verbose,
         **kw,
     )
-
-
-@contextmanager
-def seeded(seed: int, device: str) -> Iterator[None]:
-    """Torch's generators, seeded inside and untouched outside."""
-    cuda = torch.device(device).type == "cuda"
-    devices = [torch.cuda.current_device()] if cuda else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _safetensors():
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise MissingExtraError("saving a network", "safetensors", "train") from None
-    return safetensors.torch
-
-
-def _file(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    return path.with_name(path.name + suffix)
-
-
-def write_forecaster(path: str | Path, module: nn.Module, content: dict) -> None:
-    """Write weights as safetensors and the rest as JSON."""
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    text = json.dumps(content, indent=2)  # before anything is written: it may refuse
-    _safetensors().save_file(state, str(_file(path, ".safetensors")))
-    _file(path, ".json").write_text(text + "\n", encoding="utf-8")
-
-
-def read_forecaster(path: str | Path, kind: str) -> dict[str, Any]:
-    """Read the JSON half.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    ValueError
-        The file holds something else.
-    """
-    file = _file(path, ".json")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != kind:
-        raise ValueError(f"{file} does not hold a {kind}")
-    return content
-
-
-def read_weights(path: str | Path, module: nn.Module, device: str) -> None:
-    """Read the safetensors half into a module."""
-    file = str(_file(path, ".safetensors"))
-    module.load_state_dict(_safetensors().load_file(file, device))
-
-
-def plain(name: str, value):
-    """Return a parameter as JSON holds it, or raise ``TypeError``.
-
-    >>> plain("hidden", np.int64(8))
-    8
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, dict):
-        return {str(k): plain(name, v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(name, v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name}: expected a plain value to save, found {value!r}")

@@ -12,12 +12,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from manifoldkit.equivariant._forecaster_training import (
+from manifoldkit._estimators import (
     plain,
-    read_forecaster,
+    read_content,
     read_weights,
     seeded,
-    write_forecaster,
+    write_files,
 )
 from manifoldkit.equivariant._point_cloud_training import (
     CloudSource,
@@ -303,21 +303,18 @@ class PointCloudBase(BaseEstimator):
 
     def _save(self, path: str | Path, content: dict) -> None:
         check_is_fitted(self, "net_")
-        params = {
-            k: plain(k, list(v) if isinstance(v, tuple) else v)
-            if k not in ("scale_range", "checkpoint")
-            else (list(v) if k == "scale_range" else v and str(v))
-            for k, v in self.get_params().items()
-        }
-        write_forecaster(
+        params = self.get_params()
+        params["checkpoint"] = params["checkpoint"] and str(params["checkpoint"])
+        params = {k: plain(k, v) for k, v in params.items()}
+        write_files(
             path,
-            self.net_.module_.network,
+            self.net_.module_.network.state_dict(),
             {"format": self._format, "params": params, **content},
         )
 
     @classmethod
     def _load(cls, path: str | Path, device: str) -> tuple[Any, dict]:
-        content = read_forecaster(path, cls._format)
+        content = read_content(path, cls._format)
         model = cls(**content["params"] | {"device": device})
         low, high = model.scale_range
         model.scale_range = (low, high)

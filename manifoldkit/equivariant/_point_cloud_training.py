@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
-from manifoldkit.equivariant._forecaster_training import seeded
+from manifoldkit._estimators import seeded
 from manifoldkit.equivariant.frame_models import FramePointNet, PointNetBackbone
 from manifoldkit.equivariant.frames import FrameAveraging
 from manifoldkit.equivariant.parot import PaRotBase, PaRotClassifier, haar_rotations

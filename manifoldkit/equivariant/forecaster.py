@@ -10,15 +10,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from manifoldkit.equivariant._forecaster_training import (
-    Forecast,
-    make_trainer,
+from manifoldkit._estimators import (
     plain,
-    read_forecaster,
+    read_content,
     read_weights,
     seeded,
-    write_forecaster,
+    write_files,
 )
+from manifoldkit.equivariant._forecaster_training import Forecast, make_trainer
 from manifoldkit.equivariant.eqmotion import EqMotion
 from manifoldkit.equivariant.motion_metrics import ade, min_ade
 
@@ -296,7 +295,7 @@ class MotionForecaster(BaseEstimator):
             "fitted": {name: getattr(self, name) for name in _FITTED},
             "history": self.history_,
         }
-        write_forecaster(path, self.net_.module_, content)
+        write_files(path, self.net_.module_.state_dict(), content)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "MotionForecaster":
@@ -314,7 +313,7 @@ class MotionForecaster(BaseEstimator):
         FileNotFoundError, ValueError
             There is none, or the files hold something else.
         """
-        content = read_forecaster(path, _FORMAT)
+        content = read_content(path, _FORMAT)
         model = cls(**(content["params"] | {"device": device}))
         for name, value in content["fitted"].items():
             setattr(model, name, value)

@@ -1,10 +1,5 @@
 """What :mod:`manifoldkit.spd.classifiers` needs of skorch and of files."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
@@ -124,84 +119,3 @@ def check_labels(X, y) -> np.ndarray:
     check_consistent_length(X, y)
     check_classification_targets(y)
     return y
-
-
-@contextmanager
-def seeded(seed: int, device: str) -> Iterator[None]:
-    """Torch's generators, seeded inside and untouched outside."""
-    cuda = torch.device(device).type == "cuda"
-    devices = [torch.cuda.current_device()] if cuda else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _safetensors():
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise MissingExtraError("saving a network", "safetensors", "train") from None
-    return safetensors.torch
-
-
-def _with_suffix(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    return path.with_name(path.name + suffix)
-
-
-def write_network(path: str | Path, module: nn.Module, content: dict) -> None:
-    """Write the weights as safetensors and the content as JSON."""
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    text = json.dumps(content, indent=2)
-    _safetensors().save_file(state, str(_with_suffix(path, ".safetensors")))
-    _with_suffix(path, ".json").write_text(text + "\n", encoding="utf-8")
-
-
-def read_content(path: str | Path, kind: str) -> dict:
-    """Read the JSON half of a saved network.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    ValueError
-        The file holds something else.
-    """
-    file = _with_suffix(path, ".json")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != kind:
-        raise ValueError(f"{file} does not hold a {kind}")
-    return content
-
-
-def read_weights(path: str | Path, module: nn.Module, device: str) -> None:
-    """Read the weights of a saved network into a module."""
-    file = str(_with_suffix(path, ".safetensors"))
-    module.load_state_dict(_safetensors().load_file(file, device))
-
-
-def plain(name: str, value):
-    """Return a parameter as JSON holds it.
-
-    Raises
-    ------
-    TypeError
-        It does not.
-
-    Examples
-    --------
-    >>> plain("dims", (6, 4))
-    [6, 4]
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, dict):
-        return [[plain(name, k), plain(name, v)] for k, v in value.items()]
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(name, v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name}: expected a plain value to save, found {value!r}")

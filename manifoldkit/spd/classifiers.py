@@ -18,17 +18,15 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from manifoldkit.linalg.checks import check_weights
-from manifoldkit.spd._training import (
-    check_labels,
-    hold_out,
-    make_trainer,
+from manifoldkit._estimators import (
     plain,
     read_content,
     read_weights,
     seeded,
-    write_network,
+    write_files,
 )
+from manifoldkit.linalg.checks import check_weights
+from manifoldkit.spd._training import check_labels, hold_out, make_trainer
 from manifoldkit.spd.augmented import AugmentedCovariances
 from manifoldkit.spd.layers import check_positive, check_size
 from manifoldkit.spd.networks import SPDNet
@@ -474,7 +472,7 @@ class SPDNetClassifier(
             content["covariances"] = {
                 k: int(getattr(self.covariances_, k)) for k in _COVARIANCE_STATE
             }
-        write_network(path, module, content)
+        write_files(path, module.state_dict(), content)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "SPDNetClassifier":
@@ -491,7 +489,7 @@ class SPDNetClassifier(
         """
         content = read_content(path, _FORMAT)
         params = content["params"]
-        if isinstance(params["class_weight"], list):
+        if isinstance(params["class_weight"], list):  # labels that are not strings
             params["class_weight"] = dict(params["class_weight"])
         model = cls(**params | {"device": device})
         dtype = np.dtype(content["classes_dtype"])
