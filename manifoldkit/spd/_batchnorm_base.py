@@ -145,11 +145,11 @@ class BatchAverage:
         return total / size
 
 
-@torch.no_grad()
 def _seems_asymmetric(x: Tensor, symmetric: Tensor, rtol: float) -> bool:
     """Whether a matrix is far from its symmetric part, or has no positive entry."""
-    gap = (x - symmetric).amax((-2, -1))
-    return bool((gap > rtol / 2 * symmetric.amax((-2, -1))).any())
+    symmetric = symmetric.detach()
+    gap = (x.detach() - symmetric).amax((-2, -1))
+    return bool((gap > symmetric.amax((-2, -1)).mul_(rtol / 2)).any())
 
 
 class BatchNormBase(nn.Module):
