@@ -179,7 +179,7 @@ def test_automatic_order_is_searched_inside_the_fold(data):
     ]
     assert sorted(pairs) == [(1, 1), (2, 1), (2, 2)]  # one copy has no lag
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
-    found = cross_validate(model, X, y, cv=folds, return_estimator=True, n_jobs=2)
+    found = cross_validate(model, X, y, cv=folds, return_estimator=True)
     for search in found["estimator"]:
         assert search.best_params_ == {"augmented__order": 2, "augmented__lag": 2}
         assert len(search.predict(X)) == len(X)

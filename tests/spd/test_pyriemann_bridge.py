@@ -95,6 +95,7 @@ def test_classifiers(data, metric, make):
     assert clone(classifier).fit(X, y).score(X, y) >= 0.9
 
 
+@pytest.mark.slow
 def test_metric_travels_to_other_processes(data):
     X, y = data
     scores = cross_val_score(MDM(metric=gbw_metric(power=0.5)), X, y, cv=2, n_jobs=2)
