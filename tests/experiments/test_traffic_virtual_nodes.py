@@ -8,20 +8,18 @@ from manifoldkit.experiments.result import Result
 
 
 def test_a_quick_run_stores_its_result_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "WAVENETS", {})
-    monkeypatch.setattr(experiment, "PER_NODE_VARIANTS", {})
     result = experiment.run(tmp_path, quick=True)
     methods = [row["method"] for row in result.metrics]
     assert experiment.RIDGE in methods
-    assert experiment.SEMI in methods
+    assert experiment.APART_GATED in methods
     assert "known law" in methods
     assert {row["task"] for row in result.metrics} == {
         "simulated corridor",  # simulated data never bear a real set's name
         "flag task",
     }
     assert Result.load(tmp_path).metrics == json.loads(json.dumps(result.metrics))
-    semi = next(r for r in result.metrics if r["method"] == experiment.SEMI)
-    assert len(semi["mae_by_step"]) == 24
+    semi = next(r for r in result.metrics if r["method"] == experiment.APART_GATED)
+    assert len(semi["mae_by_step"]) == 8
     assert semi["sensitivity_by_hops"][0]["hops"] == 0
 
     def never(*_, **__):
