@@ -111,7 +111,7 @@ EXPERIMENTS = {
         "subgraph_retrieval",
         "IsoNet++ on five sets of molecules, beside filter and exact solver",
         "Ramachandran et al. 2024",
-        "60-90 min",
+        "20-40 min",
         ("subgraph_retrieval/aids.npz",),
     ),
     "monoid_sets": _Experiment(
