@@ -94,6 +94,7 @@ def test_remarks_count_the_trainings_that_reach_the_gates():
         "method": "EqMotion",
         "ade": 0.03,
         "ade_per_seed": [0.02, 0.04],
+        "edge_accuracy": 0.835,
         "edge_accuracy_per_seed": [0.97, 0.7],
     }
     peer = {"task": "springs", "method": "EGNN", "ade": 0.06}
