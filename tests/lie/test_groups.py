@@ -253,7 +253,7 @@ def test_derivatives(group, generator):
             lambda v: group.geodesic(lift(v), h, 0.3),
         ):
             # large groups by random projections
-            fast = {"fast_mode": group.dim > 5, "atol": 2e-5}
+            fast = {"fast_mode": group.dim > 3, "atol": 2e-5}
             assert gradcheck(f, (v,), check_forward_ad=True, **fast)
     if group.n < 4:
         fast["atol"] = 2e-4

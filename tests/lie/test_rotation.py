@@ -264,7 +264,8 @@ def test_derivatives_of_decoders(rep, rotations):
         return rotation.decode(x, rep)
 
     assert gradcheck(decode, x, check_forward_ad=True)
-    assert gradgradcheck(decode, x)
+    # long codes by random projections
+    assert gradgradcheck(decode, x, fast_mode=x.shape[-1] > 5)
     batched = torch.func.vmap(decode)(x)
     torch.testing.assert_close(batched, decode(x))
 
