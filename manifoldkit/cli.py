@@ -69,7 +69,7 @@ EXPERIMENTS = {
         "rotation_continuity",
         "rotation representations: continuous ones against the others",
         "Zhou et al. 2019",
-        "20-30 min",
+        "12-20 min",
         (),
     ),
     "affine_images": _Experiment(
