@@ -39,6 +39,17 @@ class Frame(NamedTuple):
         Unit of length, where the group holds scalings.
     padded : bool
         Whether weights may be zero.
+
+    Examples
+    --------
+    Canonical coordinates do not change when the points are moved.
+
+    >>> from manifoldkit.equivariant import pca_frame
+    >>> x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double()
+    >>> frame, moved = pca_frame(x), pca_frame(x + 5)
+    >>> z, same = (x - frame.t) @ frame.R, (x + 5 - moved.t) @ moved.R
+    >>> z.shape, bool(torch.allclose(z, same))
+    (torch.Size([4, 6, 3]), True)
     """
 
     R: Tensor

@@ -36,6 +36,11 @@ class PointNetBackbone(nn.Module):
     References
     ----------
     Qi et al., "PointNet", CVPR 2017; Puny et al., ICLR 2022, appendix.
+
+    Examples
+    --------
+    >>> PointNetBackbone(width=0.1).eval()(torch.randn(2, 30, 3)).shape
+    torch.Size([2, 30, 3])
     """
 
     def __init__(self, n_in=3, n_out=3, per_point=True, width: float = 1.0):

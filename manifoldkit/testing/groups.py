@@ -33,6 +33,13 @@ class Element:
         New order of the nodes: node ``i`` of the result is node ``permutation[i]``.
     steps : int
         Steps by which a series is rolled.
+
+    Examples
+    --------
+    >>> turn = Element("turn", torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+    >>> move = Element("move", shift=torch.tensor([1.0, 0.0]))
+    >>> move.then(turn, "both").shift
+    tensor([0., 1.])
     """
 
     label: str
