@@ -317,7 +317,9 @@ def run(
     chosen = list(range(seed, seed + (1 if quick else seeds)))
     graphs, pairs = (300, 50) if quick else (11117, 600)
 
-    def over_seeds(label: str, task: Callable[[int], dict]) -> list[dict]:
+    def over_seeds(
+        label: str, task: Callable[[int], dict], chosen: list[int] = chosen
+    ) -> list[dict]:
         runs = [store.get(f"{label}, seed {s}", partial(task, s)) for s in chosen]
         console.print(f"{label}: {runs[-1]}")
         return runs
@@ -357,8 +359,13 @@ def run(
         def separated(s: int, framed: bool = framed, eps: float = eps) -> dict:
             return separate_graph8c(framed, s, graphs, data, eps)
 
-        runs = over_seeds(f"graph8c: {method}", separated)
-        metrics.append({"task": "graph8c", "method": method} | _mean(runs))
+        # 589 thousand orders a seed for exact averages: one seed of the weights
+        runs = over_seeds(
+            f"graph8c: {method}", separated, chosen[:1] if framed else chosen
+        )
+        metrics.append(
+            {"task": "graph8c", "method": method, "seeds": len(runs)} | _mean(runs)
+        )
     result = Result(
         name=NAME,
         title=TITLE,
@@ -399,7 +406,8 @@ _PROTOCOL = (
     "graph8c: untrained networks, L1 distance of 10 outputs. 'similar' counts pairs "
     "within 1e-3, as published; 'not_beyond_copies' counts pairs no farther apart than "
     "relabeled copies of one graph (95th percentile for random orders, 100 times the "
-    "largest for exact averages). Means over seeds."
+    "largest for exact averages). Means over seeds; exact averages on graph8c with the "
+    "first seed only."
 )
 
 

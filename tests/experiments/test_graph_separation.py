@@ -43,6 +43,27 @@ def test_plain_network_is_blind_and_frames_are_not():
     assert (seen[0] - seen[1]).abs().max() > 1e-6
 
 
+def test_exact_frames_do_not_help_layers_that_see_closed_neighborhoods():
+    """Two graphs of 8 nodes whose A + I differ by an order of the rows."""
+    from manifoldkit.datasets.graph_separation import decode_graph6
+    from manifoldkit.equivariant import GraphFrameAveraging
+
+    lines = ("GCzfes", "GEirus")
+    a = torch.stack([torch.from_numpy(decode_graph6(v)) for v in lines]).double()
+    x = experiment.node_features(
+        a, torch.ones(2, 8, dtype=torch.bool), torch.zeros(2, 8)
+    )
+    distance = {}
+    for eps in (0.0, 0.1):
+        torch.manual_seed(0)
+        net = experiment.PositionalGIN(3, 8, torch.tanh, "sum", eps).double().eval()
+        with torch.no_grad():
+            z = GraphFrameAveraging(net)(a, x)
+        distance[eps] = float((z[0] - z[1]).abs().sum())
+    assert distance[0.0] < 1e-12
+    assert distance[0.1] > 1e-5
+
+
 def test_relabeled_graphs_are_isomorphic_and_keep_padding_last():
     a, mask = two_triangles_and_a_hexagon()
     mask[:, 5] = False
@@ -61,5 +82,8 @@ def test_quick_run(tmp_path):
     result = experiment.run(tmp_path, quick=True, console=Console(quiet=True))
     assert Result.load(tmp_path).name == experiment.NAME
     by = {(m["task"], m["method"]): m for m in result.metrics}
-    assert by["graph8c", "FA-GIN+ID, all orders"]["not_beyond_copies"] == 0
+    exact = by["graph8c", "FA-GIN+ID, all orders, eps 0.1"]
+    assert exact["not_beyond_copies"] == 0
+    assert exact["largest_copy"] < 1e-10
+    assert by["EXP-classify", "GA-GIN+ID"]["epochs"] == 2
     assert by["EXP", "GIN"]["similar"] == by["EXP", "GIN"]["pairs"]
