@@ -96,7 +96,7 @@ class TrafficData:
     @property
     def timestamps(self) -> np.ndarray:
         """Time of every row, datetime64[m], shape (T,)."""
-        start = np.datetime64(self.start, "m")
+        start = np.asarray(self.start).astype("datetime64[m]")
         return start + np.arange(len(self.values)) * np.timedelta64(
             self.step_minutes, "m"
         )
@@ -214,11 +214,13 @@ def _from_archive(file: Path, **words) -> TrafficData:
         raise ValueError(
             f"{file}: expected values of shape (time, sensors, 1), found {values.shape}"
         )
-    named = {k: arrays.pop(k) for k in ("lat", "lon", "sensor_id") if k in arrays}
+    named: dict[str, Any] = {
+        k: arrays.pop(k) for k in ("lat", "lon", "sensor_id") if k in arrays
+    }
     return TrafficData(
         values[..., 0],
         arrays.pop("adjacency"),
-        arrays.pop("start")[()],
+        np.datetime64(arrays.pop("start").item(), "m"),
         int(arrays.pop("step_minutes")),
         extra=arrays,
         **named,

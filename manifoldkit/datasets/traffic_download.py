@@ -83,6 +83,6 @@ def convert_metr_la_week(
         "lat": places[order, 2],
         "lon": places[order, 3],
         "sensor_id": sensor_id,
-        "start": np.datetime64("2012-03-01T00:00", "m"),
-        "step_minutes": np.int64(5),
+        "start": np.array("2012-03-01T00:00", "datetime64[m]"),
+        "step_minutes": np.array(5),
     }

@@ -57,6 +57,8 @@ class ForecastNetwork(nn.Module):
         A ridge map whose forecast is added; the backbone then starts at zero.
     """
 
+    highway: Tensor | None
+
     def __init__(self, backbone: nn.Module, highway: Tensor | None = None):
         super().__init__()
         self.backbone = backbone

@@ -43,7 +43,7 @@ class _Layer(nn.Module):
         self.skip = nn.Linear(c, skip)
         # the last layer is read through its skip alone
         self.diffusion = None if last else _Diffusion(c, c, supports, order)
-        self.norm = None if last else NodeBatchNorm(*nodes, c)
+        self.norm = None if last else NodeBatchNorm(nodes[0], nodes[1], c)
         self.dropout = ByteDropout(dropout)
         self.num_real = nodes[0]
 

@@ -57,7 +57,7 @@ class _Block(nn.Module):
         self.align = Align(c0, c1)
         self.graph = ChebyshevConv(c1, c1, order)
         self.second = TemporalGate(c1, c2, kernel)
-        self.norm = _norm(norm, *nodes, c2)
+        self.norm = _norm(norm, nodes[0], nodes[1], c2)
         self.dropout = ByteDropout(dropout)
 
     def forward(self, x, propagate, keep):

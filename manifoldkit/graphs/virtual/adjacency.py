@@ -155,6 +155,12 @@ class SemiAdaptiveAdjacency(nn.Module):
         self.reset_parameters(generator)
         self._warn_without_links()
 
+    _road_index: Tensor
+    _road_weight: Tensor
+    _turned_index: Tensor
+    _turned_weight: Tensor
+    gate: nn.Parameter | None
+
     def _store_road(self, a_dist: Tensor, direction: str) -> None:
         if self.is_sparse:
             coo = a_dist.to_sparse_coo().coalesce()
@@ -173,19 +179,19 @@ class SemiAdaptiveAdjacency(nn.Module):
             if direction == "sender":
                 road, turned = turned, road
             self.num_real = n
-            self.register_buffer("_road_index", road.index)
+            self.register_buffer("_road_index", road.ends)
             self.register_buffer("_road_weight", road.weight)
-            self.register_buffer("_turned_index", turned.index)
+            self.register_buffer("_turned_index", turned.ends)
             self.register_buffer("_turned_weight", turned.weight)
             return
         check_adjacency(a_dist)
-        road = a_dist.detach().clone()
+        dense = a_dist.detach().clone()
         if direction == "sender":
-            road = road.mT.contiguous()
+            dense = dense.mT.contiguous()
         if self.self_loops:
-            road.fill_diagonal_(0)
-        self.num_real = len(road)
-        self.register_buffer("_road_weight", road)
+            dense.fill_diagonal_(0)
+        self.num_real = len(dense)
+        self.register_buffer("_road_weight", dense)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the embeddings and close the gate anew."""
@@ -265,6 +271,8 @@ class SemiAdaptiveAdjacency(nn.Module):
 
     def _dense(self, blocks: Blocks) -> Tensor:
         road, rv, vr, vv = blocks.road, blocks.rv, blocks.vr, blocks.vv
+        if not isinstance(road, Tensor):
+            raise TypeError("blocks: expected a dense road graph, found a sparse one")
         rest = torch.cat([vr, vv], 1)
         if self.gate is None:
             whole = torch.cat([torch.cat([road, rv], 1), rest])

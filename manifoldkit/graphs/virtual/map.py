@@ -37,6 +37,7 @@ def draw_weights(lat, lon, reads, writes, node: int, ax=None):
             label=label,
         )
     ax.figure.colorbar(points, ax=ax, label="weight before normalization")
+    ax.locator_params(nbins=5)
     ax.set_xlabel("longitude (degrees)")
     ax.set_ylabel("latitude (degrees)")
     ax.set_title(f"links of virtual node {node}")

@@ -11,14 +11,14 @@ from manifoldkit.graphs.virtual.kernels import inverse
 class Road(NamedTuple):
     """A constant sparse road graph, sorted by receiver, without its diagonal."""
 
-    index: Tensor  # (2, E): receiver, source
+    ends: Tensor  # (2, E): receiver, source
     weight: Tensor  # (E,)
     n: int
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return the sparse matrix."""
         return torch.sparse_coo_tensor(
-            self.index,
+            self.ends,
             self.weight.to(dtype),
             (self.n, self.n),
             is_coalesced=True,
@@ -28,12 +28,12 @@ class Road(NamedTuple):
     def sums(self) -> Tensor:
         """Return the sums of the rows."""
         zeros = self.weight.new_zeros(self.n)
-        return zeros.index_add(0, self.index[0], self.weight)
+        return zeros.index_add(0, self.ends[0], self.weight)
 
     def transposed(self) -> "Road":
         """Return the graph with its edges turned around, sorted anew."""
-        order = torch.argsort(self.index[1] * self.n + self.index[0])
-        return Road(self.index.flip(0)[:, order], self.weight[order], self.n)
+        order = torch.argsort(self.ends[1] * self.n + self.ends[0])
+        return Road(self.ends.flip(0)[:, order], self.weight[order], self.n)
 
 
 class Blocks(NamedTuple):
@@ -108,7 +108,11 @@ class LowRankPropagation:
         self_loops: bool = True,
         gate: Tensor | None = None,
     ):
-        self.road, self.transposed = blocks.road, blocks.road_transposed
+        road, turned = blocks.road, blocks.road_transposed
+        if isinstance(road, Tensor) or isinstance(turned, Tensor):
+            raise TypeError("blocks: expected a sparse road graph, found a dense one")
+        self.road: Road = road
+        self.transposed: Road = turned
         self.loop = 1.0 if self_loops else 0.0
         road_sums = self.road.sums() + self.loop
         rv, vr, vv = blocks.rv, blocks.vr, blocks.vv
@@ -159,7 +163,7 @@ class LowRankPropagation:
     def edges(self) -> tuple[Tensor, Tensor]:
         """Return the normalized adjacency as (edge_index, weight), sources first."""
         n, device = self.road.n, self.rv.device
-        receiver, source = self.road.index
+        receiver, source = self.road.ends
         weight = self.road.weight.to(self.rv.dtype)
         loops = torch.arange(n, device=device)
         own = torch.full_like(loops, 1, dtype=weight.dtype) * self.loop
