@@ -194,14 +194,22 @@ def test_large_frames_are_sampled_without_bias():
     assert len({tuple(o.tolist()) for o in orders}) > 1
 
 
-def test_roots_tell_vertex_transitive_graphs_apart():
-    def circulant(n, skip):
-        a = torch.zeros(n, n).double()
-        for i in range(n):
-            for step in (1, skip):
-                a[i, (i + step) % n] = a[(i + step) % n, i] = 1
-        return a
+def circulant(n, skip):
+    a = torch.zeros(n, n).double()
+    for i in range(n):
+        for step in (1, skip):
+            a[i, (i + step) % n] = a[(i + step) % n, i] = 1
+    return a
 
+
+def test_frames_of_circular_skip_links_are_all_orders():
+    skips = (2, 3, 4, 5, 6, 9, 11, 12, 13, 16)
+    frame = graph_frame(torch.stack([circulant(41, k) for k in skips]))
+    everything = torch.full((10,), math.lgamma(42)).double()
+    assert torch.allclose(frame.log_size, everything)
+
+
+def test_roots_tell_vertex_transitive_graphs_apart():
     a = torch.stack([circulant(11, 2), circulant(11, 3)])
     assert (graph_frame(a).log_size > math.log(1e6)).all()  # all nodes alike
     net = GraphFrameAveraging(Flat(11, 2).double(), individualize=True)
