@@ -104,7 +104,7 @@ EXPERIMENTS = {
         "graph_separation",
         "graph frames on graphs that message passing cannot tell apart",
         "Puny et al. 2022",
-        "8-15 min",
+        "10-20 min",
         ("graph_separation/exp.npz", "graph_separation/graph8c.g6"),
     ),
     "subgraph_retrieval": _Experiment(
