@@ -440,8 +440,9 @@ def _gain(title: str, rows: dict) -> str:
         f"{title}: ten virtual nodes change the error of the last quarter by "
         f"{change:+.1%} against the same network without them"
     )
-    if plain["seeds"] > 1:
-        text += f" (spread over seeds {spread:.1%})"
+    if min(plain["seeds"], semi["seeds"]) < 2:
+        return text + "; one training each, so nothing is said about noise."
+    text += f" (spread over seeds {spread:.1%})"
     if change > -2 * spread or change > -0.005:
         return text + ": no gain beyond noise."
     return text + ": a gain."
