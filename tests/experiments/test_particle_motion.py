@@ -98,7 +98,12 @@ def test_remarks_count_the_trainings_that_reach_the_gates():
         "edge_accuracy_per_seed": [0.97, 0.7],
     }
     peer = {"task": "springs", "method": "EGNN", "ade": 0.06}
-    text = " ".join(experiment.remarks_on([row, peer]))
+    few = [
+        {"task": "few", "trajectories": size, "method": method, "ade": ade}
+        for size, method, ade in ((10, "a", 0.2), (10, "b", 0.4), (90, "a", 0.1))
+    ] + [{"task": "few", "trajectories": 90, "method": "b", "ade": 0.3}]
+    text = " ".join(experiment.remarks_on([row, peer, *few]))
+    assert "with 10 trajectories errs less" in text
     assert "ADE of EGNN is 2.0 times" in text
     assert "1 of 2 at or below 0.035" in text
     assert "97.0%, 70.0% (1 of 2 below 95 %)" in text
