@@ -21,7 +21,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 COMMANDS = {  # name: (extra, what it does, the command lines run in the environment)
     "demo": ("viz", "classify motor-imagery EEG, write figures and a report",
              ["-m manifoldkit demo"]),
-    "test": ("test", "run the test suite", ["-m pytest -q -n 2"]),
+    "test": ("test", "run the test suite", ["-m pytest -q -n 2 --dist worksteal"]),
     "lint": ("dev", "check style and types",
              ["-m ruff check .", "-m ruff format --check .", "-m mypy"]),
     "docs": ("docs", "build the documentation into docs/_build/html",
