@@ -44,7 +44,8 @@ def test_sets_up_once_torch_first_and_alone(dev, calls, monkeypatch):
     assert venv[1:3] == ["-m", "venv"]
     assert torch[-1] == "torch==2.13.0"
     assert package[-2:] == ["-e", ".[test]"]
-    assert tests[1:] == ["-m", "pytest", "-q", "-n", "2", "-k", "linalg"]
+    assert tests[1:3] == ["-m", "pytest"]
+    assert tests[-2:] == ["-k", "linalg"]
     dev.main(["test"])
     assert len(calls) == 5  # the stamp spares the set-up
     (dev.ROOT / "pyproject.toml").write_text("[project]\nname = 'changed'\n")
