@@ -26,6 +26,12 @@ from manifoldkit.equivariant._point_cloud_training import (
     geometry,
     train,
 )
+from manifoldkit.equivariant._point_cloud_views import (
+    View,
+    first_view,
+    training_views,
+    voting_views,
+)
 from manifoldkit.equivariant.neighbors import farthest_point_sample
 
 MODELS = ("risurconv", "parot", "pointnet-frames", "pointnet")
@@ -50,6 +56,9 @@ class PointCloudBase(BaseEstimator):
         scale_range: tuple[float, float] = (0.8, 1.25),
         jitter: float = 0.0,
         n_views: int = 1,
+        stretch: float = 0.0,
+        mirror: bool = False,
+        n_votes: int = 1,
         model_options: dict | None = None,
         smoothing: float = 0.1,
         lr: float = 1e-3,
@@ -72,6 +81,9 @@ class PointCloudBase(BaseEstimator):
         self.scale_range = scale_range
         self.jitter = jitter
         self.n_views = n_views
+        self.stretch = stretch
+        self.mirror = mirror
+        self.n_votes = n_votes
         self.model_options = model_options
         self.smoothing = smoothing
         self.lr = lr
@@ -97,7 +109,7 @@ class PointCloudBase(BaseEstimator):
             raise ValueError(
                 f"normalize: expected 'unit_sphere' or None, found {self.normalize!r}"
             )
-        for name in ("max_epochs", "patience", "n_views"):
+        for name in ("max_epochs", "patience", "n_views", "n_votes"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name}: expected at least 1, found {getattr(self, name)!r}"
@@ -110,6 +122,10 @@ class PointCloudBase(BaseEstimator):
             raise ValueError(
                 "lr, weight_decay, jitter: expected a positive number and numbers of "
                 f"at least 0, found {self.lr!r}, {self.weight_decay!r}, {self.jitter!r}"
+            )
+        if not self.stretch >= 0:
+            raise ValueError(
+                f"stretch: expected a number of at least 0, found {self.stretch!r}"
             )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
@@ -168,35 +184,6 @@ class PointCloudBase(BaseEstimator):
             return x, None
         return x, torch.from_numpy(np.stack(directions)).float()
 
-    def _views(self, x, normals, generator, extra=None) -> list:
-        """Take ``n_points`` of each cloud; further views take others, with jitter.
-
-        Returns triples of points, normals and the rows taken of ``extra``.
-        """
-        views, n = [], x.shape[1]
-        for number in range(1 if generator is None else self.n_views):
-            if number == 0 and self.n_points in (None, n):
-                views.append((x, normals, extra))
-                continue
-            if number == 0:
-                keep = farthest_point_sample(x, self.n_points or n)
-            else:
-                chance = torch.rand(x.shape[:2], generator=generator)
-                keep = chance.argsort(1)[:, : self.n_points or n]
-            rows = keep[..., None].expand(-1, -1, 3)
-            points = x.gather(1, rows)
-            if number and self.jitter:
-                noise = torch.randn(points.shape, generator=generator)
-                points = points + self.jitter * noise
-            views.append(
-                (
-                    points,
-                    None if normals is None else normals.gather(1, rows),
-                    None if extra is None else extra.gather(1, keep),
-                )
-            )
-        return views
-
     def _inputs(self, network: nn.Module, x: Tensor, normals: Tensor | None):
         """What the network takes: graphs, or points."""
         if self.model == "risurconv":
@@ -249,7 +236,21 @@ class PointCloudBase(BaseEstimator):
         rows = torch.from_numpy(np.asarray(rows))
         per_point = y.ndim == 2
         n = None if normals is None else normals[rows]
-        views = self._views(x[rows], n, generator, y[rows] if per_point else None)
+        extra = y[rows] if per_point else None
+        if generator is None:
+            views = [first_view(x[rows], n, extra, self.n_points)]
+        else:
+            views = training_views(
+                x[rows],
+                n,
+                extra,
+                self.n_points,
+                self.n_views,
+                jitter=self.jitter,
+                stretch=self.stretch,
+                mirror=self.mirror,
+                generator=generator,
+            )
         inputs = [self._inputs(network, *view[:2]) for view in views]
         targets = [view[2] for view in views] if per_point else y[rows]
         known = None if category is None else category[rows]
@@ -286,9 +287,15 @@ class PointCloudBase(BaseEstimator):
     # use
 
     def _evaluate(self, X, normals, method: str, category=None) -> Tensor:
+        """Mean over the votes of what the network gives for each cloud."""
         check_is_fitted(self, "net_")
         x, directions = self._read(X, normals)
-        ((x, directions, _),) = self._views(x, directions, None)
+        views = voting_views(x, directions, self.n_points, self.n_votes)
+        total = sum(self._run(view, method, category) for view in views)
+        return total / len(views)
+
+    def _run(self, view: View, method: str, category=None) -> Tensor:
+        x, directions = view.points, view.normals
         network = self.net_.module_.network.eval()
         parts = []
         with torch.no_grad():

@@ -15,6 +15,7 @@ from manifoldkit.equivariant._point_cloud_training import (
     make_segmenter,
     seeded_network,
 )
+from manifoldkit.equivariant._point_cloud_views import voting_views
 from manifoldkit.equivariant.neighbors import three_interpolate
 from manifoldkit.equivariant.point_metrics import part_iou
 
@@ -46,6 +47,13 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     n_views : int, default=1
         Versions of each training cloud, each with other points and noise. The geometry
         of "risurconv" is computed once a version, not once an epoch.
+    stretch : float, default=0.0
+        Further views are stretched along their principal axes, each by a random factor
+        between ``1 / (1 + stretch)`` and ``1 + stretch``.
+    mirror : bool, default=False
+        Half of the further views are mirror images.
+    n_votes : int, default=1
+        Subsets of ``n_points`` of the cloud whose scores are averaged in prediction.
     model_options : dict, optional
         Further arguments of the network.
     smoothing : float, default=0.1
@@ -110,6 +118,9 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         scale_range: tuple[float, float] = (0.8, 1.25),
         jitter: float = 0.0,
         n_views: int = 1,
+        stretch: float = 0.0,
+        mirror: bool = False,
+        n_votes: int = 1,
         model_options: dict | None = None,
         smoothing: float = 0.1,
         lr: float = 1e-3,
@@ -134,6 +145,9 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             scale_range=scale_range,
             jitter=jitter,
             n_views=n_views,
+            stretch=stretch,
+            mirror=mirror,
+            n_votes=n_votes,
             model_options=model_options,
             smoothing=smoothing,
             lr=lr,
@@ -253,7 +267,9 @@ class PointCloudSegmenter(PointCloudBase):
 
     Parameters
     ----------
-    model, n_points, normalize, rotation, rotation_axis, scale_range, jitter, n_views
+    model, n_points, normalize, rotation, rotation_axis, scale_range
+        As in :class:`PointCloudClassifier`.
+    jitter, n_views, stretch, mirror, n_votes
         As in :class:`PointCloudClassifier`.
     model_options, smoothing, lr, weight_decay, max_epochs, batch_size
         As in :class:`PointCloudClassifier`.
@@ -355,10 +371,14 @@ class PointCloudSegmenter(PointCloudBase):
                 f"found {sorted(unknown)}"
             )
         takes = kinds if hasattr(self.net_.module_.network, "n_categories") else None
-        scores = self._evaluate(X, normals, "forward", takes)
-        if scores.shape[1] != x.shape[1]:  # seen at fewer points: carry them back
-            ((seen, _, _),) = self._views(x, directions, None)
-            scores = three_interpolate(x, seen, scores)
+        views = voting_views(x, directions, self.n_points, self.n_votes)
+        total: Tensor | float = 0.0
+        for view in views:
+            scores = self._run(view, "forward", takes)
+            if scores.shape[1] != x.shape[1]:  # seen at fewer points: carry them back
+                scores = three_interpolate(x, view.points, scores)
+            total = total + scores
+        scores = total / len(views)
         allowed = torch.zeros(self.n_categories_, self.n_parts_, dtype=torch.bool)
         for c, parts in self.parts_.items():
             allowed[c, parts] = True
