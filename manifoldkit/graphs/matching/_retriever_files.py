@@ -1,13 +1,12 @@
 """A retriever on disk: settings as JSON, weights and corpus as safetensors."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from manifoldkit.exceptions import MissingExtraError
+from manifoldkit._estimators import plain, read_content, read_tensors, write_files
 from manifoldkit.graphs.matching.base import MatchingNetwork
 from manifoldkit.graphs.matching.corpus import GraphCorpus
 from manifoldkit.graphs.matching.inputs import PlainGraph
@@ -23,11 +22,11 @@ def write_retriever(path: str | Path, retriever: Any) -> None:
         if network is None:
             continue
         for key, value in network.state_dict().items():
-            tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
+            tensors[f"{name}.{key}"] = value
         sizes[name] = _input_dims(network)
     content: dict[str, Any] = {
         "format": _FORMAT,
-        "params": {k: _plain(k, v) for k, v in retriever.get_params().items()},
+        "params": {k: plain(k, v) for k, v in retriever.get_params().items()},
         "input_dims": sizes,
         "history": getattr(retriever, "history_", []),
     }
@@ -42,11 +41,12 @@ def write_retriever(path: str | Path, retriever: Any) -> None:
         tensors["corpus.num_nodes"] = torch.tensor(counts).long()
         for key in ("x", "edge_attr"):
             values = [getattr(g, key) for g in corpus]
-            if values and all(value is not None for value in values):
-                tensors[f"corpus.{key}"] = torch.from_numpy(np.concatenate(values))
-    text = json.dumps(content, indent=2)  # before anything is written: it may refuse
-    _safetensors().save_file(tensors, str(_file(path, ".safetensors")))
-    _file(path, ".json").write_text(text + "\n", encoding="utf-8")
+            given = [value for value in values if value is not None]
+            if given:
+                tensors[f"corpus.{key}"] = torch.from_numpy(np.concatenate(given))
+                there = torch.tensor([value is not None for value in values])
+                tensors[f"corpus.{key}_given"] = there
+    write_files(path, tensors, content)
 
 
 def read_retriever(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -59,14 +59,7 @@ def read_retriever(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Te
     ValueError
         The file holds something else.
     """
-    file = _file(path, ".json")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{file} does not hold a {_FORMAT}")
-    return content, _safetensors().load_file(str(_file(path, ".safetensors")))
+    return read_content(path, _FORMAT), read_tensors(path)
 
 
 def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
@@ -80,8 +73,11 @@ def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     for key, counts in lengths.items():
         features[key] = [None] * len(nodes)
         if f"corpus.{key}" in tensors:
-            parts = torch.split(tensors[f"corpus.{key}"], counts)
-            features[key] = [part.numpy() for part in parts]
+            there = tensors[f"corpus.{key}_given"].numpy().nonzero()[0].tolist()
+            sizes = [counts[i] for i in there]
+            parts = torch.split(tensors[f"corpus.{key}"], sizes)
+            for i, part in zip(there, parts, strict=True):
+                features[key][i] = part.numpy()
     rows = zip(nodes, edges, features["x"], features["edge_attr"], strict=True)
     return [PlainGraph(n, e.numpy(), x, attr) for n, e, x, attr in rows]
 
@@ -92,24 +88,3 @@ def _input_dims(network: MatchingNetwork) -> tuple[int, int]:
         return nodes, network.edge_encoder.in_features
     message = network.propagation.message.in_features
     return nodes, message - 2 * network.propagation.dim
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise MissingExtraError("saving a retriever", "safetensors", "train") from None
-    return safetensors.torch
-
-
-def _file(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    return path.with_name(path.name + suffix)
-
-
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name}: expected a plain value to save, found {value!r}")

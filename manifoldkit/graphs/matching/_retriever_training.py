@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manifoldkit._estimators import seeded
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.graphs.matching.base import MatchingNetwork
 from manifoldkit.graphs.matching.losses import pairwise_ranking_loss
@@ -160,7 +160,7 @@ def train(
     if not options["verbose"]:
         net.set_params(callbacks__print_log=None)
     data = StratifiedPairs(relation, options["batch_size"], steps)
-    with _seeded(seed, options["device"]):
+    with seeded(seed, options["device"]):
         net.fit(data, None)
     network.eval()
     return [_row(entry) for entry in net.history]
@@ -179,14 +179,6 @@ def _row(entry: Any) -> dict:
 
 def _silent(*_: Any) -> None:
     """What skorch's callbacks print to."""
-
-
-@contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
-    cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _watcher(held: Any, max_seconds: float | None) -> Any:

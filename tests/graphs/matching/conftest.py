@@ -1,4 +1,4 @@
-"""Random graphs, and the literal networks of the benchmark as reference."""
+"""Random graphs, and the networks as published as reference."""
 
 import importlib
 import sys
@@ -32,6 +32,6 @@ def reference():
     root = str(Path(__file__).parents[3])
     sys.path.insert(0, root)
     try:
-        return importlib.import_module("benchmarks.subgraph_matching")
+        return importlib.import_module("benchmarks.literal.isonetpp")
     finally:
         sys.path.remove(root)

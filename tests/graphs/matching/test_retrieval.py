@@ -157,6 +157,24 @@ def test_features_are_saved_with_the_corpus(tmp_path):
     assert loaded.search(graphs[1], 2).status.tolist() == ["verified", "rejected"]
 
 
+def test_graphs_with_and_without_features_stay_apart_on_disk(tmp_path):
+    index = torch.tensor([[0, 1], [1, 0]])
+    named = Data(x=torch.tensor([[3.0], [4.0]]), edge_index=index)
+    corpus = [(2, [(0, 1)]), named, (1, [])]
+    SubgraphRetriever(model=None, verify="all").index(corpus).save(tmp_path / "r")
+    loaded = SubgraphRetriever.load(tmp_path / "r")
+    kept = [graph.x for graph in loaded.cascade_.corpus]
+    assert [x is None for x in kept] == [True, False, True]
+    assert kept[1].tolist() == [[3.0], [4.0]]
+
+
+def test_what_is_not_plain_is_not_saved(pairs, tmp_path):
+    seeded = SubgraphRetriever(model=None, random_state=np.random.RandomState(0))
+    with pytest.raises(TypeError, match="random_state"):
+        seeded.index(pairs.corpus).save(tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+
+
 def test_pickles_and_parallel_queries(fitted, pairs):
     copy = pickle.loads(pickle.dumps(fitted))
     copy.set_params(n_jobs=2)
