@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 from torch.nn import functional as F
 
+from manifoldkit.datasets import fetch_point_clouds
 from manifoldkit.equivariant import (
     RISurConvClassifier,
     RISurConvLayer,
@@ -17,6 +18,7 @@ from manifoldkit.equivariant._batch_norms import norm_linear, norm_relu_max
 from manifoldkit.equivariant._offset_attention import OffsetAttention
 from manifoldkit.equivariant.risurconv import SurfaceEmbedding
 from manifoldkit.equivariant.surface_graph import prepare_normals, surface_hierarchy
+from manifoldkit.exceptions import DatasetNotFoundError
 
 SMALL = {"sizes": (40, 24, 16, 8), "neighbors": (6, 6, 8, 8), "n_blocks": 1}
 
@@ -329,3 +331,24 @@ def test_bad_input(call, error, message):
     x, n = surfaces(2, 60, dtype=torch.float32)
     with pytest.raises(error, match=message):
         call(RISurConvClassifier(5, **SMALL).eval(), x, n)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["mesh normals", "axes"])
+def test_real_shapes_keep_their_scores_in_single_precision(given):
+    """Meshes have symmetric parts and equal distances, where orders are fragile."""
+    try:
+        clouds = fetch_point_clouds("psb12", "test")
+    except DatasetNotFoundError:
+        pytest.skip("the archive is not here")
+    x = torch.from_numpy(clouds.X[:40])
+    normals = torch.from_numpy(clouds.normals[:40]) if given else None
+    torch.manual_seed(0)
+    model = RISurConvClassifier(12, **SMALL)
+    trained_statistics(model, x, normals)
+    q = rotations(len(x), torch.float32)
+    with torch.no_grad():
+        scores = model(x, normals)
+        turned = model(x @ q.mT, normals @ q.mT if given else None)
+    change = (turned - scores).abs().amax(1) / scores.abs().amax(1)
+    assert float((change <= 1e-3).float().mean()) >= 0.97
+    assert torch.equal(scores.argmax(1), turned.argmax(1))
