@@ -247,7 +247,7 @@ def run(
     Result
     """
     console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed, "seeds": seeds}, resume)
+    store = Store(out, {"quick": quick, "seed": seed}, resume)
     choice, count = (1.0, 200) if quick else (4.0, 2000)
     chosen = [seed] if quick else list(range(seed, seed + seeds))
     metrics = []

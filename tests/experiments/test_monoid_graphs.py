@@ -59,6 +59,26 @@ def test_a_constant_guess_has_error_one(graphs):
         torch.testing.assert_close(errors.mean(0), torch.full((3,), (n - 1) / n))
 
 
+def test_errors_a_few_graphs_at_a_time_are_those_of_all():
+    pool = experiment.Pool(make_graph_tasks(45, (5, 9), random_state=1))
+    torch.manual_seed(0)
+    model = experiment.GraphNetwork("max", width=8, rounds=2).eval()
+    found = experiment.mean_errors(model, pool, pool.scales, "cpu")
+    with torch.no_grad():
+        whole = pool.take(range(len(pool)))
+        node, graph = experiment.squared_errors(model, whole, pool.scales)
+    torch.testing.assert_close(found, torch.cat([node.mean(0), graph.mean(0)]))
+
+
+def test_every_aggregation_is_in_the_plan():
+    plan = experiment._plan(False, [0, 1])
+    short = [(name, s) for name, seconds, s in plan if seconds == experiment.SHORT]
+    assert short == [(name, [0, 1]) for name in experiment.METHODS]
+    assert {name for name, seconds, _ in plan if seconds == experiment.LONG} == {
+        *experiment.PATIENT
+    }
+
+
 @pytest.mark.slow
 def test_quick_run(tmp_path):
     console = Console(quiet=True)
