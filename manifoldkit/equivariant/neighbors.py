@@ -370,7 +370,7 @@ def group(x: Tensor, index: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor, shape (*index.shape, C)
+    Tensor, shape ``(*index.shape, C)``
 
     Examples
     --------

@@ -58,7 +58,7 @@ class GroupSamples:
         return points @ self.g_inv.mT
 
     def det(self) -> Tensor:
-        """|det g|, shape ``(N,)``."""
+        """Absolute determinants, shape ``(N,)``."""
         return torch.linalg.det(self.g).abs()
 
     def to(self, dtype: torch.dtype, device: torch.device) -> "GroupSamples":

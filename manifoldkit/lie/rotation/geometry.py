@@ -163,7 +163,7 @@ def random_rotation(
 
     Returns
     -------
-    Tensor, shape (*shape, n, n)
+    Tensor, shape ``(*shape, n, n)``
 
     Examples
     --------
