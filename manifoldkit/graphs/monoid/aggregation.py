@@ -15,6 +15,7 @@ from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
 from manifoldkit.graphs.monoid.reduce import plan_for
 
 _PERMUTE = ("train", "always", "never")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class _RaggedAggregation(Aggregation):
@@ -70,9 +71,15 @@ class _RaggedAggregation(Aggregation):
                 f"x, index: expected equal lengths, found {x.shape[0]} elements and "
                 f"{plan.num_elements} indices"
             )
-        if self.lin is not None:
-            x = self._project(x, self.lin)
-        return self._fold(x, plan).movedim(0, dim)
+        out = self._fold(self._encode(x), plan)
+        return out.to(x.dtype).movedim(0, dim)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """Project; half precision becomes float32 unless the weights are half."""
+        weight = next(self.parameters(), None)
+        if x.dtype in _HALF and (weight is None or weight.dtype != x.dtype):
+            x = x.float()
+        return x if self.lin is None else self._project(x, self.lin)
 
     def _project(self, x: Tensor, layer: nn.Module) -> Tensor:
         """Apply the layer to a multiple of 16 rows: same bits in any company."""
@@ -105,7 +112,8 @@ class LCMAggregation(_RaggedAggregation):
     project : bool, optional
         Apply a linear layer and relu first. Default: if both numbers are given.
     identity : Tensor, float or None
-        Value of an empty set; default ``operator.identity``, else zero.
+        Value of an empty set; default ``operator.identity``, else zero. A
+        ``torch.nn.Parameter`` is learned.
     permute : {"train", "always", "never"}
         When to draw a random order of every set. The order matters as far as the
         operator is not associative; random orders in training teach it to be.
@@ -159,7 +167,7 @@ class LCMAggregation(_RaggedAggregation):
             )
         self.operator = operator
         self.permute, self.num_orders, self.generator = permute, num_orders, generator
-        if isinstance(identity, Tensor):
+        if isinstance(identity, Tensor) and not isinstance(identity, nn.Parameter):
             self.register_buffer("identity", identity)
         else:
             self.identity = identity
@@ -173,19 +181,16 @@ class LCMAggregation(_RaggedAggregation):
         return GRUMonoid(channels)
 
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
-        working = x.float() if self._widens(x) else x
         if torch_geometric.is_debug_enabled():
-            self._warn_unless_commutative(working.detach().flatten(0, -2))
+            self._warn_unless_commutative(x.detach().flatten(0, -2))
         shuffles = self.permute == "always" or (
             self.permute == "train" and self.training
         )
         orders = 1 if self.training else self.num_orders
         if orders > 1:
-            out = self._orders(working, plan, orders).mean(0)
-        else:
-            plan = plan.shuffled(self.generator) if shuffles else plan
-            out = plan.reduce(working, self.operator, self.identity)
-        return out.to(x.dtype)
+            return self._orders(x, plan, orders).mean(0)
+        plan = plan.shuffled(self.generator) if shuffles else plan
+        return plan.reduce(x, self.operator, self.identity)
 
     def _warn_unless_commutative(self, rows: Tensor) -> None:
         """Try the operator both ways on some of the rows."""
@@ -199,16 +204,6 @@ class LCMAggregation(_RaggedAggregation):
                 "a set depends on the order of its elements; symmetrize the operator",
                 stacklevel=4,
             )
-
-    def _widens(self, x: Tensor) -> bool:
-        """Half precision accumulates in float32 where no weights forbid it."""
-        half = x.dtype in (torch.float16, torch.bfloat16)
-        return half and not any(True for _ in self._weights())
-
-    def _weights(self):
-        return (
-            self.operator.parameters() if isinstance(self.operator, nn.Module) else ()
-        )
 
     def _orders(self, x: Tensor, plan: SegmentTreePlan, orders: int) -> Tensor:
         return torch.stack(
@@ -226,22 +221,29 @@ class LCMAggregation(_RaggedAggregation):
 
         Root mean square over features; zero for an associative operator.
         """
-        if self.lin is not None:
-            x = self._project(x, self.lin)
-        values = self._orders(x, plan_for(index, None, dim_size), orders)
+        values = self._orders(self._encode(x), plan_for(index, None, dim_size), orders)
         return values.var(0, correction=0).mean(-1).sqrt()
 
     @torch.no_grad()
-    def associativity_error(self, x: Tensor, triples: int = 256) -> Tensor:
+    def associativity_error(
+        self, x: Tensor, index: Tensor | None = None, triples: int = 256
+    ) -> Tensor:
         """Return the error of associativity on random triples of elements.
 
         Root mean square of ``f(f(a, b), c) - f(a, f(b, c))``, relative to that of the
-        elements.
+        elements. With ``index`` the three are drawn from one set.
         """
-        if self.lin is not None:
-            x = self._project(x, self.lin)
-        choice = torch.randint(len(x), (3, triples), generator=self.generator)
-        a, b, c = x[choice.to(x.device)]
+        x = self._encode(x)
+        generator = self.generator
+        device = x.device if generator is None else generator.device
+        keys = torch.rand(3, triples, generator=generator, device=device).to(x.device)
+        chosen = (keys * len(x)).long()
+        if index is not None:
+            plan = plan_for(index)
+            segment = index[chosen[0]].long()
+            place = (keys * plan.counts[segment]).long() + plan.ptr[segment]
+            chosen = plan.order[place]
+        a, b, c = x[chosen]
         error = associativity_loss(self.operator, a, b, c)
         return (error / x.square().mean()).sqrt()
 

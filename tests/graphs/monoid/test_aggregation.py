@@ -125,6 +125,55 @@ def test_half_precision_sums_in_float32():
     assert out.item() == torch.tensor(4095.0).bfloat16().item()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_elements_meet_float32_weights(dtype):
+    x, index = torch.randn(9, 4), torch.tensor([0, 0, 0, 2, 2, 2, 2, 2, 3])
+    for aggregate in (
+        LCMAggregation(GRUMonoid(4), permute="never"),
+        LCMAggregation("gru", 4, 6, permute="never"),
+        FoldAggregation(4, 6),
+    ):
+        out = aggregate(x.to(dtype), index)
+        assert out.dtype == dtype
+        exact = aggregate(x.to(dtype).float(), index)
+        assert torch.equal(out, exact.to(dtype))
+        same = copy.deepcopy(aggregate).to(dtype)  # weights in half precision as well
+        assert same(x.to(dtype), index).dtype == dtype
+
+
+def test_a_parameter_as_identity_is_learned():
+    e = torch.nn.Parameter(torch.ones(2))
+    aggregate = LCMAggregation(torch.maximum, identity=e)
+    assert [*aggregate.parameters()] == [e]
+    out = aggregate(torch.randn(2, 2), torch.tensor([0, 2]), dim_size=3)
+    out.sum().backward()
+    assert torch.equal(e.grad, torch.ones(2))
+    constant = LCMAggregation(torch.maximum, identity=torch.ones(2))
+    assert "identity" in constant.state_dict()
+    assert not [*constant.parameters()]
+
+
+def test_triples_are_drawn_from_one_set():
+    calls = []
+
+    def remember(a, b):
+        calls.append((a, b))
+        return a - b
+
+    index = torch.randperm(60) % 7  # not sorted
+    x = torch.stack([index.float(), torch.arange(60.0)], 1)
+    aggregate = LCMAggregation(remember)
+    assert aggregate.associativity_error(x, index, triples=200) > 0
+    (a, b), (_, c) = calls[:2]
+    assert len(a) == 200
+    assert torch.equal(a[:, 0], b[:, 0])
+    assert torch.equal(a[:, 0], c[:, 0])
+    assert len(set(a[:, 1].tolist())) > 40
+    calls.clear()
+    aggregate.associativity_error(x, triples=200)
+    assert not torch.equal(calls[0][0][:, 0], calls[0][1][:, 0])
+
+
 def test_beside_other_aggregations_and_as_a_readout_of_a_batch():
     x, edges = torch.randn(6, 4), torch.tensor([[0, 1, 2, 5, 4], [1, 0, 1, 3, 3]])
     several = MultiAggregation(["mean", LCMAggregation(GRUMonoid(4)), "max"])
