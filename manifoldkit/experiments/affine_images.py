@@ -396,7 +396,7 @@ def plot_severity(result: Result):
             )
         ax.set_xlabel("severity of the affine maps (1: 20 degrees, scale 0.8 to 1.2)")
         ax.set_ylabel("accuracy on test digits (%)")
-        ax.set_title("Accuracy against the size of the maps", loc="left")
+        ax.set_title("Accuracy against the size of the maps")
         ax.set_xticks(SEVERITIES)
         figure.legend(loc="outside lower center", ncols=2)
     return figure
