@@ -25,6 +25,19 @@ def check_clouds(x: Tensor, name: str = "x") -> Tensor:
     return check_finite(x, name)
 
 
+def split_normals(x: Tensor, normals: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Take rows of six numbers for points and their normals."""
+    if x.ndim < 2 or x.shape[-1] != 6:
+        return x, normals
+    if normals is not None:
+        raise ValueError(
+            "x: expected points of three numbers beside normals, "
+            f"found shape {tuple(x.shape)}"
+        )
+    check_floating(x, "x")
+    return x[..., :3], x[..., 3:]
+
+
 def sorted_batch(batch: Tensor, n: int, name: str = "batch") -> Tensor:
     """Return the vector of cloud numbers; raise unless it is sorted and fits."""
     if batch.shape != (n,) or batch.is_floating_point():

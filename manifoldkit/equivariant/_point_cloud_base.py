@@ -43,6 +43,7 @@ class PointCloudBase(BaseEstimator):
     """Settings, input checks, training and files."""
 
     net_: Any
+    on_invalid = "raise"  # a setting of the classifier alone: parts need every point
     _format = ""
 
     def __init__(
@@ -123,6 +124,10 @@ class PointCloudBase(BaseEstimator):
                 "lr, weight_decay, jitter: expected a positive number and numbers of "
                 f"at least 0, found {self.lr!r}, {self.weight_decay!r}, {self.jitter!r}"
             )
+        if self.on_invalid not in ("raise", "drop"):
+            raise ValueError(
+                f"on_invalid: expected 'raise' or 'drop', found {self.on_invalid!r}"
+            )
         if not self.stretch >= 0:
             raise ValueError(
                 f"stretch: expected a number of at least 0, found {self.stretch!r}"
@@ -138,11 +143,15 @@ class PointCloudBase(BaseEstimator):
     def _read(self, X, normals, name="X") -> tuple[Tensor, Tensor | None]:
         """Clouds and normals as float32 tensors of equal numbers of points."""
         clouds = _as_list(X, name)
+        if normals is None and all(c.ndim == 2 and c.shape[1] == 6 for c in clouds):
+            clouds, normals = [c[:, :3] for c in clouds], [c[:, 3:] for c in clouds]
         directions = None if normals is None else _as_list(normals, "normals")
         if directions is not None and len(directions) != len(clouds):
             raise ValueError(
                 f"normals: expected {len(clouds)} arrays, found {len(directions)}"
             )
+        if self.on_invalid == "drop":
+            clouds, directions = _finite_points(clouds, directions)
         for i, cloud in enumerate(clouds):
             if cloud.ndim != 2 or cloud.shape[1] != 3 or len(cloud) < _SMALLEST:
                 raise ValueError(
@@ -357,6 +366,17 @@ def _as_list(X, name: str) -> list[np.ndarray]:
                 f"{name}[{i}]: expected floating-point numbers, found {cloud.dtype}"
             )
     return clouds
+
+
+def _finite_points(clouds, directions):
+    """Leave out the points that are not finite, and their normals."""
+    for i, cloud in enumerate(clouds):
+        good = np.isfinite(cloud).all(-1)
+        if good.ndim == 1 and not good.all():
+            clouds[i] = cloud[good]
+            if directions is not None and len(directions[i]) == len(cloud):
+                directions[i] = directions[i][good]
+    return clouds, directions
 
 
 def _unit_sphere(cloud: np.ndarray) -> np.ndarray:

@@ -81,6 +81,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         1 prints a line an epoch.
     class_weight : dict, "balanced" or None
         Weights of the classes in the loss.
+    on_invalid : {"raise", "drop"}, default="raise"
+        What to do with points that are not finite: refuse, or leave them out.
 
     Attributes
     ----------
@@ -132,6 +134,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         patience: int = 10,
         checkpoint: str | Path | None = None,
         class_weight=None,
+        on_invalid: str = "raise",
         device: str = "cpu",
         random_state=None,
         verbose: int = 0,
@@ -163,6 +166,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             verbose=verbose,
         )
         self.class_weight = class_weight
+        self.on_invalid = on_invalid
 
     def fit(self, X, y, normals=None):
         """Train the network.
@@ -170,7 +174,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         Parameters
         ----------
         X : array of shape (n_clouds, n_points, 3), or list of arrays (n_i, 3)
-            Points; clouds of different sizes need ``n_points``.
+            Points; clouds of different sizes need ``n_points``. Six numbers a point
+            are taken for the point and its normal.
         y : array-like of shape (n_clouds,)
             Labels, at least two different ones.
         normals : like X, optional

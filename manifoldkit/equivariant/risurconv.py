@@ -11,7 +11,12 @@ from manifoldkit.equivariant._batch_norms import (
     norm_relu_max,
     normalized_weight,
 )
-from manifoldkit.equivariant._clouds import check_clouds, check_count, sorted_batch
+from manifoldkit.equivariant._clouds import (
+    check_clouds,
+    check_count,
+    sorted_batch,
+    split_normals,
+)
 from manifoldkit.equivariant._offset_attention import OffsetAttention
 from manifoldkit.equivariant.local_surfaces import N_FEATURES
 from manifoldkit.equivariant.neighbors import group
@@ -193,6 +198,8 @@ class RISurConvClassifier(nn.Module):
         Number of classes.
     scale : {1, 2}
         512, 256, 128, 64 centres, or twice as many.
+    in_normals : bool, default=True
+        Whether given normals are used; False takes estimated axes in any case.
     head : {"mlp", "tokens"}
         The residual blocks see the pooled vector alone, where their attention is
         trivial, or also the centres of the last level.
@@ -233,6 +240,7 @@ class RISurConvClassifier(nn.Module):
         n_classes: int,
         scale: int = 1,
         *,
+        in_normals: bool = True,
         head: str = "mlp",
         n_blocks: int = 3,
         lra_k: int = 32,
@@ -260,6 +268,7 @@ class RISurConvClassifier(nn.Module):
             )
         check_count(n_classes, "n_classes")
         self.n_classes, self.lra_k = n_classes, check_count(lra_k, "lra_k")
+        self.in_normals = bool(in_normals)
         self.unsigned_normals, self.axis = unsigned_normals, axis
         self.sizes, self.neighbors = tuple(sizes), tuple(neighbors)
         before = (0, *channels)
@@ -288,7 +297,7 @@ class RISurConvClassifier(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3) or (N, 3)
-            Clouds of equal size.
+            Clouds of equal size; with six numbers a point, the last are its normal.
         normals : Tensor, same shape, optional
             Normals of any length; zeros and NaN are replaced by estimated axes.
 
@@ -304,6 +313,7 @@ class RISurConvClassifier(nn.Module):
             self.neighbors,
             axis=self.axis,
             unsigned=self.unsigned_normals,
+            in_normals=self.in_normals,
             axis_neighbors=self.lra_k,
         )
 
@@ -342,6 +352,7 @@ class RISurConvClassifier(nn.Module):
 
     def _ragged_features(self, x, normals, batch) -> Tensor:
         """Clouds whose levels have equal sizes go through the network together."""
+        x, normals = split_normals(x, normals)
         check_clouds(x)
         sizes = torch.bincount(sorted_batch(batch, len(x))).tolist()
         clouds = x.split(sizes)
@@ -371,8 +382,9 @@ class RISurConvClassifier(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (B, N, 3) or (N, 3), or SurfaceGraph
-            Clouds, or what :meth:`precompute` returned for them.
+        x : Tensor, shape (B, N, 3), (B, N, 6) or (N, 3), or SurfaceGraph
+            Clouds (six numbers: points with normals), or what :meth:`precompute`
+            returned for them.
         normals : Tensor, same shape, optional
             Default: estimated axes.
         batch : Tensor of int, shape (N,), optional

@@ -71,7 +71,7 @@ class RISurConvSegmenter(nn.Module):
         Number of part labels over all categories.
     n_categories : int, default=16
         Number of object categories; the category of a cloud is given. 0 for none.
-    lra_k, unsigned_normals
+    in_normals, lra_k, unsigned_normals
         As in :class:`RISurConvClassifier`.
     sizes, neighbors, channels : sequence of int, optional
         Centres, neighbours and channels of the levels.
@@ -99,6 +99,7 @@ class RISurConvSegmenter(nn.Module):
         n_parts: int,
         n_categories: int = 16,
         *,
+        in_normals: bool = True,
         lra_k: int = 32,
         unsigned_normals: bool = False,
         sizes: Sequence[int] = (512, 256, 128, 64),
@@ -116,6 +117,7 @@ class RISurConvSegmenter(nn.Module):
             )
         self.n_parts = check_count(n_parts, "n_parts")
         self.n_categories, self.lra_k = n_categories, check_count(lra_k, "lra_k")
+        self.in_normals = bool(in_normals)
         self.unsigned_normals = unsigned_normals
         self.sizes, self.neighbors = tuple(sizes), tuple(neighbors)
         self.up_neighbors = tuple(up_neighbors)
@@ -153,6 +155,7 @@ class RISurConvSegmenter(nn.Module):
             axis=None,
             up_neighbors=self.up_neighbors,
             unsigned=self.unsigned_normals,
+            in_normals=self.in_normals,
             axis_neighbors=self.lra_k,
         )
 
@@ -167,7 +170,7 @@ class RISurConvSegmenter(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (B, N, 3), or SurfaceGraph
+        x : Tensor, shape (B, N, 3), (B, N, 6) with normals, or SurfaceGraph
             Clouds, or what :meth:`precompute` returned for them.
         normals : Tensor, shape (B, N, 3), optional
             Default: estimated axes.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.equivariant._clouds import check_clouds, split_normals
 from manifoldkit.equivariant.axes import (
     distance_weights,
     estimate_axes,
@@ -247,13 +247,14 @@ def build_surface_graph(
     axis: str | None = "both",
     up_neighbors: Sequence[int] = (),
     unsigned: bool = False,
+    in_normals: bool = True,
     axis_neighbors: int = _AXIS_NEIGHBORS,
 ) -> SurfaceGraph:
     """Compute all levels of clouds of equal size, in float64.
 
     Parameters
     ----------
-    x : Tensor, shape (B, N, 3)
+    x : Tensor, shape (B, N, 3), or (B, N, 6) with normals
         Points.
     normals : Tensor, shape (B, N, 3), optional
         Default: estimated axes.
@@ -265,6 +266,8 @@ def build_surface_graph(
         Neighbours of the levels back to all points.
     unsigned : bool
         Normals have no sign.
+    in_normals : bool
+        Whether given normals are looked at.
     axis_neighbors : int
         For estimated axes.
 
@@ -273,8 +276,9 @@ def build_surface_graph(
     SurfaceGraph
         In float64, on the device of ``x``. Gradients flow to points and normals.
     """
+    x, normals = split_normals(x, normals)
     points = check_clouds(x).double()
-    directions = None if normals is None else normals.double()
+    directions = normals.double() if in_normals and normals is not None else None
     if directions is not None and directions.ndim == 2:
         directions = directions[None]
     directions = prepare_normals(points, directions, axis_neighbors)

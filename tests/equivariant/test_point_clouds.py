@@ -241,3 +241,27 @@ def test_bad_labels_and_normals():
         segmenter.fit(clouds.X, clouds.y)
     with pytest.raises(ValueError, match="category: expected 24 integers"):
         segmenter.fit(clouds.X, clouds.parts, category=[0])
+
+
+def test_six_numbers_and_points_to_drop():
+    clouds = make_point_clouds(8, 64, shapes=("box", "torus"), random_state=0)
+    options = {"sizes": (32, 16, 8, 8), "n_blocks": 0}
+    model = PointCloudClassifier(model_options=options, max_epochs=1, random_state=0)
+    model.fit(np.concatenate([clouds.X, clouds.normals], -1), clouds.y)
+    np.testing.assert_array_equal(
+        model.decision_function(np.concatenate([clouds.X, clouds.normals], -1)),
+        model.decision_function(clouds.X, clouds.normals),
+    )
+    X = clouds.X.copy()
+    X[2, 5] = np.nan
+    with pytest.raises(ValueError, match=r"X\[2\] is not finite"):
+        model.predict(X, clouds.normals)
+    kept = [np.delete(x, 5, 0) if i == 2 else x for i, x in enumerate(X)]
+    sizes = {"on_invalid": "drop", "n_points": 48}
+    np.testing.assert_allclose(
+        model.set_params(**sizes).decision_function(X, clouds.normals)[2],
+        model.decision_function(kept[2:3], [np.delete(clouds.normals[2], 5, 0)])[0],
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="on_invalid: expected"):
+        PointCloudClassifier(on_invalid="ignore").fit(clouds.X, clouds.y)

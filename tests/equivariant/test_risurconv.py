@@ -259,6 +259,20 @@ def test_normals_are_normalised_and_replaced():
     assert torch.equal(mended[0, 5], prepare_normals(x, None)[0, 5])
 
 
+def test_normals_beside_the_points_or_not_used():
+    x, n = surfaces(3, 60)
+    model = RISurConvClassifier(5, **SMALL).double().eval()
+    joined, batch = torch.cat([x, n], -1), torch.arange(3).repeat_interleave(60)
+    assert torch.equal(model(joined), model(x, n))
+    ragged = model(joined.flatten(0, 1), batch=batch)
+    torch.testing.assert_close(ragged, model(x, n))
+    with pytest.raises(ValueError, match="x: expected points of three numbers"):
+        model(joined, n)
+    without = RISurConvClassifier(5, in_normals=False, **SMALL).double().eval()
+    without.load_state_dict(model.state_dict())
+    assert torch.equal(without(x, n), model(x))
+
+
 def test_layer_alone():
     x, n = surfaces(2, 60, dtype=torch.float32)
     layer = RISurConvLayer(20, 8, 5, 16).eval()
