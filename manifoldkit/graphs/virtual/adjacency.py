@@ -13,7 +13,7 @@ from manifoldkit.graphs.virtual.kernels import (
     check_adjacency,
     cut,
     inverse,
-    normalize_adjacency,
+    normalized,
 )
 from manifoldkit.graphs.virtual.propagation import (
     Blocks,
@@ -21,6 +21,7 @@ from manifoldkit.graphs.virtual.propagation import (
     LowRankPropagation,
     Road,
 )
+from manifoldkit.linalg.checks import check_floating
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,8 @@ class SemiAdaptiveAdjacency(nn.Module):
 
     Raises
     ------
+    TypeError
+        A road graph that is not a tensor of floating-point numbers.
     ValueError
         A road graph that is not square, finite and non-negative; settings that do not
         fit together.
@@ -133,6 +136,7 @@ class SemiAdaptiveAdjacency(nn.Module):
         self.num_virtual = 0 if mode == "distance" else num_virtual
         self.embed_dim, self.threshold = embed_dim, threshold
         self.bidirectional, self.sparse_topk = bidirectional, sparse_topk
+        check_floating(a_dist, "a_dist")
         self.is_sparse = a_dist.layout != torch.strided
         if self.is_sparse and mode == "adaptive":
             raise ValueError(
@@ -276,10 +280,10 @@ class SemiAdaptiveAdjacency(nn.Module):
         rest = torch.cat([vr, vv], 1)
         if self.gate is None:
             whole = torch.cat([torch.cat([road, rv], 1), rest])
-            return normalize_adjacency(whole, self.normalize, self.self_loops)
+            return normalized(whole, self.normalize, self.self_loops)
         links = rv.sum(1)
         share = torch.where(links > 0, torch.sigmoid(self.gate), 0.0)
-        road = normalize_adjacency(road, "row", self.self_loops)
+        road = normalized(road, "row", self.self_loops)
         real = torch.cat(
             [(1 - share)[:, None] * road, (share * inverse(links))[:, None] * rv], 1
         )

@@ -17,11 +17,16 @@ def check_adjacency(a: Tensor, name: str = "a_dist", n: int | None = None) -> Te
     check_square(a, name, n)
     if a.ndim != 2:
         raise ValueError(f"{name}: expected one matrix, found shape {tuple(a.shape)}")
+    return check_weights(a, name)
+
+
+def check_weights(a: Tensor, name: str) -> Tensor:
+    """Raise unless all weights are finite and none is negative."""
     check_finite(a, name)
     if bool((a < 0).any()):
-        i, j = first_index(a < 0)
+        where = first_index(a < 0)
         raise ValueError(
-            f"{name}[{i}, {j}] is {float(a[i, j]):.3g}: expected no negative weight"
+            f"{name}{[*where]} is {float(a[where]):.3g}: expected no negative weight"
         )
     return a
 
@@ -99,14 +104,25 @@ def normalize_adjacency(a: Tensor, how: str = "row", self_loops: bool = True) ->
     -------
     Tensor, shape (..., n, n)
 
+    Raises
+    ------
+    ValueError
+        Not square; weights that are not finite or negative; unknown normalization.
+
     Examples
     --------
     >>> normalize_adjacency(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), "row")
     tensor([[0.2500, 0.7500],
             [0.0000, 1.0000]])
     """
-    check_square(a, "a")
     check_normalization(how)
+    if not torch.compiler.is_compiling():  # it cannot look at values
+        check_weights(check_square(a, "a"), "a")
+    return normalized(a, how, self_loops)
+
+
+def normalized(a: Tensor, how: str, self_loops: bool) -> Tensor:
+    """Do what :func:`normalize_adjacency` says, without looking at the values."""
     if self_loops:
         a = a + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     if how == "none":
@@ -207,6 +223,9 @@ def semi_adaptive_adjacency(
             f"e1, e2: expected shape (N + nv, d) with N = {n_real}, found "
             f"{tuple(e1.shape)} and {tuple(e2.shape)}"
         )
+    if not torch.compiler.is_compiling():
+        check_finite(e1, "e1")
+        check_finite(e2, "e2")
     if mode == "all_ones":
         out = a_dist.new_ones(n, n)
         out[n_real:, n_real:] = 0

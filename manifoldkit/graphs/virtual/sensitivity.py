@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -174,15 +175,7 @@ def _row(flat, x, seeds, norm, node_dim, n, probes) -> Tensor:
     """Norms of the derivatives of one node's features, shape (n,)."""
     total = flat.new_zeros(n)
     for part in seeds.split(32):  # blocks bound the memory
-        (grad,) = torch.autograd.grad(
-            flat,
-            x,
-            part,
-            retain_graph=True,
-            is_grads_batched=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        grad = _pull_back(flat, x, part)
         axis = node_dim if node_dim < 0 else node_dim + 1
         block = grad.movedim(axis, 0)[:n].flatten(1).detach()
         if norm == "fro":
@@ -194,6 +187,22 @@ def _row(flat, x, seeds, norm, node_dim, n, probes) -> Tensor:
     if norm == "fro":
         total = (total / (probes or 1)).sqrt()
     return total
+
+
+def _pull_back(flat: Tensor, x: Tensor, seeds: Tensor) -> Tensor:
+    """Return the gradients for several seeds, stacked."""
+    gradient = partial(
+        torch.autograd.grad,
+        flat,
+        x,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    try:
+        return gradient(seeds, is_grads_batched=True)[0]
+    except RuntimeError:  # a hand-written backward that knows no batches
+        return torch.stack([gradient(seed)[0] for seed in seeds])
 
 
 def receptive_field(

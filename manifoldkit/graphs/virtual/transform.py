@@ -34,9 +34,9 @@ class AddVirtualNodes(BaseTransform):
         ``x`` of a virtual node: zero; the mean over the nodes it is linked with; or
         zero, to be filled by :class:`VirtualNodeFeatures` inside the model.
     edge_weight : float, default=1.0
-        Weight of the new links, where the graph has ``edge_weight``. Other edge
-        attributes are zero; ``edge_type`` gets two new types, to and from the virtual
-        node.
+        Weight of the new links. A graph without ``edge_weight`` gets one, with ones for
+        its own edges, unless this is 1. Other edge attributes are zero; ``edge_type``
+        gets two new types, to and from the virtual node.
     batch_safe : bool, default=True
         False treats a ``Batch`` as the one graph that it is to PyG.
     extend_targets : bool, default=False
@@ -108,10 +108,11 @@ class AddVirtualNodes(BaseTransform):
                     "data: this Batch cannot be taken apart into its graphs "
                     f"({error}); add virtual nodes before batching"
                 ) from None
-            return Batch.from_data_list([self._extend(graph) for graph in graphs])
+            alike = _sliced_alike(data)
+            return Batch.from_data_list([self._extend(g, alike) for g in graphs])
         return self._extend(data)
 
-    def _extend(self, data: Data) -> Data:
+    def _extend(self, data: Data, alike: set[str] | None = None) -> Data:
         if data.edge_index is None:
             raise ValueError("data: expected edge_index, found none")
         n = int(data.num_nodes or 0)
@@ -121,9 +122,12 @@ class AddVirtualNodes(BaseTransform):
         up = torch.stack([real, virtual + n])
         links = torch.cat([up, up.flip(0)], 1).to(device)
         average = _averaging(real, virtual, self.num).to(device)
+        if self.edge_weight != 1 and "edge_weight" not in data:
+            data.edge_weight = torch.ones(old_edges, device=device)
+            alike = None if alike is None else alike | {"edge_weight"}
         changed = {}  # first all, because sizes are guessed from what is there
         for key, value in data.items():
-            if key == "edge_index":
+            if key == "edge_index" or (alike is not None and key not in alike):
                 continue
             if data.is_edge_attr(key) and _length(data, key, value) == old_edges:
                 changed[key] = self._edges(key, value, links.shape[1])
@@ -168,6 +172,21 @@ class AddVirtualNodes(BaseTransform):
         if mean and value.is_floating_point():
             new = (average.to(value.dtype) @ value.flatten(1)).view_as(new)
         return torch.cat([value, new])
+
+
+def _sliced_alike(batch: Batch) -> set[str]:
+    """Return the attributes that have an entry a node or an edge in every graph.
+
+    In a graph of one node alone, an attribute of the graph looks like one of the node.
+    """
+    slices = batch._slice_dict
+    edges = slices.get("edge_index")
+    return {
+        key
+        for key, ends in slices.items()
+        if torch.equal(ends, batch.ptr.to(ends.device))
+        or (edges is not None and torch.equal(ends, edges))
+    }
 
 
 def _length(data: Data, key: str, value: Any) -> int:

@@ -348,7 +348,51 @@ def test_bad_input(a, options, message):
         SemiAdaptiveAdjacency(a, **options)
 
 
+@pytest.mark.parametrize(
+    "a",
+    [
+        np.eye(2),
+        torch.ones(2, 2, dtype=torch.int64),
+        torch.ones(2, 2, dtype=torch.int64).to_sparse(),
+    ],
+    ids=["array", "integers", "sparse integers"],
+)
+def test_a_road_graph_is_a_tensor_of_floating_point_numbers(a):
+    with pytest.raises(TypeError, match="a_dist: expected"):
+        SemiAdaptiveAdjacency(a)
+
+
+def test_bad_weights_to_normalize():
+    with pytest.raises(ValueError, match="square"):
+        normalize_adjacency(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        normalize_adjacency(torch.full((2, 2), torch.nan))
+    with pytest.raises(ValueError, match=r"a\[0, 1, 1\] is -1: expected no negative"):
+        normalize_adjacency(torch.diag(torch.tensor([1.0, -1.0]))[None])
+    with pytest.raises(ValueError, match="normalize"):
+        normalize_adjacency(road(), "column")
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("options", [{}, {"gate": True}, {"bidirectional": True}])
+def test_the_compiler_takes_it_whole(options):
+    torch.compiler.reset()
+    module = make(**options)
+    whole = torch.compile(module, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(whole(), module())
+    e1, e2 = embeddings()
+
+    def weights(e1, e2):
+        return normalize_adjacency(semi_adaptive_adjacency(road(), e1, e2))
+
+    compiled = torch.compile(weights, backend="aot_eager")
+    torch.testing.assert_close(compiled(e1, e2), weights(e1, e2))
+
+
 def test_bad_embeddings():
+    e1, e2 = embeddings()
+    with pytest.raises(ValueError, match="e2 is not finite"):
+        semi_adaptive_adjacency(road(), e1, e2 / 0)
     with pytest.raises(ValueError, match=r"e1, e2: expected shape \(N \+ nv, d\)"):
         semi_adaptive_adjacency(road(), *embeddings(N - 1))
     with pytest.raises(ValueError, match="mode"):

@@ -3,7 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from manifoldkit.graphs import layer_sensitivity, normalize_adjacency, receptive_field
+from manifoldkit.graphs import (
+    GRUMonoid,
+    LCMAggregation,
+    layer_sensitivity,
+    normalize_adjacency,
+    receptive_field,
+)
 from manifoldkit.graphs.virtual.sensitivity import hop_distance
 
 
@@ -61,6 +67,24 @@ def test_layers_by_name_and_leading_axes():
     torch.testing.assert_close(
         layer_sensitivity(net, x, layer=net.first).matrix, result.matrix
     )
+
+
+def test_a_backward_pass_of_its_own_is_taken_seed_by_seed(generator):
+    """The GRU operator's backward does not take a batch of gradients at once."""
+    torch.manual_seed(0)
+    aggregate = LCMAggregation(GRUMonoid(3), permute="never").double()
+    ends = torch.tensor([[0, 1, 2, 3, 0, 2], [1, 1, 3, 0, 0, 2]])
+    x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+
+    def layer(x):
+        return aggregate(x[ends[0]], ends[1], dim_size=4)
+
+    found = layer_sensitivity(layer, x)
+    jacobian = torch.autograd.functional.jacobian(layer, x)
+    torch.testing.assert_close(
+        found.matrix, jacobian.movedim(2, 1).flatten(2).norm(dim=2)
+    )
+    assert found.matrix[1, 3] == 0 < found.matrix[1, 0]
 
 
 def test_bins_by_hops():

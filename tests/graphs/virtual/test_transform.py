@@ -100,6 +100,22 @@ def test_links_and_attributes():
     assert more.train_mask.tolist() == [True] * 4 + [False] * 2
 
 
+def test_a_weight_of_their_own_gives_all_edges_weights():
+    out = AddVirtualNodes(edge_weight=0.5)(graph())
+    assert out.edge_weight.tolist() == [1.0] * 8 + [0.5] * 8
+    batch = AddVirtualNodes(edge_weight=0.5)(Batch.from_data_list([graph(), graph(1)]))
+    assert batch.edge_weight.shape == (batch.num_edges,)
+    assert "edge_weight" not in AddVirtualNodes()(graph())
+
+
+def test_attributes_of_a_graph_of_one_node_are_not_taken_for_those_of_the_node():
+    graphs = [graph(n, energy=torch.ones(1), mass=torch.ones(n)) for n in (4, 1)]
+    out = AddVirtualNodes(2)(Batch.from_data_list(graphs))
+    assert out.energy.tolist() == [1, 1]
+    assert out.mass.tolist() == [1] * 4 + [0, 0] + [1, 0, 0]
+    assert [g.energy.tolist() for g in out.to_data_list()] == [[1], [1]]
+
+
 def test_mean_and_learned_features():
     data = graph(5)
     mean = AddVirtualNodes(2, features="mean")(data.clone())
