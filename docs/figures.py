@@ -104,7 +104,7 @@ def equivariant(figure):
         turn = np.eye(3) if seed is None else Rotation.random(rng=seed).as_matrix()
         x = cloud @ turn.T
         frame = pca_frame(torch.from_numpy(x), "SE(3)", signs="moment")
-        center, vectors = frame.t.reshape(-1, 3)[0], frame.R.reshape(-1, 3, 3)[0]
+        center, vectors = frame.t, frame.R[frame.log_weights.argmax()]
         look = {"cmap": "cividis_r", "s": 5, "linewidths": 0, "rasterized": True}
         ax.scatter(*x.T, c=cloud[:, 0], **look)
         for column, color in zip(vectors.T.numpy(), (RED, GREEN, BLUE), strict=True):
