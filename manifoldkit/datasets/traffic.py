@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,6 +229,24 @@ def _from_archive(file: Path, **words) -> TrafficData:
     )
 
 
+def local_times(times: Any, name: str = "timestamps") -> np.ndarray:
+    """Return times as datetime64[s].
+
+    Raises
+    ------
+    ValueError
+        No times, or times with a zone: NumPy would turn them into UTC.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # NumPy's word for a zone
+            return np.asarray(times).astype("datetime64[s]")
+    except UserWarning:
+        raise ValueError(
+            f"{name}: expected times of a local clock without a zone, found {times!r}"
+        ) from None
+
+
 def regularize_series(
     values: np.ndarray, timestamps: np.ndarray, step_minutes: int
 ) -> tuple[np.ndarray, np.datetime64]:
@@ -259,7 +278,7 @@ def regularize_series(
     array([ 1., nan,  3.])
     """
     values = np.asarray(values)
-    stamps = np.asarray(timestamps).astype("datetime64[m]").astype(np.int64)
+    stamps = local_times(timestamps).astype("datetime64[m]").astype(np.int64)
     if values.ndim != 2 or stamps.shape != values.shape[:1] or not len(values):
         raise ValueError(
             f"values, timestamps: expected shapes (T, N) and (T,) with T > 0, found "

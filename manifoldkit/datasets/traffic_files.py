@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifoldkit.datasets.traffic import TrafficData, regularize_series
+from manifoldkit.datasets.traffic import (
+    TrafficData,
+    local_times,
+    regularize_series,
+)
 from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
 
 
@@ -110,14 +114,14 @@ def load_traffic(
     if table.timestamps is not None:
         values, first = regularize_series(values, table.timestamps, step_minutes)
         begin = first if begin is None else begin
-    begin = np.datetime64("2018-01-01T00:00" if begin is None else begin, "m")
+    begin = local_times("2018-01-01T00:00" if begin is None else begin, "start").item()
     n = values.shape[1]
     weights = _read_graph(graph, n, table.sensors, sigma, cutoff)
     lat, lon = _read_places(places, table.sensors)
     return TrafficData(
         values.astype(np.float32),
         weights,
-        begin,
+        np.datetime64(begin, "m"),
         step_minutes,
         name=name or file.stem,
         provenance=f"file {file.name} of the user",
@@ -227,11 +231,11 @@ def _read_csv(file: Path) -> _Table:
     stamps = None
     if not _is_number(rows[0][0]):
         try:
-            stamps = np.array([row[0] for row in rows], dtype="datetime64[s]")
+            stamps = local_times([row[0] for row in rows])
         except ValueError:
             raise ValueError(
-                f"{file}: expected numbers or time stamps in the first column, found "
-                f"{rows[0][0]!r}"
+                f"{file}: expected numbers or time stamps without a zone in the first "
+                f"column, found {rows[0][0]!r}"
             ) from None
         header, rows = header[1:], [row[1:] for row in rows]
     try:

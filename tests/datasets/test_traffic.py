@@ -120,11 +120,12 @@ def test_an_hour_that_is_skipped_and_one_that_comes_twice():
         ([[1.0]], ["2024-01-01", "2024-01-02"], 5, "expected shapes"),
         ([[1.0]], ["2024-01-01"], 0, "step_minutes"),
         ([[1.0], [2.0]], ["2000-01-01", "2024-01-02"], 1, "is step_minutes right"),
+        ([[1.0]], ["2024-01-01T00:00+01:00"], 5, "without a zone"),
     ],
 )
 def test_bad_times(values, stamps, step, message):
     with pytest.raises(ValueError, match=message):
-        regularize_series(values, np.array(stamps, "datetime64[m]"), step)
+        regularize_series(values, stamps, step)
 
 
 def test_times_of_the_rows():

@@ -159,6 +159,7 @@ def test_a_matrix_of_weights_as_text(tmp_path):
         ("1,2\n", "rows of as many columns"),
         ("1,2\n3\n", "rows of as many columns"),
         ("1,2\nx,3\n", "numbers or time stamps"),
+        ("1,2\n2024-01-01T00:00Z,3\n", "without a zone"),
         ("1,2\n3,x\n", "could not convert"),
     ],
 )

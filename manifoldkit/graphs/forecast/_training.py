@@ -1,14 +1,8 @@
-"""What :class:`~manifoldkit.graphs.TrafficForecaster` needs of skorch and files."""
+"""What :class:`~manifoldkit.graphs.TrafficForecaster` needs of skorch."""
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
@@ -198,53 +192,3 @@ def make_trainer(
         verbose=verbose,
         **kw,
     )
-
-
-@contextmanager
-def seeded(seed: int, device: str) -> Iterator[None]:
-    """Torch's generators, seeded inside and untouched outside."""
-    cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _safetensors():
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise MissingExtraError("saving a network", "safetensors", "train") from None
-    return safetensors.numpy
-
-
-def _file(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    return path.with_name(path.name + suffix)
-
-
-def write_files(path: str | Path, arrays: dict[str, np.ndarray], content: dict) -> None:
-    """Write arrays as safetensors and the rest as JSON."""
-    text = json.dumps(content, indent=2)  # before anything is written: it may refuse
-    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-    _safetensors().save_file(arrays, str(_file(path, ".safetensors")))
-    _file(path, ".json").write_text(text + "\n", encoding="utf-8")
-
-
-def read_files(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
-    """Read what :func:`write_files` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    ValueError
-        The file holds something else.
-    """
-    file = _file(path, ".json")
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != kind:
-        raise ValueError(f"{file} does not hold a {kind}")
-    return _safetensors().load_file(str(_file(path, ".safetensors"))), content

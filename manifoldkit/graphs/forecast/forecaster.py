@@ -10,14 +10,18 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from manifoldkit._estimators import (
+    plain,
+    read_content,
+    read_tensors,
+    seeded,
+    write_files,
+)
 from manifoldkit.graphs.forecast._training import (
     RECIPES,
     ForecastNetwork,
     make_backbone,
     make_trainer,
-    read_files,
-    seeded,
-    write_files,
 )
 from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
@@ -441,17 +445,17 @@ class TrafficForecaster(BaseEstimator):
         """
         check_is_fitted(self, "net_")
         state = self.net_.module_.state_dict()
-        arrays = {f"network.{k}": v.detach().cpu().numpy() for k, v in state.items()}
+        tensors = {f"network.{k}": v for k, v in state.items()}
         coo = self._graph.to_sparse_coo().coalesce()
-        arrays["graph.index"] = coo.indices().numpy()
-        arrays["graph.weight"] = coo.values().numpy()
-        arrays |= self.scaler_.arrays()
+        tensors |= {"graph.index": coo.indices(), "graph.weight": coo.values()}
+        scaler = self.scaler_.arrays()
+        tensors |= {k: torch.from_numpy(v) for k, v in scaler.items()}
         params, profile = self.get_params(deep=False), self.scaler_.profile_
         if isinstance(params["random_state"], np.random.RandomState):
             params["random_state"] = None
         content = {
             "format": _FORMAT,
-            "params": params,
+            "params": {k: plain(k, v) for k, v in params.items()},
             "n_sensors": self.n_sensors_,
             "step_minutes": self.step_minutes_,
             "dtype": self.dtype_,
@@ -459,7 +463,7 @@ class TrafficForecaster(BaseEstimator):
             "profile_split": profile is not None and profile.split_,
             "history": self.history_,
         }
-        write_files(path, arrays, content)
+        write_files(path, tensors, content)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "TrafficForecaster":
@@ -477,7 +481,7 @@ class TrafficForecaster(BaseEstimator):
         FileNotFoundError, ValueError
             There is none, or the files hold something else.
         """
-        arrays, content = read_files(path, _FORMAT)
+        content, tensors = read_content(path, _FORMAT), read_tensors(path)
         params = content["params"]
         for name in ("backbone_options", "split"):
             params[name] = _tuples(params[name])
@@ -485,24 +489,24 @@ class TrafficForecaster(BaseEstimator):
         model.n_sensors_ = n = content["n_sensors"]
         model.step_minutes_, model.dtype_ = content["step_minutes"], content["dtype"]
         model.scaler_ = model._scaler().restore_arrays(
-            arrays, model.step_minutes_, content["profile_split"]
+            tensors, model.step_minutes_, content["profile_split"]
         )
         graph = torch.sparse_coo_tensor(
-            torch.from_numpy(arrays["graph.index"]),
-            torch.from_numpy(arrays["graph.weight"]),
+            tensors["graph.index"],
+            tensors["graph.weight"],
             (n, n),
             check_invariants=True,
         )
         with seeded(0, device):
             model._build(
                 graph if content["sparse"] else graph.to_dense(),
-                arrays.get("network.highway"),
+                tensors.get("network.highway"),
                 None,
             )
             model.net_.initialize()
         module = model.net_.module_
         module.load_state_dict(
-            {k: torch.from_numpy(arrays[f"network.{k}"]) for k in module.state_dict()}
+            {k: tensors[f"network.{k}"] for k in module.state_dict()}
         )
         model._loaded_history = content["history"]
         module.eval()

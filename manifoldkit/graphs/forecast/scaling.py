@@ -9,6 +9,8 @@ from manifoldkit.graphs.forecast.baselines import (
 )
 from manifoldkit.graphs.forecast.series import Series
 
+_STORED = ("center", "scale", "profile")
+
 
 class Standardizer:
     """Take profile or mean off and divide by the standard deviation.
@@ -70,6 +72,7 @@ class Standardizer:
 
     def restore_arrays(self, arrays, step: int, split: bool) -> "Standardizer":
         """Take what :meth:`arrays` gave, with the profile's step and kind."""
+        arrays = {k: np.asarray(arrays[k]) for k in _STORED if k in arrays}
         self.center_, self.scale_ = arrays["center"], arrays["scale"]
         self.profile_ = None
         if "profile" in arrays:

@@ -4,6 +4,7 @@ Time is counted in whole minutes of a naive clock; row r of a series lies at
 ``start + r * step``.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -76,7 +77,14 @@ def to_minutes(when: Any, name: str = "t0") -> np.ndarray:
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
     try:
-        stamps = array.astype("datetime64[m]")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # NumPy's word for a zone
+            stamps = array.astype("datetime64[m]")
+    except UserWarning:
+        raise ValueError(
+            f"{name}: expected times of a local clock without a zone, found {when!r}; "
+            "drop the zone (in pandas: tz_localize(None))"
+        ) from None
     except (TypeError, ValueError):
         raise ValueError(
             f"{name}: expected time stamps (datetime64) or minutes since 1970, found "

@@ -12,6 +12,7 @@ from manifoldkit.graphs.forecast.temporal import (
     TemporalGate,
 )
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
+from manifoldkit.graphs.virtual.laplacian import ScaledLaplacian
 
 Propagate = Callable[[Tensor], Tensor]
 
@@ -69,7 +70,7 @@ class _Block(nn.Module):
 
 
 class STGCN(nn.Module):
-    """Spatio-temporal graph convolutional network with room for virtual nodes.
+    r"""Spatio-temporal graph convolutional network with room for virtual nodes.
 
     Two blocks (temporal gate, graph convolution, temporal gate, normalization) and an
     output block. Virtual nodes enter as zeros and are normalized apart.
@@ -91,6 +92,10 @@ class STGCN(nn.Module):
     order : int, default=3
         Number of supports of the graph convolution (2: first order).
     dropout : float, default=0.5
+    laplacian : bool, default=False
+        Let P be the scaled Laplacian :math:`2 L / \lambda_{\max} - I` of the
+        undirected roads, as published, in place of the normalized adjacency. For graphs
+        without virtual nodes only.
     norm : {"graph", "node"}, default="graph"
         Layer normalization over nodes and channels, as published, or over the channels
         of each node. The former lets every node feel every other through the
@@ -121,6 +126,7 @@ class STGCN(nn.Module):
         kernel: int = 3,
         order: int = 3,
         dropout: float = 0.5,
+        laplacian: bool = False,
         norm: str = "graph",
     ):
         super().__init__()
@@ -133,6 +139,7 @@ class STGCN(nn.Module):
         if len(channels) != 3:
             raise ValueError(f"channels: expected three numbers, found {channels}")
         self.adjacency = adjacency
+        self.laplacian = ScaledLaplacian(adjacency) if laplacian else None
         real, virtual = adjacency.num_real, adjacency.num_virtual
         c2 = channels[2]
         nodes = (real, virtual)
@@ -147,7 +154,9 @@ class STGCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map real nodes' features (B, history, N, C) to (B, horizon, N)."""
-        propagate = self.adjacency.propagation()
+        propagate: Propagate = (
+            self.adjacency.propagation() if self.laplacian is None else self.laplacian
+        )
         x = add_virtual_signal(x, self.adjacency.num_virtual)
         x = self.block1(x, propagate, x.shape[-2])
         x = self.block2(x, propagate, self.adjacency.num_real)

@@ -69,6 +69,11 @@ class _SparseProduct(torch.autograd.Function):
         return product, None, None
 
 
+def sparse_product(x: Tensor, road: Road, road_transposed: Road) -> Tensor:
+    """Return the product of a constant sparse matrix with features (n, channels)."""
+    return _SparseProduct.apply(x, road, road_transposed)
+
+
 class DensePropagation:
     """Product with a dense matrix over the nodes' axis, the last but one.
 
@@ -146,7 +151,7 @@ class LowRankPropagation:
         flat = front.flatten(1)
         real, virtual = flat[: self.road.n], flat[self.road.n :]
         scaled = real if self.right is None else self.right.to(x.dtype)[:, None] * real
-        local = _SparseProduct.apply(scaled, self.road, self.transposed)
+        local = sparse_product(scaled, self.road, self.transposed)
         local = local + self.loop * scaled
         if self.left is not None:
             local = self.left.to(x.dtype)[:, None] * local

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from manifoldkit.graphs import STGCN, GraphWaveNet, SemiAdaptiveAdjacency
+from manifoldkit.datasets import make_traffic
+from manifoldkit.graphs import (
+    STGCN,
+    GraphWaveNet,
+    SemiAdaptiveAdjacency,
+    TrafficForecaster,
+)
 from manifoldkit.graphs.forecast.linear import SharedLinear
 from manifoldkit.graphs.forecast.norm import NodeBatchNorm, NodeLayerNorm
 from manifoldkit.graphs.forecast.stgcn import ChebyshevConv
@@ -11,6 +17,8 @@ from manifoldkit.graphs.forecast.temporal import (
     TemporalConv,
     TemporalGate,
 )
+from manifoldkit.graphs.virtual import laplacian as laplacian_module
+from manifoldkit.graphs.virtual.laplacian import ScaledLaplacian
 
 N = 6
 
@@ -65,6 +73,54 @@ def test_a_sparse_road_graph_gives_the_same_forecast():
     other.load_state_dict(state, strict=False)
     x = torch.randn(2, 12, N, 3)
     torch.testing.assert_close(model.eval()(x), other.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_published_laplacian_of_a_fixed_graph(monkeypatch):
+    g = torch.Generator().manual_seed(1)
+    a = torch.rand(N, N, generator=g, dtype=torch.float64)
+    a = torch.where(a > 0.6, a, 0.0)
+    a[5] = a[:, 5] = 0  # isolated
+    both = torch.maximum(a, a.T).fill_diagonal_(0)
+    root = both.sum(1).clamp_min(1e-300) ** -0.5 * (both.sum(1) > 0)
+    laplacian = torch.eye(N).double() - root[:, None] * both * root
+    values = torch.linalg.eigvalsh(laplacian)
+    expected = 2 * laplacian / values[-1] - torch.eye(N).double()
+    x = torch.randn(2, 3, N, 4, generator=g, dtype=torch.float64)
+    for road in (a, a.to_sparse()):
+        product = ScaledLaplacian(SemiAdaptiveAdjacency(road, 0))
+        torch.testing.assert_close(product(x), expected @ x)
+        assert torch.autograd.gradcheck(product, x[:1, :1].clone().requires_grad_())
+    monkeypatch.setattr(laplacian_module, "_DENSE", 2)  # as for thousands of sensors
+    large = ScaledLaplacian(SemiAdaptiveAdjacency(a.to_sparse(), mode="distance"))
+    torch.testing.assert_close(large(x), expected @ x)
+    with pytest.raises(ValueError, match="without virtual nodes"):
+        STGCN(adjacency(), 12, 5, laplacian=True)
+    with pytest.raises(ValueError, match="mode='adaptive' with 0"):
+        STGCN(adjacency(0, mode="adaptive"), 12, 5, laplacian=True)
+
+
+def test_stgcn_on_the_laplacian(tmp_path):
+    torch.manual_seed(0)
+    model = BACKBONES["stgcn"](adjacency(0), laplacian=True).eval()
+    plain = BACKBONES["stgcn"](adjacency(0)).eval()
+    plain.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if "laplacian" not in k}
+    )
+    x = torch.randn(2, 12, N, 3)
+    assert model(x).shape == (2, 5, N)
+    assert not torch.allclose(model(x), plain(x))
+    data = make_traffic(n_sensors=8, n_days=4, random_state=0)
+    forecaster = TrafficForecaster(
+        virtual_nodes=0,
+        max_epochs=1,
+        backbone_options={"channels": (8, 4, 8), "laplacian": True},
+        random_state=0,
+    ).fit(data)
+    forecaster.save(tmp_path / "model")
+    loaded = TrafficForecaster.load(tmp_path / "model")
+    past = data.values[:12]
+    expected = forecaster.predict(past, data.start)
+    assert (loaded.predict(past, data.start) == expected).all()
 
 
 def test_virtual_nodes_are_how_far_sensors_meet():

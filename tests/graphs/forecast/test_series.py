@@ -1,3 +1,4 @@
+import datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,6 +64,19 @@ def test_a_jump_of_the_clock_is_named():
     stamps[6:] += np.timedelta64(60, "m")  # summer time begins
     with pytest.raises(ValueError, match="rows 5 and 6 are 65 minutes apart"):
         check_series(dataset(timestamps=stamps))
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "2024-03-31T01:30+01:00",
+        datetime.datetime(2024, 3, 31, tzinfo=datetime.UTC),
+        [datetime.datetime(2024, 3, 31, tzinfo=datetime.UTC)],
+    ],
+)
+def test_times_with_a_zone_are_refused(when):
+    with pytest.raises(ValueError, match="t0: expected times of a local clock"):
+        to_minutes(when)
 
 
 def test_splits():
