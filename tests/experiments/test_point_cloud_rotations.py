@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.base import clone
 
 from manifoldkit.datasets import make_point_clouds
 from manifoldkit.equivariant import rotate_clouds
 from manifoldkit.experiments import point_cloud_rotations as experiment
+from manifoldkit.experiments import point_cloud_settings as settings
+from manifoldkit.experiments.evaluation import Store, progress_bar
+from manifoldkit.experiments.point_cloud_changes import robustness
 from manifoldkit.experiments.point_cloud_floor import ShapeHistograms, make_floor
 from manifoldkit.experiments.result import Result
 
@@ -30,10 +34,10 @@ def test_changes_keep_shapes_and_change_something(with_normals):
     seen = []
 
     class Spy:
-        n_points = 128
+        n_points, n_votes = 128, 3
 
-        def set_params(self, n_points):
-            self.n_points = n_points
+        def set_params(self, **params):
+            self.__dict__.update(params)
             return self
 
         def score(self, X, y, normals):
@@ -45,28 +49,30 @@ def test_changes_keep_shapes_and_change_something(with_normals):
             seen.append(X)
             return 0.0
 
-    scores = experiment.robustness(Spy(), clouds.X, normals, clouds.y)
+    spy = Spy()
+    scores = robustness(spy, clouds.X, normals, clouds.y)
+    assert (spy.n_points, spy.n_votes) == (128, 3)
     assert ("normals of random sign" in scores) == with_normals
-    assert len(seen) == len(scores) == 6 + with_normals
-    for X in seen[:6]:
+    assert len(seen) == len(scores) == 7 + with_normals
+    for X in seen[1:7]:
         assert X.shape != clouds.X.shape or not np.array_equal(X, clouds.X)
 
 
 def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
-    monkeypatch.setattr(
-        experiment,
-        "CONTESTANTS",
-        {
-            name: ({**settings, "options": options}, normals)
-            for (name, (settings, normals)), options in zip(
-                experiment.CONTESTANTS.items(),
-                [tiny, tiny, tiny, *[{"n_patches": 8, "k_local": 8}] * 2]
-                + [{"width": 0.1}] * 3,
-                strict=True,
-            )
-        },
-    )
+    sizes = {
+        "risurconv": tiny,
+        "parot": {"n_patches": 8, "k_local": 8},
+        "pointnet": {"width": 0.1},
+        "pointnet-frames": {"width": 0.1},
+    }
+    small = {
+        name: ({**options, "model_options": sizes[options["model"]]}, *rest)
+        for name, (options, *rest) in settings.CONTESTANTS.items()
+    }
+    for module in (settings, experiment):
+        monkeypatch.setattr(module, "CONTESTANTS", small)
+    monkeypatch.setattr(settings, "RECIPE", {"n_points": 512, "n_views": 2})
     clouds = [
         make_point_clouds(n, 520, shapes=("table", "torus"), random_state=i)
         for i, n in enumerate((20, 10))
@@ -74,7 +80,6 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment, "_load", lambda quick: ({"psb12": tuple(clouds)}, {"made": {}})
     )
-    monkeypatch.setattr(experiment, "_epochs", lambda name, quick: 1)
     result = experiment.run(tmp_path, quick=True)
     tasks = {row["task"] for row in result.metrics}
     assert len(tasks) == 3
@@ -88,3 +93,21 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     again = experiment.run(tmp_path, quick=True, resume=True)
     assert again.metrics == result.metrics
     assert Result.load(tmp_path).metrics == result.metrics
+
+
+def test_ablation_counts_both_folds(tmp_path, monkeypatch):
+    tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
+    options = {"n_points": 64, "model_options": tiny}
+    monkeypatch.setattr(experiment, "ABLATION", {"plain": options})
+    once = experiment.cross_validate
+    monkeypatch.setattr(
+        experiment, "cross_validate", lambda *args: once(*args, epochs=1)
+    )
+    clouds = make_point_clouds(18, 96, shapes=("table", "torus"), random_state=0)
+    store = Store(tmp_path, {}, False)
+    with progress_bar(Console(quiet=True)) as bar:
+        (row,) = experiment._ablate(store, {"psb12": (clouds, None)}, False, "cpu", bar)
+    assert row["clouds"] == 12
+    for key in ("no votes", "four votes"):
+        assert 0 <= row[key] <= 1
+        assert row[key] * 12 == pytest.approx(round(row[key] * 12))
