@@ -22,6 +22,7 @@ from manifoldkit.equivariant.surface_graph import SurfaceGraph, stack_graphs
 from manifoldkit.exceptions import MissingExtraError
 
 _BLOCK = 32  # clouds whose geometry is computed together
+_ANY_SIGN = {"unsigned_normals": True}  # meshes' normals rarely agree on a side
 
 
 class FramePartNet(nn.Module):
@@ -56,7 +57,7 @@ def seeded_network(random_state, make: Callable[[], nn.Module]) -> nn.Module:
 def make_classifier(model: str, n_classes: int, options: dict) -> nn.Module:
     """Build a classification network by name."""
     if model == "risurconv":
-        return RISurConvClassifier(n_classes, **options)
+        return RISurConvClassifier(n_classes, **{**_ANY_SIGN, **options})
     if model == "parot":
         return PaRotClassifier(n_classes, **options)
     if model == "pointnet-frames":
@@ -70,7 +71,7 @@ def make_segmenter(
 ) -> nn.Module:
     """Build a segmentation network by name."""
     if model == "risurconv":
-        return RISurConvSegmenter(n_parts, n_categories, **options)
+        return RISurConvSegmenter(n_parts, n_categories, **{**_ANY_SIGN, **options})
     if model == "parot":
         return PaRotSegmenter(n_parts, n_categories, **options)
     return FramePartNet(n_parts, model == "pointnet-frames", **options)

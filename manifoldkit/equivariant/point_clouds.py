@@ -55,7 +55,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     n_votes : int, default=1
         Subsets of ``n_points`` of the cloud whose scores are averaged in prediction.
     model_options : dict, optional
-        Further arguments of the network.
+        Further arguments of the network. "risurconv" gets ``unsigned_normals=True``
+        unless they say otherwise: the normals of meshes rarely agree on a side.
     smoothing : float, default=0.1
         Label smoothing, spread over the other classes.
     lr, weight_decay : float, default=1e-3, 1e-4

@@ -265,3 +265,18 @@ def test_six_numbers_and_points_to_drop():
     )
     with pytest.raises(ValueError, match="on_invalid: expected"):
         PointCloudClassifier(on_invalid="ignore").fit(clouds.X, clouds.y)
+
+
+def test_sides_of_normals_do_not_matter_unless_wanted():
+    clouds = make_point_clouds(8, 64, shapes=("box", "torus"), random_state=0)
+    options = {"sizes": (32, 16, 8, 8), "n_blocks": 0}
+    change = []
+    for extra in ({}, {"unsigned_normals": False}):
+        model = PointCloudClassifier(
+            model_options={**options, **extra}, max_epochs=1, random_state=0
+        ).fit(clouds.X, clouds.y, normals=clouds.normals)
+        scores = [
+            model.decision_function(clouds.X, s * clouds.normals) for s in (1, -1)
+        ]
+        change.append(np.abs(scores[0] - scores[1]).max())
+    assert change[0] < 1e-5 < 1e-3 < change[1]
