@@ -1,7 +1,6 @@
 """The ``manifoldkit`` command: ``demo``, ``list``, ``run``, ``data`` and ``bench``."""
 
 import importlib
-import importlib.util
 import inspect
 import os
 import subprocess
@@ -9,14 +8,18 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NoReturn
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
 import manifoldkit
+from manifoldkit.exceptions import DatasetNotFoundError
+from manifoldkit.experiments.catalog import DATASETS, EXPERIMENTS, Dataset
 
 app = typer.Typer(
     help="Geometric and manifold learning: run the demo, experiments and benchmarks.",
@@ -29,173 +32,34 @@ app.add_typer(data_app, name="data")
 console = Console()
 
 
-class _Experiment(NamedTuple):
-    module: str
-    about: str
-    paper: str
-    cost: str
-    archives: tuple[str, ...]
+def _experiments(incomplete: str) -> list[str]:
+    return [name for name in EXPERIMENTS if name.startswith(incomplete)]
 
 
-class _Dataset(NamedTuple):
-    loader: str
-    about: str
-    archive: str
+def _datasets(incomplete: str) -> list[str]:
+    return [name for name in DATASETS if name.startswith(incomplete)]
 
-
-EXPERIMENTS = {
-    "eeg_demo": _Experiment(
-        "eeg_demo",
-        "motor imagery: plain and augmented covariances",
-        "Carrara and Papadopoulo 2024",
-        "1-2 min",
-        ("eeg/physionet_mi_S001.npz",),
-    ),
-    "augmented_covariance": _Experiment(
-        "augmented_covariance",
-        "order and lag on PhysioNet and MAMEM, over seeds",
-        "Carrara and Papadopoulo 2024",
-        "10-20 min",
-        ("eeg/physionet_mi_S001.npz", "eeg/mamem_ssvep_U001.npz"),
-    ),
-    "spd_networks": _Experiment(
-        "spd_networks",
-        "SPD batch normalisations on MAMEM and ill-conditioned matrices",
-        "Wang et al. 2025",
-        "40-60 min",
-        ("eeg/mamem_ssvep_U001.npz",),
-    ),
-    "rotation_continuity": _Experiment(
-        "rotation_continuity",
-        "rotation representations: continuous ones against the others",
-        "Zhou et al. 2019",
-        "12-20 min",
-        (),
-    ),
-    "affine_images": _Experiment(
-        "affine_images",
-        "group convolutions against a plain network on deformed digits",
-        "Mironenco and Forré 2024",
-        "10-12 min",
-        ("images/mnist8k.npz", "images/affine_mnist_test.npz"),
-    ),
-    "point_cloud_rotations": _Experiment(
-        "point_cloud_rotations",
-        "rotation-invariant point clouds: trained upright, tested turned",
-        "Zhang et al. 2024 (RISurConv), 2023 (PaRot)",
-        "2-3 h",
-        ("pointclouds/psb_train.npz", "pointclouds/psb_test.npz"),
-    ),
-    "particle_motion": _Experiment(
-        "particle_motion",
-        "EqMotion on springs and charges, beside other networks",
-        "Xu et al. 2023",
-        "25-40 min",
-        (),
-    ),
-    "pedestrian_motion": _Experiment(
-        "pedestrian_motion",
-        "EqMotion on ETH-UCY, one scene left out at a time",
-        "Xu et al. 2023",
-        "4-8 min",
-        ("eth_ucy/biwi_eth.txt",),
-    ),
-    "graph_separation": _Experiment(
-        "graph_separation",
-        "graph frames on graphs that message passing cannot tell apart",
-        "Puny et al. 2022",
-        "10-20 min",
-        ("graph_separation/exp.npz", "graph_separation/graph8c.g6"),
-    ),
-    "subgraph_retrieval": _Experiment(
-        "subgraph_retrieval",
-        "IsoNet++ on five sets of molecules, beside filter and exact solver",
-        "Ramachandran et al. 2024",
-        "20-40 min",
-        ("subgraph_retrieval/aids.npz",),
-    ),
-    "monoid_sets": _Experiment(
-        "monoid_sets",
-        "learned monoids on functions of sets, at sizes beyond training",
-        "Ong and Veličković 2022",
-        "20-30 min",
-        (),
-    ),
-    "monoid_graphs": _Experiment(
-        "monoid_graphs",
-        "aggregations in message passing on six graph tasks",
-        "Ong and Veličković 2022",
-        "6-10 min",
-        (),
-    ),
-    "traffic_virtual_nodes": _Experiment(
-        "traffic_virtual_nodes",
-        "long-term traffic forecasts with and without virtual nodes",
-        "Cao et al. 2025",
-        "50-70 min",
-        ("traffic/metr_la_week.npz", "traffic/denhaag_2019_11.npz"),
-    ),
-}
-DATASETS = {
-    "physionet_mi": _Dataset(
-        "fetch_physionet_mi",
-        "PhysioNet motor movement/imagery, 109 subjects",
-        "eeg/physionet_mi_S{:03d}.npz",
-    ),
-    "mamem": _Dataset(
-        "fetch_mamem", "MAMEM SSVEP II, 11 subjects", "eeg/mamem_ssvep_U{:03d}.npz"
-    ),
-    "mnist": _Dataset("fetch_mnist", "MNIST, 8000 images", "images/mnist8k.npz"),
-    "affine_mnist": _Dataset(
-        "fetch_affine_mnist",
-        "MNIST test images under affine maps (ours)",
-        "images/affine_mnist_test.npz",
-    ),
-    "eth_ucy": _Dataset(
-        "fetch_eth_ucy", "ETH-UCY pedestrians, five scenes", "eth_ucy/biwi_eth.txt"
-    ),
-    "exp": _Dataset(
-        "fetch_exp",
-        "600 pairs of graphs alike under color refinement",
-        "graph_separation/exp.npz",
-    ),
-    "graph8c": _Dataset(
-        "fetch_graph8c",
-        "all connected graphs with 8 nodes",
-        "graph_separation/graph8c.g6",
-    ),
-    "subgraph_pairs": _Dataset(
-        "fetch_subgraph_pairs",
-        "which molecules contain which fragments (AIDS)",
-        "subgraph_retrieval/aids.npz",
-    ),
-    "metr_la": _Dataset(
-        "fetch_metr_la",
-        "METR-LA, one week of 207 highway sensors",
-        "traffic/metr_la_week.npz",
-    ),
-    "the_hague": _Dataset(
-        "fetch_the_hague",
-        "The Hague, one month of 123 lane sensors",
-        "traffic/denhaag_2019_11.npz",
-    ),
-}
 
 Out = Annotated[
     Path | None, typer.Option(help="Folder to write; default runs/NAME-TIME.")
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller, under a minute.")]
-Seed = Annotated[int, typer.Option(help="Seed of folds, searches and simulations.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of folds, searches and simulations.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
 Device = Annotated[str, typer.Option(help="Where torch models train: cpu or cuda.")]
-Devices = Annotated[int, typer.Option(min=1, help="Devices to train on (DDP).")]
+Devices = Annotated[
+    int,
+    typer.Option(min=1, help="Devices, or processes on the CPU, to train on (DDP)."),
+]
 
 
 @contextmanager
-def _plain_errors(out: Path | None = None):
+def _plain_errors(out: Path | None = None, data: tuple[str, ...] = ()):
     """Turn expected errors into one line, an interruption into a hint."""
     try:
         yield
@@ -206,9 +70,36 @@ def _plain_errors(out: Path | None = None):
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("MANIFOLDKIT_DEBUG"):
             raise
-        console.print("error:", style="bold red", end=" ")
-        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        text = str(error)
+        if isinstance(error, DatasetNotFoundError) and _fetchable(data):
+            text += f"\nfetch: {'; '.join(_fetchable(data))}"
+        _stop(text)
+
+
+def _stop(text: str) -> NoReturn:
+    """Leave with one line."""
+    console.print("error:", style="bold red", end=" ")
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _fetchable(names: tuple[str, ...]) -> list[str]:
+    """Return the commands for the data sets that are missing and can be downloaded."""
+    from manifoldkit.datasets.archive import find_archive
+
+    return [
+        f"manifoldkit data fetch {name}"
+        for name in names
+        if DATASETS[name].download and not DATASETS[name].here(find_archive)
+    ]
+
+
+def _known(name: str, table: dict, kind: str) -> None:
+    """Leave with the nearest name when there is no such one."""
+    if name not in table:
+        near = get_close_matches(name, table, n=1)
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        _stop(f"no {kind} {name!r}; {hint} are: {', '.join(table)}")
 
 
 def _version(value: bool) -> None:
@@ -231,22 +122,54 @@ def main(
 
 def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
     """Run an experiment by name, with one thread a process."""
+    devices = settings.pop("devices", 1)
     if resume and out is None:
         out = _latest(name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     out = out or Path("runs") / f"{name}-{stamp}"
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    with _plain_errors(out):
+    if devices > 1:  # DDP's advice on unused parameters is for who writes the models
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    entry = EXPERIMENTS[name]
+    with _plain_errors(out, entry.data):
+        run: Callable = importlib.import_module(f"manifoldkit.experiments.{name}").run
+        settings = _accepted(name, run, settings)
+        if devices > 1 and not entry.ddp:
+            able = ", ".join(key for key, other in EXPERIMENTS.items() if other.ddp)
+            raise ValueError(
+                f"devices: {name} has no training of its own that could be spread "
+                f"over {devices} devices; these have: {able}"
+            )
+        _check_device(settings.get("device", "cpu"), devices)
+        _check_folder(out, resume)
         out.mkdir(parents=True, exist_ok=True)
-        module = f"manifoldkit.experiments.{EXPERIMENTS[name].module}"
-        run: Callable = importlib.import_module(module).run
-        run(out, resume=resume, console=console, **_accepted(name, run, settings))
+        if devices == 1:
+            run(out, resume=resume, console=console, **settings)
+        else:
+            _run_on_devices(run, out, devices, resume=resume, **settings)
+
+
+def _run_on_devices(run: Callable, out: Path, devices: int, **settings) -> None:
+    """Run with DDP: Lightning starts this command once more for every other device."""
+    from manifoldkit.experiments.result import is_first_process
+    from manifoldkit.experiments.training import use_devices
+
+    # the other processes are told the folder, which may have the time in its name
+    if not any(argument.startswith("--out") for argument in sys.argv):
+        sys.argv += ["--out", str(out)]
+    if str(settings.get("device", "cpu")).startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    quiet = console if is_first_process() else Console(quiet=True)
+    with use_devices(devices):
+        run(out, console=quiet, **settings)
 
 
 def _accepted(name: str, run: Callable, settings: dict) -> dict:
     """Keep what an experiment takes; refuse what the user set and it cannot use."""
-    defaults = {"jobs": 2, "device": "cpu", "devices": 1}
+    defaults = {"jobs": 2, "device": "cpu"}
     takes = inspect.signature(run).parameters
     for key in settings.keys() - takes.keys():
         if settings[key] != defaults.get(key):
@@ -254,11 +177,49 @@ def _accepted(name: str, run: Callable, settings: dict) -> dict:
     return {key: value for key, value in settings.items() if key in takes}
 
 
+def _check_device(device: str, devices: int) -> None:
+    """Refuse a device that torch does not know or find, before the data are read."""
+    if device == "cpu":
+        return
+    import torch
+
+    if torch.device(_parsed(device)).type == "cuda":
+        count = torch.cuda.device_count()
+        if count < devices:
+            raise ValueError(
+                f"device: {device} is asked for, on {devices} device(s), and torch "
+                f"{torch.__version__} finds {count} CUDA device(s) here"
+            )
+
+
+def _parsed(device: str) -> str:
+    import torch
+
+    try:
+        return str(torch.device(device))
+    except RuntimeError:
+        raise ValueError(
+            f"device: expected cpu, cuda or cuda:N, found {device!r}"
+        ) from None
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    """Keep a run that is there from being written over."""
+    other = int(os.environ.get("LOCAL_RANK", "0"))  # shares the folder of the first
+    if resume or other:
+        return
+    for file in ("progress.json", "result.json"):
+        if (out / file).exists():
+            raise ValueError(
+                f"out: {out} holds a run ({file}); go on with it by --resume, or name "
+                "another folder"
+            )
+
+
 def _latest(name: str) -> Path:
     folders = sorted(Path("runs").glob(f"{name}-*"))
     if not folders:
-        console.print(f"error: no run of {name} to resume in ./runs; give --out")
-        raise typer.Exit(1)
+        _stop(f"no run of {name} to resume in ./runs; give --out")
     return folders[-1]
 
 
@@ -276,7 +237,12 @@ def demo(
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="An experiment of `manifoldkit list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An experiment of `manifoldkit list`.", autocompletion=_experiments
+        ),
+    ],
     quick: Quick = False,
     seed: Seed = 0,
     out: Out = None,
@@ -286,68 +252,119 @@ def run(
     devices: Devices = 1,
 ) -> None:
     """Run an experiment by name."""
-    if name not in EXPERIMENTS:
-        console.print(
-            f"error: no experiment {name!r}; there are: {', '.join(EXPERIMENTS)}"
-        )
-        raise typer.Exit(1)
+    _known(name, EXPERIMENTS, "experiment")
     settings = {"jobs": jobs, "device": device, "devices": devices}
     _run(name, out, resume, quick=quick, seed=seed, **settings)
 
 
 @app.command("list")
-def list_experiments() -> None:
+def list_experiments(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Say more about one.", autocompletion=_experiments),
+    ] = None,
+) -> None:
     """List the experiments: paper, cost and whether their data are here."""
+    if name is not None:
+        _known(name, EXPERIMENTS, "experiment")
+        _describe(name)
+        return
+    columns = (Column(key, no_wrap=True) for key in ("cost", "data"))
+    table = Table(Column("name", no_wrap=True), "what", *columns, box=SIMPLE_HEAD)
+    for key, entry in EXPERIMENTS.items():
+        what = f"{entry.about}\n[dim]{entry.paper}[/dim]"
+        table.add_row(key, what, entry.cost, _presence(entry.data).split(":")[0])
+    console.print(table)
+    console.print(
+        "cost: a full run on two cores, with --quick less than a minute\n"
+        "manifoldkit list NAME says more about one",
+        highlight=False,
+    )
+
+
+def _presence(data: tuple[str, ...]) -> str:
     from manifoldkit.datasets.archive import find_archive
 
-    table = Table(Column("name", no_wrap=True), "what", "paper", "cost", "data")
-    for name, entry in EXPERIMENTS.items():
-        missing = [a for a in entry.archives if find_archive(a) is None]
-        there = "here" if not missing else f"missing: {', '.join(missing)}"
-        table.add_row(name, entry.about, entry.paper, entry.cost, there)
-    console.print(table)
+    if not data:
+        return "simulated"
+    missing = [name for name in data if not DATASETS[name].here(find_archive)]
+    return f"missing: {', '.join(missing)}" if missing else "here"
+
+
+def _describe(name: str) -> None:
+    """Print what there is to know about one experiment."""
+    entry = EXPERIMENTS[name]
+    module = importlib.import_module(f"manifoldkit.experiments.{name}")
+    takes = inspect.signature(module.run).parameters
+    options = [f"--{o}" for o in ("jobs", "device") if o in takes]
+    options += ["--devices"] if entry.ddp else []
+    lines = [
+        (name, entry.about),
+        ("paper", entry.paper),
+        ("cost", f"{entry.cost} on two cores; --quick: less than a minute"),
+        ("options", ", ".join(["--quick, --seed, --out, --resume", *options])),
+        ("data", ", ".join(entry.data) + f" ({_presence(entry.data)})"),
+        ("fetch", "; ".join(_fetchable(entry.data))),
+        ("run", f"manifoldkit run {name}"),
+    ]
+    for key, text in lines:
+        if text.strip(" ()") and text != " (simulated)":
+            console.print(f"{key + ':':<10} {text}", highlight=False, soft_wrap=True)
 
 
 @data_app.command("list")
 def data_list() -> None:
-    """List the data sets and which subjects are on this machine."""
+    """List the data sets, which are on this machine and what needs them."""
     from manifoldkit.datasets.archive import data_folder, find_archive
 
-    table = Table(Column("name", no_wrap=True), "what", "here")
+    table = Table(
+        Column("name", no_wrap=True), "what", "here", "used by", box=SIMPLE_HEAD
+    )
     for name, entry in DATASETS.items():
-        table.add_row(name, entry.about, _present(entry.archive, find_archive))
+        users = [key for key, other in EXPERIMENTS.items() if name in other.data]
+        here = _present(entry, find_archive)
+        table.add_row(name, entry.about, here, ", ".join(users))
     console.print(table)
     console.print(f"data folder: {data_folder()}", soft_wrap=True)
 
 
-def _present(archive: str, find_archive: Callable) -> str:
-    """Say whether an archive, or which subjects of a family, are here."""
-    if "{" not in archive:
-        return "yes" if find_archive(archive) else "no"
-    here = [s for s in range(1, 110) if find_archive(archive.format(s))]
+def _present(entry: Dataset, find_archive: Callable) -> str:
+    """Say whether the archives, or which subjects of a family, are here."""
+    if not entry.has_subjects:
+        found = sum(find_archive(archive) is not None for archive in entry.archives)
+        whole = found == len(entry.archives)
+        part = f"{found} of {len(entry.archives)} files"
+        return "yes" if whole else part if found else "no"
+    family = entry.archives[0]
+    here = [s for s in range(1, 110) if find_archive(family.format(s))]
     return "subjects " + ", ".join(map(str, here)) if here else "no"
 
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="A data set of `manifoldkit data list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A data set of `manifoldkit data list`.", autocompletion=_datasets
+        ),
+    ],
     subject: Annotated[
         list[int] | None, typer.Option(help="Subjects; may be given again. Default 1.")
     ] = None,
 ) -> None:
     """Download a data set into the data folder (EEG needs the extra `eeg`)."""
-    if name not in DATASETS:
-        console.print(f"error: no data set {name!r}; there are: {', '.join(DATASETS)}")
-        raise typer.Exit(1)
+    _known(name, DATASETS, "data set")
     with _plain_errors():
         datasets = importlib.import_module("manifoldkit.datasets")
-        load = getattr(datasets, DATASETS[name].loader)
-        if "{" in DATASETS[name].archive:
+        entry = DATASETS[name]
+        load = getattr(datasets, entry.loader)
+        if entry.has_subjects:
             console.print(load(subject or [1]), soft_wrap=True)
         elif subject:
             raise ValueError(f"{name} has no subjects: leave --subject out")
         else:
-            load()
+            for arguments in entry.calls:
+                load(**arguments)
             console.print(f"{name} is in the data folder")
 
 
@@ -357,11 +374,9 @@ def data_fetch(
 def bench(context: typer.Context) -> None:
     """Measure the ratio benchmarks against their peers (from a checkout)."""
     if not Path("benchmarks/__main__.py").exists():
-        console.print(
-            "error: the benchmarks are in a checkout of the repository, not in the "
-            "installed package: run this command there",
-            soft_wrap=True,
+        _stop(
+            "the benchmarks are in a checkout of the repository, not in the "
+            "installed package: run this command there"
         )
-        raise typer.Exit(1)
     code = subprocess.call([sys.executable, "-m", "benchmarks", *context.args])
     raise typer.Exit(code)

@@ -1,6 +1,8 @@
 """The command line: exit codes, one-line errors, quick start."""
 
+import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import manifoldkit
 from manifoldkit import cli
 from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
 from manifoldkit.experiments import eeg_demo
+from manifoldkit.experiments.catalog import Dataset
 
 runner = CliRunner()
 
@@ -68,14 +71,13 @@ def test_help_of_every_command(command):
 
 
 def test_every_experiment_and_loader_exists():
-    import importlib
-
     from manifoldkit import datasets
 
     for name, entry in cli.EXPERIMENTS.items():
-        module = importlib.import_module(f"manifoldkit.experiments.{entry.module}")
+        module = importlib.import_module(f"manifoldkit.experiments.{name}")
         assert callable(module.run)
         assert name == module.NAME
+        assert set(entry.data) <= set(cli.DATASETS)
     for entry in cli.DATASETS.values():
         assert callable(getattr(datasets, entry.loader))
 
@@ -107,7 +109,13 @@ def test_data_list_says_where(tmp_path):
     ("arguments", "expected"),
     [
         (("run", "nothing"), "no experiment 'nothing'; there are: eeg_demo"),
+        (("run", "monoid_set"), "'monoid_set'; did you mean monoid_sets?"),
+        (("list", "partical_motion"), "did you mean particle_motion?"),
         (("data", "fetch", "nothing"), "no data set 'nothing'; there are: physionet"),
+        (("data", "fetch", "mnits"), "did you mean mnist?"),
+        (("run", "particle_motion", "--device", "gpu"), "expected cpu, cuda or"),
+        (("run", "eeg_demo", "--devices", "2"), "eeg_demo has no training of its own"),
+        (("run", "traffic_virtual_nodes", "--devices", "2"), "these have: spd_netw"),
         (("demo", "--resume"), "no run of eeg_demo to resume"),
         (("bench",), "the benchmarks are in a checkout"),
     ],
@@ -123,7 +131,7 @@ def test_wrong_use_is_one_line(arguments, expected):
     "error",
     [
         ValueError("order: expected a positive integer, found 0"),
-        DatasetNotFoundError("not here: [physionet]"),
+        OSError("not here: [physionet]"),
         MissingExtraError("plotting", "matplotlib", "viz"),
     ],
 )
@@ -175,7 +183,7 @@ def test_settings_an_experiment_cannot_use_are_refused(monkeypatch):
 def test_data_sets_without_subjects(monkeypatch):
     from manifoldkit import datasets
 
-    one = cli._Dataset("fetch_digits", "digits", "images/digits.npz")
+    one = Dataset("fetch_digits", "digits", ("images/digits.npz",))
     monkeypatch.setitem(cli.DATASETS, "digits", one)
     monkeypatch.setattr(datasets, "fetch_digits", lambda: None, raising=False)
     assert re.search(r"digits.*no\b", invoke("data", "list")[1])
@@ -191,6 +199,90 @@ def test_resume_takes_the_latest_run(monkeypatch, tmp_path):
     seen = fake_run(monkeypatch, lambda: None)
     assert invoke("run", "eeg_demo", "--resume")[0] == 0
     assert seen[0][0].name == "eeg_demo-20260102-000000"
+
+
+def test_a_run_is_not_written_over(monkeypatch, tmp_path):
+    seen = fake_run(monkeypatch, lambda: None)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "progress.json").write_text("{}")
+    code, text = invoke("demo", "--out", "here")
+    assert code == 1
+    assert "here holds a run (progress.json); go on with it by --resume" in text
+    assert not seen
+    assert invoke("demo", "--out", "here", "--resume")[0] == 0
+
+
+def test_missing_data_say_the_command(monkeypatch):
+    def fail():
+        raise DatasetNotFoundError("PhysioNet is not here")
+
+    fake_run(monkeypatch, fail)
+    code, text = invoke("demo")
+    assert code == 1
+    assert text == (
+        "error: PhysioNet is not here\nfetch: manifoldkit data fetch physionet_mi\n"
+    )
+
+
+def test_cuda_that_is_not_there_is_one_line(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, text = invoke("run", "monoid_sets", "--device", "cuda", "--devices", "2")
+    assert code == 1
+    assert "on 2 device(s), and torch" in text
+    assert "finds 1 CUDA device(s) here" in text
+
+
+def test_list_describes_one():
+    code, text = invoke("list", "subgraph_retrieval")
+    assert code == 0
+    for part in ("Ramachandran", "20-40 min", "--devices", "data fetch subgraph_pairs"):
+        assert part in text
+    assert "fetch" not in invoke("list", "monoid_sets")[1]
+
+
+def test_only_what_trains_with_lightning_takes_devices():
+    """``--devices`` acts through ``training.fit``: the module or a part must use it."""
+    import inspect
+    import sys
+
+    for name, entry in cli.EXPERIMENTS.items():
+        module = importlib.import_module(f"manifoldkit.experiments.{name}")
+        parts = re.findall(
+            r"manifoldkit\.experiments\.(\w+)", inspect.getsource(module)
+        )
+        modules = [
+            importlib.import_module(f"manifoldkit.experiments.{part}")
+            for part in {name, *parts} - {"training"}
+        ]
+        assert all(m.__name__ in sys.modules for m in modules)
+        uses = any(
+            "experiments.training import" in inspect.getsource(m) for m in modules
+        )
+        assert uses or not entry.ddp, name
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("run mono", "monoid_graphs monoid_sets"), ("data fetch the", "the_hague")],
+)
+def test_names_are_completed_in_the_shell(line, expected):
+    words = f"manifoldkit {line}"
+    code = "from manifoldkit.cli import app; app(prog_name='manifoldkit')"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ
+        | {
+            "_MANIFOLDKIT_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(out.stdout.split()) == sorted(expected.split())
 
 
 def test_unwritable_folder_is_one_line(tmp_path):

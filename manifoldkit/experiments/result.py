@@ -78,8 +78,16 @@ class Result:
             raise ValueError(f"{file} is not a stored result: {error}") from error
 
 
+def is_first_process() -> bool:
+    """Whether this process writes: the only one, or the first of several (DDP)."""
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    return int(rank) == 0
+
+
 def write_json(file: Path, content: Any) -> Path:
-    """Write JSON to a file, all or nothing."""
+    """Write JSON to a file, all or nothing; the first of several processes does."""
+    if not is_first_process():
+        return file
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(".part", file.name, file.parent)
     try:

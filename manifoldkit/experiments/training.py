@@ -9,7 +9,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,6 +31,28 @@ from manifoldkit.exceptions import MissingExtraError
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Validate = Callable[[nn.Module], Mapping[str, float]]
+_DEVICES: ContextVar[int] = ContextVar("devices", default=1)
+
+
+@contextmanager
+def use_devices(count: int) -> Iterator[None]:
+    """Train with DDP on ``count`` devices in every :func:`fit` inside.
+
+    How many processes share the work belongs to the start of a program, not to the
+    protocol of an experiment. Lightning starts the same command line once more for
+    every other device; each process takes its share of the batches, so a step sees
+    ``count`` times as many samples.
+
+    Examples
+    --------
+    >>> with use_devices(1):
+    ...     pass
+    """
+    token = _DEVICES.set(count)
+    try:
+        yield
+    finally:
+        _DEVICES.reset(token)
 
 
 @dataclass
@@ -88,7 +112,7 @@ def fit(
     max_seconds: float | None = None,
     clip: float | None = None,
     device: str = "cpu",
-    devices: int = 1,
+    devices: int | None = None,
     precision: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -122,8 +146,12 @@ def fit(
         Stop at the end of the step that passes this training time.
     clip : float, optional
         Largest gradient norm.
-    device, devices : str, int
-        "cpu" or "cuda"; more than one device trains with DDP.
+    device : str
+        "cpu", "cuda" or "cuda:N".
+    devices : int, optional
+        More than one trains with DDP: every process takes its share of the batches,
+        and the SPD batch normalisations (on CUDA all) use the statistics of all
+        shares. Default: what :func:`use_devices` says, or one.
     precision : str, optional
         Lightning's ``precision``, such as "bf16-mixed".
     out : path, optional
@@ -141,7 +169,12 @@ def fit(
         raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
     if monitor is not None and validate is None:
         raise ValueError(f"monitor={monitor!r} needs a validate function")
+    devices = _DEVICES.get() if devices is None else devices
     lightning = _lightning()
+    if devices > 1:
+        from manifoldkit.spd.batchnorm_sync import convert_sync_batchnorm
+
+        convert_sync_batchnorm(model)
     task = _task_class(lightning)(
         model,
         loss,
@@ -173,8 +206,7 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer = lightning.Trainer(
-            accelerator="cpu" if device == "cpu" else "gpu",
-            devices=devices,
+            **_placement(lightning, torch.device(device), devices),
             max_epochs=-1 if epochs is None else epochs,
             gradient_clip_val=clip,
             precision=precision,
@@ -198,12 +230,30 @@ def fit(
     return task.log_
 
 
+def _placement(lightning, device: torch.device, devices: int) -> dict[str, Any]:
+    """Return what Lightning's trainer wants to know about devices."""
+    settings: dict[str, Any] = {
+        "accelerator": "cpu" if device.type == "cpu" else "gpu",
+        "devices": devices,
+    }
+    if devices == 1 and device.index is not None:
+        settings["devices"] = [device.index]
+    if devices > 1:
+        settings["strategy"] = lightning.pytorch.strategies.DDPStrategy(
+            # a loss may leave out a head of the model
+            find_unused_parameters=True
+        )
+        settings["sync_batchnorm"] = device.type != "cpu"
+    return settings
+
+
 def _lightning():
     try:
         import lightning
     except ImportError:
         raise MissingExtraError("training", "lightning", "train") from None
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     return lightning
 
 
@@ -218,7 +268,12 @@ class _Epochs:
         self.train, self.task, self.seed = train, task, seed
 
     def __len__(self):
-        return len(self.train) // self.task.trainer.world_size
+        world = self.task.trainer.world_size
+        if len(self.train) < world:
+            raise ValueError(
+                f"devices: {len(self.train)} batch(es) cannot be shared by {world}"
+            )
+        return len(self.train) // world
 
     def __iter__(self):
         rank, world = self.task.global_rank, self.task.trainer.world_size
@@ -273,7 +328,13 @@ def _task_class(lightning):
 
         def on_train_batch_start(self, *_):
             limit = self.settings["max_seconds"]
-            if limit is not None and self.losses and self._seconds() >= limit:
+            if limit is None or not self.losses:
+                return None
+            # clocks differ, and a process that goes on alone would wait forever
+            late = self.trainer.strategy.reduce_boolean_decision(
+                self._seconds() >= limit, all=False
+            )
+            if late:
                 self.trainer.should_stop = True
                 return -1  # Lightning's word for leaving the epoch
             return None
@@ -282,10 +343,12 @@ def _task_class(lightning):
             return self.log_.seconds + time.perf_counter() - self.started
 
         def on_train_epoch_end(self):
-            self.log_.seconds = self._seconds()
+            everyone = self.trainer.strategy
+            self.log_.seconds = everyone.broadcast(self._seconds())
+            loss = torch.stack(self.losses).double().mean()
             row = {
                 "epoch": self.current_epoch + 1,
-                "loss": torch.stack(self.losses).double().mean().item(),
+                "loss": everyone.reduce(loss, reduce_op="mean").item(),
                 "seconds": self.log_.seconds,
             }
             done = self.current_epoch + 1
@@ -297,7 +360,8 @@ def _task_class(lightning):
             if validate and (last or done % self.settings["validate_every"] == 0):
                 self.model.eval()
                 with torch.no_grad():
-                    row |= {k: float(v) for k, v in validate(self.model).items()}
+                    found = {k: float(v) for k, v in validate(self.model).items()}
+                row |= everyone.broadcast(found)
                 self.model.train()
                 self._keep_best(row)
             self.log_.epochs.append(row)

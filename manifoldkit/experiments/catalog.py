@@ -1,0 +1,199 @@
+"""The experiments and data sets by name: what the command line and the page list."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Dataset(NamedTuple):
+    """A data set that experiments use.
+
+    Attributes
+    ----------
+    loader : str
+        Function of :mod:`manifoldkit.datasets`.
+    about : str
+        One line.
+    archives : tuple of str
+        Files below a data folder; a name with a field is a family, one a subject.
+    calls : tuple of dict
+        Arguments with which the loader fetches all parts.
+    download : bool
+        Whether the loader can download it.
+    """
+
+    loader: str
+    about: str
+    archives: tuple[str, ...]
+    calls: tuple[dict[str, Any], ...] = ({},)
+    download: bool = True
+
+    @property
+    def has_subjects(self) -> bool:
+        """Whether the loader takes subjects."""
+        return any("{" in archive for archive in self.archives)
+
+    def here(self, find: Callable[[str], Path | None]) -> bool:
+        """Whether all archives (the first subject of a family) are on this machine."""
+        return all(find(archive.format(1)) for archive in self.archives)
+
+
+class Experiment(NamedTuple):
+    """An experiment, in the module of its name in :mod:`manifoldkit.experiments`.
+
+    Attributes
+    ----------
+    about, paper, cost : str
+        One line, the method's paper, the time of a full run on two cores.
+    data : tuple of str
+        Names of data sets; without them the experiment says what it does instead.
+    ddp : bool
+        Whether its training goes to several devices (``--devices``).
+    """
+
+    about: str
+    paper: str
+    cost: str
+    data: tuple[str, ...] = ()
+    ddp: bool = False
+
+
+SUBGRAPH_SETS = ("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm")
+EXPERIMENTS = {
+    "eeg_demo": Experiment(
+        "motor imagery: plain and augmented covariances",
+        "Carrara and Papadopoulo 2024",
+        "1-2 min",
+        ("physionet_mi",),
+    ),
+    "augmented_covariance": Experiment(
+        "order and lag on PhysioNet and MAMEM, over seeds",
+        "Carrara and Papadopoulo 2024",
+        "10-20 min",
+        ("physionet_mi", "mamem"),
+    ),
+    "spd_networks": Experiment(
+        "SPD batch normalisations on MAMEM and ill-conditioned matrices",
+        "Wang et al. 2025",
+        "40-60 min",
+        ("mamem",),
+        ddp=True,
+    ),
+    "rotation_continuity": Experiment(
+        "rotation representations: continuous ones against the others",
+        "Zhou et al. 2019",
+        "12-20 min",
+        ddp=True,
+    ),
+    "affine_images": Experiment(
+        "group convolutions against a plain network on deformed digits",
+        "Mironenco and Forré 2024",
+        "10-12 min",
+        ("mnist", "affine_mnist"),
+        ddp=True,
+    ),
+    "point_cloud_rotations": Experiment(
+        "rotation-invariant point clouds: trained upright, tested turned",
+        "Zhang et al. 2024 (RISurConv), 2023 (PaRot)",
+        "2-3 h",
+        ("point_clouds",),
+    ),
+    "particle_motion": Experiment(
+        "EqMotion on springs and charges, beside other networks",
+        "Xu et al. 2023",
+        "25-40 min",
+        ddp=True,
+    ),
+    "pedestrian_motion": Experiment(
+        "EqMotion on ETH-UCY, one scene left out at a time",
+        "Xu et al. 2023",
+        "4-8 min",
+        ("eth_ucy",),
+        ddp=True,
+    ),
+    "graph_separation": Experiment(
+        "graph frames on graphs that message passing cannot tell apart",
+        "Puny et al. 2022",
+        "10-20 min",
+        ("exp", "graph8c"),
+        ddp=True,
+    ),
+    "subgraph_retrieval": Experiment(
+        "IsoNet++ on five sets of molecules, beside filter and exact solver",
+        "Ramachandran et al. 2024",
+        "20-40 min",
+        ("subgraph_pairs",),
+        ddp=True,
+    ),
+    "monoid_sets": Experiment(
+        "learned monoids on functions of sets, at sizes beyond training",
+        "Ong and Veličković 2022",
+        "20-30 min",
+        ddp=True,
+    ),
+    "monoid_graphs": Experiment(
+        "aggregations in message passing on six graph tasks",
+        "Ong and Veličković 2022",
+        "6-10 min",
+        ddp=True,
+    ),
+    "traffic_virtual_nodes": Experiment(
+        "long-term traffic forecasts with and without virtual nodes",
+        "Cao et al. 2025",
+        "50-70 min",
+        ("metr_la", "the_hague"),
+    ),
+}
+DATASETS = {
+    "physionet_mi": Dataset(
+        "fetch_physionet_mi",
+        "PhysioNet motor movement/imagery, 109 subjects",
+        ("eeg/physionet_mi_S{:03d}.npz",),
+    ),
+    "mamem": Dataset(
+        "fetch_mamem", "MAMEM SSVEP II, 11 subjects", ("eeg/mamem_ssvep_U{:03d}.npz",)
+    ),
+    "mnist": Dataset("fetch_mnist", "MNIST, 8000 images", ("images/mnist8k.npz",)),
+    "affine_mnist": Dataset(
+        "fetch_affine_mnist",
+        "MNIST test images under affine maps (ours)",
+        ("images/affine_mnist_test.npz",),
+    ),
+    "point_clouds": Dataset(
+        "fetch_point_clouds",
+        "Princeton Shape Benchmark, clouds of 1024 points",
+        ("pointclouds/psb_train.npz", "pointclouds/psb_test.npz"),
+        ({"split": "train"}, {"split": "test"}),
+        download=False,
+    ),
+    "eth_ucy": Dataset(
+        "fetch_eth_ucy", "ETH-UCY pedestrians, five scenes", ("eth_ucy/biwi_eth.txt",)
+    ),
+    "exp": Dataset(
+        "fetch_exp",
+        "600 pairs of graphs alike under color refinement",
+        ("graph_separation/exp.npz",),
+        download=False,
+    ),
+    "graph8c": Dataset(
+        "fetch_graph8c",
+        "all connected graphs with 8 nodes",
+        ("graph_separation/graph8c.g6",),
+    ),
+    "subgraph_pairs": Dataset(
+        "fetch_subgraph_pairs",
+        "which molecules contain which fragments, five sets",
+        tuple(f"subgraph_retrieval/{name}.npz" for name in SUBGRAPH_SETS),
+        tuple({"name": name} for name in SUBGRAPH_SETS),
+    ),
+    "metr_la": Dataset(
+        "fetch_metr_la",
+        "METR-LA, one week of 207 highway sensors",
+        ("traffic/metr_la_week.npz",),
+    ),
+    "the_hague": Dataset(
+        "fetch_the_hague",
+        "The Hague, one month of 123 lane sensors",
+        ("traffic/denhaag_2019_11.npz",),
+    ),
+}
