@@ -95,7 +95,7 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     assert Result.load(tmp_path).metrics == result.metrics
 
 
-def test_ablation_counts_both_folds(tmp_path, monkeypatch):
+def test_ablation_counts_a_fold(tmp_path, monkeypatch):
     tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
     options = {"n_points": 64, "model_options": tiny}
     monkeypatch.setattr(experiment, "ABLATION", {"plain": options})
@@ -107,7 +107,7 @@ def test_ablation_counts_both_folds(tmp_path, monkeypatch):
     store = Store(tmp_path, {}, False)
     with progress_bar(Console(quiet=True)) as bar:
         (row,) = experiment._ablate(store, {"psb12": (clouds, None)}, False, "cpu", bar)
-    assert row["clouds"] == 12
+    assert row["clouds"] == 6
     for key in ("no votes", "four votes"):
         assert 0 <= row[key] <= 1
-        assert row[key] * 12 == pytest.approx(round(row[key] * 12))
+        assert row[key] * 6 == pytest.approx(round(row[key] * 6))
