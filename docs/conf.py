@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import manifoldkit
@@ -35,6 +36,28 @@ suppress_warnings = ["ref.ref"]  # labels in docstrings inherited from scikit-le
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# Formulas without a network: MathJax comes from a package where that is installed
+# (extra ``docs``), else from its usual address.
+offline = find_spec("sphinx-mathjax-offline")
+if offline is not None:
+    MATHJAX = Path(offline.origin).parent / "static" / "mathjax"
+    mathjax_path = "mathjax/tex-chtml.js"
+
+
+def copy_mathjax(app, error):
+    """Copy the script and its fonts, a tenth of the package."""
+    if error is None and app.builder.format == "html":
+        target = Path(app.outdir) / "_static" / "mathjax"
+        shutil.copytree(MATHJAX / "output", target / "output", dirs_exist_ok=True)
+        shutil.copy2(MATHJAX / "tex-chtml.js", target)
+
+
+def setup(app):
+    """Connect the steps of the build that Sphinx does not know."""
+    if offline is not None:
+        app.connect("build-finished", copy_mathjax)
+
+
 # The tutorials are the notebooks, copied beside the pages and executed in fast mode.
 tutorials = HERE / "tutorials"
 for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
@@ -54,4 +77,7 @@ html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "show_toc_level": 2,
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
+html_sidebars = {"index": [], "installation": [], "choosing": [], "comparison": []}

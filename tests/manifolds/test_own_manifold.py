@@ -10,12 +10,12 @@ import torch
 from manifoldkit.manifolds import check_manifold
 from manifoldkit.optim import RiemannianAdam, RiemannianSGD, karcher_mean
 
-PAGE = Path(__file__).parents[2] / "docs/theory/manifolds_and_optimizers.md"
+PAGE = Path(__file__).parents[2] / "docs/extending/manifold.md"
 
 
 @pytest.fixture(scope="module")
 def simplex():
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     names: dict = {}
     exec(code, names)
     return names["Simplex"]
