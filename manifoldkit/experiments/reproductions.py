@@ -2,11 +2,14 @@
 
 ``python -m manifoldkit.experiments.reproductions`` in a checkout reads
 ``docs/results/*/result.json`` and writes the page, so that it cannot drift from runs.
+Experiments of the command line without a stored run are listed as unreproduced.
 """
 
 from itertools import groupby
 from pathlib import Path
 
+from manifoldkit.experiments.catalog import EXPERIMENTS, Experiment
+from manifoldkit.experiments.headlines import HEADLINES, ours, published
 from manifoldkit.experiments.result import Result
 
 _HEAD = """# Reproductions
@@ -14,13 +17,85 @@ _HEAD = """# Reproductions
 Generated from `docs/results/*/result.json` by
 `python -m manifoldkit.experiments.reproductions`; do not edit. Every row comes from a
 run; what could not be run here is said to be so.
+
+## Overview
+
+One figure of each experiment; in brackets its 95 % interval, or the range over seeds.
+A dash: the publication's figure is not stored with the run, or is for other data. The
+sections have all rows, the protocols and what differs from the papers.
 """
 
 
-def render(folder: Path) -> str:
-    """Return the page for the results below a folder."""
-    files = sorted(folder.glob("*/result.json"))
-    return "\n".join([_HEAD, *(_section(Result.load(file)) for file in files)])
+def render(folder: Path, experiments: dict[str, Experiment] | None = None) -> str:
+    """Return the page for the results below a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Has a ``NAME/result.json`` for each stored run.
+    experiments : dict, optional
+        What there is to reproduce; default: the experiments of the command line.
+    """
+    experiments = EXPERIMENTS if experiments is None else experiments
+    results = [Result.load(file) for file in sorted(folder.glob("*/result.json"))]
+    missing = [name for name in experiments if name not in {r.name for r in results}]
+    parts = [_HEAD]
+    if results:
+        parts.append(_table([_overview(r, experiments) for r in results]) + "\n")
+    if missing:
+        parts.append(_unreproduced({name: experiments[name] for name in missing}))
+    return "\n".join([*parts, *map(_section, results)])
+
+
+def _overview(result: Result, experiments: dict[str, Experiment]) -> dict:
+    """One line of the table at the top."""
+    row = {
+        "experiment": f"[{result.name}](#{_anchor(result.title)})",
+        "method of": experiments[result.name].paper
+        if result.name in experiments
+        else "",
+    }
+    headline = HEADLINES.get(result.name)
+    if headline is None:
+        row |= {"figure": "see the section"}
+    else:
+        row |= {
+            "figure": headline.what,
+            "ours": ours(result, headline),
+            "paper": published(result, headline),
+            "differs": headline.comparable,
+        }
+    return row | {
+        "seeds": len(result.seeds),
+        "time": f"{result.duration / 60:.0f} min",
+        "command": f"`{result.command}`",
+    }
+
+
+def _anchor(title: str) -> str:
+    """Return the anchor that Markdown gives a heading.
+
+    >>> _anchor("SPD networks: a, b")
+    'spd-networks-a-b'
+    """
+    kept = (c for c in title.lower() if c.isalnum() or c in " -_")
+    return "".join(kept).replace(" ", "-")
+
+
+def _unreproduced(entries: dict[str, Experiment]) -> str:
+    rows = [
+        {
+            "experiment": name,
+            "method of": entry.paper,
+            "cost": entry.cost,
+            "command": f"`manifoldkit run {name}`",
+        }
+        for name, entry in entries.items()
+    ]
+    return (
+        "**Unreproduced**: these experiments can be run, and no run of them is stored "
+        f"here.\n\n{_table(rows)}\n"
+    )
 
 
 def _section(result: Result) -> str:

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
+from manifoldkit.experiments.catalog import EXPERIMENTS, Experiment
+from manifoldkit.experiments.headlines import HEADLINES, ours, published
 from manifoldkit.experiments.reproductions import render
 from manifoldkit.experiments.result import Result
 
@@ -43,7 +47,8 @@ def test_rendering_shows_what_matters(tmp_path):
         remarks=["worse than hoped"],
         command="manifoldkit run toy",
     ).save(tmp_path / "toy")
-    page = render(tmp_path)
+    untried = Experiment("never run", "Somebody 1999", "3 h")
+    page = render(tmp_path, {"untried": untried})
     for part in (
         "SIMULATED",
         "75.0%",
@@ -53,5 +58,27 @@ def test_rendering_shows_what_matters(tmp_path):
         "`manifoldkit run toy`",
         "| task | model | ade mean |",
         "| u | m | 0.03142 |",
+        "| [toy](#a-toy) |",
+        "**Unreproduced**",
+        "| untried | Somebody 1999 | 3 h | `manifoldkit run untried` |",
     ):
         assert part in page
+
+
+def test_every_experiment_is_on_the_page_once():
+    page = (DOCS / "reproductions.md").read_text(encoding="utf-8")
+    overview = page[: page.index("\nCommand: ")]
+    for name in EXPERIMENTS:
+        stored = (DOCS / "results" / name / "result.json").exists()
+        assert overview.count(f"| [{name}](#") == stored
+        assert overview.count(f"| {name} |") == (not stored)
+
+
+@pytest.mark.parametrize("file", sorted((DOCS / "results").glob("*/result.json")))
+def test_every_result_has_a_headline(file):
+    result = Result.load(file)
+    headline = HEADLINES[result.name]
+    # a renamed row? name it in manifoldkit/experiments/headlines.py as well
+    assert ours(result, headline)[0].isdigit()
+    if headline.paper is not None:
+        assert published(result, headline)[0].isdigit()
