@@ -1,80 +1,77 @@
-"""Run every benchmark module and print, or write, one table.
+"""Run every benchmark module; print a table each, or write the page and its figure.
 
-``python -m benchmarks [NAME ...] [--write]``; ``--write`` updates
-``docs/performance.md``. A module has ``run()``, which returns rows with the keys
-``case``, ``ours_s``, ``peer``, ``peer_s``, ``ratio`` (ours / peer, so below one is
-faster) and optionally ``target`` and ``note``.
+``python -m benchmarks [NAME ...] [--write]``. A module of this folder with a function
+``run`` is a benchmark, found by itself. ``run()`` returns rows with the keys ``case``,
+``ours_s``, ``peer``, ``peer_s``, ``ratio`` (ours / peer, so below one is faster) and
+optionally ``target`` and ``note``. With ``--write`` the results of each module are
+stored as soon as they are there, so that an interrupted run keeps what it has, and a
+run of some modules leaves the others as they are. ``--render`` measures nothing.
 """
 
 import argparse
 import importlib
-import platform
-from datetime import date
-from importlib.metadata import version
+import sys
+import traceback
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
-COLUMNS = ("case", "ours", "peer", "peer's time", "ours / peer", "target", "note")
+from benchmarks import report
 
 
-def milliseconds(seconds):
-    """Format a duration."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.2f} ms"
+def benchmarks(folder=report.ROOT):
+    """Return the names of the modules that define ``run``."""
+    files = sorted(Path(folder).glob("*.py"))
+    return [p.stem for p in files if "\ndef run(" in p.read_text(encoding="utf-8")]
 
 
-def markdown(rows):
-    """Format the rows of one module."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in rows:
-        cells = (
-            row["case"],
-            milliseconds(row["ours_s"]),
-            row["peer"],
-            milliseconds(row["peer_s"]) if row["peer_s"] else "",
-            f"{row['ratio']:.2g}" if row["ratio"] else "",
-            str(row.get("target", "")),
-            str(row.get("note", "")),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def measure(name):
+    """Run one benchmark; return what is stored of it."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    rows = [
+        {key: row.get(key, "") for key in ("case", "peer", "target", "note")}
+        | {key: _number(row[key]) for key in ("ours_s", "peer_s", "ratio")}
+        for row in module.run()
+    ]
+    title = (module.__doc__ or name).splitlines()[0].rstrip(".")
+    return {"title": title, "environment": report.environment(), "rows": rows}
 
 
-def environment():
-    """Say what was measured on."""
-    packages = ("torch", "numpy", "scipy", "pyriemann", "moabb")
-    names = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, {names}, one thread"  # noqa: E501
+def _number(value):
+    return float(value) if value else None
 
 
-def main():
+def main(arguments=None):
     """Run the modules that are asked for, all by default."""
-    found = sorted(p.stem for p in ROOT.glob("*.py"))
-    names = [n for n in found if n not in ("__init__", "__main__", "timing")]
+    names = benchmarks()
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
-    parser.add_argument("--write", action="store_true", help="update the docs page")
-    arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(names)
-    if unknown:
+    parser.add_argument("--write", action="store_true", help="update page and figure")
+    parser.add_argument(
+        "--render", action="store_true", help="page and figure from what is stored"
+    )
+    arguments = parser.parse_args(arguments)
+    if unknown := set(arguments.names) - set(names):
         parser.error(f"unknown {sorted(unknown)}; there are: {', '.join(names)}")
-    parts = [
-        "# Performance",
-        "Ratios to a peer measured in the same run: one thread, the contestants "
-        "interleaved, medians. Below one, manifoldkit is faster. The machine is a "
-        "small shared one; only the ratios mean something.",
-        "Made by `python3 dev.py bench --write`: " + environment() + ".",
-    ]
+    if arguments.render:
+        report.write(report.load())
+        return 0
+    failed = []
     for name in arguments.names or names:
-        module = importlib.import_module(f"benchmarks.{name}")
-        table = markdown(module.run())
-        title = (module.__doc__ or name).splitlines()[0].rstrip(".")
-        parts += [f"## {title}", f"`python -m benchmarks {name}`", table]
-        print(f"\n{title}\n{table}", flush=True)
-    if arguments.write:
-        page = ROOT.parent / "docs" / "performance.md"
-        page.write_text("\n\n".join(parts) + "\n")
-        print(f"\nwrote {page}")
+        try:
+            entry = measure(name)
+        except Exception:  # the others shall still run
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        print(f"\n{entry['title']}\n{report.table(entry['rows'])}", flush=True)
+        if arguments.write:
+            stored = report.load()
+            report.write(
+                {k: v for k, v in stored.items() if k in names} | {name: entry}
+            )
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
