@@ -128,19 +128,19 @@ EXPERIMENTS = {
     "monoid_sets": Experiment(
         "learned monoids on functions of sets, at sizes beyond training",
         "Ong and Veličković 2022",
-        "20-30 min",
+        "35-50 min",
         ddp=True,
     ),
     "monoid_graphs": Experiment(
         "aggregations in message passing on six graph tasks",
         "Ong and Veličković 2022",
-        "6-10 min",
+        "13-20 min",
         ddp=True,
     ),
     "traffic_virtual_nodes": Experiment(
         "long-term traffic forecasts with and without virtual nodes",
         "Cao et al. 2025",
-        "50-70 min",
+        "60-90 min",
         ("metr_la", "the_hague"),
     ),
 }
