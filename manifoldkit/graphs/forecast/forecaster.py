@@ -22,6 +22,7 @@ from manifoldkit.graphs.forecast._training import (
     ForecastNetwork,
     make_backbone,
     make_trainer,
+    tuples,
 )
 from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
@@ -236,7 +237,7 @@ class TrafficForecaster(BaseEstimator):
         Parameters
         ----------
         history : array-like, shape (history, N) or (B, history, N)
-            The latest readings, NaN where missing.
+            The latest readings, NaN where missing; an axis of length 1 may follow.
         t0 : datetime64 or int, or array of shape (B,)
             Time of the first row of each history (naive local clock; numbers are
             minutes since 1970). Needed by every model but a linear one without
@@ -248,9 +249,12 @@ class TrafficForecaster(BaseEstimator):
         """
         check_is_fitted(self, "net_")
         past = check_readings(history, "history", self.null_value)
+        sizes = (self.history, self.n_sensors_)
+        if past.shape[-3:] == (*sizes, 1) and past.shape[1:] != sizes:
+            past = past[..., 0]  # as in the archives
         single = past.ndim == 2
         past = past[None] if single else past
-        if past.shape[1:] != (self.history, self.n_sensors_):
+        if past.shape[1:] != sizes:
             raise ValueError(
                 f"history: expected shape (..., {self.history}, {self.n_sensors_}), "
                 f"found {np.shape(history)}"
@@ -484,7 +488,7 @@ class TrafficForecaster(BaseEstimator):
         content, tensors = read_content(path, _FORMAT), read_tensors(path)
         params = content["params"]
         for name in ("backbone_options", "split"):
-            params[name] = _tuples(params[name])
+            params[name] = tuples(params[name])
         model = cls(**(params | {"device": device}))
         model.n_sensors_ = n = content["n_sensors"]
         model.step_minutes_, model.dtype_ = content["step_minutes"], content["dtype"]
@@ -511,10 +515,3 @@ class TrafficForecaster(BaseEstimator):
         model._loaded_history = content["history"]
         module.eval()
         return model
-
-
-def _tuples(value):
-    """JSON knows lists only; sequences among the parameters were tuples."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value

@@ -40,6 +40,9 @@ def test_forecasts_have_the_shape_of_the_horizon(data, fitted):
     stack = np.stack([data.values[:9], data.values[4:13]])
     both = fitted.predict(stack, t0=data.timestamps[[0, 4]])
     np.testing.assert_allclose(both[0], one, rtol=1e-5)
+    for shape in ((9, 10, 1), (1, 9, 10, 1)):  # as the archives store them
+        again = fitted.predict(data.values[:9].reshape(shape), t0=data.start)
+        assert np.array_equal(again.reshape(4, 10), one)
     assert fitted.predict(stack[:0], t0=data.start).shape == (0, 4, 10)
     assert fitted.predict(np.full((9, 10), np.nan), t0=data.start).shape == (4, 10)
 
@@ -206,9 +209,12 @@ def test_other_inputs(data):
     assert out.dtype == np.float64
     one = make_traffic(n_sensors=8, n_days=4, random_state=0)
     alone = replace(one, values=one.values[:, :1], adjacency=np.ones((1, 1)))
-    assert TrafficForecaster(**FAST).fit(alone).predict(
-        alone.values[:9], one.start
-    ).shape == (4, 1)
+    lonely = TrafficForecaster(**FAST).fit(alone)
+    for shape in ((9, 1), (9, 1, 1)):
+        past = alone.values[:9].reshape(shape)
+        assert lonely.predict(past, one.start).shape == (4, 1)
+    past = np.stack([alone.values[:9]] * 9)
+    assert lonely.predict(past, one.start).shape == (9, 4, 1)
 
 
 def test_a_backbone_of_ones_own(data):
