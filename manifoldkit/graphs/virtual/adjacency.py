@@ -353,7 +353,7 @@ class SemiAdaptiveAdjacency(nn.Module):
         return VirtualNodeWeights(reads, writes, both.sum(0), top)
 
     def plot(self, lat, lon, node: int | None = None, ax=None):
-        """Draw the links of one virtual node where the sensors are.
+        """Draw the links of one virtual node where the sensors are, over the roads.
 
         Parameters
         ----------
@@ -378,8 +378,15 @@ class SemiAdaptiveAdjacency(nn.Module):
             raise ValueError(
                 f"node: expected 0 to {self.num_virtual - 1}, found {node}"
             )
+        roads = self._road_index if self.is_sparse else self._road_weight.nonzero().mT
         return draw_weights(
-            lat, lon, weights.reads[:, node], weights.writes[:, node], node, ax
+            lat,
+            lon,
+            weights.reads[:, node].cpu(),
+            weights.writes[:, node].cpu(),
+            node,
+            ax,
+            roads.cpu(),
         )
 
     def extra_repr(self) -> str:

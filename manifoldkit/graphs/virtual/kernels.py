@@ -7,7 +7,12 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_finite, check_square, first_index
+from manifoldkit.linalg.checks import (
+    check_finite,
+    check_last,
+    check_square,
+    first_index,
+)
 
 MODES = ("semi", "adaptive", "all_ones", "distance")
 
@@ -217,6 +222,13 @@ def semi_adaptive_adjacency(
     n_real = len(a_dist)
     if mode == "distance":
         return a_dist
+    check_last(e1, ("n", "d"), "e1")
+    check_last(e2, ("n", "d"), "e2")
+    if not a_dist.dtype == e1.dtype == e2.dtype:
+        raise TypeError(
+            "a_dist, e1, e2: expected one dtype, found "
+            f"{a_dist.dtype}, {e1.dtype} and {e2.dtype}"
+        )
     n = len(e1)
     if e1.shape != e2.shape or e1.ndim != 2 or n < n_real:
         raise ValueError(

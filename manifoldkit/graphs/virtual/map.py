@@ -3,9 +3,10 @@
 import numpy as np
 
 
-def draw_weights(lat, lon, reads, writes, node: int, ax=None):
-    """Scatter the sensors; color is the weight, shape the direction."""
+def draw_weights(lat, lon, reads, writes, node: int, ax=None, roads=None):
+    """Scatter the sensors over the roads; color is the weight, shape the direction."""
     import matplotlib.pyplot as plt
+    from matplotlib.collections import LineCollection
 
     lat, lon = np.asarray(lat, dtype=float), np.asarray(lon, dtype=float)
     reads, writes = np.asarray(reads), np.asarray(writes)
@@ -16,6 +17,11 @@ def draw_weights(lat, lon, reads, writes, node: int, ax=None):
     if ax is None:
         _, ax = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
     top = max(reads.max(), writes.max(), np.finfo(float).tiny)
+    if roads is not None:
+        places = np.stack([lon, lat], 1)
+        lines = LineCollection(places[np.asarray(roads).T], colors="0.85", lw=0.7)
+        lines.set_zorder(0)
+        ax.add_collection(lines)
     none = (reads <= 0) & (writes <= 0)
     ax.scatter(lon[none], lat[none], s=8, color="0.8", label="no link")
     points = None

@@ -10,6 +10,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
 
+from manifoldkit.linalg.checks import check_last, check_square
+
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
@@ -129,6 +131,9 @@ def layer_sensitivity(
             f"probes: expected at least 1, with norm='fro', found {probes} with "
             f"{norm!r}"
         )
+    check_last(x, ("n", "channels"), "x")
+    if not x.numel():
+        raise ValueError(f"x: expected nodes and channels, found {tuple(x.shape)}")
     x = x.detach().clone().requires_grad_(True)
     h = _features(model, x, layer).movedim(node_dim, 0)
     n = num_real or x.shape[node_dim]
@@ -227,6 +232,7 @@ def receptive_field(
     """
     if layers < 1:
         raise ValueError(f"layers: expected at least 1, found {layers}")
+    check_square(adjacency, "adjacency")
     step = (adjacency.detach() > 0).double()
     reach = step
     for _ in range(layers - 1):

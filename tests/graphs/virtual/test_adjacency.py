@@ -267,7 +267,12 @@ def test_the_map_is_drawn():
 
     ax = make().plot(np.linspace(0, 1, N), np.linspace(0, 1, N))
     assert ax.get_xlabel() == "longitude (degrees)"
+    roads = ax.collections[0].get_segments()
+    assert len(roads) == int((road().fill_diagonal_(0) > 0).sum())
     plt.close(ax.figure)
+    sparse = make(road().to_sparse()).plot(np.linspace(0, 1, N), np.zeros(N))
+    assert len(sparse.collections[0].get_segments()) == len(roads)
+    plt.close(sparse.figure)
     with pytest.raises(ValueError, match="node: expected 0 to 2, found 9"):
         make().plot(np.zeros(N), np.zeros(N), node=9)
     with pytest.raises(ValueError, match="lat, lon"):
