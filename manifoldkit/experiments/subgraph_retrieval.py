@@ -31,7 +31,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     _LATE: {"model": "late", "steps": 400, "lr": 5e-3},
 }
 ABLATION = ((1, 3), (1, 5), (3, 3))
-LONG = {"model": "node", "steps": 2800, "lr": 4e-3}
+LONG = {
+    "model": "node",
+    "steps": 8000,
+    "lr": 1e-2,
+    "weight_decay": 0.0,
+    "per_epoch": 500,
+    "validation": 45,
+}
 EARLY = {"model": "node", "steps": 350, "lr": 1e-3, "schedule": False}
 
 PAPER = [
@@ -101,7 +108,8 @@ def train(
     Returns
     -------
     dict
-        Test MAP and HITS@20, the validation curve and seconds of training.
+        Test MAP and HITS@20, the validation curve, seconds of training, and processor
+        time of training and validation.
     """
     from manifoldkit.experiments.training import fit
     from manifoldkit.graphs import PackedGraphs, pairwise_ranking_loss, retrieval_scores
@@ -114,14 +122,18 @@ def train(
     corpus = PackedGraphs(pairs.corpus, device=device)
     queries = PackedGraphs(parts["train"][0], device=device)
     model = PairModule(build(recipe, seed).to(device), queries, corpus)
-    held, truth = (part[:VALIDATION_QUERIES] for part in parts["val"])
+    count = recipe.get("validation", VALIDATION_QUERIES)
+    held, truth = (part[:count] for part in parts["val"])
+    part, begin = time.time(), time.process_time()  # of a run that may be resumed
 
     def validate(module: Any) -> dict:
         scores = module.network.score_matrix(held, corpus)
-        return {"map": retrieval_scores(scores.cpu().numpy(), truth).map}
+        found = retrieval_scores(scores.cpu().numpy(), truth)
+        spent = time.process_time() - begin
+        return {"map": found.map, "part": part, "processor": spent}
 
     steps = 4 if quick else recipe["steps"]
-    per_epoch = max(1, min(steps // 2, 350))
+    per_epoch = max(1, min(steps // 2, recipe.get("per_epoch", 350)))
     epochs = steps // per_epoch
     batches = StratifiedPairs(parts["train"][1], 128, per_epoch)
     scheduler = None
@@ -136,7 +148,9 @@ def train(
         lambda m, batch: pairwise_ranking_loss(m(batch[0]), batch[1]),
         batches,
         optimizer=lambda m: torch.optim.Adam(
-            m.parameters(), lr=recipe["lr"], weight_decay=5e-4
+            m.parameters(),
+            lr=recipe["lr"],
+            weight_decay=recipe.get("weight_decay", 5e-4),
         ),
         scheduler=scheduler,
         scheduler_interval="step",
@@ -160,7 +174,13 @@ def train(
         "steps": epochs * per_epoch,
         "curve": [(row["epoch"] * per_epoch, row.get("map")) for row in log.epochs],
         "seconds": log.seconds,
+        "processor_seconds": _total(log.epochs),
     }
+
+
+def _total(rows: list[dict]) -> float:
+    """Add up the processor time of the parts of a run that was resumed."""
+    return sum({row["part"]: row["processor"] for row in rows}.values())
 
 
 def time_networks(pairs: Any) -> dict[str, float]:
@@ -242,7 +262,7 @@ def run(
     seeds : int, default=1
         Trainings of every network on every set.
     long : bool, default=True
-        Also train the node network on AIDS seven times as long.
+        Also train the node network on AIDS twenty times as long.
 
     Returns
     -------
@@ -353,6 +373,9 @@ def _row(name: str, label: str, runs: list[dict]) -> dict:
         "hits": float(np.mean([run["hits"] for run in runs])),
         "steps": runs[0]["steps"],
         "train_seconds": float(np.mean([run["seconds"] for run in runs])),
+        "processor_seconds": float(
+            np.mean([run.get("processor_seconds", run["seconds"]) for run in runs])
+        ),
         "seconds_10k": "",
         "maps": maps,
         "curve": runs[0]["curve"],
@@ -383,11 +406,11 @@ def remarks_on(metrics: list[dict]) -> list[str]:
             )
         elif row["method"].endswith("steps"):
             verdict = "reached" if row["map"] >= 0.55 else "missed"
-            minutes = row["train_seconds"] / 60
+            minutes = row["processor_seconds"] / 60
             remarks.append(
                 f"{row['set']}: MAP {row['map']:.3f} after {row['steps']} steps, "
-                f"{minutes:.0f} minutes of one shared core (target 0.55 in 30 minutes: "
-                f"{verdict})."
+                f"{minutes:.0f} minutes of processor time on one core, validation "
+                f"included (target 0.55 in 30 minutes: {verdict})."
             )
     return remarks
 

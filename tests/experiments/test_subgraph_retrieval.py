@@ -49,7 +49,7 @@ def test_remarks_compare_with_the_targets():
             "map": 0.5,
             "steps": 7000,
             "seconds_10k": "",
-            "train_seconds": 600.0,
+            "processor_seconds": 600.0,
         },
         {
             "set": "aids",
@@ -60,5 +60,13 @@ def test_remarks_compare_with_the_targets():
     ]
     text = " ".join(experiment.remarks_on(rows))
     assert "0.37: reached" in text
+    assert "10 minutes of processor time" in text
     assert "0.55 in 30 minutes: missed" in text
     assert "0.50 s for 10 000 pairs" in text
+
+
+def test_the_clock_of_resumed_parts_adds_up():
+    clock = [(1.0, 3.0), (1.0, 6.0), (2.0, 7.0), (2.0, 9.0)]
+    rows = [{"part": part, "processor": spent} for part, spent in clock]
+    assert experiment._total(rows) == 15.0
+    assert experiment._total([]) == 0

@@ -163,7 +163,8 @@ def train(
     with seeded(seed, options["device"]):
         net.fit(data, None)
     network.eval()
-    return [_row(entry) for entry in net.history]
+    # an epoch that the time limit ended before its first batch is none
+    return [_row(entry) for entry in net.history if "train_loss" in entry]
 
 
 def _given(dataset: Any, **_: Any) -> Any:

@@ -58,15 +58,19 @@ class MatchingNetwork(nn.Module):
             raise ValueError(
                 f"semantics: expected one of {SEMANTICS}, found {semantics!r}"
             )
-        if layers < 1:
-            raise ValueError(f"layers: expected at least 1, found {layers}")
+        for name, value in (("layers", layers), ("n_iter", n_iter)):
+            check_count(value, name)
         if parity and semantics == "induced":
             raise ValueError(
                 "parity, semantics: the published score knows coverage only; use "
                 "parity=False with semantics='induced'"
             )
-        if padded_size is None and parity:
-            padded_size = 20 if kind == "node" else 24
+        if not tau > 0:
+            raise ValueError(f"tau: expected a positive temperature, found {tau}")
+        if not noise >= 0:
+            raise ValueError(f"noise: expected at least 0, found {noise}")
+        if padded_size is None and kind == "node":
+            padded_size = 20
         self.kind, self.layers, self.semantics = kind, layers, semantics
         self.tau, self.n_iter, self.noise = tau, n_iter, noise
         self.parity, self.padded_size = parity, padded_size if parity else None
@@ -96,10 +100,16 @@ class MatchingNetwork(nn.Module):
             return pair.query.size, pair.corpus.size
         return pair.query.edge_count, pair.corpus.edge_count
 
-    def _align(self, pair: PairInput, query: Tensor, corpus: Tensor) -> Alignment:
+    def _align(
+        self, pair: PairInput, query: Tensor, corpus: Tensor, padded: int | None
+    ) -> Alignment:
         """Align the sets by their vectors after the alignment net."""
         if self.align_net is None:
             raise ValueError("this network was built without an alignment net")
+        if padded is None:
+            padded = self.padded_size
+        if padded is None and self.parity:
+            padded = max(query.shape[1], corpus.shape[1])
         n = len(query) * query.shape[1]
         rows = torch.cat([side.reshape(-1, side.shape[2]) for side in (query, corpus)])
         rows = self.align_net(rows)
@@ -107,7 +117,7 @@ class MatchingNetwork(nn.Module):
             rows[:n].view(*query.shape[:2], rows.shape[1]),
             rows[n:].view(*corpus.shape[:2], rows.shape[1]),
             *self._counts(pair),
-            padded=self.padded_size,
+            padded=padded,
             tau=self.tau,
             n_iter=self.n_iter,
             noise=self.noise if self.training else 0.0,
@@ -132,8 +142,18 @@ class MatchingNetwork(nn.Module):
             short = short + weight[0] * missing + weight[1] * extra
         return -short
 
+    def _padding(self, *graphs: PackedGraphs) -> int | None:
+        """Return the published padding of edges: the most that any graph here has."""
+        if not self.parity or self.padded_size is not None:
+            return None
+        return max(int(side.num_edges.max(initial=0)) for side in graphs)
+
     def forward(
-        self, query: GraphBatch, corpus: GraphBatch, first: Any = None
+        self,
+        query: GraphBatch,
+        corpus: GraphBatch,
+        first: Any = None,
+        padded: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return scores (B,) and the alignments (B, n, m), one for every round."""
         raise NotImplementedError
@@ -165,7 +185,7 @@ class MatchingNetwork(nn.Module):
         pairs: Any = None,
         *,
         batch_size: int = 256,
-        grad: bool = False,
+        grad: bool | None = None,
     ) -> Tensor:
         """Score pairs of graphs; higher means better contained.
 
@@ -178,8 +198,9 @@ class MatchingNetwork(nn.Module):
             lists of equal length.
         batch_size : int
             Pairs at once; they are ordered by size first, to pad little.
-        grad : bool
-            Keep the graph of the computation.
+        grad : bool, optional
+            Keep the graph of the computation; by default in training mode, where torch
+            has not been told to do without.
 
         Returns
         -------
@@ -191,6 +212,8 @@ class MatchingNetwork(nn.Module):
             Lists of different length without ``pairs``, indices out of range, features
             of another width, weights that are not finite.
         """
+        if grad is None:
+            grad = self.training and torch.is_grad_enabled()
         return self._run(queries, corpus, pairs, batch_size, grad)[0]
 
     def align_pairs(
@@ -204,6 +227,7 @@ class MatchingNetwork(nn.Module):
         pairs = _check_pairs(pairs, len(queries), len(corpus))
         self._check_weights()
         self._warn_of_edgeless(queries)
+        padded = self._padding(queries, corpus)
         sizes = corpus.num_nodes[pairs[:, 1]] * 4096 + queries.num_nodes[pairs[:, 0]]
         order = np.argsort(sizes, kind="stable")
         scores, kept = [], [None] * len(pairs)
@@ -212,7 +236,7 @@ class MatchingNetwork(nn.Module):
                 at = order[start : start + batch_size]
                 query = queries.batch(pairs[at, 0], self.kind == "edge")
                 graphs = corpus.batch(pairs[at, 1], self.kind == "edge")
-                score, found = self(query, graphs)
+                score, found = self(query, graphs, padded=padded)
                 scores.append(score)
                 if plans:
                     count = queries.num_nodes, corpus.num_nodes
@@ -248,6 +272,7 @@ class MatchingNetwork(nn.Module):
         queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
         self._check_weights()
         self._warn_of_edgeless(queries)
+        padded = self._padding(queries, corpus)
         with torch.no_grad():
             first = EncodedGraphs(self, queries), EncodedGraphs(self, corpus)
             out = self.node_encoder.weight.new_zeros(len(queries), len(corpus))
@@ -263,6 +288,7 @@ class MatchingNetwork(nn.Module):
                         first[0].batch(left),
                         first[1].batch(right),
                         (first[0].states(left), first[1].states(right)),
+                        padded,
                     )
                     out[torch.from_numpy(left), torch.from_numpy(right)] = score
                     if callback is not None:
@@ -293,19 +319,18 @@ class MatchingNetwork(nn.Module):
         parity: bool = True,
         **options: Any,
     ) -> "MatchingNetwork":
-        """Build the network from weights of the authors' code.
+        """Build the network from weights of the authors' code, in evaluation mode.
 
         Parameters
         ----------
-        state : mapping of str to Tensor
+        state : mapping of str to Tensor or ndarray
             ``state_dict()`` of the authors' model.
         kind : {"node", "edge"}
             Which interaction it is of.
         parity : bool
             Keep what padding does in that code, so that scores agree.
         **options
-            Of the constructor, such as ``rounds``, ``layers`` or ``padded_size`` (which
-            that code sets to 20 nodes, or to the largest number of edges in the data).
+            Of the constructor, such as ``rounds``, ``layers`` or ``padded_size``.
 
         Raises
         ------
@@ -314,9 +339,16 @@ class MatchingNetwork(nn.Module):
         """
         from manifoldkit.graphs.matching.upstream import load_upstream, upstream_sizes
 
+        state = {key: torch.as_tensor(value) for key, value in state.items()}
         sizes: dict[str, Any] = upstream_sizes(state)
         network = cls(kind=kind, parity=parity, **sizes, **options)
-        return load_upstream(network, state)
+        return load_upstream(network, state).eval()
+
+
+def check_count(value: Any, name: str) -> None:
+    """Raise ``ValueError`` unless a setting is a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1 on, found {value!r}")
 
 
 class EncodedGraphs:

@@ -47,6 +47,11 @@ class SearchResult(NamedTuple):
     seconds: dict[str, float]
     counts: dict[str, int]
 
+    @property
+    def timing(self) -> dict[str, float]:
+        """``seconds`` with their sum as "total"."""
+        return self.seconds | {"total": sum(self.seconds.values())}
+
 
 class Cascade:
     """The stages over an indexed corpus; see :class:`SubgraphRetriever`."""

@@ -114,7 +114,9 @@ def _checked(
             loop = int(edges[edges[:, 0] == edges[:, 1]][0, 0])
             raise ValueError(f"{name}: self loop at node {loop}; remove self loops")
         key = edges.min(1) * num_nodes + edges.max(1)
-        first = np.sort(np.unique(key, return_index=True)[1])
+        _, place, again = np.unique(key, return_index=True, return_inverse=True)
+        _refuse_unequal(edges, attr, place[again.reshape(-1)], name)
+        first = np.sort(place)
         edges = edges[first]
         attr = None if attr is None else attr[first]
     for label, values, length in (("x", x, num_nodes), ("edge_attr", attr, len(edges))):
@@ -125,6 +127,21 @@ def _checked(
         if values is not None and not np.isfinite(values).all():
             raise ValueError(f"{name}: {label} is not finite")
     return PlainGraph(num_nodes, edges, x, attr)
+
+
+def _refuse_unequal(
+    edges: np.ndarray, attr: np.ndarray | None, first: np.ndarray, name: str
+) -> None:
+    """An undirected edge has one feature, in whichever direction it is listed."""
+    if attr is None or len(attr) != len(edges):
+        return
+    other = np.flatnonzero((attr != attr[first]).any(1) & np.isfinite(attr).all(1))
+    if len(other):
+        u, v = edges[other[0]].tolist()
+        raise ValueError(
+            f"{name}: edge_attr differs between listings of the edge ({u}, {v}); "
+            "subgraph matching is for undirected graphs"
+        )
 
 
 def _from_pyg(graph: Any, name: str) -> PlainGraph:

@@ -97,7 +97,11 @@ class IsoNet(MatchingNetwork):
         )
 
     def forward(
-        self, query: GraphBatch, corpus: GraphBatch, first: Any = None
+        self,
+        query: GraphBatch,
+        corpus: GraphBatch,
+        first: Any = None,
+        padded: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return scores (B,) and a list with the one alignment."""
         pair = pair_input(query, corpus)
@@ -105,7 +109,7 @@ class IsoNet(MatchingNetwork):
         if both is None or both[0] is None:
             both = self._embed(pair)
         q, c = both
-        found = self._align(pair, q, c)
+        found = self._align(pair, q, c, padded)
         return self._score(pair, q, c, found), [found.plan]
 
     def encode(self, graphs: GraphBatch) -> Tensor:
@@ -176,7 +180,11 @@ class GMNMatch(MatchingNetwork):
         self.readout = Readout(dim)
 
     def forward(
-        self, query: GraphBatch, corpus: GraphBatch, first: Any = None
+        self,
+        query: GraphBatch,
+        corpus: GraphBatch,
+        first: Any = None,
+        padded: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return scores (B,) and the attention (B, n, m) of every layer."""
         pair = pair_input(query, corpus)
@@ -184,7 +192,12 @@ class GMNMatch(MatchingNetwork):
         for _ in range(self.layers):
             q, c = pair.sides.split(run.x)
             to_corpus, to_query = attend(
-                q, c, query.size, corpus.size, padded=self.padded_size, tau=self.tau
+                q,
+                c,
+                query.size,
+                corpus.size,
+                padded=self.padded_size if padded is None else padded,
+                tau=self.tau,
             )
             plans.append(to_corpus)
             partner = join(torch.bmm(to_corpus, c), torch.bmm(to_query, q))

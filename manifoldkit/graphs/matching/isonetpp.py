@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manifoldkit.graphs.matching.base import MatchingNetwork
+from manifoldkit.graphs.matching.base import MatchingNetwork, check_count
 from manifoldkit.graphs.matching.layers import (
     PairInput,
     Sides,
@@ -58,7 +58,8 @@ class IsoNetPP(MatchingNetwork):
         mass and enter the score. By default the score of a pair depends on that pair
         alone.
     padded_size : int, optional
-        For ``parity``; default 20 nodes or 24 edges. Larger graphs enlarge it.
+        For ``parity``; default as published 20 nodes, or the largest number of edges of
+        all graphs that are scored together. Larger graphs enlarge it.
     generator : torch.Generator, optional
         Of the noise.
 
@@ -120,8 +121,7 @@ class IsoNetPP(MatchingNetwork):
             generator=generator,
             early_edges=kind == "edge",
         )
-        if rounds < 1:
-            raise ValueError(f"rounds: expected at least 1, found {rounds}")
+        check_count(rounds, "rounds")
         self.rounds = rounds
         d = self.state_dim
         self.interaction = perceptron(2 * d, 2 * d, d)
@@ -131,6 +131,7 @@ class IsoNetPP(MatchingNetwork):
         query: GraphBatch,
         corpus: GraphBatch,
         first: tuple[Tensor | None, Tensor | None] | None = None,
+        padded: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Score pairs of graphs.
 
@@ -140,6 +141,8 @@ class IsoNetPP(MatchingNetwork):
             Of equal length.
         first : pair of Tensor, optional
             :meth:`encode` of both; computed when missing.
+        padded : int, optional
+            Padding in place of ``padded_size``.
 
         Returns
         -------
@@ -158,7 +161,7 @@ class IsoNetPP(MatchingNetwork):
             if t or not known:
                 both = run.sides.split(torch.cat(run.states(partners), 1))
             q, c = (side[..., -self.state_dim :] for side in both)
-            found = self._align(pair, q, c)
+            found = self._align(pair, q, c, padded)
             plans.append(found.plan)
             if t + 1 < self.rounds:
                 partners = self._partners(found.plan, *both)
@@ -174,12 +177,15 @@ class IsoNetPP(MatchingNetwork):
         rows = torch.cat(run.states(None), 1)
         return run.sides.split(rows)[0]
 
-    def _partners(self, plan: Tensor, query: Tensor, corpus: Tensor) -> Tensor:
+    def _partners(self, plan: Tensor, query: Tensor, corpus: Tensor) -> Tensor | None:
         """Return what the partners add before the interaction's relu, by layer.
 
-        The last layer of a round is not looked at in the next one.
+        The last layer of a round is not looked at in the next one, so of a single layer
+        nothing is.
         """
         d, kept = self.state_dim, self.layers - 1
+        if kept == 0:
+            return None
         rows = join(
             torch.bmm(plan, corpus[..., : kept * d]),
             torch.bmm(plan.mT, query[..., : kept * d]),

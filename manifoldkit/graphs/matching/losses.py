@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_floating, check_tensor
 
 
 def pairwise_ranking_loss(
@@ -29,6 +29,7 @@ def pairwise_ranking_loss(
     0.15
     """
     check_floating(scores, "scores")
+    check_tensor(labels, "labels")
     if scores.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(
             "scores, labels: expected equal shapes (B,), found "

@@ -95,7 +95,10 @@ def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores
         Shapes that differ, scores that are NaN, or no query with both positives and
         negatives.
     """
-    scores, relation = np.asarray(scores, float), np.asarray(relation) != 0
+    scores, relation = _array(scores, "scores"), _array(relation, "relation")
+    if np.isnan(relation).any():
+        raise ValueError("relation: found NaN")
+    relation = relation != 0
     if scores.ndim != 2 or scores.shape != relation.shape:
         raise ValueError(
             "scores, relation: expected equal shapes (n_queries, n_corpus), found "
@@ -115,8 +118,17 @@ def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores
     return RetrievalScores(mean_ap, hits, precision, n, len(scores) - n)
 
 
+def _array(values: Any, name: str) -> np.ndarray:
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError("complex numbers")
+        return np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected an array of numbers ({error})") from None
+
+
 def _checked(scores: Any, relevant: Any, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    scores, relevant = np.asarray(scores, float), np.asarray(relevant) != 0
+    scores, relevant = _array(scores, "scores"), _array(relevant, "relevant") != 0
     if scores.ndim != 1 or scores.shape != relevant.shape or not len(scores):
         raise ValueError(
             f"scores, relevant: expected equal lengths, found {scores.shape} and "

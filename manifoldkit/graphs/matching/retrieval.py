@@ -17,7 +17,7 @@ from manifoldkit.graphs.matching._retriever_files import (
     write_retriever,
 )
 from manifoldkit.graphs.matching._retriever_training import train
-from manifoldkit.graphs.matching.base import MatchingNetwork
+from manifoldkit.graphs.matching.base import MatchingNetwork, check_count
 from manifoldkit.graphs.matching.cascade import Cascade, SearchResult
 from manifoldkit.graphs.matching.corpus import GraphCorpus
 from manifoldkit.graphs.matching.exact import ExactSolver
@@ -183,7 +183,7 @@ class SubgraphRetriever(BaseEstimator):
             PyG Data, networkx graphs or pairs (num_nodes, edges); the corpus may also
             be a :class:`GraphCorpus`.
         relation : array-like, shape (n_queries, n_corpus)
-            Nonzero where the corpus graph contains the query.
+            One where the corpus graph contains the query, else zero.
         validation : (queries, relation), optional
             For early stopping; default a share of the queries.
 
@@ -442,10 +442,13 @@ class SubgraphRetriever(BaseEstimator):
             raise ValueError(
                 f"verify: expected None, 'top' or 'all', found {self.verify!r}"
             )
-        for name in ("keep", "max_epochs", "steps_per_epoch", "patience"):
-            if getattr(self, name) < 1:
+        counts = ("keep", "rounds", "layers", "max_epochs", "steps_per_epoch")
+        for name in (*counts, "patience", "batch_size"):
+            check_count(getattr(self, name), name)
+        for name in ("lr", "clip", "margin"):
+            if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
+                    f"{name}: expected a positive number, found {getattr(self, name)}"
                 )
         if self.batch_size < 2:
             raise ValueError(
@@ -499,10 +502,13 @@ def _relevance(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> np.nd
 
 
 def _check_relation(relation: Any, rows: int, columns: int, name: str) -> np.ndarray:
-    table = np.asarray(relation)
+    table = np.asarray(relation.cpu() if hasattr(relation, "cpu") else relation)
     if table.shape != (rows, columns):
         raise ValueError(
             f"{name}: expected shape (n_queries, n_corpus) = ({rows}, {columns}), "
             f"found {table.shape}"
         )
-    return table != 0
+    if not np.isin(table, (0, 1)).all():
+        odd = table[~np.isin(table, (0, 1))].flat[0]
+        raise ValueError(f"{name}: expected zeros and ones for every pair, found {odd}")
+    return table == 1

@@ -71,6 +71,14 @@ def test_small_and_edgeless_graphs(graph):
             ),
             "x with 2 rows",
         ),
+        (
+            Data(
+                edge_attr=torch.tensor([1.0, 2.0]),
+                edge_index=torch.tensor([[0, 1], [1, 0]]),
+                num_nodes=2,
+            ),
+            r"edge_attr differs between listings of the edge \(1, 0\)",
+        ),
     ],
 )
 def test_bad_graphs_are_named(graph, match):

@@ -48,6 +48,7 @@ def test_queries_without_two_classes_are_skipped_and_counted():
             "positives and negatives",
         ),
         (lambda: retrieval_scores(np.eye(2), np.eye(3)), "equal shapes"),
+        (lambda: retrieval_scores(np.eye(2), np.full((2, 2), np.nan)), "relation"),
         (lambda: average_precision([1.0], [0]), "positive"),
         (lambda: average_precision([np.nan, 1], [0, 1]), "NaN"),
         (lambda: average_precision([1.0], [0, 1]), "equal lengths"),

@@ -24,7 +24,7 @@ def make(which, semantics="monomorphism", seed=0):
     cls, kind, *_ = CASES[which]
     torch.manual_seed(seed)
     options = {} if which == "gmn" else {"semantics": semantics}
-    return cls(kind, **options).double()
+    return cls(kind, **options).double().eval()
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,58 @@ def test_the_authors_weights_give_the_authors_scores(which, sets, reference):
     torch.testing.assert_close(model.propagation.message.weight.grad, theirs)
     theirs = literal.encoder["MLP1"][0].weight.grad
     torch.testing.assert_close(model.node_encoder.weight.grad, theirs)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", ["node", "edge"])
+def test_few_rounds_and_layers(kind, layers, rounds, sets, reference):
+    torch.manual_seed(0)
+    padded = 9 if kind == "node" else 24
+    sizes = {"rounds": rounds, "layers": layers}
+    literal = reference.Literal(
+        f"isonetpp-{kind}", padded, dtype=torch.float64, **sizes
+    )
+    model = IsoNetPP.from_upstream_state_dict(
+        literal.state_dict(), kind=kind, padded_size=padded, **sizes
+    )
+    expected = literal(*sets).detach()
+    close = {"rtol": 0, "atol": 1e-9}
+    torch.testing.assert_close(model.score_pairs(*sets), expected, **close)
+    torch.testing.assert_close(model.score_matrix(*sets).diagonal(), expected, **close)
+
+
+@pytest.mark.parametrize("which", ["isonetpp-edge", "isonet-edge"])
+def test_edges_are_padded_to_the_most_that_any_graph_has(which, sets, reference):
+    cls, kind, *_ = CASES[which]
+    largest = max(len(edges) for side in sets for _, edges in side)
+    torch.manual_seed(0)
+    literal = reference.Literal(which, largest, dtype=torch.float64)
+    arrays = {k: v.detach().numpy() for k, v in literal.state_dict().items()}
+    model = cls.from_upstream_state_dict(arrays, kind=kind)
+    expected = literal(*sets).detach()
+    close = {"rtol": 0, "atol": 1e-9}
+    torch.testing.assert_close(
+        model.score_pairs(*sets, batch_size=5), expected, **close
+    )
+    matrix = model.score_matrix(*sets, batch_size=5)
+    torch.testing.assert_close(matrix.diagonal(), expected, **close)
+    batches = [
+        PackedGraphs(s, dtype=torch.float64).batch(range(12), True) for s in sets
+    ]
+    torch.testing.assert_close(model(*batches)[0].detach(), expected, **close)
+
+
+def test_gradients_follow_the_mode(sets, reference):
+    model = IsoNetPP()
+    assert model.score_pairs(*sets).requires_grad
+    with torch.no_grad():
+        assert not model.score_pairs(*sets).requires_grad
+    model.eval()
+    assert not model.score_pairs(*sets).requires_grad
+    assert model.score_pairs(*sets, grad=True).requires_grad
+    state = reference.Literal("isonetpp-node", 9).state_dict()
+    assert not IsoNetPP.from_upstream_state_dict(state).training
 
 
 def test_names_that_share_a_tensor_and_names_that_do_not_fit(reference):
@@ -272,6 +324,11 @@ def test_no_pairs_and_no_graphs(sets):
         (lambda s: IsoNetPP(rounds=0), "rounds"),
         (lambda s: IsoNetPP(layers=0), "layers"),
         (lambda s: IsoNetPP(semantics="both"), "semantics"),
+        (lambda s: IsoNetPP(rounds=2.5), "rounds"),
+        (lambda s: IsoNet(layers="5"), "layers"),
+        (lambda s: IsoNetPP(noise=-1.0), "noise"),
+        (lambda s: IsoNetPP(tau=0.0), "tau"),
+        (lambda s: IsoNet(n_iter=0), "n_iter"),
         (lambda s: IsoNetPP(parity=True, semantics="induced"), "parity"),
         (lambda s: GMNMatch("edge"), "GMNMatch attends to nodes"),
         (lambda s: IsoNetPP().score_pairs(s[0][:2], s[1]), "equal length"),
@@ -314,3 +371,22 @@ def test_training_ranks_a_small_set(random_graphs):
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.7 * first
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("default")
+def test_compiles_without_a_break(sets):
+    torch.manual_seed(0)
+    kind = "edge"
+    model = IsoNetPP(kind, 2, 2)
+    batches = [PackedGraphs(s).batch(range(12), kind == "edge") for s in sets]
+    expected = model(*batches)[0]
+    expected.sum().backward()
+    gradient = model.propagation.message.weight.grad.clone()
+    model.zero_grad()
+    torch.compiler.reset()
+    found = torch.compile(model, backend="eager", fullgraph=True)(*batches)[0]
+    found.sum().backward()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(found, expected, **close)
+    torch.testing.assert_close(model.propagation.message.weight.grad, gradient, **close)

@@ -62,6 +62,7 @@ def test_rejected_graphs_never_hold_the_query(fitted, pairs):
         assert not truth[found.ids[found.status == "rejected"]].any()
         assert found.counts["filter"] == (found.status != "rejected").sum()
         assert set(found.seconds) == {"filter", "early"}
+        assert found.timing["total"] == sum(found.seconds.values()) > 0
 
 
 def test_the_order_is_that_of_the_networks_scores(fitted, pairs):
@@ -131,6 +132,7 @@ def test_time_ends_a_training(pairs):
     retriever = SubgraphRetriever("isonet-node", layers=1, max_seconds=0.01, **options)
     retriever.fit(pairs.queries, pairs.corpus, pairs.relation)
     assert len(retriever.history_) < 5
+    assert all("train_loss" in row for row in retriever.history_)
 
 
 def test_save_and_load(fitted, pairs, tmp_path):
@@ -256,6 +258,10 @@ def test_assignment_of_unequal_sets():
         ({"filter": "motif"}, "kind"),
         ({"keep": 0}, "keep"),
         ({"batch_size": 1}, "batch_size"),
+        ({"max_epochs": 1.5}, "max_epochs"),
+        ({"rounds": 0}, "rounds"),
+        ({"lr": -1.0}, "lr"),
+        ({"margin": np.nan}, "margin"),
         ({"validation_fraction": 1.0}, "validation_fraction"),
         ({"verify_budget_ms": -1}, "budget_ms"),
         ({"semantics": "both"}, "semantics"),
@@ -272,6 +278,11 @@ def test_bad_data(pairs, fitted):
     retriever = SubgraphRetriever(**QUICK)
     with pytest.raises(ValueError, match=r"relation: expected shape .* \(12, 40\)"):
         retriever.fit(pairs.queries, pairs.corpus, pairs.relation[:, :5])
+    for odd in (np.nan, -1, 2):  # a missing label is no label
+        relation = pairs.relation.astype(float)
+        relation[0, 0] = odd
+        with pytest.raises(ValueError, match="relation: expected zeros and ones"):
+            retriever.fit(pairs.queries, pairs.corpus, relation)
     with pytest.raises(ValueError, match="positive and negative"):
         SubgraphRetriever(early_stopping=False).fit(
             pairs.queries, pairs.corpus, np.ones((12, 40))
