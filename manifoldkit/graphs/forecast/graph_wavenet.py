@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.forecast.norm import NodeBatchNorm
 from manifoldkit.graphs.forecast.stgcn import add_virtual_signal
 from manifoldkit.graphs.forecast.temporal import ByteDropout, TemporalConv
@@ -141,6 +142,12 @@ class GraphWaveNet(nn.Module):
         )
         self.hidden = nn.Linear(skip_channels, end_channels)
         self.head = nn.Linear(end_channels, horizon)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again, those of the adjacency too."""
+        redraw_parts(self)
+        for embedding in self.embed or ():
+            nn.init.normal_(embedding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map real nodes' features (B, history, N, C) to (B, horizon, N)."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.forecast.norm import NodeLayerNorm
 from manifoldkit.graphs.forecast.temporal import (
     Align,
@@ -151,6 +152,10 @@ class STGCN(nn.Module):
         self.hidden = nn.Linear(out_channels, out_channels)
         self.dropout = ByteDropout(dropout)
         self.head = nn.Linear(out_channels, horizon)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again, those of the adjacency too."""
+        redraw_parts(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map real nodes' features (B, history, N, C) to (B, horizon, N)."""

@@ -9,6 +9,7 @@ import torch_geometric.nn.aggr as pyg_aggr
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import Aggregation
 
+from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.monoid.losses import associativity_loss
 from manifoldkit.graphs.monoid.operators import ExactMonoid, GRUMonoid
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
@@ -40,10 +41,7 @@ class _RaggedAggregation(Aggregation):
 
     def reset_parameters(self) -> None:
         """Draw all weights again."""
-        for module in self.children():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+        redraw_parts(self)
 
     def forward(
         self,

@@ -9,6 +9,16 @@ import torch
 from torch import Tensor
 
 from manifoldkit.graphs.monoid.plan import Operator
+from manifoldkit.linalg.checks import check_last
+
+
+def _check_rows(**values: Tensor) -> None:
+    """Raise unless all are floating point, of one shape (m, dim)."""
+    for name, value in values.items():
+        check_last(value, ("m", "dim"), name)
+    if len({value.shape for value in values.values()}) > 1:
+        found = ", ".join(str(tuple(value.shape)) for value in values.values())
+        raise ValueError(f"{', '.join(values)}: expected equal shapes, found {found}")
 
 
 def commutativity_loss(operator: Operator, a: Tensor, b: Tensor) -> Tensor:
@@ -30,6 +40,7 @@ def commutativity_loss(operator: Operator, a: Tensor, b: Tensor) -> Tensor:
     >>> commutativity_loss(torch.sub, a, b).item()
     16.0
     """
+    _check_rows(a=a, b=b)
     return (operator(a, b) - operator(b, a)).square().mean()
 
 
@@ -56,6 +67,7 @@ def associativity_loss(operator: Operator, a: Tensor, b: Tensor, c: Tensor) -> T
     >>> bool(associativity_loss(torch.maximum, a, b, c) == 0)
     True
     """
+    _check_rows(a=a, b=b, c=c)
     left = operator(operator(a, b), c)
     return (left - operator(a, operator(b, c))).square().mean()
 
@@ -87,9 +99,19 @@ def identity_loss(
     >>> identity_loss(torch.add, a, torch.zeros(2)).item()
     0.0
     """
+    _check_rows(a=a)
     if identity is None:
         identity = getattr(operator, "identity", None)
     if identity is None:
         raise ValueError("identity: expected a tensor, as the operator has none")
-    e = torch.as_tensor(identity, dtype=a.dtype, device=a.device).expand_as(a)
+    if not isinstance(identity, Tensor | float | int):
+        raise TypeError(f"identity: expected a tensor, found {identity!r}")
+    if isinstance(identity, Tensor) and identity.is_complex():
+        raise TypeError(f"identity: expected real numbers, found {identity.dtype}")
+    e = torch.as_tensor(identity, dtype=a.dtype, device=a.device)
+    if e.ndim > 1 or (e.ndim and e.shape[-1] not in (1, a.shape[-1])):
+        raise ValueError(
+            f"identity: expected shape ({a.shape[-1]},), found {tuple(e.shape)}"
+        )
+    e = e.expand_as(a)
     return (operator(a, e) - a).square().mean()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.monoid._gru_kernel import SymmetricGRU, symmetric_gru
 
 _BLOCK = 1 << 17  # numbers; 512 KiB in float32
@@ -90,10 +91,7 @@ class _Learnable(Monoid):
     def reset_parameters(self) -> None:
         """Draw the weights again and set the identity to zero."""
         nn.init.zeros_(self.identity)
-        for module in self.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if module is not self and callable(reset):
-                reset()
+        redraw_parts(self)
 
     def extra_repr(self) -> str:
         """Show the number of features."""

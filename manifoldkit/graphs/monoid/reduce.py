@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
+from manifoldkit.linalg.checks import check_tensor
 
 
 class _PlanCache:
@@ -124,6 +125,7 @@ def segment_tree_reduce(
     >>> segment_tree_reduce(x, index, torch.maximum, dim_size=3).flatten().tolist()
     [5.0, 3.0, 0.0]
     """
+    check_tensor(x, "x")
     if plan is None:
         plan = plan_for(index, ptr, dim_size)
     if not -x.dim() <= dim < x.dim():

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan, call_on_rows
 from manifoldkit.graphs.monoid.reduce import plan_for
+from manifoldkit.linalg.checks import check_last
 
 
 def segment_tree_scan(
@@ -39,6 +40,7 @@ def segment_tree_scan(
     >>> segment_tree_scan(x, index, torch.add).flatten().tolist()
     [1.0, 3.0, 6.0, 4.0]
     """
+    check_last(x, ("n", "F"), "x")
     if plan is None:
         plan = plan_for(index, ptr)
     if x.shape[0] != plan.num_elements:

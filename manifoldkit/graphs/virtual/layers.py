@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.graphs._modules import redraw_parts
+
 
 class VirtualNodeState(nn.Module):
     r"""One exchange between the nodes of each graph and its virtual state.
@@ -50,6 +52,10 @@ class VirtualNodeState(nn.Module):
             nn.Linear(2 * channels, channels),
             nn.Dropout(dropout),
         )
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again."""
+        redraw_parts(self)
 
     def forward(self, h: Tensor, v: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return new features and states.
@@ -106,6 +112,11 @@ class VirtualNodeMPNN(nn.Module):
             VirtualNodeState(channels, reduce, dropout) for _ in self.layers[:-1]
         )
         self.start = nn.Parameter(torch.zeros(channels))
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again, those of the layers too; states start at zero."""
+        redraw_parts(self)
+        nn.init.zeros_(self.start)
 
     def forward(
         self,

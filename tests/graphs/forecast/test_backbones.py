@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -194,6 +197,33 @@ def test_dropout_by_bytes():
     assert torch.equal(ByteDropout(0.0)(x), x)
     with pytest.raises(ValueError, match="dropout"):
         ByteDropout(1.0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_weights_are_drawn_again_and_copies_agree(name):
+    torch.manual_seed(0)
+    model = BACKBONES[name](adjacency()).eval()
+    x = torch.randn(1, 12, N, 3)
+    before = {k: v.clone() for k, v in model.named_parameters() if v.numel()}
+    expected = model(x)
+    twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    model.reset_parameters()
+    for key, value in model.named_parameters():
+        if value.dim() > 1 and value.numel() and "norm" not in key:
+            assert not torch.equal(value, before[key]), key
+    for twin in twins:
+        assert torch.equal(twin(x), expected)
+    model.load_state_dict(twins[0].state_dict())
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.compile
+def test_the_compiler_takes_the_backbones():
+    torch.compiler.reset()
+    model = BACKBONES["stgcn"](adjacency()).eval()
+    x = torch.randn(1, 12, N, 3)
+    whole = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(whole(x), model(x))
 
 
 def test_long_and_short_histories():

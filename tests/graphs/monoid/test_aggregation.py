@@ -96,7 +96,10 @@ def test_as_a_readout_with_every_form_of_input():
     assert aggregate(x).shape == (1, 6)
     none = aggregate(x[:0], index[:0], dim_size=3)
     assert none.shape == (3, 6)
+    before = [p.clone() for p in aggregate.parameters() if p.dim() > 1]
     aggregate.reset_parameters()
+    after = [p for p in aggregate.parameters() if p.dim() > 1]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_random_orders():

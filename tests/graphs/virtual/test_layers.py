@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch_geometric.nn import GCNConv
@@ -18,6 +21,22 @@ def test_a_state_is_a_sum_over_its_own_graph():
         torch.testing.assert_close(out[own], h[own] + expected)
         alone, _ = layer(h[own], v[g : g + 1], torch.zeros(int(own.sum())).long())
         torch.testing.assert_close(alone, out[own])
+
+
+def test_weights_are_drawn_again():
+    torch.manual_seed(0)
+    net = VirtualNodeMPNN([GCNConv(4, 4), GCNConv(4, 4)], 4)
+    before = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        net.start += 1
+    net.reset_parameters()
+    after = net.state_dict()
+    assert torch.equal(after["start"], torch.zeros(4))
+    for key in ("layers.0.lin.weight", "exchanges.0.mlp.0.weight"):
+        assert not torch.equal(before[key], after[key])
+    twin = pickle.loads(pickle.dumps(net))
+    x, edges = torch.randn(3, 4), torch.tensor([[0, 1], [1, 2]])
+    assert torch.equal(twin(x, edges), net(x, edges))
 
 
 def test_mean_does_not_know_the_size():
