@@ -36,13 +36,13 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
     "PaRot, equivariant directions": (
         {"model": "parot", "model_options": {**PATCHES, "directions": "equivariant"}},
         False,
-        20,
+        40,
         3,
     ),
     "PaRot, learned directions (published)": (
         {"model": "parot", "model_options": PATCHES},
         False,
-        20,
+        40,
         1,
     ),
     "RISurConv, mesh normals with signs (published)": (
