@@ -26,6 +26,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "results", "jupyter_execute"]
 autosummary_generate = True
+templates_path = ["_templates"]
 autodoc_typehints = "none"
 numpydoc_show_class_members = True
 numpydoc_show_inherited_class_members = False
@@ -77,7 +78,9 @@ html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 6,
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
-html_sidebars = {"index": [], "installation": [], "choosing": [], "comparison": []}
+_ALONE = ("index", "installation", "getting_started", "choosing", "comparison")
+_ALONE += ("reproductions", "performance")  # pages without a section beside them
+html_sidebars = {page: [] for page in _ALONE}

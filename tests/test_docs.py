@@ -44,7 +44,8 @@ def listed_in_toctrees(page):
     for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", text_of(page), re.S | re.M):
         for line in tree.splitlines():
             if line and not line.startswith(":") and "*" not in line:
-                yield (Path(page).parent / line).as_posix() + ".md"
+                name = re.sub(r".*<(.*)>$", r"\1", line)
+                yield (Path(page).parent / name).as_posix() + ".md"
 
 
 def test_every_page_is_in_a_toctree():
