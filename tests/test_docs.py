@@ -172,8 +172,10 @@ def test_commands_that_are_shown_exist():
         where = f"{page}: {line}"
         if match := re.search(r"python3 dev\.py (\w+)", line):
             assert f'"{match[1]}"' in dev, where
-        elif match := re.match(r"python -m ([\w.]+)", line):
-            assert find_spec(match[1]) is not None, where
+        elif match := re.match(r"python -m benchmarks ([a-z]\w*)", line):
+            assert (ROOT / "benchmarks" / f"{match[1]}.py").exists(), where
+        elif match := re.match(r"python -m manifoldkit([\w.]*)", line):
+            assert find_spec(f"manifoldkit{match[1]}") is not None, where
         elif match := re.match(r"manifoldkit run (\w+)", line):
             assert match[1] in {*cli.EXPERIMENTS, "NAME"}, where
         elif match := re.match(r"manifoldkit ([a-z]\w*)", line):
