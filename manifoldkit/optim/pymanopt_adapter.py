@@ -47,6 +47,14 @@ def to_pymanopt(
     ------
     MissingExtraError
         pymanopt is not installed.
+
+    Examples
+    --------
+    >>> from manifoldkit.manifolds import Sphere
+    >>> problem = to_pymanopt(Sphere(), lambda x: x[0], (3,))  # doctest: +SKIP
+    >>> solver = pymanopt.optimizers.TrustRegions(verbosity=0)  # doctest: +SKIP
+    >>> solver.run(problem).point.round(3)  # doctest: +SKIP
+    array([-1., -0.,  0.])
     """
     try:
         import pymanopt

@@ -59,6 +59,11 @@ def hits_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
 
     The published tables name this measure but their code does not hold it; this is the
     usual definition in retrieval. All positives count with fewer than ``k`` negatives.
+
+    Examples
+    --------
+    >>> hits_at_k([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0], k=1)
+    0.5
     """
     scores, relevant = _checked(scores, relevant, k)
     if not relevant.any():
@@ -70,7 +75,13 @@ def hits_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
 
 
 def precision_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
-    """Return the share of positives among the first ``k``, ties counted on average."""
+    """Return the share of positives among the first ``k``, ties counted on average.
+
+    Examples
+    --------
+    >>> precision_at_k([3.0, 2.0, 2.0, 1.0], [1, 1, 0, 0], k=2)
+    0.75
+    """
     scores, relevant = _checked(scores, relevant, k)
     k = min(k, len(scores))
     limit = np.sort(scores)[::-1][k - 1]
@@ -94,6 +105,12 @@ def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores
     ValueError
         Shapes that differ, scores that are NaN, or no query with both positives and
         negatives.
+
+    Examples
+    --------
+    >>> scores = retrieval_scores([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]], [[1, 0, 1]] * 2)
+    >>> scores.map, scores.n_queries
+    (0.8333..., 2)
     """
     scores, relation = _array(scores, "scores"), _array(relation, "relation")
     if np.isnan(relation).any():
