@@ -206,7 +206,8 @@ class Links(HTMLParser):
 
 
 def broken_links(site):
-    parsed = {p: Links(p.read_text(encoding="utf-8")) for p in site.rglob("*.html")}
+    pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
+    parsed = {page: Links(page.read_text(encoding="utf-8")) for page in pages}
     for page, found in parsed.items():
         for link in found.links:
             parts = urlsplit(link)
