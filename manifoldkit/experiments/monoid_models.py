@@ -196,10 +196,12 @@ class SetNetwork(nn.Module):
         return self.decode(self.aggregate(h, batch, dim_size=n_sets))
 
     def prefixes(self, x: Tensor, batch: Tensor) -> Tensor:
-        """Return logits for every prefix of every set; trees only."""
-        from manifoldkit.graphs import segment_tree_scan
+        """Return logits for every prefix of every set; trees and recurrent folds."""
+        from manifoldkit.graphs import FoldAggregation, segment_tree_scan
 
         h = self.encode(x)
+        if isinstance(self.aggregate, FoldAggregation):
+            return self.decode(self.aggregate.scan(h, batch))
         return self.decode(segment_tree_scan(h, batch, self.aggregate.operator))
 
 

@@ -30,9 +30,10 @@ def test_every_aggregation_answers_for_sets_of_any_size(name):
         torch.testing.assert_close(swapped[0], out[0])
 
 
-def test_prefixes_end_with_the_set():
+@pytest.mark.parametrize("name", ["GRU tree", "GRU fold"])
+def test_prefixes_end_with_the_set(name):
     torch.manual_seed(0)
-    net = models.SetNetwork("GRU tree", 4, 8).eval()
+    net = models.SetNetwork(name, 4, 8).eval()
     index = torch.tensor([0, 0, 1, 1, 1, 1])
     x = torch.randint(2, (6, 4)).float()
     prefixes = net.prefixes(x, index)

@@ -300,8 +300,45 @@ class FoldAggregation(_RaggedAggregation):
             return out.view(-1, *x.shape[1:-1], self.state_size)
         return self._fold_sets(x, plan)
 
-    def _fold_sets(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
-        """Step through positions; sets leave, longest last, when they are at an end."""
+    def scan(
+        self, x: Tensor, index: Tensor | None = None, ptr: Tensor | None = None
+    ) -> Tensor:
+        """Return the state after every element, in the order of ``x``: all prefixes.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_elements, in_channels)
+        index, ptr
+            Sets, one of both; within a set elements keep their order.
+
+        Returns
+        -------
+        Tensor of shape (n_elements, out_channels)
+        """
+        plan = plan_for(index, ptr)
+        if x.dim() != 2 or len(x) != plan.num_elements:
+            raise ValueError(
+                f"x: expected shape ({plan.num_elements}, {self.in_channels}), found "
+                f"{tuple(x.shape)}"
+            )
+        steps: list[tuple[Tensor, Tensor]] = []
+        self._fold_sets(self._encode(x), plan, steps)
+        if not steps:
+            return x.new_zeros(0, self.state_size)
+        places, states = (torch.cat(parts) for parts in zip(*steps, strict=True))
+        order = plan.order[places]
+        return torch.empty_like(states).index_copy(0, order, states).to(x.dtype)
+
+    def _fold_sets(
+        self,
+        x: Tensor,
+        plan: SegmentTreePlan,
+        steps: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """Step through positions; sets leave, longest last, when they are at an end.
+
+        Places of the elements and states of every step are appended to ``steps``.
+        """
         counts, by_length = torch.sort(plan.counts, descending=True, stable=True)
         starts = plan.ptr[:-1][by_length]
         longest = int(counts[0]) if counts.numel() else 0
@@ -316,7 +353,10 @@ class FoldAggregation(_RaggedAggregation):
             if number < len(state[0]):
                 finished.append(state[0][number:])
                 state = tuple(s[:number] for s in state)
-            state = self._step(elements[starts[:number] + step], state)
+            places = starts[:number] + step
+            state = self._step(elements[places], state)
+            if steps is not None:
+                steps.append((places, state[0]))
         out = torch.cat([state[0], *reversed(finished)])
         return torch.empty_like(out).index_copy(0, by_length, out)
 

@@ -71,6 +71,23 @@ def test_the_recurrence_is_torch_s():
         torch.testing.assert_close(out[s], expected)
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_the_states_of_the_recurrence_are_its_prefixes(kind):
+    fold = FoldAggregation(4, 6, kind, permute="always")
+    index = torch.tensor([2, 0, 0, 4, 2, 2, 2])
+    x = torch.randn(7, 4)
+    states = fold.scan(x, index)
+    fold.permute = "never"
+    for row in range(7):
+        mine = (index == index[row]) & (torch.arange(7) <= row)
+        torch.testing.assert_close(states[row], fold(x[mine], index[mine] * 0)[0])
+    ptr = torch.tensor([0, 3, 3, 7])
+    torch.testing.assert_close(fold.scan(x, ptr=ptr)[[2, 6]], fold(x, ptr=ptr)[[0, 2]])
+    assert fold.scan(x[:0], index[:0]).shape == (0, 6)
+    with pytest.raises(ValueError, match=r"x: expected shape \(7, 4\)"):
+        fold.scan(x[:3], index)
+
+
 def test_inside_message_passing_and_through_the_resolver():
     edges = torch.tensor([[0, 1, 2, 3, 0], [4, 4, 1, 0, 4]])  # not sorted by target
     x = torch.randn(5, 4)
