@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_finite, check_floating
+from manifoldkit.linalg.checks import check_finite, check_floating, check_tensor
 
 
 def check_count(n: int, name: str) -> int:
@@ -40,9 +40,11 @@ def split_normals(x: Tensor, normals: Tensor | None) -> tuple[Tensor, Tensor | N
 
 def sorted_batch(batch: Tensor, n: int, name: str = "batch") -> Tensor:
     """Return the vector of cloud numbers; raise unless it is sorted and fits."""
-    if batch.shape != (n,) or batch.is_floating_point():
+    check_tensor(batch, name)
+    whole = batch.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    if batch.shape != (n,) or not whole:
         raise ValueError(
-            f"{name}: expected {n} integers, found "
+            f"{name}: expected {n} integers, one a row of x, found "
             f"{str(batch.dtype).removeprefix('torch.')} of shape {tuple(batch.shape)}"
         )
     if n and (bool((batch[1:] < batch[:-1]).any()) or int(batch[0]) < 0):
@@ -79,6 +81,8 @@ def pad_clouds(
     >>> dense.shape, mask.tolist(), offsets.tolist()
     (torch.Size([2, 2, 3]), [[True, True], [True, False]], [0, 2])
     """
+    if not isinstance(x, Tensor) or x.ndim == 0:
+        raise TypeError(f"x: expected a tensor of shape (N, C), found {x!r}"[:80])
     sorted_batch(batch, len(x))
     sizes = torch.bincount(batch, minlength=n_clouds or 0)
     offsets = sizes.cumsum(0) - sizes

@@ -8,6 +8,8 @@ are sums of D large arrays instead of reductions over two or three neighbors.
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.checks import check_floating
+
 _NORMALIZE = ("sum", "mean", "sqrt")
 _COMPACT_UP_TO = 8  # agents; beyond, skipping (i, i) saves less than it costs
 
@@ -283,11 +285,17 @@ def neighbor_graph(
     >>> neighbor_graph(x, radius=2.0).tolist()
     [[0, 0], [1, 0], [0, 1]]
     """
+    check_floating(x, "x")
+    for name, value in (("k", k), ("radius", radius)):
+        if value is not None and not isinstance(value, int | float):
+            raise TypeError(f"{name}: expected a number, found {value!r}")
+    if isinstance(k, float):
+        raise TypeError(f"k: expected a whole number, found {k!r}")
     if k is None and radius is None:
         raise ValueError("neighbor_graph: expected k, radius or both, found neither")
     if (k is not None and k < 1) or (radius is not None and not radius > 0):
         raise ValueError(f"k, radius: expected positive, found {k}, {radius}")
-    if x.ndim not in (3, 4):
+    if x.ndim not in (3, 4) or x.shape[-2] == 0:
         raise ValueError(
             f"x: expected shape (B, N, T, D) or (N, T, D), found {tuple(x.shape)}"
         )

@@ -130,7 +130,9 @@ def read_points(x: Tensor, group: str, mask):
     spec = parse_group(group)
     d = x.shape[-1]
     if spec.d is not None and spec.d != d:
-        raise ValueError(f"group {group}: expected {spec.d} coordinates, found {d}")
+        raise ValueError(
+            f"x: expected {spec.d} coordinates for the group {group}, found {d}"
+        )
     if spec.rotates and not spec.mirrors and d == 1:
         raise ValueError(f"group {group}: rotations need 2 dimensions; try 'O(1)'")
     lead = x.shape[:-2]

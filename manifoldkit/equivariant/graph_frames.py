@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_square
+from manifoldkit.linalg.checks import check_finite, check_square
 
 # an irrational shift keeps simple fractions away from the borders of rounding
 _SHIFT = 0.3819660112501051
@@ -141,6 +141,11 @@ def graph_frame(
     2
     """
     check_square(adjacency, "adjacency")
+    if adjacency.ndim > 3:
+        raise ValueError(
+            f"adjacency: expected shape (B, n, n), found {tuple(adjacency.shape)}"
+        )
+    check_finite(adjacency, "adjacency")
     single = adjacency.ndim == 2
     if single:
         adjacency = adjacency[None]

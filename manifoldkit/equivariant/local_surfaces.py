@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from manifoldkit.equivariant._clouds import check_count
 from manifoldkit.equivariant.neighbors import group
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_broadcast, check_floating, check_last
 
 N_FEATURES = 14
 _ANGLE_STEP = 1e-6  # radians; below it angles count as equal
@@ -91,6 +91,11 @@ def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
     >>> surface_order(offsets, torch.tensor([0.0, 0.0, 1.0]))
     tensor([0, 2, 1])
     """
+    check_last(offsets, ("K", 3), "offsets")
+    check_last(normal, (3,), "normal")
+    if offsets.shape[-2] == 0:
+        raise ValueError(f"offsets: expected neighbors, found {tuple(offsets.shape)}")
+    check_broadcast(offsets=(offsets, 2), normal=(normal, 1))
     with torch.no_grad():
         n = _components(normal[..., None, :])
         g = _components(offsets)
@@ -205,7 +210,12 @@ def surface_features(
 
 
 def _check_shapes(center, neighbors, center_normal, neighbor_normals) -> None:
-    for name, value in (("center", center), ("neighbors", neighbors)):
+    for name, value in (
+        ("center", center),
+        ("neighbors", neighbors),
+        ("center_normal", center_normal),
+        ("neighbor_normals", neighbor_normals),
+    ):
         check_floating(value, name)
     if neighbors.ndim < 2 or neighbors.shape[-1] != 3 or neighbors.shape[-2] == 0:
         raise ValueError(

@@ -6,9 +6,20 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
+def _tensor(value, name: str) -> Tensor:
+    """Return numbers as a tensor; booleans and whole numbers as floats."""
+    try:
+        value = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected a tensor or an array ({error})") from None
+    if value.is_complex():
+        raise TypeError(f"{name}: expected real numbers, found {value.dtype}")
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
+
+
 def _errors(pred, target, mask, modes: bool) -> tuple[Tensor, Tensor]:
     """Distances (..., N[, K], T) and weights of agents (..., N)."""
-    pred, target = torch.as_tensor(pred), torch.as_tensor(target)
+    pred, target = _tensor(pred, "pred"), _tensor(target, "target")
     expected = target.ndim + modes
     wanted = "(..., N, K, T, D)" if modes else "(..., N, T, D)"
     if target.ndim < 2 or pred.ndim != expected:
@@ -158,8 +169,9 @@ def edge_accuracy(category, edges, mask=None) -> float:
     >>> edge_accuracy(swapped, edges)
     1.0
     """
-    category, edges = torch.as_tensor(category), torch.as_tensor(edges)
-    if category.ndim < 3 or category.shape[:-1] != edges.shape:
+    category, edges = _tensor(category, "category"), _tensor(edges, "edges")
+    fits = category.ndim >= 3 and category.shape[:-1] == edges.shape
+    if not fits or category.shape[-1] == 0:
         raise ValueError(
             "category, edges: expected shapes (..., N, N, K) and (..., N, N), found "
             f"{tuple(category.shape)} and {tuple(edges.shape)}"

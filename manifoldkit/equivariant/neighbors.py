@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from manifoldkit.equivariant._clouds import (
     as_clouds,
+    check_clouds,
     check_count,
     pad_clouds,
 )
 from manifoldkit.equivariant.axes import estimate_axes
+from manifoldkit.linalg.checks import check_floating, check_tensor
 
 __all__ = [
     "ball_query",
@@ -332,7 +335,7 @@ def ball_query(
     tensor([[0, 1, 0]])
     """
     check_count(k, "k")
-    if not r > 0:
+    if not isinstance(r, int | float | np.number) or not r > 0:
         raise ValueError(f"r: expected a positive radius, found {r!r}")
     refs, mask, _ = as_clouds(ref, mask, None, "ref")
     places, _, _ = as_clouds(query, None, None, "query")
@@ -377,6 +380,19 @@ def group(x: Tensor, index: Tensor) -> Tensor:
     >>> group(torch.eye(3), torch.tensor([[0, 2]])).shape
     torch.Size([1, 2, 3])
     """
+    check_tensor(x, "x")
+    check_tensor(index, "index")
+    if index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"index: expected int64, found {index.dtype}")
+    rows = x.shape[-2] if x.ndim > 1 else 0
+    # elsewhere than on the CPU reading a value waits for the device
+    if index.device.type == "cpu" and index.numel() and not is_compiling():
+        low, high = (int(v) for v in torch.aminmax(index))
+        if low < 0 or high >= rows:
+            raise ValueError(
+                f"x, index: expected numbers below the {rows} rows of x, "
+                f"found {low} to {high}"
+            )
     if x.ndim == 2:
         return x[index]
     if x.ndim != 3 or index.ndim < 2 or index.shape[0] != x.shape[0]:
@@ -386,7 +402,9 @@ def group(x: Tensor, index: Tensor) -> Tensor:
         )
     offset = torch.arange(len(x), device=x.device) * x.shape[1]
     flat = index + offset.view(-1, *[1] * (index.ndim - 1))
-    return x.flatten(0, 1).index_select(0, flat.flatten()).view(*flat.shape, -1)
+    return (
+        x.flatten(0, 1).index_select(0, flat.flatten()).view(*flat.shape, x.shape[-1])
+    )
 
 
 def three_interpolate(
@@ -420,6 +438,8 @@ def three_interpolate(
     >>> three_interpolate(torch.tensor([[0.5, 0, 0]]), ref, torch.tensor([[0.0], [4]]))
     tensor([[2.]])
     """
+    check_clouds(ref, "ref")
+    check_floating(features, "features")
     if features.shape[:-1] != ref.shape[:-1]:
         raise ValueError(
             "features: expected one row a reference point, found shape "

@@ -4,11 +4,20 @@ import torch
 from torch import Tensor
 
 from manifoldkit.equivariant.local_surfaces import safe_norm
+from manifoldkit.linalg.checks import check_broadcast, check_last
 
 
 def unit(x: Tensor) -> Tensor:
     """Vectors of length one; zero stays zero."""
     return x / safe_norm(x, keepdim=True).clamp_min(1e-12)
+
+
+def _same(a: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Two matrices and a vector of one batch shape and one dtype."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), v.dtype)
+    a, b, v = a.to(dtype), b.to(dtype), v.to(dtype)
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2], v.shape[:-1])
+    return a.expand(*batch, 3, 3), b.expand(*batch, 3, 3), v.expand(*batch, 3)
 
 
 def orientation(directions: Tensor, detach_third: bool = False) -> Tensor:
@@ -30,7 +39,7 @@ def orientation(directions: Tensor, detach_third: bool = False) -> Tensor:
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    d1, d2 = directions.unbind(-2)
+    d1, d2 = check_last(directions, (2, 3), "directions").unbind(-2)
     third = unit(torch.linalg.cross(d1, d2, dim=-1))
     third = third.detach() if detach_third else third
     return torch.stack([d1, d2, third], -2)
@@ -64,6 +73,11 @@ def relative_pose(a_i: Tensor, a_j: Tensor, offset: Tensor) -> Tensor:
     >>> relative_pose(eye, eye, torch.tensor([0.0, 0.0, 2.0]))[-1]
     tensor(2.)
     """
+    for name, value in (("a_i", a_i), ("a_j", a_j)):
+        check_last(value, (3, 3), name)
+    check_last(offset, (3,), "offset")
+    check_broadcast(a_i=(a_i, 2), a_j=(a_j, 2), offset=(offset, 1))
+    a_i, a_j, offset = _same(a_i, a_j, offset)
     direction = unit(offset)[..., None]
     return torch.cat(
         [
@@ -98,6 +112,11 @@ def scale_pose(local: Tensor, whole: Tensor, center: Tensor) -> Tensor:
     >>> scale_pose(torch.eye(3), torch.eye(3), torch.tensor([3.0, 0.0, 0.0]))[0]
     tensor(3.)
     """
+    for name, value in (("local", local), ("whole", whole)):
+        check_last(value, (3, 3), name)
+    check_last(center, (3,), "center")
+    check_broadcast(local=(local, 2), whole=(whole, 2), center=(center, 1))
+    local, whole, center = _same(local, whole, center)
     direction = unit(center)[..., None]
     return torch.cat(
         [

@@ -11,6 +11,20 @@ from sklearn.utils import check_random_state
 PROTOCOLS = ("z/z", "z/so3", "so3/so3", "none/none", "none/so3")
 
 
+def _clouds(X, name: str) -> np.ndarray:
+    try:
+        X = np.asarray(X)
+        fits = X.ndim == 3 and X.shape[2] == 3 and X.dtype.kind in "fiu"
+    except ValueError:  # a ragged list
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name}: expected an array of shape (n_clouds, n_points, 3), found "
+            f"{getattr(X, 'shape', type(X).__name__)}"
+        )
+    return X if X.dtype.kind == "f" else X.astype(float)
+
+
 def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state=None):
     """Turn each cloud at random.
 
@@ -40,7 +54,7 @@ def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state
     >>> bool(np.allclose(np.linalg.norm(turned, axis=2), np.linalg.norm(X, axis=2)))
     True
     """
-    X = np.asarray(X)
+    X = _clouds(X, "X")
     if rotation not in ("none", "z", "so3"):
         raise ValueError(f"rotation: expected 'none', 'z' or 'so3', found {rotation!r}")
     if rotation == "none":
@@ -54,7 +68,11 @@ def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state
     matrices = turns.as_matrix().swapaxes(1, 2)
     turned = (X @ matrices).astype(X.dtype)
     if normals is not None:
-        normals = np.asarray(normals)
+        normals = _clouds(normals, "normals")
+        if normals.shape[0] != len(X):
+            raise ValueError(
+                f"normals: expected {len(X)} clouds, found shape {normals.shape}"
+            )
         normals = (normals @ matrices).astype(normals.dtype)
     return turned, normals
 
@@ -150,6 +168,16 @@ def _predict(model, X, normals):
     return model.predict(X) if normals is None else model.predict(X, normals=normals)
 
 
+def _whole(values, name: str) -> np.ndarray:
+    try:
+        values = np.asarray(values)
+    except ValueError:  # a ragged list
+        values = np.asarray(None)
+    if values.dtype.kind not in "iub":
+        raise TypeError(f"{name}: expected whole numbers, found {values.dtype}")
+    return values
+
+
 def part_iou(
     y_true, y_pred, category, parts: Mapping[int, Sequence[int]]
 ) -> dict[str, float]:
@@ -178,8 +206,8 @@ def part_iou(
     >>> part_iou([[0, 0, 1, 1]], [[0, 1, 1, 1]], [0], {0: [0, 1]})["instance"]
     0.5833333333333333
     """
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-    category = np.asarray(category)
+    y_true, y_pred = _whole(y_true, "y_true"), _whole(y_pred, "y_pred")
+    category = _whole(category, "category")
     if y_true.shape != y_pred.shape or y_true.ndim != 2 or not y_true.size:
         raise ValueError(
             "y_true, y_pred: expected equal shapes (n_clouds, n_points), found "
@@ -189,6 +217,11 @@ def part_iou(
         raise ValueError(
             f"category: expected {len(y_true)} numbers, found shape {category.shape}"
         )
+    if not isinstance(parts, Mapping):
+        raise TypeError(f"parts: expected parts by category, found {parts!r}")
+    unknown = sorted(set(category.tolist()) - set(parts))
+    if unknown:
+        raise ValueError(f"parts: expected those of category {unknown[0]} as well")
     overlaps = np.empty(len(y_true))
     for i, (truth, guess) in enumerate(zip(y_true, y_pred, strict=True)):
         shares = []

@@ -44,6 +44,7 @@ from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis
 from manifoldkit.lie._so3 import unit_quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
+from manifoldkit.linalg.checks import check_square, compute_dtype
 
 WEIGHTINGS = ("haar", "none", "clipped")
 POINTS = ("random", "stratified", "sobol")
@@ -150,13 +151,18 @@ def stretch_log_density(x: Tensor) -> Tensor:
     >>> stretch_log_density(torch.diag(torch.tensor([1.0, -1.0])))
     tensor(0.1614)
     """
+    check_square(x, "x")
+    dtype, x = x.dtype, x.to(compute_dtype(x.dtype))
     if x.shape[-1] == 2:
         delta = (x[..., 0, 0] - x[..., 1, 1]) / 2
         b = (x[..., 0, 1] + x[..., 1, 0]) / 2
-        return _two_by_two.log_sinhc_of_square(delta * delta + b * b)
-    t = torch.linalg.eigvalsh((x + x.mT) / 2)
+        return _two_by_two.log_sinhc_of_square(delta * delta + b * b).to(dtype)
+    try:
+        t = torch.linalg.eigvalsh((x + x.mT) / 2)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(f"x: expected finite matrices ({error})") from None
     i, j = torch.triu_indices(x.shape[-1], x.shape[-1], 1, device=x.device)
-    return log_sinhc((t[..., i] - t[..., j]) / 2).sum(-1)
+    return log_sinhc((t[..., i] - t[..., j]) / 2).sum(-1).to(dtype)
 
 
 def _log_sinc(x: Tensor) -> Tensor:
@@ -178,7 +184,12 @@ def rotation_log_density(a: Tensor) -> Tensor:
     -------
     Tensor, shape (...)
     """
-    n = a.shape[-1]
+    n = check_square(a, "a").shape[-1]
+    dtype, a = a.dtype, a.to(compute_dtype(a.dtype))
+    return _rotation_log_density(a, n).to(dtype)
+
+
+def _rotation_log_density(a: Tensor, n: int) -> Tensor:
     if n == 2:
         return 0 * a[..., 1, 0]
     tiny = torch.finfo(a.dtype).tiny

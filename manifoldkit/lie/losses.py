@@ -16,7 +16,13 @@ from manifoldkit.lie._procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation import geodesic_distance
 from manifoldkit.lie.rotation._checks import check_pair
-from manifoldkit.linalg.checks import check_floating, check_square, check_weights
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_floating,
+    check_square,
+    check_weights,
+    common_dtype,
+)
 
 
 class Registration(NamedTuple):
@@ -175,6 +181,7 @@ def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
             raise ValueError(
                 f"{name}: expected shape (..., 4), found {tuple(value.shape)}"
             )
+    check_broadcast(p=(p, 1), q=(q, 1))
     near = torch.minimum(_so3.safe_norm(q - p), _so3.safe_norm(q + p))
     return _reduce(near, reduction)
 
@@ -202,13 +209,16 @@ def alignment_loss(
     >>> alignment_loss(torch.eye(3), half, torch.tensor([[1., 0., 0.], [0., 0., 1.]]))
     tensor(1.)
     """
+    check_pair(a, b)
     check_floating(points, "points")
     if points.ndim < 2 or points.shape[-1] != a.shape[-1]:
         raise ValueError(
             f"points: expected shape (..., N, {a.shape[-1]}), "
             f"found {tuple(points.shape)}"
         )
-    moved = points @ _pair(a, b).mT
+    check_broadcast(a=(a, 2), b=(b, 2), points=(points, 2))
+    points, turn = common_dtype(points, _pair(a, b))
+    moved = points @ turn.mT
     return _reduce(_so3.safe_norm(moved).mean(-1), reduction)
 
 
@@ -317,11 +327,13 @@ def register(
     (2.0, [1.0, 1.0, 1.0])
     """
     check_floating(source, "source")
+    check_floating(target, "target")
     if source.ndim < 2 or source.shape != target.shape or not source.shape[-2]:
         raise ValueError(
             "source, target: expected equal shapes (..., N, n), N >= 1, found "
             f"{tuple(source.shape)} and {tuple(target.shape)}"
         )
+    source, target = common_dtype(source, target)
     size = source.shape[-2]
     w = source.new_full((size,), 1 / size) if weights is None else weights
     w = check_weights(w, size).to(source.dtype)

@@ -5,6 +5,8 @@ therefore validate shapes and dtypes always and values only where a user asks
 (``validate=True``) or where an estimator takes data in.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -71,6 +73,66 @@ def check_floating(x: Tensor, name: str = "x") -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected floating-point numbers, found {_found(x)}")
     return x
+
+
+def check_tensor(x: Tensor, name: str = "x") -> Tensor:
+    """Raise ``TypeError`` unless ``x`` is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, found {_found(x)}")
+    return x
+
+
+def check_last(x: Tensor, sizes: tuple[int | str, ...], name: str = "x") -> Tensor:
+    """Raise unless ``x`` is floating point and its last dimensions have these sizes.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., *sizes)
+        What to check.
+    sizes : tuple of int or str
+        A letter stands for any size.
+    name : str
+        The argument's name, for the message.
+
+    Examples
+    --------
+    >>> check_last(torch.ones(2, 5, 3), ("K", 3)).shape
+    torch.Size([2, 5, 3])
+    """
+    check_floating(x, name)
+    found = x.shape[-len(sizes) :]
+    fits = all(isinstance(s, str) or s == f for s, f in zip(sizes, found, strict=False))
+    if x.ndim < len(sizes) or not fits:
+        wanted = ", ".join(map(str, sizes))
+        raise ValueError(f"{name}: expected shape (..., {wanted}), found {_shape(x)}")
+    return x
+
+
+def check_broadcast(**batches: tuple[Tensor, int]) -> None:
+    """Raise unless tensors broadcast, without so many last dimensions of each.
+
+    Examples
+    --------
+    >>> check_broadcast(a=(torch.ones(4, 3, 3), 2), v=(torch.ones(3), 1))
+    """
+    shapes = [x.shape[: x.ndim - ndim] for x, ndim in batches.values()]
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        found = " and ".join(_shape(x) for x, _ in batches.values())
+        raise ValueError(
+            f"{', '.join(batches)}: expected batch shapes that broadcast, found {found}"
+        ) from None
+
+
+def common_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors in the dtype that holds all of them and is computed in.
+
+    >>> [x.dtype for x in common_dtype(torch.ones(1), torch.ones(1).double())]
+    [torch.float64, torch.float64]
+    """
+    dtype = compute_dtype(reduce(torch.promote_types, (x.dtype for x in tensors)))
+    return tuple(x.to(dtype) for x in tensors)
 
 
 def check_square(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:

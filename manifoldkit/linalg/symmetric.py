@@ -34,6 +34,7 @@ from manifoldkit.linalg.checks import (
     check_spd,
     check_square,
     check_symmetric,
+    check_tensor,
     compute_dtype,
     tolerance,
 )
@@ -375,7 +376,8 @@ def powm(
             [0., 9.]])
     """
     check_square(x)
-    if isinstance(power, Tensor) or not math.isfinite(power):
+    real = isinstance(power, int | float) and not isinstance(power, bool)
+    if not real or not math.isfinite(power):
         raise ValueError(f"power: expected a finite Python number, found {power!r}")
     if validate:
         check_spd(x)
@@ -442,6 +444,7 @@ def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
     tensor([[1., 2.],
             [2., 3.]])
     """
+    check_tensor(v, "v")
     length = v.shape[-1] if v.ndim else 0
     n = (math.isqrt(8 * length + 1) - 1) // 2
     if n * (n + 1) // 2 != length or n == 0:

@@ -88,6 +88,8 @@ def karcher_mean(
     >>> karcher_mean(PositiveReals(), torch.tensor([1., 4.])).mean.round(decimals=4)
     tensor(2.)
     """
+    if not isinstance(manifold, Manifold):
+        raise TypeError(f"manifold: expected a geoopt Manifold, found {manifold!r}")
     ndim = manifold.ndim
     y = _check_points(manifold, points)
     w = _weights(weights, y, ndim)
@@ -129,6 +131,8 @@ def karcher_mean(
 
 def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
     check_floating(points, "points")
+    if points.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"points: expected float32 or float64, found {points.dtype}")
     ndim = manifold.ndim
     if points.ndim < ndim + 1 or points.shape[-1 - ndim] == 0:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_floating, compute_dtype
 
 TRIMS = ("full", "moabb")
 
@@ -340,9 +340,17 @@ def yule_walker(x: Tensor, order: int, lag: int = 1) -> VARModel:
     gamma = block_autocovariances(x, order + 1, lag)
     c = gamma.shape[-1]
     # the transposed blocks turn Γ((a - b) lag) into the system's Γ((b - a) lag)
-    system = block_toeplitz(gamma[..., :order, :, :].mT)
+    system, wide = block_toeplitz(gamma[..., :order, :, :].mT), compute_dtype(x.dtype)
     right = gamma[..., 1:, :, :].transpose(-3, -2).flatten(-2)
-    flat = torch.linalg.solve(system, right, left=False)
+    flat, info = torch.linalg.solve_ex(
+        system.to(wide), right.to(wide), left=False, check_errors=False
+    )
+    if bool(info.any()):
+        raise ValueError(
+            "x: the autocovariances are singular (a constant channel, or one that is "
+            "a combination of others?), expected channels of full rank"
+        )
+    flat = flat.to(gamma.dtype)
     coefficients = flat.unflatten(-1, (order, c)).transpose(-3, -2)
     noise = gamma[..., 0, :, :] - flat @ right.mT
     return VARModel(coefficients, (noise + noise.mT) / 2)

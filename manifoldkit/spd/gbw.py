@@ -366,6 +366,8 @@ def gbw_geodesic(
     )
     if isinstance(t, Tensor):
         check_floating(t, "t")
+    if not isinstance(t, Tensor | float | int):
+        raise TypeError(f"t: expected a number or a tensor, found {t!r}")
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
     flat = chart.to_flat(a)
     change = transport(flat, chart.to_flat(b))

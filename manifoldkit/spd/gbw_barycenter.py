@@ -470,6 +470,11 @@ def gbw_mean(
         check_spd(x, "x", semidefinite=power > 0)
         if M is not None:
             check_spd(M, "M")
+        if not bool(is_spd((w[..., None, None] * x).sum(-3)).all()):
+            raise ValueError(
+                "x: all matrices of a mean are singular in one direction, expected a "
+                "positive definite mean"
+            )
     factor = None if M is None else cholesky(symmetrize(M.to(work)))
     chart = Chart(factor, power)
     inner = Chart(None if factor is None else factor[..., None, :, :], power)

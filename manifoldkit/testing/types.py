@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.linalg.actions import act_on_irreps, names_irreps, turn_grid
+from manifoldkit.linalg.checks import check_last, check_tensor
 from manifoldkit.testing.groups import Element
 
 _VECTORS = ("position", "vector", "covector", "pseudovector", "normal", "irreps")
@@ -128,6 +129,12 @@ def transform(
     tensor([[-1., -2.]])
     """
     spec = parse_type(kind)
+    if not isinstance(element, Element):
+        raise TypeError(f"element: expected an Element, found {element!r}")
+    check_tensor(x, "x")
+    spaced = spec.kind in ("position", "vector", "pseudovector", "covector", "normal")
+    if spaced and element.matrix is not None and x.is_floating_point():
+        check_last(x, (element.matrix.shape[-1],), "x")
     if element.identity or spec.kind == "fixed":
         return x
     if element.permutation is not None:

@@ -3,12 +3,14 @@
 from torch import Tensor
 
 from manifoldkit.lie._arrays import accepts_numpy, choice, full_precision
-from manifoldkit.linalg.checks import check_square
+from manifoldkit.linalg.checks import check_broadcast, check_square, common_dtype
 
 
-def _pair(x: Tensor, y: Tensor) -> None:
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     check_square(x, "x")
     check_square(y, "y", x.shape[-1])
+    check_broadcast(x=(x, 2), y=(y, 2))
+    return common_dtype(x, y)
 
 
 @accepts_numpy
@@ -40,7 +42,7 @@ def bracket(x: Tensor, y: Tensor) -> Tensor:
     >>> torch.allclose(bracket(x, y), z)
     True
     """
-    _pair(x, y)
+    x, y = _pair(x, y)
     return x @ y - y @ x
 
 
@@ -84,7 +86,7 @@ def bch(x: Tensor, y: Tensor, *, order: int = 2) -> Tensor:
     >>> bool((bch(x, y, order=4) - exact).abs().max() < 1e-11)
     True
     """
-    _pair(x, y)
+    x, y = _pair(x, y)
     choice(order, (1, 2, 3, 4), "order")
     out = x + y
     if order == 1:

@@ -36,7 +36,12 @@ from manifoldkit.lie.rotation.vectors import (
     rotation_6d_to_matrix,
     special_procrustes,
 )
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_floating,
+    check_square,
+    common_dtype,
+)
 
 
 class Similarity(NamedTuple):
@@ -94,7 +99,11 @@ def dim(rep: str, n: int = 3) -> int:
     >>> [dim(rep) for rep in ("svd", "sixd", "stereo", "quaternion", "rotvec")]
     [9, 6, 5, 4, 3]
     """
-    rep = _ALIASES.get(rep, rep)
+    return _size(rep, n, "rep")
+
+
+def _size(rep: str, n: int, name: str) -> int:
+    rep = _ALIASES.get(rep, rep) if isinstance(rep, str) else rep
     sizes = {
         "matrix9": n * n,
         "sixd": n * n - n,
@@ -107,10 +116,10 @@ def dim(rep: str, n: int = 3) -> int:
         "axis_angle4": 4,
     } | dict.fromkeys(("euler", "rodrigues", "mrp", "hopf"), 3)
     if rep not in sizes:
-        raise ValueError(f"rep: expected one of {sorted(sizes)}, found {rep!r}")
+        raise ValueError(f"{name}: expected one of {sorted(sizes)}, found {rep!r}")
     fits = {"angle2": n == 2, "stereo": n >= 3}.get(rep, n == 3 or rep not in _THREE)
     if n < 2 or not fits:
-        raise ValueError(f"rep: {rep!r} is no representation of SO({n})")
+        raise ValueError(f"{name}: {rep!r} is no representation of SO({n})")
     return sizes[rep]
 
 
@@ -295,7 +304,10 @@ def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
     >>> convert(torch.zeros(3), "rotvec", "quaternion")
     tensor([1., 0., 0., 0.])
     """
-    r = x if src == "matrix" else decode(x, src, n)
+    for name, rep in (("src", src), ("dst", dst)):
+        if rep != "matrix":
+            _size(rep, n, name)
+    r = check_square(x, "x", n) if src == "matrix" else decode(x, src, n)
     return r if dst == "matrix" else encode(r, dst)
 
 
@@ -375,6 +387,11 @@ def encode_similarity(
     n = m.shape[-1]
     shift = check_vector(t, n, "t")
     size = check_floating(scale, "scale")
+    check_broadcast(scale=(scale, 0), r=(r, 2), t=(t, 1))
+    m, shift, size = common_dtype(m, shift, size)
+    batch = torch.broadcast_shapes(m.shape[:-2], shift.shape[:-1], size.shape)
+    m, shift = m.expand(*batch, n, n), shift.expand(*batch, n)
+    size = size.expand(batch)
     columns = encode(m, "sixd")
     if form == "norm":
         columns = torch.cat([size[..., None] * columns[..., :n], columns[..., n:]], -1)

@@ -11,6 +11,7 @@ from manifoldkit.lie import _so3, haar
 from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation._checks import check_pair, check_rotation
+from manifoldkit.linalg.checks import check_broadcast, common_dtype
 
 
 @accepts_numpy
@@ -39,7 +40,8 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     90.0
     """
     check_pair(a, b)
-    d = check_rotation(a, None).mT @ check_rotation(b, None)
+    first, second = common_dtype(a, b)
+    d = first.mT @ second
     if d.shape[-1] == 3:
         trace = d.diagonal(dim1=-2, dim2=-1).sum(-1)
         angle = torch.atan2(_so3.safe_norm(_so3.vee(d)), (trace - 1) / 2)
@@ -108,7 +110,7 @@ def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     >>> bool(torch.allclose(right_jacobian(v), left_jacobian(v).mT))
     True
     """
-    return left_jacobian(-v, inverse=inverse)
+    return left_jacobian(-check_vector(v, 3, "v"), inverse=inverse)
 
 
 @accepts_numpy
@@ -133,8 +135,11 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     tensor([0.0000, 0.0000, 0.2500])
     """
     check_pair(a, b)
-    first, second = check_rotation(a, None), check_rotation(b, None)
+    first, second = common_dtype(a, b)
+    if not isinstance(t, Tensor | float | int):
+        raise TypeError(f"t: expected a number or a tensor, found {t!r}")
     t = torch.as_tensor(t, dtype=first.dtype, device=first.device)
+    check_broadcast(a=(a, 2), b=(b, 2), t=(t, 0))
     d = first.mT @ second
     if d.shape[-1] == 3:
         step = _so3.exp_so3(t[..., None] * _so3.log_so3(d))
