@@ -151,7 +151,8 @@ def fit(
     devices : int, optional
         More than one trains with DDP: every process takes its share of the batches,
         and the SPD batch normalisations (on CUDA all) use the statistics of all
-        shares. Default: what :func:`use_devices` says, or one.
+        shares; the loss must use every parameter. Default: what :func:`use_devices`
+        says, or one.
     precision : str, optional
         Lightning's ``precision``, such as "bf16-mixed".
     out : path, optional
@@ -240,8 +241,8 @@ def _placement(lightning, device: torch.device, devices: int) -> dict[str, Any]:
         settings["devices"] = [device.index]
     if devices > 1:
         settings["strategy"] = lightning.pytorch.strategies.DDPStrategy(
-            # a loss may leave out a head of the model
-            find_unused_parameters=True
+            # the losses of the experiments may leave out a head of a model
+            find_unused_parameters=_DEVICES.get() > 1
         )
         settings["sync_batchnorm"] = device.type != "cpu"
     return settings
