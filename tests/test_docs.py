@@ -4,6 +4,9 @@
 link in it and opens pages in a headless browser if one is installed.
 """
 
+import dataclasses
+import importlib
+import inspect
 import json
 import os
 import re
@@ -118,6 +121,26 @@ def test_every_public_name_is_on_the_api_page():
     assert not missing
     for module in modules:  # listed by their contents
         assert any(name.startswith(f"{module}.") for name in listed), module
+
+
+def is_example_due(name, value):
+    """Say whether a reader expects to see it called: not containers, not loaders."""
+    if inspect.ismodule(value) or dataclasses.is_dataclass(value):
+        return False
+    if hasattr(value, "_fields") or name.startswith(("load_", "fetch_", "md17_")):
+        return False
+    return not (inspect.isclass(value) and issubclass(value, Exception))
+
+
+def test_every_entry_of_the_api_page_shows_an_example():
+    names = re.findall(r"^   ([a-z_]+\.[\w.]+)$", text_of("api.md"), re.M)
+    without = []
+    for full in names:
+        module, _, name = f"manifoldkit.{full}".rpartition(".")
+        value = getattr(importlib.import_module(module), name)
+        if ">>>" not in (value.__doc__ or "") and is_example_due(name, value):
+            without.append(full)
+    assert not without
 
 
 def test_every_extra_is_explained():

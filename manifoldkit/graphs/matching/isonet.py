@@ -143,6 +143,12 @@ class GMNMatch(MatchingNetwork):
     ----------
     Li, Gu, Dullien, Vinyals, Kohli, "Graph matching networks for learning the
     similarity of graph structured objects", ICML 2019.
+
+    Examples
+    --------
+    >>> path, cycle = (3, [(0, 1), (1, 2)]), (4, [(0, 1), (1, 2), (2, 3), (3, 0)])
+    >>> GMNMatch().score_matrix([path], [cycle, path]).shape
+    torch.Size([1, 2])
     """
 
     def __init__(

@@ -17,6 +17,11 @@ class Monoid(nn.Module):
     """Base of the operators: ``forward(a, b)`` on ``(m, dim)`` and an ``identity``.
 
     A user's operator need not derive from it: any callable of two tensors will do.
+
+    Examples
+    --------
+    >>> isinstance(ExactMonoid("sum"), Monoid), ExactMonoid("sum").identity
+    (True, 0.0)
     """
 
     identity: Any
