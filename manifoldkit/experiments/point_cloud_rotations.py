@@ -167,8 +167,8 @@ def _classify(store, subset, clouds, seeds, quick, device, out, bar) -> list[dic
     row = bar.add_task(subset, total=sum(wanted.values()))
     floor = store.get(f"{subset} floor", lambda: _floor(train, test))
     found: dict[str, list[dict]] = {name: [] for name in wanted}
-    fits = [(k, n) for i, k in enumerate(seeds) for n in wanted if i < wanted[n]]
-    fits.sort(key=lambda fit: wanted[fit[1]] == 1)  # seed by seed, single ones last
+    fits = [(k, name) for name, n in wanted.items() for k in seeds[:n]]
+    fits.sort(key=lambda fit: wanted[fit[1]] == 1)  # single ones last
     for k, name in fits:
         found[name].append(
             store.get(
