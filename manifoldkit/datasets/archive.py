@@ -15,13 +15,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from manifoldkit.exceptions import DatasetNotFoundError
 
 VARIABLE = "MANIFOLDKIT_DATA"
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, EOFError, MemoryError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class Source(NamedTuple):
@@ -88,6 +92,29 @@ def find_archive(relative: str, path: str | Path | None = None) -> Path | None:
     return None
 
 
+@contextlib.contextmanager
+def open_archive(file: Path) -> Iterator[Any]:
+    """Open an archive whose arrays are read one by one, in the ``with`` block.
+
+    Raises
+    ------
+    ValueError
+        The file, or an array that is read, is damaged, no archive of arrays, or larger
+        than the memory.
+    """
+    try:
+        with (
+            open(file, "rb") as stream,  # NumPy leaves a file it cannot parse open
+            np.load(stream, allow_pickle=False) as archive,
+        ):
+            yield archive
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{file} cannot be read as a data archive ({error}); "
+            "delete it and fetch it again"
+        ) from error
+
+
 def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Read all arrays of an archive.
 
@@ -96,17 +123,8 @@ def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
     ValueError
         The file is truncated, tampered with, holds pickled objects or lacks a key.
     """
-    try:
-        with (
-            open(file, "rb") as stream,  # NumPy leaves a file it cannot parse open
-            np.load(stream, allow_pickle=False) as archive,
-        ):
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{file} cannot be read as a data archive ({error}); "
-            "delete it and fetch it again"
-        ) from error
+    with open_archive(file) as archive:
+        arrays = {key: archive[key] for key in archive.files}
     missing = sorted(set(keys) - arrays.keys())
     if missing:
         raise ValueError(

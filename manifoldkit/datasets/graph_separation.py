@@ -107,8 +107,14 @@ def fetch_graph8c(path: str | Path | None = None, download: bool = True) -> Grap
             f"graph8c.g6 (78 kB, {_GRAPH8C_URL}) is not on this machine: name its "
             f"folder by path= or {VARIABLE}, or fetch it with a network"
         )
-    lines = Path(file).read_text().split()
-    adjacency = np.stack([decode_graph6(line) for line in lines])
+    try:
+        lines = Path(file).read_text(encoding="ascii").split()
+        adjacency = np.stack([decode_graph6(line) for line in lines])
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is not a list of graphs in graph6 form ({error}); delete it and "
+            "fetch it again"
+        ) from error
     shape = adjacency.shape[:2]
     return GraphSet(
         adjacency,

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit.datasets.archive import open_archive
+
 
 class MoleculeWindows(NamedTuple):
     """Windows of a molecule's motion, in the units of the file (angstrom).
@@ -83,10 +85,12 @@ def md17_windows(
     for name, value in {"history": history, "gap": gap, "stride": stride}.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value}")
-    with np.load(npz, allow_pickle=False) as file:
-        if "R" not in file or "z" not in file:
-            raise ValueError(f"{npz}: expected keys 'R' and 'z', found {file.files}")
-        positions, numbers = file["R"], file["z"].reshape(-1).astype(int)
+    with open_archive(Path(npz)) as file:
+        missing = {"R", "z"} - set(file.files)
+        positions, numbers = (np.zeros(0) if missing else file[k] for k in "Rz")
+    if missing:
+        raise ValueError(f"{npz}: expected keys 'R' and 'z', found no {min(missing)}")
+    numbers = numbers.reshape(-1).astype(int)
     if positions.ndim != 3 or positions.shape[1:] != (len(numbers), 3):
         raise ValueError(
             f"{npz}: expected R of shape (frames, {len(numbers)}, 3), found "

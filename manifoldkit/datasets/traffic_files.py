@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifoldkit.datasets.archive import open_archive
 from manifoldkit.datasets.traffic import (
     TrafficData,
     local_times,
@@ -150,7 +151,11 @@ def _read_h5(file: Path) -> _Table:
         import h5py
     except ImportError:
         raise MissingExtraError("reading .h5 files", "h5py", "eeg") from None
-    with h5py.File(file, "r") as store:
+    try:
+        store = h5py.File(file, "r")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as HDF5 ({error})") from error
+    with store:
         groups = [
             g
             for g in store.values()
@@ -199,11 +204,8 @@ def _names(axis: np.ndarray) -> np.ndarray:
 
 
 def _read_npz(file: Path, channel: int) -> _Table:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in ("data", "mean", "std") if k in archive}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as an archive ({error})") from error
+    with open_archive(file) as archive:
+        arrays = {k: archive[k] for k in ("data", "mean", "std") if k in archive}
     if "data" not in arrays:
         raise ValueError(f"{file}: expected an array 'data', found none")
     data = arrays["data"]
@@ -221,9 +223,12 @@ def _read_npz(file: Path, channel: int) -> _Table:
 
 
 def _read_csv(file: Path) -> _Table:
-    with open(file, encoding="utf-8") as stream:
-        header = stream.readline().rstrip("\r\n").split(",")
-        rows = [line.rstrip("\r\n").split(",") for line in stream if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() or [""]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text ({error})") from error
+    header = lines[0].split(",")
+    rows = [line.split(",") for line in lines[1:] if line.strip()]
     if not rows or {len(row) for row in rows} != {len(header)}:
         raise ValueError(
             f"{file}: expected a header of sensor ids and rows of as many columns"

@@ -349,4 +349,7 @@ def train(
         net.partial_fit(source, None, epochs=epochs - callback.done)
     elif callback.best_state is not None:
         net.module_.load_state_dict(callback.best_state)
+    # the callback and the split hold the data, which copies and pickles do not need
+    net.callbacks, net.train_split = None, None
+    net.callbacks_ = [pair for pair in net.callbacks_ if pair[1] is not callback]
     return net, callback.rows

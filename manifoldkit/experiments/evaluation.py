@@ -114,8 +114,14 @@ class Store:
         self.file = folder / "progress.json"
         self.content: dict = {"settings": settings, "pieces": {}}
         if resume and self.file.exists():
-            stored = json.loads(self.file.read_text())
-            if stored["settings"] != settings:
+            try:
+                stored = json.loads(self.file.read_text(encoding="utf-8"))
+                kept = stored["settings"], stored["pieces"]
+            except (TypeError, KeyError, ValueError) as error:
+                raise ValueError(
+                    f"resume: {self.file} is not the progress of a run ({error!r})"
+                ) from error
+            if kept[0] != settings:
                 raise ValueError(
                     f"resume: {self.file} belongs to a run with {stored['settings']}, "
                     f"asked for {settings}"

@@ -73,8 +73,8 @@ class Result:
         file = Path(file)
         file = file / "result.json" if file.is_dir() else file
         try:
-            return cls(**json.loads(file.read_text()))
-        except (TypeError, json.JSONDecodeError) as error:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{file} is not a stored result: {error}") from error
 
 

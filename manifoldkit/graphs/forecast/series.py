@@ -141,6 +141,14 @@ def check_series(dataset: Any, null_value: float | None = None) -> Series:
     ValueError
         Wrong shapes or values; time stamps that are not evenly spaced.
     """
+    lacking = [
+        k for k in ("values", "step_minutes", "start") if not hasattr(dataset, k)
+    ]
+    if lacking:
+        raise TypeError(
+            f"dataset: expected an object with {', '.join(lacking)} (a TrafficData), "
+            f"found {type(dataset).__name__}"
+        )
     values = check_readings(dataset.values, "values", null_value)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]

@@ -41,7 +41,7 @@ class GraphCorpus(Sequence):
         self.folder = Path(folder)
         try:
             header = json.loads((self.folder / "corpus.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{folder} is not a corpus of graphs: {error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise ValueError(f"{folder} does not hold a {_FORMAT}")

@@ -1,0 +1,266 @@
+"""Every public estimator obeys one list of laws."""
+
+import copy
+import importlib
+import inspect
+import json
+import pickle
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
+
+from manifoldkit import equivariant, graphs, spd
+from manifoldkit.datasets import make_point_clouds, make_subgraph_pairs, make_traffic
+
+SURFACE = Path(__file__).resolve().parents[1] / "api_surface.json"
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::manifoldkit.exceptions.ConvergenceWarning"
+)
+
+
+class Case(NamedTuple):
+    """An estimator, what it is fitted on and what it is asked afterwards.
+
+    ``apply`` are the arguments of ``method``; ``bad`` replaces the first of them, and
+    of ``fit``, by something wrong.
+    """
+
+    make: object
+    fit: tuple
+    method: str
+    apply: tuple
+    bad: tuple
+    setting: tuple = ("random_state", "nonsense")  # refused by fit
+
+
+def _matrices():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((24, 3, 20))
+    x[::2, 0] *= 3
+    return x @ x.swapaxes(1, 2) / 20, np.array(["a", "b"] * 12)
+
+
+def _signals():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, 3, 60))
+    x[::2, 0] *= 3
+    return x, np.array(["a", "b"] * 10)
+
+
+def _tracks():
+    rng = np.random.default_rng(0)
+    start, speed = rng.standard_normal((2, 12, 3, 1, 2))
+    return start + 0.1 * speed * np.arange(8)[:, None]
+
+
+def _with_nan(x):
+    x = np.array(x, float)
+    x.reshape(-1)[0] = np.nan
+    return x
+
+
+def cases():
+    matrices, y = _matrices()
+    signals, labels = _signals()
+    tracks = _tracks()
+    clouds = make_point_clouds(8, 48, shapes=("mug", "table"), random_state=0)
+    pairs = make_subgraph_pairs(6, 12, random_state=0)
+    traffic = make_traffic(n_days=3, n_sensors=8, random_state=0)
+    small = {"max_epochs": 1, "random_state": 0}
+    wrong = (None, "nonsense", matrices[:, 0], matrices[:, :, :2], _with_nan(matrices))
+    epochs = (None, "nonsense", signals[0], signals[:0], _with_nan(signals))
+    points = (None, "nonsense", clouds.X[..., :2], clouds.X[:0], _with_nan(clouds.X))
+    return {
+        "AugmentedCovariances": Case(
+            lambda: spd.AugmentedCovariances(order=2, lag=2),
+            (signals, labels),
+            "transform",
+            (signals,),
+            epochs,
+            ("order", 0),
+        ),
+        "GBWMDM": Case(
+            spd.GBWMDM,
+            (matrices, y),
+            "predict_proba",
+            (matrices,),
+            wrong,
+            ("power", "a"),
+        ),
+        "GBWTangentSpace": Case(
+            spd.GBWTangentSpace,
+            (matrices, y),
+            "transform",
+            (matrices,),
+            wrong,
+            ("power", float("nan")),
+        ),
+        "SPDNetClassifier": Case(
+            lambda: spd.SPDNetClassifier((2,), **small),
+            (matrices, y),
+            "predict_proba",
+            (matrices,),
+            wrong,
+        ),
+        "MotionForecaster": Case(
+            lambda: equivariant.MotionForecaster(
+                history=5, hidden=8, channels=4, n_layers=1, **small
+            ),
+            (tracks,),
+            "predict",
+            (tracks[:, :, :5],),
+            (None, "nonsense", tracks[..., 0], tracks[:, :, :0], _with_nan(tracks)),
+        ),
+        "PointCloudClassifier": Case(
+            lambda: equivariant.PointCloudClassifier(
+                "pointnet", model_options={"width": 0.05}, **small
+            ),
+            (clouds.X, np.array(["m", "t"])[clouds.y]),
+            "predict_proba",
+            (clouds.X,),
+            points,
+        ),
+        "PointCloudSegmenter": Case(
+            lambda: equivariant.PointCloudSegmenter(
+                "pointnet", model_options={"width": 0.05}, **small
+            ),
+            (clouds.X, clouds.parts, clouds.y),
+            "predict",
+            (clouds.X, clouds.y),
+            points,
+        ),
+        "SubgraphRetriever": Case(
+            lambda: graphs.SubgraphRetriever(
+                rounds=1, layers=1, steps_per_epoch=2, batch_size=8, **small
+            ),
+            (pairs.queries, pairs.corpus, pairs.relation),
+            "relevance",
+            (pairs.queries[:2],),
+            (None, "nonsense", 3, [3], [(2, [(0, 5)])]),
+        ),
+        "TrafficForecaster": Case(
+            lambda: graphs.TrafficForecaster(
+                horizon=3,
+                virtual_nodes=1,
+                backbone_options={"channels": (4, 2, 4), "out_channels": 8},
+                **small,
+            ),
+            (traffic,),
+            "predict",
+            (traffic.values[:12], traffic.start),
+            (None, "nonsense", traffic.values[0], traffic.values[:12, :2]),
+        ),
+    }
+
+
+CASES = cases()
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+_FITTED = {}
+
+
+@pytest.fixture
+def fitted(request, case):
+    """One fit for all tests that only look."""
+    key = request.node.callspec.params["case"]
+    if key not in _FITTED:
+        _FITTED[key] = case.make().fit(*case.fit)
+    return _FITTED[key]
+
+
+def answer(case, model):
+    return np.asarray(getattr(model, case.method)(*case.apply))
+
+
+def test_every_public_estimator_is_in_the_table():
+    for module, names in json.loads(SURFACE.read_text()).items():
+        for name in names:
+            value = getattr(importlib.import_module(module), name)
+            if inspect.isclass(value) and issubclass(value, BaseEstimator):
+                assert name in CASES, f"{name}: add it to cases()"
+
+
+def test_parameters_are_stored_as_given_and_cloned(case):
+    model = case.make()
+    parameters = model.get_params()
+    twin = clone(model)
+    assert twin is not model
+    assert twin.get_params().keys() == parameters.keys()
+    for key, value in parameters.items():
+        assert getattr(model, key) is value
+        model.set_params(**{key: value})
+    with pytest.raises(ValueError, match="nonsense"):
+        model.set_params(nonsense=1)
+    assert not [key for key in vars(model) if key.endswith("_")]
+    assert type(model).__name__ in repr(model)
+
+
+def test_bad_settings_are_refused_by_fit_alone(case):
+    key, value = case.setting
+    model = case.make().set_params(**{key: value})
+    with pytest.raises((ValueError, TypeError), match=f"{key}|RandomState") as error:
+        model.fit(*case.fit)
+    assert len(str(error.value).split()) > 3
+
+
+def test_not_fitted(case):
+    with pytest.raises(NotFittedError):
+        answer(case, case.make())
+
+
+def test_fitting_twice_gives_the_same(case, fitted):
+    expected = answer(case, fitted)
+    model = case.make()
+    assert model.fit(*case.fit) is model
+    np.testing.assert_array_equal(answer(case, model), expected)
+    model.fit(*case.fit)
+    np.testing.assert_array_equal(answer(case, model), expected)
+    np.testing.assert_array_equal(answer(case, clone(model).fit(*case.fit)), expected)
+
+
+def test_copies_and_pickles_answer_alike(case, fitted):
+    expected = answer(case, fitted)
+    assert np.isfinite(expected).all() or expected.dtype.kind not in "fc"
+    for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        np.testing.assert_array_equal(answer(case, twin), expected)
+
+
+def test_inputs_are_left_alone(case):
+    before = pickle.dumps((case.fit, case.apply))
+    model = case.make().fit(*case.fit)
+    answer(case, model)
+    assert pickle.dumps((case.fit, case.apply)) == before
+
+
+def test_bad_input_is_refused_with_a_message(case, fitted):
+    for wrong in case.bad:
+        call = getattr(fitted, case.method)
+        with pytest.raises((ValueError, TypeError)) as error:
+            call(wrong, *case.apply[1:])
+        assert len(str(error.value).split()) > 3
+        assert "manifoldkit" in str(error.traceback[-1].path) or "sklearn" in str(
+            error.traceback[-1].path
+        )
+        if isinstance(wrong, str) or wrong is None:
+            with pytest.raises((ValueError, TypeError)):
+                case.make().fit(wrong, *case.fit[1:])
+
+
+def test_the_global_generators_are_not_touched(case):
+    import torch
+
+    np.random.seed(3)  # noqa: NPY002 (the global state is what is looked at)
+    torch.manual_seed(3)
+    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    answer(case, case.make().fit(*case.fit))
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
