@@ -134,7 +134,7 @@ EXPERIMENTS = {
     "monoid_graphs": Experiment(
         "aggregations in message passing on six graph tasks",
         "Ong and Veličković 2022",
-        "13-20 min",
+        "7-12 min",
         ddp=True,
     ),
     "traffic_virtual_nodes": Experiment(

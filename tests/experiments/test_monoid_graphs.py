@@ -72,13 +72,10 @@ def test_errors_a_few_graphs_at_a_time_are_those_of_all():
 
 def test_every_aggregation_is_in_the_plan():
     plan = experiment._plan(False, [0, 1])
-    short = [(name, s) for name, seconds, s in plan if seconds == experiment.SHORT]
-    assert [name for name, _ in short] == [*experiment.METHODS]
-    for name, seeds in short:
+    assert [name for name, _, _ in plan] == [*experiment.METHODS]
+    for name, seconds, seeds in plan:
+        assert seconds == experiment.SECONDS
         assert seeds == ([0, 1] if name in experiment.REPEATED else [0])
-    assert {name for name, seconds, _ in plan if seconds == experiment.LONG} == {
-        *experiment.PATIENT
-    }
 
 
 @pytest.mark.slow
