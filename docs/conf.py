@@ -82,5 +82,5 @@ html_theme_options = {
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
 _ALONE = ("index", "installation", "getting_started", "choosing", "comparison")
-_ALONE += ("reproductions", "performance")  # pages without a section beside them
+_ALONE += ("reproductions", "performance", "guide/scaling")  # no section beside
 html_sidebars = {page: [] for page in _ALONE}
