@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
+from manifoldkit.datasets._checks import check_counts, check_limits
+
 _Rng = np.random.RandomState
 _Edges = np.ndarray  # shape (n_edges, 2), one direction
 
@@ -81,6 +83,8 @@ def make_graph_tasks(
     >>> graphs.y_graph.shape, len(set(graphs.kind))
     ((10, 3), 10)
     """
+    check_counts(n_graphs=n_graphs)
+    check_limits(n_nodes=n_nodes)
     low, high = (n_nodes, n_nodes) if isinstance(n_nodes, int) else n_nodes
     if not 4 <= low <= high:
         raise ValueError(

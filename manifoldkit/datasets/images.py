@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from manifoldkit.datasets._checks import check_counts, check_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +113,11 @@ def load_digits_covariances(
     """
     from sklearn.datasets import load_digits
 
+    check_numbers(ridge=ridge)
+    if n_per_class is not None:
+        check_counts(n_per_class=n_per_class)
+    if isinstance(digits, str) or not isinstance(digits, Iterable):
+        raise TypeError(f"digits: expected a sequence of digits, found {digits!r}")
     wanted = tuple(digits)
     known = all(d in range(10) for d in wanted)
     if not wanted or not known or len(set(wanted)) < len(wanted):

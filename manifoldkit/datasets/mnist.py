@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from manifoldkit.datasets._checks import check_numbers
 from manifoldkit.datasets.archive import Source, obtain, read_archive
 
 if TYPE_CHECKING:
@@ -299,7 +300,8 @@ def make_affine_digits(
     """
     ranges = {"rotation": rotation, "shear": shear, "translation": translation}
     for name, value in {**ranges, "scale": scale, "severity": severity}.items():
-        if not 0 <= value < np.inf:
+        check_numbers(**{name: value})
+        if value < 0:
             raise ValueError(f"{name}: expected a number of at least 0, found {value}")
     if scale * severity >= 1:
         raise ValueError(
@@ -387,7 +389,10 @@ def _checked(X, y) -> tuple[np.ndarray, np.ndarray]:
             f"y: expected {len(X)} labels, found "
             f"{'none' if y is None else f'shape {np.shape(y)}'}"
         )
-    return X, np.asarray(y)
+    y = np.asarray(y)
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        raise ValueError("y: expected labels, found NaN")
+    return X, y
 
 
 def _check_images(X, y, file: Path, side: int) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifoldkit.datasets._checks import check_counts
+
 _STEP = 0.001  # time unit of the benchmark's integrator
 _CLIP = 100.0  # largest component of a force under integrator="reference"
 _SPEED = 0.5
@@ -225,8 +227,9 @@ def _check(kind, n_traj, n_agents, steps, every, dim, skip, substeps) -> bool:
         "skip": (skip, 0),
         "substeps": (substeps, 1),
     }
+    check_counts(steps=steps, **{name: value for name, (value, _) in least.items()})
     for name, (value, low) in least.items():
-        if value != int(value) or value < low:
+        if value < low:
             raise ValueError(f"{name}: expected an integer >= {low}, found {value}")
     if steps % every or steps < 2 * every:
         raise ValueError(

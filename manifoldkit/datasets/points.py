@@ -7,6 +7,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from sklearn.utils import check_random_state
 
+from manifoldkit.datasets._checks import check_counts, check_numbers
+
 # A piece of surface: its area, and a sampler of points and outward normals.
 _Sampler = Callable[[int, np.random.RandomState], tuple[np.ndarray, np.ndarray]]
 _Piece = tuple[float, _Sampler]
@@ -86,6 +88,8 @@ def make_point_clouds(
     >>> clouds.X.shape, sorted(clouds.y.tolist())
     ((4, 64, 3), [0, 0, 1, 1])
     """
+    check_counts(n_clouds=n_clouds, n_points=n_points)
+    check_numbers(noise=noise)
     names = tuple(_SHAPES) if shapes is None else tuple(shapes)
     for name in names:
         if name not in _SHAPES:

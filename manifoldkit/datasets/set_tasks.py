@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
+from manifoldkit.datasets._checks import check_counts, check_limits
+
 _LARGEST = 16  # bits of a value
 
 
@@ -88,6 +90,8 @@ def make_set_tasks(
     """
     if task not in _TASKS:
         raise ValueError(f"task: expected one of {sorted(_TASKS)}, found {task!r}")
+    check_counts(n_sets=n_sets, bits=bits)
+    check_limits(sizes=sizes)
     low, high = (sizes, sizes) if isinstance(sizes, int) else sizes
     if not 1 <= low <= high:
         raise ValueError(f"sizes: expected 1 <= smallest <= largest, found {sizes!r}")

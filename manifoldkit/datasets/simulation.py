@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 from scipy.signal import butter, lfilter, sosfiltfilt
 
+from manifoldkit.datasets._checks import check_numbers
 from manifoldkit.datasets.eeg import MOTOR_CHANNELS
 from manifoldkit.datasets.epochs import EEGEpochs
 
@@ -210,8 +211,7 @@ def make_motor_imagery_eeg(
     )
     if not 0 <= variability < np.inf:
         raise ValueError(f"variability: expected 0 or more, found {variability}")
-    if not np.isfinite(snr):
-        raise ValueError(f"snr: expected a finite number of dB, found {snr}")
+    check_numbers(snr=snr)
     rng = _as_generator(random_state)
     names, channels = _channel_layout(n_channels)
     n_background = 12
@@ -294,6 +294,7 @@ def _as_generator(random_state) -> np.random.Generator:
 def _check_simulation(
     n_epochs, n_channels, n_times, n_sessions, classes, sfreq, band, desynchronization
 ) -> None:
+    check_numbers(sfreq=sfreq)
     if not 0 < sfreq < np.inf:
         raise ValueError(f"sfreq: expected a positive rate, found {sfreq}")
     counts = {

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifoldkit.datasets._checks import check_counts, check_limits, check_numbers
 from manifoldkit.datasets.archive import Source, obtain, read_archive
 from manifoldkit.exceptions import MissingExtraError
 
@@ -171,6 +172,9 @@ def make_subgraph_pairs(
         raise ValueError(
             f"semantics: expected 'induced' or 'monomorphism', found {semantics!r}"
         )
+    check_counts(n_queries=n_queries, n_corpus=n_corpus)
+    if n_corpus < 1:
+        raise ValueError(f"n_corpus: expected at least 1, found {n_corpus}")
     if n_queries < 1:
         raise ValueError(f"n_queries: expected at least 1, found {n_queries}")
     _check_range("query_nodes", query_nodes)
@@ -225,6 +229,8 @@ def make_molecule_graphs(
     >>> [len(edges) >= n - 1 for n, edges in graphs]
     [True, True, True]
     """
+    check_counts(n_graphs=n_graphs)
+    check_numbers(rings=rings)
     if n_graphs < 1:
         raise ValueError(f"n_graphs: expected at least 1, found {n_graphs}")
     _check_range("nodes", nodes)
@@ -343,6 +349,9 @@ def _contains_by_networkx(
 
 
 def _check_range(name: str, limits: tuple[int, int]) -> None:
+    check_limits(**{name: limits})
+    if isinstance(limits, int):
+        raise TypeError(f"{name}: expected (smallest, largest), found {limits!r}")
     low, high = limits
     if not 1 <= low <= high:
         raise ValueError(

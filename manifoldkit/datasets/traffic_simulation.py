@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
+from manifoldkit.datasets._checks import check_counts, check_numbers
 from manifoldkit.datasets.traffic import TrafficData
 
 _DAY = 1440
@@ -188,6 +189,8 @@ def make_traffic(
 
 
 def _check(n_sensors, n_days, step_minutes, lag, missing) -> None:
+    check_counts(n_sensors=n_sensors, n_days=n_days, step_minutes=step_minutes, lag=lag)
+    check_numbers(missing=missing)
     if n_sensors < 8:
         raise ValueError(f"n_sensors: expected at least 8, found {n_sensors}")
     if n_days < 1:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from manifoldkit.equivariant._frame_calls import weighted_sum
 from manifoldkit.equivariant._frame_types import ValueType, into_frame, out_of_frame
 from manifoldkit.equivariant.frames import FrameAveraging, pca_frame
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_floating, compute_dtype
 
 _WIDTHS = (64, 128, 128, 512, 2048)
 _VECTOR = ValueType("vector")
@@ -225,7 +225,8 @@ class LocalFrames(nn.Module):
         _check_points("x", x, 3)
         b, n = x.shape[:2]
         k = min(self.k, n)
-        near = torch.cdist(x.detach(), x.detach()).topk(k, largest=False).indices
+        y = x.detach().to(compute_dtype(x.dtype))
+        near = torch.cdist(y, y).topk(k, largest=False).indices
         item = torch.arange(b, device=x.device)[:, None, None]
         groups = x[item, near].reshape(b * n, k, 3)
         # flat or symmetric neighborhoods are common on surfaces: no warning for each

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from manifoldkit.linalg.checks import compute_dtype
 from manifoldkit.linalg.symmetric import _full_precision
-from manifoldkit.spd.layers import check_size, redraw
+from manifoldkit.spd.layers import check_size, check_weight, redraw
 
 
 class SpatioTemporalFilters(nn.Module):
@@ -100,6 +100,7 @@ class SpatioTemporalFilters(nn.Module):
                 f"x: expected signals of shape (..., {channels}, n_times), "
                 f"found {tuple(x.shape)}"
             )
+        check_weight(self.spatial.weight)
         with _full_precision(x):
             y = x.reshape(-1, *x.shape[-2:]).to(compute_dtype(x.dtype))
             if self.folded:

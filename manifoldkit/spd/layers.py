@@ -23,6 +23,15 @@ def check_size(value, name: str, least: int = 1) -> int:
     return int(value)
 
 
+def check_weight(weight: Tensor) -> None:
+    """Raise ``TypeError`` unless a layer's own numbers are float32 or float64."""
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            "weight: expected parameters in float32 or float64 (inputs may have half "
+            f"precision, points of a manifold not), found {weight.dtype}"
+        )
+
+
 def check_positive(value: float, name: str) -> float:
     """Return a positive finite number, or raise ``ValueError``."""
     if not (math.isfinite(value) and value > 0):
@@ -143,6 +152,7 @@ class BiMap(nn.Module):
             )
         if self.validate:
             check_spd(x, "x")
+        check_weight(self.weight)
         with _full_precision(x):
             y = x.to(compute_dtype(x.dtype))
             y = self._single(y) if self.single else self._channels(y)
@@ -428,6 +438,7 @@ class SPDResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Move matrices of shape (..., n, n)."""
         check_square(x, "x", self.n)
+        check_weight(self.basis)
         with _full_precision(x):
             y = symmetrize(x.to(compute_dtype(x.dtype)))
             s = torch.linalg.eigvalsh(y)

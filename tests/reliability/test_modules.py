@@ -392,3 +392,21 @@ def test_compiled_modules_agree(name):
         found = call(name, compiled)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# points of a manifold do not fit into eight bits; their inputs may have half precision
+SINGLE = {
+    *("spd.BiMap", "spd.ConvSPDNet", "spd.SPDNet", "spd.SPDResidual"),
+    "spd.SpatioTemporalFilters",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_works_or_is_refused(name):
+    """In bfloat16 a module answers with finite numbers, or says what it takes."""
+    module = build(name).bfloat16()
+    if name in SINGLE:
+        with pytest.raises(TypeError, match="expected parameters in float32 or"):
+            call(name, module)
+    else:
+        assert all(t.isfinite().all() for t in call(name, module))

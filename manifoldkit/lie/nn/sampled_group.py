@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.lie.nn.siren import check_sizes
+from manifoldkit.linalg.checks import compute_dtype
 
 #: ``(group, n, generator, dtype, device)`` to ``(g, g_inv, log_weight)``.
 Proposal = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -59,7 +60,8 @@ class GroupSamples:
 
     def det(self) -> Tensor:
         """Absolute determinants, shape ``(N,)``."""
-        return torch.linalg.det(self.g).abs()
+        g = self.g.to(compute_dtype(self.g.dtype))
+        return torch.linalg.det(g).abs().to(self.g.dtype)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> "GroupSamples":
         """Return the samples in another dtype and on another device."""
