@@ -78,7 +78,7 @@ def table(rows):
     for row in rows:
         cells = (
             row["case"],
-            time_of(row["ours_s"]),
+            time_of(row["ours_s"]) if row["ours_s"] else "",
             row["peer"],
             time_of(row["peer_s"]) if row["peer_s"] else "",
             f"{row['ratio']:.2g}" if row["ratio"] else "",
