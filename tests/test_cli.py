@@ -319,3 +319,23 @@ def test_demo_runs_on_the_command_line(tmp_path, monkeypatch):
     assert "SIMULATED" in text
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
     assert {row["total"] for row in stored["metrics"]} == {20}
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_on_two_devices(tmp_path):
+    """Lightning starts the command once more; one of the two writes the result."""
+    pytest.importorskip("lightning")
+    arguments = ["run", "rotation_continuity", "--quick", "--devices", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "manifoldkit", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("reproduce rotations, 6D: mean") == 1
+    (folder,) = (tmp_path / "runs").iterdir()
+    stored = json.loads((folder / "result.json").read_text())
+    assert all(row["mean"] < 180 for row in stored["metrics"])

@@ -1,10 +1,9 @@
 """Checks of what the generators are asked for."""
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
-
-import numpy as np
 
 
 def check_counts(**values: Any) -> None:
@@ -24,7 +23,7 @@ def check_numbers(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name}: expected a number, found {value!r}")
-        if not np.isfinite(value):
+        if not math.isfinite(float(value)):
             raise ValueError(f"{name}: expected a finite number, found {value!r}")
 
 
