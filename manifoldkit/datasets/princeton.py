@@ -75,6 +75,8 @@ class ShapeSet(NamedTuple):
         Names of the classes.
     model_id : ndarray of int64, shape (n_clouds,)
         Number of the model in the original set.
+    kind : ndarray of int64, shape (n_clouds,), or None
+        Finer class, where the set has one: Princeton's base class.
     """
 
     X: np.ndarray
@@ -82,6 +84,7 @@ class ShapeSet(NamedTuple):
     normals: np.ndarray | None
     class_names: tuple[str, ...]
     model_id: np.ndarray
+    kind: np.ndarray | None = None
 
 
 def fetch_point_clouds(
@@ -153,6 +156,7 @@ def fetch_point_clouds(
         normals / np.maximum(length, 1e-6),
         tuple(str(name) for name in arrays[f"{subset}_names"]),
         arrays["model_id"][member].astype(np.int64),
+        arrays["base"][member].astype(np.int64),
     )
 
 

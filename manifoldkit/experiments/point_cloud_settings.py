@@ -1,6 +1,7 @@
 """Networks, settings and epochs of the point-cloud experiments."""
 
-_SMALL = {"sizes": (256, 128, 64, 32), "neighbors": (8, 16, 16, 16), "n_blocks": 0}
+#: a reduced RISurConv
+SMALL = {"sizes": (256, 128, 64, 32), "neighbors": (8, 16, 16, 16), "n_blocks": 0}
 #: a reduced PaRot
 PATCHES = {
     "n_patches": 64,
@@ -9,26 +10,29 @@ PATCHES = {
     "k_intra": 16,
     "emb_dims": 512,
 }
-#: settings that the networks share; chosen by :data:`ABLATION`
-RECIPE = {
-    "n_points": 512,
-    "n_views": 6,
-    "jitter": 0.005,
-    "stretch": 0.25,
-    "mirror": True,
-    "n_votes": 4,
+#: settings that the networks share
+_SHARED = {"n_points": 512, "n_views": 6, "jitter": 0.005}
+#: chosen for RISurConv by :data:`ABLATION`
+_SURFACES = {**_SHARED, "stretch": 0.6, "mirror": True, "n_votes": 8}
+_POSES = {**_SHARED, "stretch": 0.25, "mirror": True, "n_votes": 4}
+# a network that is not invariant does not see mirror images
+_UPRIGHT = {**_SHARED, "stretch": 0.25, "n_votes": 4}
+RECIPES = {
+    "risurconv": _SURFACES,
+    "parot": _POSES,
+    "pointnet-frames": _POSES,
+    "pointnet": _UPRIGHT,
 }
-_UPRIGHT = {"mirror": False}  # a network that is not invariant does not see mirrors
 #: name: (settings of the estimator, are mesh normals given, epochs, seeds)
 CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
     "RISurConv, mesh normals": (
-        {"model": "risurconv", "model_options": _SMALL},
+        {"model": "risurconv", "model_options": SMALL},
         True,
         30,
         3,
     ),
     "RISurConv, estimated axes": (
-        {"model": "risurconv", "model_options": _SMALL},
+        {"model": "risurconv", "model_options": SMALL},
         False,
         30,
         3,
@@ -46,12 +50,12 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         1,
     ),
     "RISurConv, mesh normals with signs (published)": (
-        {"model": "risurconv", "model_options": {**_SMALL, "unsigned_normals": False}},
+        {"model": "risurconv", "model_options": {**SMALL, "unsigned_normals": False}},
         True,
         30,
         1,
     ),
-    "PointNet": ({"model": "pointnet", "model_options": {"width": 0.5}}, False, 15, 3),
+    "PointNet": ({"model": "pointnet", "model_options": {"width": 0.5}}, False, 15, 1),
     "PointNet, trained on turns about one axis": (
         {"model": "pointnet", "model_options": {"width": 0.5}, "rotation": "z"},
         False,
@@ -73,24 +77,9 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
 }
 #: contestants and seeds on the second set
 MORE_CLASSES = {
-    "RISurConv, mesh normals": 3,
+    "RISurConv, mesh normals": 1,
     "RISurConv, estimated axes": 1,
     "PointNet": 1,
-}
-_SIGNED = {**_SMALL, "unsigned_normals": False}
-_BASE: dict = {"model": "risurconv", "n_points": 512, "model_options": _SIGNED}
-_VIEWS: dict = {**_BASE, "n_views": 6, "jitter": 0.005}
-_BENT: dict = {**_VIEWS, "stretch": 0.25, "mirror": True}
-#: RISurConv with mesh normals, one thing after another; 30 epochs
-ABLATION: dict[str, dict] = {
-    "one view": _BASE,
-    "six views with noise": _VIEWS,
-    "and stretched, mirrored": _BENT,
-    "and normals without sign": {**_BENT, "model_options": _SMALL},
-    "and one block on centres as tokens": {
-        **_BENT,
-        "model_options": {**_SMALL, "head": "tokens", "n_blocks": 1},
-    },
 }
 
 
@@ -101,9 +90,8 @@ def make_estimator(
     from manifoldkit.equivariant import PointCloudClassifier
 
     settings, normals, epochs, _ = CONTESTANTS[name]
-    plain = _UPRIGHT if settings["model"] == "pointnet" else {}
     model = PointCloudClassifier(
-        **{**RECIPE, **plain, **settings},
+        **{**RECIPES[settings["model"]], **settings},
         max_epochs=3 if quick else epochs,
         checkpoint=checkpoint,
         device=device,

@@ -166,6 +166,7 @@ def test_princeton_is_converted_from_the_originals(tmp_path):
     clouds = fetch_point_clouds("psb12", "test", path=tmp_path)
     assert clouds.X.shape == (20, 1024, 3)
     assert {clouds.class_names[i] for i in clouds.y} == {"airplane", "car"}
+    assert len(set(zip(clouds.y, clouds.kind, strict=True))) == 2
     radius = np.linalg.norm(clouds.X, axis=2).max(1)
     np.testing.assert_allclose(radius, 1, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(clouds.normals, axis=2), 1, atol=1e-5)

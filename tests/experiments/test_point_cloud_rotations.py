@@ -1,5 +1,7 @@
 """The point-cloud experiment on little data."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -7,6 +9,7 @@ from sklearn.base import clone
 
 from manifoldkit.datasets import make_point_clouds
 from manifoldkit.equivariant import rotate_clouds
+from manifoldkit.experiments import point_cloud_ablation as ablation
 from manifoldkit.experiments import point_cloud_rotations as experiment
 from manifoldkit.experiments import point_cloud_settings as settings
 from manifoldkit.experiments.evaluation import Store, progress_bar
@@ -72,7 +75,8 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     }
     for module in (settings, experiment):
         monkeypatch.setattr(module, "CONTESTANTS", small)
-    monkeypatch.setattr(settings, "RECIPE", {"n_points": 512, "n_views": 2})
+    few = {"n_points": 512, "n_views": 2}
+    monkeypatch.setattr(settings, "RECIPES", dict.fromkeys(sizes, few))
     clouds = [
         make_point_clouds(n, 520, shapes=("table", "torus"), random_state=i)
         for i, n in enumerate((20, 10))
@@ -95,19 +99,31 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     assert Result.load(tmp_path).metrics == result.metrics
 
 
-def test_ablation_counts_a_fold(tmp_path, monkeypatch):
+def test_ablation_holds_out_thirds_and_kinds(tmp_path, monkeypatch):
     tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
     options = {"n_points": 64, "model_options": tiny}
-    monkeypatch.setattr(experiment, "ABLATION", {"plain": options})
-    once = experiment.cross_validate
-    monkeypatch.setattr(
-        experiment, "cross_validate", lambda *args: once(*args, epochs=1)
+    for name in ("ABLATION", "KINDS"):
+        monkeypatch.setattr(ablation, name, {"plain": options})
+    once = ablation.hold_out
+    monkeypatch.setattr(ablation, "hold_out", lambda *args: once(*args, epochs=1))
+    made = make_point_clouds(24, 96, shapes=("table", "torus"), random_state=0)
+    clouds = SimpleNamespace(
+        X=made.X,
+        y=made.y,
+        normals=made.normals,
+        class_names=("table", "torus"),
+        kind=2 * made.y + np.arange(24) // 2 % 2,
     )
-    clouds = make_point_clouds(18, 96, shapes=("table", "torus"), random_state=0)
-    store = Store(tmp_path, {}, False)
+    fit, rest = ablation.kinds_of(clouds, 0.5)
+    assert sorted([*fit, *rest]) == list(range(24))
+    assert not set(clouds.kind[fit]) & set(clouds.kind[rest])
+    assert set(clouds.y[fit]) == {0, 1}
+    monkeypatch.setattr(ablation, "kinds_of", lambda clouds: (fit, rest))
     with progress_bar(Console(quiet=True)) as bar:
-        (row,) = experiment._ablate(store, {"psb12": (clouds, None)}, False, "cpu", bar)
-    assert row["clouds"] == 6
-    for key in ("no votes", "four votes"):
-        assert 0 <= row[key] <= 1
-        assert row[key] * 6 == pytest.approx(round(row[key] * 6))
+        rows = ablation.ablate(Store(tmp_path, {}, False), clouds, "cpu", bar)
+    assert [row["clouds"] for row in rows] == [8, len(rest)]
+    assert ("votes: 8" in rows[0], "votes: 8" in rows[1]) == (False, True)
+    for row in rows:
+        for key in ("votes: 1", "votes: 4"):
+            right = row[key] * row["clouds"]
+            assert right == pytest.approx(round(right))
