@@ -7,6 +7,7 @@ from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy, choice
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import common, present, recover
+from manifoldkit.linalg.checks import check_broadcast, check_last, compute_dtype
 
 
 class Scale(MatrixGroup):
@@ -49,6 +50,8 @@ class Scale(MatrixGroup):
     def act(self, g: Tensor, x: Tensor) -> Tensor:
         """Scale points of shape (..., d)."""
         self._element(g)
+        check_last(x, ("d",), "x")
+        check_broadcast(g=(g, 2), x=(x, 1))
         dtype, (g, x) = common(g, x)
         return (g[..., 0] * x).to(dtype)
 
@@ -184,9 +187,9 @@ class Affine(MatrixGroup):
     def join(self, x: Tensor, h: Tensor) -> Tensor:
         """Homogeneous matrix of a translation (..., n) and a linear part."""
         self.group._element(h, "h")
+        check_last(x, (self.n,), "x")
+        check_broadcast(x=(x, 1), h=(h, 2))
         _, (x, h) = common(x, h)
-        if x.ndim == 0 or x.shape[-1] != self.n:
-            raise ValueError(f"x: expected (..., {self.n}), found {tuple(x.shape)}")
         return self._join(x, self._linear(h))
 
     def _join(self, x: Tensor, h: Tensor) -> Tensor:
@@ -277,7 +280,8 @@ class Affine(MatrixGroup):
         return right if side == "right" else right - self._log_abs_det(g)
 
     def _log_abs_det(self, g: Tensor) -> Tensor:
-        return torch.linalg.slogdet(g[..., :-1, :-1])[1]
+        h = g[..., :-1, :-1].to(compute_dtype(g.dtype))
+        return torch.linalg.slogdet(h)[1].to(g.dtype)
 
     def modular_log(self, g: Tensor) -> Tensor:
         r"""Logarithm of the modular function, :math:`-\log|\det h|`, shape (...)."""

@@ -19,6 +19,7 @@ from manifoldkit.lie.groups.presentation import (
     recover,
 )
 from manifoldkit.linalg.checks import (
+    check_broadcast,
     check_floating,
     check_square,
     compute_dtype,
@@ -200,11 +201,16 @@ class MatrixGroup(ABC):
     @accepts_numpy
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         """Return the product ``g h``; batch dimensions broadcast."""
-        self._element(g)
-        self._element(h, "h")
-        dtype, (g, h) = common(g, h)
+        dtype, (g, h) = self._pair(g, h, "h")
         with _full_precision(g):
             return self._compose(g, h).to(dtype)
+
+    def _pair(self, g: Tensor, h: Tensor, name: str):
+        """Check two matrices; return their dtype, and them in the one to compute in."""
+        self._element(g)
+        self._element(h, name)
+        check_broadcast(**{"g": (g, 2), name: (h, 2)})
+        return common(g, h)
 
     def _compose(self, g: Tensor, h: Tensor) -> Tensor:
         return g @ h
@@ -236,6 +242,7 @@ class MatrixGroup(ABC):
             raise ValueError(
                 f"x: expected points of shape (..., {self.n}), found {tuple(x.shape)}"
             )
+        check_broadcast(g=(g, 2), x=(x, 1))
         dtype, (g, x) = common(g, x)
         with _full_precision(g):
             return self._act(g, x).to(dtype)
@@ -246,9 +253,7 @@ class MatrixGroup(ABC):
     @accepts_numpy
     def adjoint(self, g: Tensor, x: Tensor) -> Tensor:
         """Return ``g x g^-1`` for ``x`` in the Lie algebra, shape (..., n, n)."""
-        self._element(g)
-        self._element(x, "x")
-        dtype, (g, x) = common(g, x)
+        dtype, (g, x) = self._pair(g, x, "x")
         with _full_precision(g):
             return self._adjoint(g, x).to(dtype)
 
@@ -403,9 +408,7 @@ class MatrixGroup(ABC):
     @accepts_numpy
     def distance(self, g: Tensor, h: Tensor) -> Tensor:
         """Geodesic distance of elements, shape (...); see the class for the metric."""
-        self._element(g)
-        self._element(h, "h")
-        dtype, (g, h) = common(g, h)
+        dtype, (g, h) = self._pair(g, h, "h")
         with _full_precision(g):
             return (self.alpha**0.5 * self._distance(g, h)).to(dtype)
 
@@ -415,9 +418,7 @@ class MatrixGroup(ABC):
 
         ``t`` is a number or a tensor that broadcasts against the batch.
         """
-        self._element(g)
-        self._element(h, "h")
-        dtype, (g, h) = common(g, h)
+        dtype, (g, h) = self._pair(g, h, "h")
         time = torch.as_tensor(t, dtype=g.dtype, device=g.device)[..., None, None]
         with _full_precision(g):
             return self._geodesic(g, h, time).to(dtype)

@@ -17,6 +17,7 @@ from manifoldkit.lie.decompositions import (
 )
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import common, length
+from manifoldkit.linalg.checks import check_broadcast
 from manifoldkit.linalg.symmetric import _full_precision
 
 
@@ -98,6 +99,7 @@ class SPDSpace(MatrixGroup):
         """Move points of the space, ``g x g'``, both of shape (..., n, n)."""
         self._element(g)
         self._element(x, "x")
+        check_broadcast(g=(g, 2), x=(x, 2))
         dtype, (g, x) = common(g, x)
         with _full_precision(g):
             y = g @ x @ g.mT
