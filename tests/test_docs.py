@@ -195,6 +195,8 @@ def test_commands_that_are_shown_exist():
         where = f"{page}: {line}"
         if match := re.search(r"python3 dev\.py (\w+)", line):
             assert f'"{match[1]}"' in dev, where
+        elif match := re.match(r"python ([\w/]+\.py)", line):
+            assert (ROOT / match[1]).exists(), where
         elif match := re.match(r"python -m benchmarks ([a-z]\w*)", line):
             assert (ROOT / "benchmarks" / f"{match[1]}.py").exists(), where
         elif match := re.match(r"python -m manifoldkit([\w.]*)", line):
