@@ -116,6 +116,8 @@ def check_broadcast(**batches: tuple[Tensor, int]) -> None:
     >>> check_broadcast(a=(torch.ones(4, 3, 3), 2), v=(torch.ones(3), 1))
     """
     shapes = [x.shape[: x.ndim - ndim] for x, ndim in batches.values()]
+    if all(shape == shapes[0] for shape in shapes):
+        return
     try:
         torch.broadcast_shapes(*shapes)
     except RuntimeError:

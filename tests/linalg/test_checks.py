@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.linalg import check_spd, is_spd
+from manifoldkit.linalg import check_spd, checks, is_spd
 from manifoldkit.linalg.checks import check_symmetric, check_weights, tolerance
 
 
@@ -94,3 +94,22 @@ def test_weights(w, message):
 def test_tolerance_scales_with_the_dtype():
     assert tolerance(torch.float32, 2) == 2 * torch.finfo(torch.float32).eps
     assert tolerance(torch.float16) == torch.finfo(torch.float32).eps
+
+
+def test_last_dimensions_and_batches_are_named():
+    x = torch.ones(2, 5, 3)
+    assert checks.check_last(x, ("K", 3), "x") is x
+    with pytest.raises(ValueError, match=r"x: expected shape \(\.\.\., 4, 3\), found"):
+        checks.check_last(x, (4, 3), "x")
+    with pytest.raises(ValueError, match=r"x: expected shape \(\.\.\., K, n, n, n\)"):
+        checks.check_last(x, ("K", "n", "n", "n"), "x")
+    with pytest.raises(TypeError, match="x: expected floating-point numbers"):
+        checks.check_last(x.long(), (3,), "x")
+    with pytest.raises(TypeError, match="x: expected a torch tensor, found str"):
+        checks.check_tensor("text", "x")
+    checks.check_broadcast(a=(x, 1), b=(x[0], 1), c=(x[:1], 1))
+    with pytest.raises(ValueError, match="a, b: expected batch shapes that broadcast"):
+        checks.check_broadcast(a=(x, 1), b=(x[:, :4], 1))
+    half, double = checks.common_dtype(x.bfloat16(), x.double())
+    assert half.dtype == double.dtype == torch.float64
+    assert checks.common_dtype(x.bfloat16(), x.bfloat16())[0].dtype == torch.float32
