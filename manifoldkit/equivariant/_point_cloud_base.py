@@ -300,8 +300,7 @@ class PointCloudBase(BaseEstimator):
         check_is_fitted(self, "net_")
         x, directions = self._read(X, normals)
         views = voting_views(x, directions, self.n_points, self.n_votes)
-        total = sum(self._run(view, method, category) for view in views)
-        return total / len(views)
+        return torch.stack([self._run(v, method, category) for v in views]).mean(0)
 
     def _run(self, view: View, method: str, category=None) -> Tensor:
         x, directions = view.points, view.normals

@@ -378,13 +378,13 @@ class PointCloudSegmenter(PointCloudBase):
             )
         takes = kinds if hasattr(self.net_.module_.network, "n_categories") else None
         views = voting_views(x, directions, self.n_points, self.n_votes)
-        total: Tensor | float = 0.0
+        votes = []
         for view in views:
-            scores = self._run(view, "forward", takes)
-            if scores.shape[1] != x.shape[1]:  # seen at fewer points: carry them back
-                scores = three_interpolate(x, view.points, scores)
-            total = total + scores
-        scores = total / len(views)
+            seen = self._run(view, "forward", takes)
+            if seen.shape[1] != x.shape[1]:  # seen at fewer points: carry them back
+                seen = three_interpolate(x, view.points, seen)
+            votes.append(seen)
+        scores = torch.stack(votes).mean(0)
         allowed = torch.zeros(self.n_categories_, self.n_parts_, dtype=torch.bool)
         for c, parts in self.parts_.items():
             allowed[c, parts] = True

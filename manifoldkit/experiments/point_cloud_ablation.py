@@ -19,6 +19,7 @@ ABLATION: dict[str, dict] = {
     "six views with noise": _VIEWS,
     "and stretched to 1.25, mirrored": _BENT,
     "and normals without sign": {**_BENT, "model_options": SMALL},
+    "normals without sign, six views with noise": {**_VIEWS, "model_options": SMALL},
 }
 #: the same with kinds of shapes held out that training never sees
 KINDS: dict[str, dict] = {

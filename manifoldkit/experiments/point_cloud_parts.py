@@ -1,5 +1,7 @@
 """Part segmentation of generated shapes, trained upright and shown turned."""
 
+from functools import partial
+
 from threadpoolctl import threadpool_limits
 
 from manifoldkit.experiments.evaluation import Store
@@ -13,9 +15,8 @@ def segment_parts(store: Store, seed: int, quick: bool, device: str, bar) -> lis
     row = bar.add_task("parts", total=len(names))
     rows = []
     for name in names:
-        piece = store.get(
-            f"parts {name}", lambda n=name: _train_parts(n, seed, quick, device)
-        )
+        job = partial(_train_parts, name, seed, quick, device)
+        piece = store.get(f"parts {name}", job)
         rows.append({"task": "parts of generated shapes", "method": name} | piece)
         bar.advance(row)
     return rows

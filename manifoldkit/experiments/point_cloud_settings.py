@@ -11,17 +11,14 @@ PATCHES = {
     "emb_dims": 512,
 }
 #: settings that the networks share
-_SHARED = {"n_points": 512, "n_views": 6, "jitter": 0.005}
-#: chosen for RISurConv by :data:`ABLATION`
-_SURFACES = {**_SHARED, "stretch": 0.6, "mirror": True, "n_votes": 8}
-_POSES = {**_SHARED, "stretch": 0.25, "mirror": True, "n_votes": 4}
+_SHARED = {"n_points": 512, "n_views": 6, "jitter": 0.005, "n_votes": 4}
+_BENT = {"stretch": 0.25, "mirror": True}
 # a network that is not invariant does not see mirror images
-_UPRIGHT = {**_SHARED, "stretch": 0.25, "n_votes": 4}
-RECIPES = {
-    "risurconv": _SURFACES,
-    "parot": _POSES,
-    "pointnet-frames": _POSES,
-    "pointnet": _UPRIGHT,
+RECIPES: dict[str, dict] = {
+    "risurconv": _SHARED,
+    "parot": {**_SHARED, **_BENT},
+    "pointnet-frames": {**_SHARED, **_BENT},
+    "pointnet": {**_SHARED, "stretch": 0.25},
 }
 #: name: (settings of the estimator, are mesh normals given, epochs, seeds)
 CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
@@ -36,6 +33,24 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         False,
         30,
         3,
+    ),
+    "RISurConv, mesh normals, versions stretched to 1.25, mirrored": (
+        {"model": "risurconv", "model_options": SMALL, **_BENT},
+        True,
+        30,
+        3,
+    ),
+    "RISurConv, mesh normals, versions stretched to 1.6, mirrored, eight votes": (
+        {
+            "model": "risurconv",
+            "model_options": SMALL,
+            "stretch": 0.6,
+            "mirror": True,
+            "n_votes": 8,
+        },
+        True,
+        30,
+        2,
     ),
     "PaRot, equivariant directions": (
         {"model": "parot", "model_options": {**PATCHES, "directions": "equivariant"}},
