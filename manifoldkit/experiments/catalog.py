@@ -63,7 +63,7 @@ EXPERIMENTS = {
     "eeg_demo": Experiment(
         "motor imagery: plain and augmented covariances",
         "Carrara and Papadopoulo 2024",
-        "1-2 min",
+        "2-4 min",
         ("physionet_mi",),
     ),
     "augmented_covariance": Experiment(
