@@ -237,7 +237,8 @@ def test_cuda_that_is_not_there_is_one_line(monkeypatch):
 def test_list_describes_one():
     code, text = invoke("list", "subgraph_retrieval")
     assert code == 0
-    for part in ("Ramachandran", "20-40 min", "--devices", "data fetch subgraph_pairs"):
+    cost = cli.EXPERIMENTS["subgraph_retrieval"].cost
+    for part in ("Ramachandran", cost, "--devices", "data fetch subgraph_pairs"):
         assert part in text
     assert "fetch" not in invoke("list", "monoid_sets")[1]
 
