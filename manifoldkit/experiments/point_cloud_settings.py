@@ -15,7 +15,7 @@ _SHARED = {"n_points": 512, "n_views": 6, "jitter": 0.005, "n_votes": 4}
 _BENT = {"stretch": 0.25, "mirror": True}
 # a network that is not invariant does not see mirror images
 RECIPES: dict[str, dict] = {
-    "risurconv": _SHARED,
+    "risurconv": {**_SHARED, **_BENT},
     "parot": {**_SHARED, **_BENT},
     "pointnet-frames": {**_SHARED, **_BENT},
     "pointnet": {**_SHARED, "stretch": 0.25},
@@ -34,18 +34,22 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         30,
         3,
     ),
-    "RISurConv, mesh normals, versions stretched to 1.25, mirrored": (
-        {"model": "risurconv", "model_options": SMALL, **_BENT},
+    "RISurConv, mesh normals, versions neither stretched nor mirrored": (
+        {
+            "model": "risurconv",
+            "model_options": SMALL,
+            "stretch": 0.0,
+            "mirror": False,
+        },
         True,
         30,
-        3,
+        1,
     ),
-    "RISurConv, mesh normals, versions stretched to 1.6, mirrored, eight votes": (
+    "RISurConv, mesh normals, versions stretched to 1.6, eight votes": (
         {
             "model": "risurconv",
             "model_options": SMALL,
             "stretch": 0.6,
-            "mirror": True,
             "n_votes": 8,
         },
         True,
