@@ -121,7 +121,7 @@ EXPERIMENTS = {
     "subgraph_retrieval": Experiment(
         "IsoNet++ on five sets of molecules, beside filter and exact solver",
         "Ramachandran et al. 2024",
-        "40-60 min",
+        "50-70 min",
         ("subgraph_pairs",),
         ddp=True,
     ),
