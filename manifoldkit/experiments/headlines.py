@@ -169,6 +169,24 @@ def published(result: Result, headline: Headline) -> str:
     return str(find(result.paper, where).get(column, "-"))
 
 
+def n_seeds(result: Result, headline: Headline | None) -> int:
+    """Return how many seeds the figure is of, where its row says so.
+
+    >>> result = Result("a", "A", [{"method": "a", "xs": [0.5]}], "", {}, [0, 1])
+    >>> n_seeds(result, Headline("x", {"method": "a"}, "x", between="xs"))
+    1
+    """
+    row = {} if headline is None else find(result.metrics, headline.where)
+    if headline is not None and isinstance(headline.between, str):
+        values = row.get(headline.between)
+        if isinstance(values, list):
+            return len(values)
+    for key in ("seeds", "trainings"):
+        if isinstance(row.get(key), int):
+            return row[key]
+    return len(result.seeds)
+
+
 def find(rows: list[Row], where: Row) -> Row:
     """Return the first row that has these values, or an empty one."""
     return next((row for row in rows if where.items() <= row.items()), {})

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from manifoldkit.experiments.catalog import EXPERIMENTS, Experiment
-from manifoldkit.experiments.headlines import HEADLINES, ours, published
+from manifoldkit.experiments.headlines import HEADLINES, n_seeds, ours, published
 from manifoldkit.experiments.result import Result
 
 _HEAD = """# Reproductions
@@ -66,7 +66,7 @@ def _overview(result: Result, experiments: dict[str, Experiment]) -> dict:
             "differs": headline.comparable,
         }
     return row | {
-        "seeds": len(result.seeds),
+        "seeds": n_seeds(result, headline),
         "time": f"{result.duration / 60:.0f} min",
         "command": f"`{result.command}`",
     }
