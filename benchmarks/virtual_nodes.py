@@ -3,7 +3,7 @@
 import torch
 from torch_geometric.nn import GCNConv
 
-from benchmarks.timing import compare
+from benchmarks.timing import compare, ratio_row
 from manifoldkit.graphs import (
     STGCN,
     AddVirtualNodes,
@@ -24,18 +24,6 @@ def chain(n, degree=8):
     ).coalesce()
 
 
-def row(case, ours, peer_name, peer, repeats=7, **extra):
-    seconds = compare({"ours": ours, "peer": peer}, repeats=repeats)
-    return {
-        "case": case,
-        "ours_s": seconds["ours"],
-        "peer": peer_name,
-        "peer_s": seconds["peer"],
-        "ratio": seconds["ours"] / seconds["peer"],
-        **extra,
-    }
-
-
 def step_rows(n=207, batch=32):
     """A training step of STGCN with and without virtual nodes."""
     road = chain(n).to_dense()
@@ -50,11 +38,12 @@ def step_rows(n=207, batch=32):
         models[nv](x).abs().mean().backward()
 
     return [
-        row(
+        ratio_row(
             f"STGCN, {n} sensors, batch {batch}, {nv} virtual nodes",
             lambda nv=nv: step(nv),
             "none",
             lambda: step(0),
+            repeats=7,
             target="1.2" if nv == 10 else "",
         )
         for nv in (1, 10)
@@ -89,7 +78,7 @@ def product_rows(channels=64):
             continue
         dense = SemiAdaptiveAdjacency(road.to_dense(), 10)
         rows.append(
-            row(
+            ratio_row(
                 f"{n} sensors, low rank, weights and product, forward and backward",
                 lambda m=sparse: run(m),
                 "dense",
@@ -125,9 +114,13 @@ def state_rows(n=20_000, channels=32):
         h.sum().backward()
 
     case = f"three GCN layers, {n} nodes: virtual state"
+
+    def after():
+        state(x, index).sum().backward()
+
     return [
-        row(case, lambda: state(x, index).sum().backward(), "AddVirtualNodes", inside),
-        row(case, lambda: state(x, index).sum().backward(), "no virtual node", plain),
+        ratio_row(case, after, "AddVirtualNodes", inside, repeats=7),
+        ratio_row(case, after, "no virtual node", plain, repeats=7),
     ]
 
 

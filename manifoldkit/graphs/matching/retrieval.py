@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 
+from manifoldkit._estimators import seeded
 from manifoldkit.graphs.matching._retriever_files import (
     read_retriever,
     stored_corpus,
@@ -415,9 +415,7 @@ class SubgraphRetriever(BaseEstimator):
             "node_dim": node_dim,
             "edge_dim": edge_dim,
         }
-        cuda = torch.device(self.device).type == "cuda"
-        with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             network: MatchingNetwork
             if family == "gmn":
                 network = GMNMatch(**options)
