@@ -1,7 +1,7 @@
 r"""Gram-Schmidt: n - 1 vectors to a rotation, for every finite input.
 
 The columns are divided by their largest entries, so that nothing overflows, and the
-second one is orthogonalised twice ("twice is enough"). A zero first vector counts as
+second one is orthogonalized twice ("twice is enough"). A zero first vector counts as
 :math:`e_1`; a second one within rounding of the first is replaced by a fixed normal
 [1]_. There the rotation carries no derivative with respect to the lost angle.
 
@@ -253,7 +253,7 @@ def _signed_qr(x: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
 
 
 def gram_schmidt(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormalise (..., n, p) columns; p = n - 1 is completed to a rotation.
+    """Orthonormalize (..., n, p) columns; p = n - 1 is completed to a rotation.
 
     Returns the matrices (..., n, n) and the mask of inputs without full rank, which
     get a fixed orthogonal matrix without derivative.

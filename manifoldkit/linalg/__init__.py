@@ -1,4 +1,4 @@
-"""Batched matrix maths with exact, stable derivatives: the ground floor."""
+"""Batched matrix mathematics with exact, stable derivatives: the ground floor."""
 
 from manifoldkit.linalg.checks import check_spd, is_spd
 from manifoldkit.linalg.orthogonal import Polar, polar, procrustes

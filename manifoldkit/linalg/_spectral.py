@@ -19,7 +19,7 @@ def _safe_divide(x: Tensor, y: Tensor, limit: Tensor) -> Tensor:
 
 
 def _homogeneous_series(a: Tensor, b: Tensor, c: Tensor, coefficients) -> Tensor:
-    """Sum ``coefficients[k] h_k(a, b, c)`` for centred a + b + c = 0.
+    """Sum ``coefficients[k] h_k(a, b, c)`` for centered a + b + c = 0.
 
     ``h_k`` is the complete homogeneous symmetric polynomial, by its recurrence
     ``h_k = -e2 h_(k-2) + e3 h_(k-3)`` (``e1 = 0``).

@@ -1,6 +1,6 @@
 """Argument checks and tolerances: one place for every threshold and error text.
 
-Checks read values, so on an accelerator they synchronise; functions of this package
+Checks read values, so on an accelerator they synchronize; functions of this package
 therefore validate shapes and dtypes always and values only where a user asks
 (``validate=True``) or where an estimator takes data in.
 """
@@ -14,7 +14,7 @@ from manifoldkit.exceptions import NotOnManifoldError
 
 _HALF = (torch.float16, torch.bfloat16)
 
-#: Largest relative asymmetry that is taken for rounding and removed by symmetrising.
+#: Largest relative asymmetry that is taken for rounding and removed by symmetrizing.
 SYMMETRY_RTOL = {
     torch.float64: 1e-6,
     torch.float32: 1e-4,
@@ -221,7 +221,7 @@ def check_symmetric(x: Tensor, name: str = "x", rtol: float | None = None) -> Te
 def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
     """Tell which matrices are finite, symmetric and positive definite.
 
-    Positive definite means that the Cholesky factorisation succeeds; nothing is
+    Positive definite means that the Cholesky factorization succeeds; nothing is
     raised, whatever the values.
 
     Parameters

@@ -149,9 +149,9 @@ def procrustes(
 ) -> Tensor:
     r"""Orthogonal matrix that best maps the rows of ``a`` to the rows of ``b``.
 
-    Minimises :math:`\sum_i w_i |a_i R - b_i|^2` over orthogonal R (the convention of
+    Minimizes :math:`\sum_i w_i |a_i R - b_i|^2` over orthogonal R (the convention of
     :func:`scipy.linalg.orthogonal_procrustes`); the solution is the orthogonal polar
-    factor of :math:`a' \operatorname{diag}(w)\, b`. Nothing is centred or scaled.
+    factor of :math:`a' \operatorname{diag}(w)\, b`. Nothing is centered or scaled.
 
     Parameters
     ----------

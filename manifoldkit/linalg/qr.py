@@ -96,7 +96,7 @@ def cholesky_qr(x: Tensor) -> Tensor:
     About half the time of Householder QR, and batched on accelerators. One pass loses
     the square of the condition number; matrices with condition above 2 get three
     passes, the first with a shifted Gram matrix. On accelerators and under
-    ``torch.compile`` all get three, as reading the condition would synchronise.
+    ``torch.compile`` all get three, as reading the condition would synchronize.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class Manifold(geoopt.Manifold):
         return {}
 
     def group_key(self) -> tuple:
-        """Hashable identity of the maths: class and settings."""
+        """Hashable identity of the formulas: class and settings."""
         return (type(self), *self.settings().items())
 
     def __eq__(self, other) -> bool:

@@ -1,4 +1,4 @@
-"""Check the maths of a manifold: ours, geoopt's, or one that a user writes."""
+"""Check the formulas of a manifold: ours, geoopt's, or one that a user writes."""
 
 import copy
 import math

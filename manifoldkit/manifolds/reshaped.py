@@ -11,8 +11,8 @@ from manifoldkit.manifolds.base import Manifold
 class Reshaped(Manifold):
     """View of a manifold whose points are stored in another shape.
 
-    The maths are those of ``base``: every argument is brought to its layout and every
-    result back, without copies. :func:`attach` uses it where a weight does not have
+    The formulas are those of ``base``: arguments are brought to its layout and results
+    back, without copies. :func:`attach` uses it where a weight does not have
     the layout of its manifold: transposed linear weights, convolution kernels.
 
     Parameters

@@ -35,7 +35,7 @@ def build_optimizer(
     Flat parameters get ``lr``, those on manifolds ``manifold_lr``; weight decay is
     left out where it means nothing (spheres, Stiefel, rotations) and for parameters
     that a module names in a method ``no_weight_decay()``, as the SPD batch
-    normalisations do.
+    normalizations do.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from manifoldkit.optim.geometry import FrameGeometry, TangentGeometry
 
 
 class SphereGeometry(TangentGeometry):
-    """Unit spheres: add and normalise, project the momentum."""
+    """Unit spheres: add and normalize, project the momentum."""
 
     def gradient(self, x, frame, egrad):
         """Coordinates of the Riemannian gradient."""
@@ -37,7 +37,7 @@ class SphereGeometry(TangentGeometry):
         return u.square().sum()
 
     def move(self, x, frame, d, m):
-        """Normalise x + d; |x + d| >= 1 for a tangent d, so nothing is near zero."""
+        """Normalize x + d; |x + d| >= 1 for a tangent d, so nothing is near zero."""
         y = x.add_(d)
         y.div_(vector_norm(y, dim=-1, keepdim=True))
         if m is not None and self.transport != "none":

@@ -36,7 +36,7 @@ def karcher_mean(
     max_iter: int = 100,
     init: Tensor | None = None,
 ) -> KarcherMean:
-    r"""Point that minimises the weighted sum of squared distances.
+    r"""Point that minimizes the weighted sum of squared distances.
 
     Fixed-point iteration :math:`x \leftarrow \exp_x(t \sum_i w_i \log_x y_i)` with
     step t = 1, halved where the cost does not fall enough (Armijo's rule), until the

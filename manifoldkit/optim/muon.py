@@ -127,7 +127,7 @@ def _is_orthonormal(manifold) -> bool:
 
 
 def _dual_direction(x: Tensor, g: Tensor, steps: int, ns_steps: int) -> Tensor:
-    """Maximise ``<g, a>`` over tangent a of spectral norm one, nearly.
+    """Maximize ``<g, a>`` over tangent a of spectral norm one, nearly.
 
     The dual variable is the symmetric L of ``a = msign(g + x L)``; its gradient is the
     departure ``sym(x'a)`` from tangency, and its step shrinks linearly.

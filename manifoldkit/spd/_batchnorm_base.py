@@ -1,4 +1,4 @@
-"""What all SPD batch normalisations share: parameters, shapes, statistics."""
+"""What all SPD batch normalizations share: parameters, shapes, statistics."""
 
 import math
 from typing import Any, ClassVar
@@ -125,7 +125,7 @@ class BatchAverage:
         if count < 2:
             what = "" if self.weights is None else " of positive weight"
             raise ValueError(
-                f"x: expected more than 1 matrix{what} to normalise by batch "
+                f"x: expected more than 1 matrix{what} to normalize by batch "
                 f"statistics, found {count}; call eval() to use running statistics"
             )
         return self._divide(total)
@@ -362,7 +362,7 @@ class BatchNormBase(nn.Module):
         ``given`` is the input as the user passed it, whose first bad matrix is named.
         """
         lower, info = torch.linalg.cholesky_ex(mean)
-        # infinity is no obstacle to the factorisation
+        # infinity is no obstacle to the factorization
         if not bool((info == 0).all() & lower.sum().isfinite()):
             check_finite(given.detach(), "x")
             if not bool(mean.isfinite().all()):

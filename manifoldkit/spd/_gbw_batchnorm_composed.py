@@ -1,4 +1,4 @@
-"""GBW batch normalisation composed of differentiable matrix functions.
+"""GBW batch normalization composed of differentiable matrix functions.
 
 The plain form of the formulas in :mod:`manifoldkit.spd._gbw_batchnorm_kernel`, used for
 second derivatives. The operators H_p are dense matrices of size n^2: for small n.

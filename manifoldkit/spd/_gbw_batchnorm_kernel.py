@@ -1,4 +1,4 @@
-r"""The two halves of GBW batch normalisation, with derivatives written by hand.
+r"""The two halves of GBW batch normalization, with derivatives written by hand.
 
 In the flat picture (``M = C C'``, :math:`\tilde X_i = C^{-1} Y_i C^{-\top}`) the batch
 is centered by the transport maps ``T_i`` from the mean ``G = U diag(g) U'``, carried to
@@ -18,7 +18,7 @@ are exact at repeated eigenvalues. The gradient of C needs no work of its own: b
 halves are equivariant under ``C -> A C, Y -> A Y A', ...`` for every invertible A, and
 the derivative of that identity at ``A = I`` gives ``dC C'`` from the other gradients.
 
-Shapes: matrices (c, n, n) and batches (c, N, n, n), where c groups are normalised
+Shapes: matrices (c, n, n) and batches (c, N, n, n), where c groups are normalized
 separately.
 """
 
@@ -101,7 +101,7 @@ def symmetric_part(x: Tensor) -> Tensor:
 
 
 def frame_of(metric: Tensor) -> Frame:
-    """Factorise the metric matrix."""
+    """Factorize the metric matrix."""
     return Frame(*_Factor.apply(metric)) if _recorded(metric) else _factorize(metric)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in the generalized Bures-Wasserstein (GBW) geometry."""
+"""Batch normalization in the generalized Bures-Wasserstein (GBW) geometry."""
 
 import warnings
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ _INIT_STEPS, _INIT_TOLERANCE = 100, 1e-10
 
 
 class GBWBatchNorm(BatchNormBase):
-    r"""Batch normalisation of SPD matrices in the GBW geometry with learned metric.
+    r"""Batch normalization of SPD matrices in the GBW geometry with learned metric.
 
     With the metric matrix ``M = C C'``, the power :math:`\theta` and
     :math:`\tilde X_i = C^{-1} X_i^\theta C^{-\top}`, the batch is centered at its mean
@@ -62,7 +62,7 @@ class GBWBatchNorm(BatchNormBase):
     mean_iterations : int, default=1
         Fixed-point steps from the arithmetic mean towards the barycenter.
     stats_grad : bool, default=False
-        Differentiate through mean and variance, as Euclidean batch normalisation does.
+        Differentiate through mean and variance, as Euclidean batch normalization does.
         The released code and its relatives treat them as constants (here: constants in
         input coordinates).
     dispersion : {"mean", "identity"}
@@ -81,7 +81,7 @@ class GBWBatchNorm(BatchNormBase):
         Square roots by eigendecomposition, or by matrix products only (where batched
         eigendecompositions are slow; falls back where it does not converge).
     n_channels : int, optional
-        Normalise the channels of (..., n_channels, n, n) separately, each with its own
+        Normalize the channels of (..., n_channels, n, n) separately, each with its own
         parameters.
     validate : bool, default=False
         Check in ``forward`` that every matrix is SPD. Without it asymmetric matrices
@@ -256,7 +256,7 @@ class GBWBatchNorm(BatchNormBase):
     def forward(
         self, x: Tensor, weights: Tensor | None = None, *, deformed: bool = False
     ) -> Tensor:
-        r"""Normalise a batch; in training update the running statistics.
+        r"""Normalize a batch; in training update the running statistics.
 
         Parameters
         ----------
@@ -265,7 +265,7 @@ class GBWBatchNorm(BatchNormBase):
         weights : Tensor, optional
             Of the matrices in the mean and variance of the batch, not negative, of a
             shape that broadcasts to that of x without (n, n): 0 for padding, which is
-            normalised all the same. Constants for differentiation; ignored where
+            normalized all the same. Constants for differentiation; ignored where
             running statistics are used.
         deformed : bool, default=False
             Return :math:`Y^\theta` and save the power, for a
@@ -379,7 +379,7 @@ def _folded(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BWBatchNorm(GBWBatchNorm):
-    """Batch normalisation in the Bures-Wasserstein geometry: M is I and stays it.
+    """Batch normalization in the Bures-Wasserstein geometry: M is I and stays it.
 
     Parameters
     ----------
@@ -410,7 +410,7 @@ _NAMES: dict[str, tuple[type[BatchNormBase], dict[str, Any]]] = {
 
 
 def make_batchnorm(name: str | None, n: int, **options) -> nn.Module:
-    """Make a normalisation layer by its name.
+    """Make a normalization layer by its name.
 
     Parameters
     ----------

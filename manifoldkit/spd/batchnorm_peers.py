@@ -1,4 +1,4 @@
-"""Batch normalisation of SPD matrices in the metrics that GBW is compared with."""
+"""Batch normalization of SPD matrices in the metrics that GBW is compared with."""
 
 from typing import ClassVar
 
@@ -122,7 +122,7 @@ class _LogCholesky(_Flat):
 
 
 class SPDBatchNorm(BatchNormBase):
-    r"""Batch normalisation of SPD matrices in another metric.
+    r"""Batch normalization of SPD matrices in another metric.
 
     Center at the mean, scale by the dispersion, translate to the bias, in the
     affine-invariant metric (Brooks et al.: mean; Kobler et al.: mean and dispersion;
@@ -140,7 +140,7 @@ class SPDBatchNorm(BatchNormBase):
         Scale to :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon}`; otherwise
         :math:`\kappa = 1` and there is no scale to learn.
     power : float, default=1
-        Normalise powers of the matrices (without effect for "log_euclidean").
+        Normalize powers of the matrices (without effect for "log_euclidean").
     mean_iterations : int, default=1
         Karcher steps from the arithmetic mean, "airm" only.
     congruence : {"symmetric", "cholesky"}
@@ -277,7 +277,7 @@ class SPDBatchNorm(BatchNormBase):
         self._store(self._undeform(space.geodesic(old, mean, t)), var, t)
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Normalise a batch of shape (..., n, n); in training update statistics.
+        """Normalize a batch of shape (..., n, n); in training update statistics.
 
         ``weights`` as for :class:`~manifoldkit.spd.GBWBatchNorm`.
         """

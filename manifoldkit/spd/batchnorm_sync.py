@@ -38,7 +38,7 @@ def all_reduce_sum(x: Tensor, group=None) -> Tensor:
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group=None) -> nn.Module:
-    r"""Let the SPD batch normalisations of a module use the batches of all processes.
+    r"""Let the SPD batch normalizations of a module use the batches of all processes.
 
     The result on every process is that of one process with the joined batch, the
     shares may differ in size, and running statistics stay equal to the bit. A training

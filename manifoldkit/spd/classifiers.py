@@ -44,7 +44,7 @@ class SPDNetClassifier(
     r"""Deep network on SPD matrices or raw epochs.
 
     :class:`~manifoldkit.spd.SPDNet` behind scikit-learn's interface: blocks of BiMap,
-    batch normalisation and ReEig, then LogEig and a linear layer. Weights on manifolds
+    batch normalization and ReEig, then LogEig and a linear layer. Weights on manifolds
     are stepped by the Riemannian optimizers of :mod:`manifoldkit.optim`, training runs
     through skorch (extra ``train``).
 
@@ -55,9 +55,9 @@ class SPDNetClassifier(
     batchnorm : str or None, default="gbw"
         "gbw", "bw", "airm", "airm-mean", "log_euclidean", "log_cholesky", or None.
     power : float, default=1.0
-        Power deformation of the "gbw" normalisation.
+        Power deformation of the "gbw" normalization.
     learn_metric : bool, default=True
-        Learn the metric matrix of the "gbw" normalisation.
+        Learn the metric matrix of the "gbw" normalization.
     input : {"covariance", "signal"}, default="covariance"
         What ``X`` holds: SPD matrices (n_matrices, n, n), or epochs
         (n_epochs, n_channels, n_times) whose covariances, or augmented covariances,
@@ -68,7 +68,7 @@ class SPDNetClassifier(
         Divide all matrices by the mean eigenvalue of the training matrices, which makes
         the network free of the signals' units.
     init_from_data : bool, default=True
-        Start the metric and bias of the "gbw" normalisation at means of the training
+        Start the metric and bias of the "gbw" normalization at means of the training
         data, which keeps samples inside the domain of the exponential.
     threshold : float, default=1e-4
         Of ReEig, in units of the mean eigenvalue with ``rescale``.
@@ -388,7 +388,7 @@ class SPDNetClassifier(
             if self.early_stopping:
                 fraction = self.validation_fraction
                 X, targets = hold_out(net, X, targets, fraction, self._seed)
-            # a last batch of one matrix has no dispersion to normalise
+            # a last batch of one matrix has no dispersion to normalize
             alone = len(X) % self.batch_size == 1 and len(X) > 1 and self.batch_size > 1
             net.iterator_train__drop_last, net.max_epochs = alone, epochs
             net.partial_fit(X, targets)

@@ -108,7 +108,7 @@ class GBWMDM(
         matrices (of their powers), which makes the metric nearly affine invariant
         around the data while distances stay linear in small eigenvalues.
     learn_metric : bool, default=False
-        Start from ``M`` and learn the metric matrix: L-BFGS on the penalised
+        Start from ``M`` and learn the metric matrix: L-BFGS on the penalized
         cross-entropy of ``softmax(-d^2 / tau)`` over its log-Cholesky coordinates, the
         class means following the metric. Exact gradients; slower.
     penalty : float, default=0.01
@@ -257,7 +257,7 @@ def _group(codes, weights: Tensor, labels):
 
 
 def _fit_temperature(squared: np.ndarray, codes, weights) -> float:
-    """Minimise the cross-entropy of softmax(-d^2 / tau) against smoothed targets."""
+    """Minimize the cross-entropy of softmax(-d^2 / tau) against smoothed targets."""
     count, n_classes = squared.shape
     sizes = np.bincount(codes, weights, minlength=n_classes)
     # Platt's targets, (N + 1) / (N + 2) for two classes

@@ -1,6 +1,6 @@
 r"""Learned spatial and temporal filters in front of a covariance.
 
-Two linear convolutions with batch normalisation between them are one convolution:
+Two linear convolutions with batch normalization between them are one convolution:
 for spatial filters :math:`w_j` and temporal kernels :math:`v_{ojk}`,
 
 .. math::
@@ -8,7 +8,7 @@ for spatial filters :math:`w_j` and temporal kernels :math:`v_{ojk}`,
     \beta_j\Bigr) = \sum_k \Bigl(\sum_j v_{ojk} \frac{\gamma_j}{\sigma_j} w_j\Bigr)'
     x_{t+k} + b_o(t),
 
-and the batch statistics of the inner normalisation follow from those of the input,
+and the batch statistics of the inner normalization follow from those of the input,
 :math:`\mu_j = w_j'm` and :math:`\sigma_j^2 = w_j' C w_j`. The hidden signals are never
 formed: for 8 channels and 125 spatial filters, 16 times fewer operations.
 """
@@ -38,7 +38,7 @@ class SpatioTemporalFilters(nn.Module):
     kernel_size : int, default=36
         Length of the temporal filters. The signal is padded by half of it.
     eps, momentum : float
-        Of both batch normalisations.
+        Of both batch normalizations.
     folded : bool, default=True
         Compute both convolutions as one. The same function to rounding, with the same
         derivatives and running statistics; False computes them one after the other.

@@ -163,7 +163,7 @@ def gbw_distance(
 ) -> Tensor:
     r"""Distance :math:`d_\theta(a, b)` of the generalized Bures-Wasserstein geometry.
 
-    Costs one Cholesky factorisation and the eigenvalues of ``L' X L`` for a pair;
+    Costs one Cholesky factorization and the eigenvalues of ``L' X L`` for a pair;
     entries that lose digits to cancellation are computed again as
     :math:`\min_Q |K_a - K_b Q|` over orthogonal Q, so that the absolute error stays
     near 1e-15 in float64 for nearly equal matrices of unit scale.

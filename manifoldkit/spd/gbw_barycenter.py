@@ -1,7 +1,7 @@
 r"""Barycenters of the generalized Bures-Wasserstein geometry by Newton-CG.
 
 In the flat picture (see :mod:`manifoldkit.spd.gbw`) the barycenter G of matrices
-:math:`X_i` with normalised weights solves :math:`\sum_i w_i T_i = I`, where
+:math:`X_i` with normalized weights solves :math:`\sum_i w_i T_i = I`, where
 :math:`T_i G T_i = X_i`. With ``L = chol(G)``, :math:`S_i = (L' X_i L)^{1/2}
 = Q_i \operatorname{diag}(r_i) Q_i'` and :math:`\bar S = \sum_i w_i S_i`, a Newton step
 :math:`dG = L E L'` solves
@@ -181,7 +181,7 @@ def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
 def _iterate(x, w, g, tol: float, max_iter: int, fixed_first: bool, halves=None):
     """Iterate all problems at once, keeping only those that still run.
 
-    x (b, N, n, n), w (b, N) normalised, g (b, n, n) the start, halves factors of x.
+    x (b, N, n, n), w (b, N) normalized, g (b, n, n) the start, halves factors of x.
     """
     count = x.shape[0]
     result = torch.full_like(g, torch.nan)
@@ -391,7 +391,7 @@ def gbw_mean(
     return_info: bool = False,
     validate: bool = False,
 ) -> Tensor | tuple[Tensor, MeanInfo]:
-    r"""Weighted mean, the minimiser of :math:`\sum_i w_i d_\theta(G, X_i)^2`.
+    r"""Weighted mean, the minimizer of :math:`\sum_i w_i d_\theta(G, X_i)^2`.
 
     Many means at once over the leading dimensions: problems that have converged leave
     the iteration. Ragged groups are padded with weight 0; what such a matrix holds does
@@ -402,7 +402,7 @@ def gbw_mean(
     x : Tensor, shape (..., n_matrices, n, n)
         SPD matrices; with ``power > 0`` some may be singular.
     weights : Tensor, shape (..., n_matrices), optional
-        Non-negative weights, normalised to sum 1; equal by default.
+        Non-negative weights, normalized to sum 1; equal by default.
     M : Tensor, shape (..., n, n), optional
         Metric matrix, one a mean; default the identity.
     power : float, default=1

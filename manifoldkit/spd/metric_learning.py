@@ -1,7 +1,7 @@
 r"""Learning the metric matrix of the generalized Bures-Wasserstein geometry.
 
 The metric matrix ``M = C C'`` is found in its log-Cholesky coordinates (the strict
-lower triangle of C and the logarithm of its diagonal), a vector space, by minimising
+lower triangle of C and the logarithm of its diagonal), a vector space, by minimizing
 
 .. math::
     \frac{1}{\sum_i w_i} \sum_i w_i \operatorname{CE}\bigl(y_i,
@@ -57,7 +57,7 @@ def learn_metric_matrix(
     penalty: float,
     max_iter: int,
 ) -> Tensor:
-    """Return the metric matrix of least penalised cross-entropy.
+    """Return the metric matrix of least penalized cross-entropy.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Networks on SPD matrices, with a choice of normalisation."""
+"""Networks on SPD matrices, with a choice of normalization."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -39,15 +39,15 @@ class SPDNet(nn.Module):
         Outputs of the linear layer; None leaves it out, the output is then the LogEig
         features.
     batchnorm : str or None, default="gbw"
-        Normalisation in each block: "gbw", "bw", "airm", "airm-mean", "log_euclidean",
+        Normalization in each block: "gbw", "bw", "airm", "airm-mean", "log_euclidean",
         "log_cholesky", or None.
     power, learn_metric, momentum
-        Options of the normalisation (``power`` and ``learn_metric`` are those of
+        Options of the normalization (``power`` and ``learn_metric`` are those of
         :class:`~manifoldkit.spd.GBWBatchNorm` and used by "gbw" only).
     batchnorm_options : dict, optional
-        Further options of the normalisation.
+        Further options of the normalization.
     position : {"after_bimap", "after_reeig", "before_bimap"}, default="after_bimap"
-        Where in each block the normalisation is.
+        Where in each block the normalization is.
     threshold : float or None, default=1e-4
         Of ReEig; None leaves ReEig out.
     relative : bool, default=False
@@ -165,7 +165,7 @@ class SPDNet(nn.Module):
             redraw(self.head, generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights and reset the normalisation."""
+        """Draw new weights and reset the normalization."""
         for module in [*self.layers, self.head]:
             if isinstance(module, BiMap | SPDResidual):
                 module.reset_parameters(generator)
@@ -176,7 +176,7 @@ class SPDNet(nn.Module):
 
     @torch.no_grad()
     def init_from_data(self, x: Tensor) -> "SPDNet":
-        """Start the normalisation layers at the statistics of a batch.
+        """Start the normalization layers at the statistics of a batch.
 
         Layers that have ``init_from_data`` (see
         :class:`~manifoldkit.spd.GBWBatchNorm`) get the batch as it arrives at them.
@@ -267,7 +267,7 @@ class ConvSPDNet(nn.Module):
 
     The network of the GBWBN paper for MAMEM SSVEP epochs of 8 channels at 125 Hz:
     125 spatial filters, 15 temporal filters of 36 samples over them, both with batch
-    normalisation, the covariance of the 15 signals, and SPDNet 15 -> 12.
+    normalization, the covariance of the 15 signals, and SPDNet 15 -> 12.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ class ConvSPDNet(nn.Module):
         )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights and reset the normalisation."""
+        """Draw new weights and reset the normalization."""
         self.filters.reset_parameters(generator)
         self.spd.reset_parameters(generator)
 

@@ -223,14 +223,14 @@ def _elements(subject: Subject, group: Any, settings: _Settings):
 
         return act_user, _chosen(chains, settings.elements)
     found = elements_of(parse_group(group, *subject.sizes()), settings.n, g)
-    labelled = [(chain[0].label, chain) for chain in found]
+    labeled = [(chain[0].label, chain) for chain in found]
 
     def act(chain: list[Element], x: Tensor, spec: TypeSpec) -> Tensor:
         for element in chain:
             x = transform(element, x, spec, subject.batch)
         return x
 
-    return act, _chosen(labelled, settings.elements)
+    return act, _chosen(labeled, settings.elements)
 
 
 def _chosen(chains: list, elements: str | Sequence[str]) -> list:

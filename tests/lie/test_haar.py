@@ -265,13 +265,13 @@ def test_seeds_splits_and_dtypes(group):
     assert group.sample(0)[0].shape == (0, group.n, group.n)
 
 
-def test_normalised_clipped_and_antithetic_weights(generator):
+def test_normalized_clipped_and_antithetic_weights(generator):
     group = GLPlus(2)
     _, _, raw = group.sample(100, generator=generator, std=1.0)
     seed = {"generator": torch.Generator().manual_seed(0), "std": 1.0}
-    _, _, normalised = group.sample(100, self_normalise=True, **seed)
-    torch.testing.assert_close(normalised.exp().sum(), torch.tensor(1.0))
-    torch.testing.assert_close(normalised, raw - raw.logsumexp(0))
+    _, _, normalized = group.sample(100, self_normalise=True, **seed)
+    torch.testing.assert_close(normalized.exp().sum(), torch.tensor(1.0))
+    torch.testing.assert_close(normalized, raw - raw.logsumexp(0))
     seed["generator"].manual_seed(0)
     _, _, clipped = group.sample(100, weighting="clipped", **seed)
     limit = raw.logsumexp(0) - math.log(100) + math.log(10)

@@ -295,7 +295,7 @@ def test_build_optimizer_splits_by_geometry():
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         build_optimizer([])
     with pytest.raises(TypeError):
-        build_optimizer(model, "adam", colour="red")
+        build_optimizer(model, "adam", color="red")
 
 
 def test_sphere_state_is_small():

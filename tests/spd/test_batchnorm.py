@@ -1,4 +1,4 @@
-"""GBW batch normalisation: the statements of its definition, gradients, bad input."""
+"""GBW batch normalization: the statements of its definition, gradients, bad input."""
 
 import copy
 import math
@@ -589,7 +589,7 @@ def test_weights_are_repetitions(power, options, root, make_spd):
     torch.testing.assert_close(grad, summed, **close)
     torch.testing.assert_close(ours, theirs, **close)
     torch.testing.assert_close(list(bn.buffers()), list(twin.buffers()), **close)
-    assert z[2].isfinite().all()  # normalised all the same
+    assert z[2].isfinite().all()  # normalized all the same
     bn.eval()
     assert torch.equal(bn(x, weights), bn(x))
 

@@ -1,4 +1,4 @@
-"""Batch normalisations in other metrics, against spd_learn's layers."""
+"""Batch normalizations in other metrics, against spd_learn's layers."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Two processes normalise as one process with the joined batch."""
+"""Two processes normalize as one process with the joined batch."""
 
 import copy
 

@@ -65,7 +65,7 @@ def test_signal_equals_covariances_in_front(epochs):
 
 
 @pytest.mark.parametrize("name", ["gbw", "bw", "airm", "log_euclidean", None])
-def test_normalisations(name, matrices):
+def test_normalizations(name, matrices):
     X, y = matrices
     model = SPDNetClassifier(batchnorm=name, **FAST).fit(X, y)
     assert np.isfinite(model.predict_proba(X)).all()
@@ -432,7 +432,7 @@ def test_other_sizes_and_complex_numbers_after_fit(matrices):
     assert model.predict(integers).shape == (2,)  # converted
 
 
-def test_one_matrix_batches_cannot_be_normalised(matrices):
+def test_one_matrix_batches_cannot_be_normalized(matrices):
     X, y = matrices
     with pytest.raises(ValueError, match="batch"):
         SPDNetClassifier(batch_size=1, **FAST).fit(X, y)

@@ -40,7 +40,7 @@ def test_folded_is_the_same_function(kernel_size, generator):
     for (name, p), q in zip(
         folded.named_parameters(), layered.parameters(), strict=True
     ):
-        # biases in front of a normalisation have no effect: rounding only
+        # biases in front of a normalization have no effect: rounding only
         scale = float(q.grad.abs().max()) + 1.0
         assert (p.grad - q.grad).abs().max() < 1e-9 * scale, name
     for a, b in zip(folded.buffers(), layered.buffers(), strict=True):

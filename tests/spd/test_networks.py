@@ -1,4 +1,4 @@
-"""SPDNet with every normalisation, and the network on raw epochs."""
+"""SPDNet with every normalization, and the network on raw epochs."""
 
 import copy
 import pickle
@@ -157,7 +157,7 @@ def test_without_a_head_it_returns_features(make_spd):
     assert matrix(x).shape == (4, 16)
 
 
-def test_init_from_data_centres_the_batch(make_spd):
+def test_init_from_data_centers_the_batch(make_spd):
     """The metric and bias start at the mean, so outputs start inside the domain."""
     model = net(5, (4,), 2)
     x = 100 * make_spd(20, n=5, condition=1e3)
