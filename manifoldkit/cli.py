@@ -3,10 +3,11 @@
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -143,11 +144,14 @@ def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
             )
         _check_device(settings.get("device", "cpu"), devices)
         _check_folder(out, resume)
-        out.mkdir(parents=True, exist_ok=True)
-        if devices == 1:
-            run(out, resume=resume, console=console, **settings)
-        else:
-            _run_on_devices(run, out, devices, resume=resume, **settings)
+        try:
+            if devices == 1:
+                run(out, resume=resume, console=console, **settings)
+            else:
+                _run_on_devices(run, out, devices, resume=resume, **settings)
+        finally:  # a folder that stayed empty is nothing that --resume should find
+            with suppress(OSError):
+                out.rmdir()
 
 
 def _run_on_devices(run: Callable, out: Path, devices: int, **settings) -> None:
@@ -181,32 +185,31 @@ def _check_device(device: str, devices: int) -> None:
     """Refuse a device that torch does not know or find, before the data are read."""
     if device == "cpu":
         return
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, found {device!r}")
     import torch
 
-    if torch.device(_parsed(device)).type == "cuda":
-        count = torch.cuda.device_count()
-        if count < devices:
-            raise ValueError(
-                f"device: {device} is asked for, on {devices} device(s), and torch "
-                f"{torch.__version__} finds {count} CUDA device(s) here"
-            )
-
-
-def _parsed(device: str) -> str:
-    import torch
-
-    try:
-        return str(torch.device(device))
-    except RuntimeError:
+    count = torch.cuda.device_count()
+    if count < max(devices, int(match[1] or 0) + 1):
         raise ValueError(
-            f"device: expected cpu, cuda or cuda:N, found {device!r}"
-        ) from None
+            f"device: {device} is asked for, on {devices} device(s), and torch "
+            f"{torch.__version__} finds {count} CUDA device(s) here"
+        )
 
 
 def _check_folder(out: Path, resume: bool) -> None:
-    """Keep a run that is there from being written over."""
+    """Make the folder; keep a run that is there from being written over."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out: cannot write to {out}: {error.strerror}") from None
     other = int(os.environ.get("LOCAL_RANK", "0"))  # shares the folder of the first
-    if resume or other:
+    if other:
+        return
+    if resume:
+        if not any(out.iterdir()):
+            console.print(f"nothing to resume in {out}: a new run", soft_wrap=True)
         return
     for file in ("progress.json", "result.json"):
         if (out / file).exists():
@@ -317,13 +320,12 @@ def data_list() -> None:
     """List the data sets, which are on this machine and what needs them."""
     from manifoldkit.datasets.archive import data_folder, find_archive
 
-    table = Table(
-        Column("name", no_wrap=True), "what", "here", "used by", box=SIMPLE_HEAD
-    )
+    names, users = Column("name", no_wrap=True), Column("used by", no_wrap=True)
+    table = Table(names, "what", "here", users, box=SIMPLE_HEAD)
     for name, entry in DATASETS.items():
-        users = [key for key, other in EXPERIMENTS.items() if name in other.data]
+        used_by = [key for key, other in EXPERIMENTS.items() if name in other.data]
         here = _present(entry, find_archive)
-        table.add_row(name, entry.about, here, ", ".join(users))
+        table.add_row(name, entry.about, here, "\n".join(used_by))
     console.print(table)
     console.print(f"data folder: {data_folder()}", soft_wrap=True)
 
@@ -337,7 +339,19 @@ def _present(entry: Dataset, find_archive: Callable) -> str:
         return "yes" if whole else part if found else "no"
     family = entry.archives[0]
     here = [s for s in range(1, 110) if find_archive(family.format(s))]
-    return "subjects " + ", ".join(map(str, here)) if here else "no"
+    return f"subjects {_ranges(here)}" if here else "no"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return sorted numbers as ranges.
+
+    >>> _ranges([1, 2, 3, 5, 8, 9])
+    '1-3, 5, 8-9'
+    """
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
 
 
 @data_app.command("fetch")
@@ -368,15 +382,36 @@ def data_fetch(
             console.print(f"{name} is in the data folder")
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def bench(context: typer.Context) -> None:
+def _benchmarks(incomplete: str) -> list[str]:
+    files = Path("benchmarks").glob(f"{incomplete}*.py")
+    found = [f.stem for f in files if "\ndef run(" in f.read_text(encoding="utf-8")]
+    return sorted(found)
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Modules of benchmarks/; all by default.", autocompletion=_benchmarks
+        ),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Store; update page and figure.")
+    ] = False,
+    render: Annotated[
+        bool, typer.Option("--render", help="Page and figure from what is stored.")
+    ] = False,
+) -> None:
     """Measure the ratio benchmarks against their peers (from a checkout)."""
     if not Path("benchmarks/__main__.py").exists():
         _stop(
             "the benchmarks are in a checkout of the repository, not in the "
             "installed package: run this command there"
         )
-    code = subprocess.call([sys.executable, "-m", "benchmarks", *context.args])
+    known = _benchmarks("")
+    for name in names or []:
+        _known(name, dict.fromkeys(known), "benchmark")
+    options = [*(names or []), *["--write"] * write, *["--render"] * render]
+    code = subprocess.call([sys.executable, "-m", "benchmarks", *options])
     raise typer.Exit(code)

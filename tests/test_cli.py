@@ -114,6 +114,8 @@ def test_data_list_says_where(tmp_path):
         (("data", "fetch", "nothing"), "no data set 'nothing'; there are: physionet"),
         (("data", "fetch", "mnits"), "did you mean mnist?"),
         (("run", "particle_motion", "--device", "gpu"), "expected cpu, cuda or"),
+        (("run", "particle_motion", "--device", "mps"), "cuda:N, found 'mps'"),
+        (("run", "particle_motion", "--device", "cuda:99"), "cuda:99 is asked for"),
         (("run", "eeg_demo", "--devices", "2"), "eeg_demo has no training of its own"),
         (("run", "traffic_virtual_nodes", "--devices", "2"), "these have: spd_netw"),
         (("demo", "--resume"), "no run of eeg_demo to resume"),
@@ -212,6 +214,38 @@ def test_a_run_is_not_written_over(monkeypatch, tmp_path):
     assert invoke("demo", "--out", "here", "--resume")[0] == 0
 
 
+def test_resuming_what_is_not_there_is_said(monkeypatch, tmp_path):
+    seen = fake_run(monkeypatch, lambda: None)
+    code, text = invoke("demo", "--out", "here", "--resume")
+    assert code == 0
+    assert text == "nothing to resume in here: a new run\n"
+    assert seen[0][1]["resume"]
+    assert not (tmp_path / "here").exists()  # nothing was written
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(monkeypatch, tmp_path):
+    def fail():
+        raise MissingExtraError("training", "lightning", "train")
+
+    fake_run(monkeypatch, fail)
+    assert invoke("demo")[0] == 1
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_benchmarks_are_checked_and_passed_on(monkeypatch, tmp_path):
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("")
+    (folder / "means.py").write_text("\ndef run():\n    pass\n")
+    seen = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda line: seen.append(line) or 3)
+    assert invoke("bench", "means", "--write")[0] == 3
+    assert seen[0][1:] == ["-m", "benchmarks", "means", "--write"]
+    code, text = invoke("bench", "meens")
+    assert code == 1
+    assert "did you mean means?" in text
+
+
 def test_missing_data_say_the_command(monkeypatch):
     def fail():
         raise DatasetNotFoundError("PhysioNet is not here")
@@ -288,9 +322,10 @@ def test_names_are_completed_in_the_shell(line, expected):
 
 def test_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    code, text = invoke("demo", "--out", str(tmp_path / "file"))
-    assert code == 1
-    assert text.startswith("error:")
+    for name in ("file", "file/below"):
+        code, text = invoke("demo", "--out", name)
+        assert code == 1
+        assert text.startswith(f"error: out: cannot write to {name}: ")
 
 
 def test_data_fetch_passes_subjects_and_plain_errors(monkeypatch):
