@@ -220,7 +220,7 @@ class PointCloudBase(BaseEstimator):
             held = self._source(network, data, held_rows, None, None, seed)
         trainee = Trainee(network)
         if self.model == "risurconv":
-            trainee.template = source.views[0][:1]
+            trainee.template = source.inputs[:1]
         with seeded(seed, self.device):
             self.net_, self.history_ = train(
                 trainee,
@@ -260,10 +260,15 @@ class PointCloudBase(BaseEstimator):
                 mirror=self.mirror,
                 generator=generator,
             )
-        inputs = [self._inputs(network, *view[:2]) for view in views]
-        targets = [view[2] for view in views] if per_point else y[rows]
+        points = torch.cat([view.points for view in views])
+        directions, labels = (
+            None if parts[0] is None else torch.cat(parts)
+            for parts in list(zip(*views, strict=True))[1:]
+        )
+        inputs = self._inputs(network, points, directions)
         known = None if category is None else category[rows]
-        return CloudSource(inputs, targets, known, augment, seed)
+        targets = labels if per_point else y[rows]
+        return CloudSource(inputs, targets, known, augment, seed, len(rows))
 
     def _split(self, y: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.model_selection import train_test_split

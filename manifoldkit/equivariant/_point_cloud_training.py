@@ -96,31 +96,32 @@ class CloudSource(torch.utils.data.Dataset):
 
     Parameters
     ----------
-    views : list
-        Each a tensor (n, N, 3) or a SurfaceGraph of the same n clouds.
-    y : Tensor or list of Tensor
-        Targets, or those of each view.
+    inputs : Tensor (v * n, N, 3) or SurfaceGraph of v * n clouds
+        All clouds in their first view, then all in the second, and so on.
+    y : Tensor, shape (n,) or (v * n, N)
+        Target of each cloud, or of each point of each view.
     category : Tensor or None
         Category of each cloud.
     augment : dict or None
-        "rotation" and "scale"; None for evaluation.
+        "rotation" and "scale"; None for evaluation, which sees the first view.
     """
 
-    def __init__(self, views, y, category, augment: dict | None, seed: int):
-        self.views, self.y, self.category = views, y, category
-        self.augment = augment
+    def __init__(self, inputs, y, category, augment: dict | None, seed: int, n: int):
+        self.inputs, self.y, self.category = inputs, y, category
+        self.augment, self.n = augment, n
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return len(self.views[0])
+        return self.n
 
     def __getitems__(self, rows: list[int]) -> tuple[dict[str, Any], Tensor]:
         """Return a whole batch, ready for the network."""
-        index = torch.tensor(rows)
-        pick = 0
-        if self.augment is not None and len(self.views) > 1:
-            pick = int(torch.randint(len(self.views), (), generator=self.generator))
-        x = self.views[pick][index]
+        index = seen = torch.tensor(rows)
+        if self.augment is not None and len(self.inputs) > self.n:
+            n_views = len(self.inputs) // self.n
+            pick = torch.randint(n_views, index.shape, generator=self.generator)
+            seen = pick * self.n + index
+        x = self.inputs[seen]
         if self.augment is not None:
             x = self._vary(x)
         batch = (
@@ -130,8 +131,7 @@ class CloudSource(torch.utils.data.Dataset):
         )
         if self.category is not None:
             batch["category"] = self.category[index]
-        y = self.y[pick] if isinstance(self.y, list) else self.y
-        return batch, y[index]
+        return batch, self.y[seen if self.y.ndim == 2 else index]
 
     def __getitem__(self, row: int):
         return self.__getitems__([row])

@@ -6,6 +6,7 @@ import torch
 
 from manifoldkit.datasets import make_point_clouds
 from manifoldkit.equivariant import PointCloudClassifier, rotate_clouds
+from manifoldkit.equivariant._point_cloud_training import CloudSource
 from manifoldkit.equivariant._point_cloud_views import training_views, voting_views
 
 
@@ -81,6 +82,25 @@ def test_views_without_normals_take_the_same_points_and_their_labels(clouds):
     torch.testing.assert_close(view.points, x.gather(1, rows), rtol=0, atol=0)
     assert view.normals is None
     assert view.points.shape == (64, 16, 3)
+
+
+@pytest.mark.parametrize("per_point", [False, True])
+def test_every_cloud_of_a_training_batch_has_its_own_view(per_point):
+    n, n_views, n_points = 30, 4, 3
+    number = torch.arange(n_views * n, dtype=torch.float32)
+    inputs = number[:, None, None].expand(-1, n_points, 3)
+    y = torch.arange(n_views * n if per_point else n)
+    y = y[:, None].expand(-1, n_points) if per_point else y
+    augment = {"rotation": "none", "axis": 2, "scale": (1.0, 1.0)}
+    source = CloudSource(inputs, y, None, augment, seed=0, n=n)
+    rows = torch.arange(n).flip(0)
+    batch, target = source.__getitems__(rows.tolist())
+    seen = batch["x"][:, 0, 0].long()
+    assert torch.equal(seen % n, rows)
+    assert set((seen // n).tolist()) == set(range(n_views))
+    assert torch.equal(target, y[seen] if per_point else y[rows])
+    plain, _ = CloudSource(inputs, y, None, None, 0, n).__getitems__(rows.tolist())
+    assert torch.equal(plain["x"][:, 0, 0].long(), rows)
 
 
 def test_votes_depend_on_the_number_of_points_alone(clouds):
