@@ -172,45 +172,6 @@ def test_landing_page_shows_a_figure_for_each_geometry():
         assert (DOCS / "_static" / f"{name}.svg").stat().st_size < 300_000
 
 
-# The commands that are shown
-
-
-def commands():
-    for page in ["README.md", "CONTRIBUTING.md", *(f"docs/{p}" for p in pages())]:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        shown = re.findall(r"^ *```console\n(.*?)^ *```", text, re.S | re.M)
-        lines = [line.split("#")[0] for block in shown for line in block.splitlines()]
-        for line in lines + re.findall(r"`([^`\n]+)`", text):
-            yield page, line.strip()
-
-
-def test_commands_that_are_shown_exist():
-    from manifoldkit import cli
-
-    dev = (ROOT / "dev.py").read_text()
-    known = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
-    known |= {"data"}
-    found = 0
-    for page, line in commands():
-        where = f"{page}: {line}"
-        if match := re.search(r"python3 dev\.py (\w+)", line):
-            assert f'"{match[1]}"' in dev, where
-        elif match := re.match(r"python ([\w/]+\.py)", line):
-            assert (ROOT / match[1]).exists(), where
-        elif match := re.match(r"python -m benchmarks ([a-z]\w*)", line):
-            assert (ROOT / "benchmarks" / f"{match[1]}.py").exists(), where
-        elif match := re.match(r"python -m manifoldkit([\w.]*)", line):
-            assert find_spec(f"manifoldkit{match[1]}") is not None, where
-        elif match := re.match(r"manifoldkit run (\w+)", line):
-            assert match[1] in {*cli.EXPERIMENTS, "NAME"}, where
-        elif match := re.match(r"manifoldkit ([a-z]\w*)", line):
-            assert match[1] in known, where
-        else:
-            continue
-        found += 1
-    assert found > 20
-
-
 # What is built
 
 

@@ -24,12 +24,9 @@ def test_python_block_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "<block>", "exec"), {"__name__": "__block__"})
 
 
-def test_commands_named_in_the_readme_exist():
-    dev = (ROOT / "dev.py").read_text()
-    commands = re.findall(r"python3 dev\.py (\w+)", (ROOT / "README.md").read_text())
-    assert {"demo", "test"} <= set(commands)
-    for command in commands:
-        assert f'"{command}"' in dev
+def test_the_two_commands_come_first():
+    commands = re.findall(r"^python3 dev\.py (\w+)", PAGES[0].read_text(), re.M)
+    assert commands[:2] == ["demo", "test"]
 
 
 def test_ci_calls_the_test_command():
