@@ -38,8 +38,8 @@ def training_views(
     """Return the first view and ``n_views - 1`` random ones."""
     views = [first_view(x, normals, extra, n)]
     for _ in range(n_views - 1):
-        chance = torch.rand(x.shape[:2], generator=generator)
-        view = _take(x, normals, extra, chance.argsort(1)[:, : n or x.shape[1]])
+        order = torch.rand(x.shape[:2], generator=generator).argsort(1)
+        view = _spread(x, normals, extra, order, n or x.shape[1])
         if stretch or mirror:
             view = _deform(view, stretch, mirror, generator)
         if jitter:
@@ -54,17 +54,28 @@ def voting_views(
 ) -> list[View]:
     """Return the first view and ``n_votes - 1`` with other points.
 
-    The choice depends on the numbers of the points alone: not on where they are, nor
-    on other clouds.
+    The choice does not depend on other clouds, nor on how the cloud is turned.
     """
     views = [first_view(x, normals, None, n)]
     if n in (None, x.shape[1]):
         return views
     for number in range(1, n_votes):
         generator = torch.Generator().manual_seed(number)
-        keep = torch.randperm(x.shape[1], generator=generator)[:n]
-        views.append(_take(x, normals, None, keep.expand(len(x), -1)))
+        order = torch.randperm(x.shape[1], generator=generator)
+        views.append(_spread(x, normals, None, order.expand(len(x), -1), n))
     return views
+
+
+def _spread(x: Tensor, normals: Tensor | None, extra, order: Tensor, n: int) -> View:
+    """Take n points far apart from the first of an order, halfway between n and all.
+
+    Points at random have gaps and clumps, which the local surfaces would describe.
+    """
+    if n == x.shape[1]:
+        return _take(x, normals, extra, order)
+    among = order[:, : (n + x.shape[1]) // 2]
+    points = x.gather(1, among[..., None].expand(-1, -1, 3))
+    return _take(x, normals, extra, among.gather(1, farthest_point_sample(points, n)))
 
 
 def _take(x: Tensor, normals: Tensor | None, extra: Tensor | None, keep: Tensor):

@@ -32,8 +32,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         with ``model_options={"directions": "equivariant"}``), "pointnet-frames" is
         PointNet averaged over frames, "pointnet" is the baseline that is not.
     n_points : int, optional
-        Points of each cloud that the network sees: farthest points, at random for
-        further views. Default: all.
+        Points of each cloud that the network sees: farthest points, among all or, in
+        further views, among some at random. Default: all.
     normalize : {"unit_sphere", None}
         Centre each cloud and divide by its largest radius.
     rotation : {"none", "z", "so3"}
@@ -53,7 +53,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     mirror : bool, default=False
         Half of the further views are mirror images.
     n_votes : int, default=1
-        Subsets of ``n_points`` of the cloud whose scores are averaged in prediction.
+        Views of ``n_points`` each whose scores are averaged in prediction.
     model_options : dict, optional
         Further arguments of the network. "risurconv" gets ``unsigned_normals=True``
         unless they say otherwise: the normals of meshes rarely agree on a side.

@@ -26,7 +26,7 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         {"model": "risurconv", "model_options": SMALL},
         True,
         30,
-        3,
+        9,
     ),
     "RISurConv, estimated axes": (
         {"model": "risurconv", "model_options": SMALL},
@@ -45,27 +45,16 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         30,
         1,
     ),
-    "RISurConv, mesh normals, versions stretched to 1.6, eight votes": (
-        {
-            "model": "risurconv",
-            "model_options": SMALL,
-            "stretch": 0.6,
-            "n_votes": 8,
-        },
-        True,
-        30,
-        2,
-    ),
     "PaRot, equivariant directions": (
         {"model": "parot", "model_options": {**PATCHES, "directions": "equivariant"}},
         False,
-        40,
+        60,
         3,
     ),
     "PaRot, learned directions (published)": (
         {"model": "parot", "model_options": PATCHES},
         False,
-        40,
+        60,
         1,
     ),
     "RISurConv, mesh normals with signs (published)": (
@@ -94,9 +83,11 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         1,
     ),
 }
+#: contestants of which that many networks are also made to vote
+TOGETHER = {"RISurConv, mesh normals": 3}
 #: contestants and seeds on the second set
 MORE_CLASSES = {
-    "RISurConv, mesh normals": 1,
+    "RISurConv, mesh normals": 3,
     "RISurConv, estimated axes": 1,
     "PointNet": 1,
 }

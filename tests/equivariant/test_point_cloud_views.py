@@ -103,13 +103,32 @@ def test_every_cloud_of_a_training_batch_has_its_own_view(per_point):
     assert torch.equal(plain["x"][:, 0, 0].long(), rows)
 
 
-def test_votes_depend_on_the_number_of_points_alone(clouds):
+def test_points_of_views_lie_farther_apart_than_points_at_random(clouds, generator):
+    x, _ = clouds
+    settings = {"jitter": 0.0, "stretch": 0.0, "mirror": False}
+    views = training_views(x, None, None, 16, 3, generator=generator, **settings)
+
+    def gap(points):
+        apart = torch.cdist(points, points) + 9 * torch.eye(16)
+        return float(apart.amin(-1).mean())
+
+    chance = gap(x[:, :16])
+    assert all(gap(view.points) > 1.2 * chance for view in views)
+    votes = voting_views(x, None, 16, 3)
+    assert all(gap(view.points) > 1.2 * chance for view in votes)
+    assert not torch.equal(views[1].points, views[2].points)
+
+
+def test_votes_depend_on_the_cloud_alone(clouds, generator):
     x, normals = clouds
     many, one = voting_views(x, normals, 16, 3), voting_views(x[5:6], None, 16, 3)
     assert len(many) == 3
     for a, b in zip(many, one, strict=True):
         assert torch.equal(a.points[5], b.points[0])
     assert not torch.equal(many[1].points, many[2].points)
+    q = torch.linalg.qr(torch.randn(3, 3, generator=generator).double())[0]
+    for a, b in zip(many, voting_views(x @ q.T, None, 16, 3), strict=True):
+        torch.testing.assert_close(a.points @ q.T, b.points)
     assert len(voting_views(x, normals, None, 3)) == 1  # nothing else to choose
 
 

@@ -127,3 +127,26 @@ def test_ablation_holds_out_thirds_and_kinds(tmp_path, monkeypatch):
         for key in ("votes: 1", "votes: 4"):
             right = row[key] * row["clouds"]
             assert right == pytest.approx(round(right))
+
+
+def test_committees_share_no_network_and_average_probabilities():
+    y = np.array(["a", "b", "b"])
+    sure, unsure = [0.9, 0.1], [0.4, 0.6]
+    shown = ("upright", "one axis", "turned", "no votes")
+    pieces = [
+        {"seconds": 1.0, "probabilities": dict.fromkeys(shown, table)}
+        for table in (
+            [sure, unsure, sure],
+            [sure, unsure, unsure],
+            [unsure, unsure, unsure],
+            [unsure, sure, unsure],
+            [unsure, sure, unsure],
+        )
+    ]
+    rows = experiment._vote(pieces, 2, ["b", "a", "c"][:2], y)
+    assert len(rows) == 2  # the fifth network is in none
+    assert [row["seconds"] for row in rows] == [2.0, 2.0]
+    assert rows[0]["turned"] == pytest.approx(2 / 3)  # a, b, a
+    assert rows[1]["turned"] == pytest.approx(1 / 3)  # b, a, b
+    assert rows[0]["agreement"] == 1.0
+    assert rows[0]["balanced"] == pytest.approx(0.75)
