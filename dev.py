@@ -30,6 +30,8 @@ COMMANDS = {  # name: (extra, what it does, the command lines run in the environ
                   ["-m pytest -q -m notebook tests/test_notebooks.py"]),
     "bench": ("test", "measure the ratio benchmarks against their peers",
               ["-m benchmarks"]),
+    "dist": ("dev", "build the sdist, and from it the wheel, into dist",
+             ["-m build"]),
 }  # fmt: skip
 
 

@@ -5,12 +5,12 @@ neither torch nor any optional dependency.
 
 >>> import manifoldkit
 >>> manifoldkit.__version__
-'0.1.0.dev0'
+'0.1.0'
 """
 
 from importlib import import_module
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "datasets",

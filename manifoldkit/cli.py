@@ -279,7 +279,7 @@ def list_experiments(
         table.add_row(key, what, entry.cost, _presence(entry.data).split(":")[0])
     console.print(table)
     console.print(
-        "cost: a full run on two cores, with --quick less than a minute\n"
+        "cost: a full run on two idle cores; with --quick less than a minute\n"
         "manifoldkit list NAME says more about one",
         highlight=False,
     )
@@ -304,7 +304,7 @@ def _describe(name: str) -> None:
     lines = [
         (name, entry.about),
         ("paper", entry.paper),
-        ("cost", f"{entry.cost} on two cores; --quick: less than a minute"),
+        ("cost", f"{entry.cost} on two idle cores; --quick: less than a minute"),
         ("options", ", ".join(["--quick, --seed, --out, --resume", *options])),
         ("data", ", ".join(entry.data) + f" ({_presence(entry.data)})"),
         ("fetch", "; ".join(_fetchable(entry.data))),

@@ -73,7 +73,7 @@ EXPERIMENTS = {
         ("physionet_mi", "mamem"),
     ),
     "spd_networks": Experiment(
-        "SPD batch normalisations on MAMEM and ill-conditioned matrices",
+        "SPD batch normalizations on MAMEM and ill-conditioned matrices",
         "Wang et al. 2025",
         "40-60 min",
         ("mamem",),
@@ -134,7 +134,7 @@ EXPERIMENTS = {
     "monoid_graphs": Experiment(
         "aggregations in message passing on six graph tasks",
         "Ong and Veličković 2022",
-        "7-12 min",
+        "20-25 min",
         ddp=True,
     ),
     "traffic_virtual_nodes": Experiment(
