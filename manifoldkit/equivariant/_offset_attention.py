@@ -1,4 +1,4 @@
-"""Offset attention among the points of a neighbourhood, or among centres."""
+"""Offset attention among the points of a neighborhood, or among centers."""
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,8 @@ class OffsetAttention(nn.Module):
     .. math:: r = P^\top (h W_v + b_v), \qquad
        h' = h + \operatorname{ReLU}(\operatorname{BN}((h - r) W_t + b_t)).
 
-    It is evaluated as :math:`h W_t - (P^\top h)(W_v W_t)`, which leaves one product
-    with all tokens instead of three.
+    It is evaluated as :math:`h W_t - (P^\top h)(W_v W_t)`, whose products are added
+    where they are made.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class OffsetAttention(nn.Module):
         Size of the tokens; queries and keys have a quarter of it.
     norm_axis : {"neighbors", "points"}
         "points" divides by sums over the second axis in front of the last two instead,
-        as the released weights were trained; it mixes neighbourhoods.
+        as the released weights were trained; it mixes neighborhoods.
     """
 
     def __init__(self, channels: int, norm_axis: str = "neighbors"):
@@ -49,11 +49,15 @@ class OffsetAttention(nn.Module):
         joint = torch.cat([self.query.weight, self.key.weight])
         query, key = F.linear(h, joint).chunk(2, -1)
         mixed, total = self._attend(query, key, h)
-        w_t = self.transform.weight
-        both = torch.cat([w_t, -w_t @ self.value.weight], 1)
-        out = F.linear(torch.cat([h, mixed], -1), both, self.transform.bias)
-        out = out - total * (w_t @ self.value.bias)
-        return h + F.relu(channel_norm(self.norm, out))
+        w_t, channels = self.transform.weight, h.shape[-1]
+        out = F.linear(h, w_t, self.transform.bias).reshape(-1, channels)
+        terms = (
+            (mixed.reshape(-1, channels), (w_t @ self.value.weight).T),
+            (total.reshape(-1, 1), (w_t @ self.value.bias)[None]),
+        )
+        for tokens, weight in terms:  # dtypes differ only under autocast
+            out.addmm_(tokens.to(out.dtype), weight.to(out.dtype), alpha=-1)
+        return h + F.relu(channel_norm(self.norm, out)).view(h.shape)
 
     def _attend(self, query, key, h) -> tuple[Tensor, Tensor]:
         """Columns' weighted means of the tokens, and the columns' sums after that."""
@@ -61,7 +65,15 @@ class OffsetAttention(nn.Module):
             p = (query @ key.mT).softmax(-1)
             p = p / (_EPS + p.sum(-3, keepdim=True))
             return p.mT @ h, p.sum(-2)[..., None]
-        rows = max(1, _ROWS * _ROWS // h.shape[-2])
+        n, channels = h.shape[-2:]
+        rows = max(1, _ROWS * _ROWS // n)
+        if rows >= n:
+            p = (query @ key.mT).softmax(-1)
+            total = p.sum(-2, keepdim=True)
+            scale = _EPS + total
+            # divide whichever is smaller
+            mixed = (p / scale).mT @ h if n < channels else (p.mT @ h) / scale.mT
+            return mixed, (total / scale).mT
         mixed = torch.zeros_like(h)
         total = torch.zeros_like(h[..., :1])
         for q, tokens in zip(query.split(rows, -2), h.split(rows, -2), strict=True):

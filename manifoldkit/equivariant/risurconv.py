@@ -93,7 +93,8 @@ class SurfaceConv(nn.Module):
         surface, rest = self.mix.weight.split([_EMBED[1], self.mix.in_features - 64], 1)
         h = F.linear(h, surface, self.mix.bias)
         if features is not None:  # mixed before they are gathered: fewer rows
-            h = h + group(F.linear(features, rest), level.index)
+            before = group(F.linear(features, rest), level.index)
+            h = h + before if self.training else h.add_(before)
         return self.between(norm_relu_max(self.norm, h))
 
 
