@@ -82,7 +82,8 @@ def check_manifoldkit(words):
     command = typer.main.get_command(cli.app)
     while hasattr(command, "commands"):
         if not words or words[0].startswith("-"):
-            assert words in ([], ["--version"], ["--help"])
+            known = {"--help", *(o for p in command.params for o in p.opts)}
+            assert set(words) <= known
             return
         assert words[0] in command.commands, f"no command {words[0]}"
         command, words = command.commands[words[0]], words[1:]
