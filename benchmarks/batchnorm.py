@@ -1,4 +1,4 @@
-"""Batch normalisation of SPD matrices against one batched eigh and its peers."""
+"""Batch normalization of SPD matrices against one batched eigh and its peers."""
 
 import torch
 from spd_learn.modules import SPDBatchNormLie, SPDBatchNormMean, SPDBatchNormMeanVar
@@ -58,7 +58,7 @@ class ReleasedFormulas(torch.nn.Module):
         return g, var
 
     def forward(self, x):
-        """Normalise matrices (N, n, n)."""
+        """Normalize matrices (N, n, n)."""
         eye = torch.eye(x.shape[-1], dtype=x.dtype)
         w = self._spectral(self.metric, torch.rsqrt)
         x, b = w @ x @ w, w @ self.bias @ w

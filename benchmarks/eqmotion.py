@@ -5,15 +5,12 @@ of both agents tiled and concatenated with their distances, ``norm`` over the la
 one linear map at a time, one modal head after the other.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.timing import compare
+from benchmarks.memory import memory_row, peak_apart, resident_peak
+from benchmarks.timing import ratio_row
 from manifoldkit.datasets import simulate_particles
 from manifoldkit.equivariant import EqMotion
 
@@ -194,15 +191,6 @@ def case(options, b, n, dim):
     return model, Literal(model), x
 
 
-def memory(who, b, n):
-    """Peak memory of forward and backward beyond what was there before (MB)."""
-    code = f"from benchmarks.eqmotion import peak; print(peak({who!r}, {b}, {n}))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    return float(run.stdout)
-
-
 def peak(who, b, n):
     """In a process of its own, because the peak never falls again."""
     torch.set_num_threads(1)
@@ -213,27 +201,6 @@ def peak(who, b, n):
     for _ in range(2):
         f(x).sum().backward()
     return (resident_peak() - before) / 1024
-
-
-def resident_peak():
-    """In kB; not ``ru_maxrss``, which a child process inherits from its parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    raise OSError("the kernel does not tell the peak of resident memory")
-
-
-def timed_row(name, ours, peer_name, peer, repeats, **extra):
-    """Time ours against one peer."""
-    seconds = compare({"ours": ours, "peer": peer}, repeats)
-    return {
-        "case": name,
-        "ours_s": seconds["ours"],
-        "peer": peer_name,
-        "peer_s": seconds["peer"],
-        "ratio": seconds["ours"] / seconds["peer"],
-        **extra,
-    }
 
 
 def network_rows():
@@ -273,7 +240,7 @@ def network_rows():
             ("forward + backward", ours_both, plain_both, targets[1]),
         ):
             rows.append(
-                timed_row(
+                ratio_row(
                     f"{name}, B = {b}, N = {n}, {what}",
                     a,
                     "formulas as written",
@@ -290,18 +257,9 @@ def network_rows():
 def memory_rows():
     rows = []
     for b, n in ((50, 5), (50, 20)):
-        ours, plain = memory("ours", b, n), memory("literal", b, n)
-        rows.append(
-            {
-                "case": f"particles, B = {b}, N = {n}, peak memory of a training step",
-                "ours_s": 0.0,
-                "peer": "formulas as written",
-                "peer_s": 0.0,
-                "ratio": ours / plain,
-                "target": "0.65",
-                "note": f"{ours:.0f} MB against {plain:.0f} MB (no times in this row)",
-            }
-        )
+        ours, plain = (peak_apart("eqmotion", who, b, n) for who in ("ours", "literal"))
+        case = f"particles, B = {b}, N = {n}, peak memory of a training step"
+        rows.append(memory_row(case, ours, "formulas as written", plain, "0.65"))
     return rows
 
 
@@ -329,7 +287,7 @@ def plain_loop(kind, steps, n=5):
 def simulator_rows(steps=400, count=512):
     rows = []
     for kind in ("springs", "charged"):
-        row = timed_row(
+        row = ratio_row(
             f"{kind}, 5 particles, a trajectory of {steps} steps ({count} at once)",
             lambda kind=kind: simulate_particles(kind, count, steps=steps, every=200),
             "loop over steps and trajectories",

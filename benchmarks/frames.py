@@ -7,21 +7,9 @@ frames with one eigendecomposition a cloud in a Python loop.
 import torch
 from torch import nn
 
-from benchmarks.timing import compare
+from benchmarks.timing import compare, row
 from manifoldkit.equivariant import EqMotion, FrameAveraging, pair_frame, pca_frame
 from manifoldkit.testing import check_equivariance
-
-
-def _row(case, ours, peer, peer_s, target="", note=""):
-    return {
-        "case": case,
-        "ours_s": ours,
-        "peer": peer,
-        "peer_s": peer_s,
-        "ratio": ours / peer_s if peer_s else None,
-        "target": target,
-        "note": note,
-    }
 
 
 def _network(width):
@@ -51,9 +39,9 @@ def _wrapper_rows():
             )
         case = f"{group} average, 8 clouds of 256 points, network of width 256"
         peer = f"backbone on {frames} times as many clouds"
-        rows.append(_row(case, t["ours"], peer, t["plain"], "<= 1.1"))
+        rows.append(row(case, t["ours"], peer, t["plain"], "<= 1.1"))
         note = "smaller calls stay in the cache: chunk=1 does the same"
-        rows.append(_row(case, t["ours"], "a loop over frames", t["loop"], "", note))
+        rows.append(row(case, t["ours"], "a loop over frames", t["loop"], "", note))
     return [*rows, _small_row()]
 
 
@@ -68,7 +56,7 @@ def _small_row():
             {"ours": lambda: whole(x), "loop": lambda: loop(x)}, repeats=101, warmup=5
         )
     case = "E(3) average, 8 clouds of 16 points, network of width 64"
-    return _row(case, t["ours"], "a loop over frames", t["loop"], "< 1")
+    return row(case, t["ours"], "a loop over frames", t["loop"], "< 1")
 
 
 def _loop_frames(x):
@@ -97,13 +85,13 @@ def _frame_rows():
     )
     case = "SE(3) frames of 10000 clouds of 64 points"
     rows = [
-        _row(case, t["ours"], "batched eigh alone (float64)", t["eigh"], "<= 60 ms"),
-        _row(case, t["ours"], "a loop over clouds", 10 * t["loop"], "< 1", "peer x 10"),
+        row(case, t["ours"], "batched eigh alone (float64)", t["eigh"], "<= 60 ms"),
+        row(case, t["ours"], "a loop over clouds", 10 * t["loop"], "< 1", "peer x 10"),
     ]
     small = x[:200, :16]
     t = compare({"ours": lambda: pair_frame(small), "pca": lambda: pca_frame(small)})
     case = "SE(3) pair frames (240 each) of 200 clouds of 16 points"
-    rows.append(_row(case, t["ours"], "principal axes (4 each)", t["pca"]))
+    rows.append(row(case, t["ours"], "principal axes (4 each)", t["pca"]))
     return rows
 
 
@@ -135,7 +123,7 @@ def _checker_row():
         },
         repeats=3,
     )
-    return _row(
+    return row(
         "check of EqMotion: 17 classes, 2 precisions, 8 x 5 agents",
         t["ours"],
         "e3nn assert_equivariant (1 draw, 1 precision)",

@@ -6,7 +6,7 @@ import torch
 from pyriemann.geometry.distance import distance_wasserstein
 from pyriemann.geometry.mean import mean_wasserstein
 
-from benchmarks.timing import compare
+from benchmarks.timing import compare, row
 from manifoldkit.linalg import sqrtm
 from manifoldkit.spd import gbw_distance, gbw_mean
 
@@ -36,18 +36,6 @@ def _residual(mean, x):
     return float((total - torch.eye(n, dtype=x.dtype)).norm()) / n**0.5
 
 
-def _row(case, ours, peer, peer_s, target, note=""):
-    return {
-        "case": case,
-        "ours_s": ours,
-        "peer": peer,
-        "peer_s": peer_s,
-        "ratio": ours / peer_s,
-        "target": target,
-        "note": note,
-    }
-
-
 def _distance_rows():
     rows = []
     for count, n, k in DISTANCES:
@@ -63,9 +51,9 @@ def _distance_rows():
             }
         )
         case = f"distances, {count} matrices {n} x {n}, {k} centers"
-        rows.append(_row(case, t["ours"], f"{k} batched eigh", k * t["eigh"], "< 1"))
+        rows.append(row(case, t["ours"], f"{k} batched eigh", k * t["eigh"], "< 1"))
         rows.append(
-            _row(case, t["ours"], "pyriemann distance_wasserstein", t["peer"], "< 1")
+            row(case, t["ours"], "pyriemann distance_wasserstein", t["peer"], "< 1")
         )
     return rows
 
@@ -96,9 +84,9 @@ def _mean_rows():
         note = f"residual {ours:.0e}, peer {accuracy:.0e}"
         for kind in ("numpy", "torch"):
             peer = f"pyriemann mean_wasserstein, {kind}"
-            rows.append(_row(case, t["ours"], peer, t[kind], "<= 0.6", note))
+            rows.append(row(case, t["ours"], peer, t[kind], "<= 0.6", note))
         rows.append(
-            _row(
+            row(
                 case + ", tol 1e-10",
                 t["tight"],
                 "one batched eigh",

@@ -48,7 +48,7 @@ def _peer_sample(n, generator):
 
 
 def _peer_log(g):
-    """Logarithm of diagonalisable matrices by a complex eigendecomposition."""
+    """Logarithm of diagonalizable matrices by a complex eigendecomposition."""
     s, v = torch.linalg.eig(g)
     return ((v * s.log()[..., None, :]) @ torch.linalg.inv(v)).real
 

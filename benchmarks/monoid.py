@@ -5,15 +5,12 @@ elements for uniform u, as neighborhoods of real graphs have; PyG pads all of th
 the largest one. Weights are the same on both sides.
 """
 
-import subprocess
-import sys
-
 import torch
 from torch_geometric.nn.aggr import GRUAggregation, SumAggregation
 from torch_geometric.nn.aggr import LCMAggregation as PyGLCM
 
-from benchmarks.eqmotion import resident_peak
-from benchmarks.timing import compare
+from benchmarks.memory import memory_row, peak_apart, resident_peak
+from benchmarks.timing import compare, row
 from manifoldkit.graphs import (
     FoldAggregation,
     GRUMonoid,
@@ -66,19 +63,6 @@ def same_weights(features):
     return ours, theirs
 
 
-def row(case, ours, peer, peer_s, target="", note=""):
-    """One row of the table."""
-    return {
-        "case": case,
-        "ours_s": ours,
-        "peer": peer,
-        "peer_s": peer_s,
-        "ratio": ours / peer_s if peer_s else None,
-        "target": target,
-        "note": note,
-    }
-
-
 def _against_pyg():
     rows = []
     for name, (sets, size, features, target, repeats) in CASES.items():
@@ -95,15 +79,6 @@ def _against_pyg():
         note = f"{len(x)} elements"
         rows.append(row(name, t["ours"], "PyG LCM", t["theirs"], target, note))
     return rows
-
-
-def _memory(who, case):
-    """Peak memory of a step in a process of its own (MB)."""
-    code = f"from benchmarks.monoid import peak; print(peak({who!r}, {case!r}))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    return float(run.stdout)
 
 
 def peak(who, case):
@@ -124,15 +99,13 @@ def peak(who, case):
 def _memory_rows():
     rows = []
     for name in (next(iter(CASES)), WORST):
-        theirs = _memory("theirs", name)
+        theirs = peak_apart("monoid", "theirs", name)
         for who in ("ours", "recompute"):
-            ours = _memory(who, name)
+            ours = peak_apart("monoid", who, name)
             kept = "" if who == "ours" else ", gates recomputed"
-            entry = row(f"{name}, peak memory{kept}", 0.0, "PyG LCM", 0.0)
-            entry["ratio"] = ours / theirs
-            entry["target"] = "<= 0.1" if name == WORST else ""
-            entry["note"] = f"{ours:.0f} MB against {theirs:.0f} MB (no times here)"
-            rows.append(entry)
+            case, target = f"{name}, peak memory{kept}", "<= 0.1"
+            target = target if name == WORST else ""
+            rows.append(memory_row(case, ours, "PyG LCM", theirs, target))
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Point-cloud networks and neighbourhoods against the published formulas as written.
+"""Point-cloud networks and neighborhoods against the published formulas as written.
 
 The peers compute what the released codes compute, from the parameters of our networks:
-channels-first 1x1 convolutions, gathered and concatenated tensors, batch normalisation
-of everything before the maximum, farthest point sampling and neighbours in plain torch
+channels-first 1x1 convolutions, gathered and concatenated tensors, batch normalization
+of everything before the maximum, farthest point sampling and neighbors in plain torch
 (the released CUDA operators replaced), both siamese branches also in evaluation. The
 released defects that change the function are left out, so the results agree.
 """
@@ -50,12 +50,12 @@ def nearest(query, ref, k):
 
 
 def farthest_start(x):
-    """Our start rule, so that the same centres come out."""
+    """Our start rule, so that the same centers come out."""
     return ((x - x.mean(1, keepdim=True)) ** 2).sum(-1).argmax(1)
 
 
 def norm(bn, x):
-    """Batch normalisation of the second axis."""
+    """Batch normalization of the second axis."""
     return F.batch_norm(
         x,
         bn.running_mean,
@@ -81,7 +81,7 @@ def unit(v):
 
 
 def ordered(offsets, normal):
-    """Sort neighbours by their signed cosine with the longest projection."""
+    """Sort neighbors by their signed cosine with the longest projection."""
     n = normal.unsqueeze(-2)
     flat = offsets - (offsets * n).sum(-1, keepdim=True) * n
     length = flat.norm(dim=-1)
@@ -206,7 +206,7 @@ class LiteralPaRot:
         self.m = model
 
     def dense(self, layer, x):
-        """Convolution, normalisation, activation of (M, C, k) or (B, C, S, k)."""
+        """Convolution, normalization, activation of (M, C, k) or (B, C, S, k)."""
         return F.leaky_relu(norm(layer.norm, conv(layer.linear, x)), layer.slope)
 
     def flat(self, layer, x):

@@ -1,4 +1,4 @@
-"""A training epoch of the MAMEM network with and without batch normalisation."""
+"""A training epoch of the MAMEM network with and without batch normalization."""
 
 import torch
 

@@ -1,14 +1,12 @@
 """Subgraph matching: the networks against their formulas as written."""
 
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.literal.isonetpp import Literal
+from benchmarks.memory import memory_row, peak_apart, resident_peak
 from benchmarks.timing import compare
 from manifoldkit.datasets import (
     fetch_subgraph_pairs,
@@ -187,37 +185,15 @@ def peak(who, which):
     return (resident_peak() - before) / 1024
 
 
-def resident_peak():
-    """In kB; not ``ru_maxrss``, which a child process inherits from its parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    raise OSError("the kernel does not tell the peak of resident memory")
-
-
 def memory_rows():
     """Peak of a training step, each in a process of its own."""
     rows = []
     for which in ("isonetpp-node", "isonetpp-edge"):
-        found = []
-        for who in ("ours", "literal"):
-            code = "from benchmarks.subgraph_matching import peak; "
-            code += f"print(peak({who!r}, {which!r}))"
-            run = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            )
-            found.append(float(run.stdout))
-        rows.append(
-            {
-                "case": f"{which}, 128 pairs, peak memory of a training step",
-                "ours_s": 0.0,
-                "peer": "formulas as written",
-                "peer_s": 0.0,
-                "ratio": found[0] / found[1],
-                "target": "1",
-                "note": f"{found[0]:.0f} MB against {found[1]:.0f} MB (no times)",
-            }
+        ours, plain = (
+            peak_apart("subgraph_matching", who, which) for who in ("ours", "literal")
         )
+        case = f"{which}, 128 pairs, peak memory of a training step"
+        rows.append(memory_row(case, ours, "formulas as written", plain, "1"))
     return rows
 
 

@@ -40,6 +40,26 @@ def compare(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def row(
+    case: str,
+    ours: float,
+    peer: str = "",
+    peer_s: float = 0.0,
+    target: str = "",
+    note: str = "",
+) -> dict[str, object]:
+    """Return a row of the benchmark table from measured seconds."""
+    return {
+        "case": case,
+        "ours_s": ours,
+        "peer": peer,
+        "peer_s": peer_s,
+        "ratio": ours / peer_s if peer_s else None,
+        "target": target,
+        "note": note,
+    }
+
+
 def ratio_row(
     case: str,
     ours: Callable[[], object],
@@ -52,11 +72,4 @@ def ratio_row(
     """Time ours against one peer; return a row of the benchmark table."""
     warmup = max(1, repeats // 9)
     seconds = compare({"ours": ours, "peer": peer}, repeats, warmup)
-    return {
-        "case": case,
-        "ours_s": seconds["ours"],
-        "peer": peer_name,
-        "peer_s": seconds["peer"],
-        "ratio": seconds["ours"] / seconds["peer"],
-        **extra,
-    }
+    return row(case, seconds["ours"], peer_name, seconds["peer"]) | extra

@@ -3,7 +3,7 @@
     python examples/ddp_spdnet.py --devices 2
 
 Lightning starts this script once more for the second process; both train one model by
-DDP (gloo on the CPU). ``fit`` makes the batch normalisation use the statistics of both
+DDP (gloo on the CPU). ``fit`` makes the batch normalization use the statistics of both
 shares, so that two processes with half a batch each do what one does with a whole one.
 """
 

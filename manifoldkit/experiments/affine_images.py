@@ -17,8 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifoldkit.exceptions import DatasetNotFoundError
-from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import (
+    Result,
+    command_line,
+    environment,
+    origin,
+)
 from manifoldkit.experiments.training import batches, fit
 
 NAME = "affine_images"
@@ -144,15 +149,7 @@ def _load(quick: bool) -> tuple[dict, dict]:
         "test": tuple(a[:n_test] for a in pairs[1]),
         "affine": (moved.X[:n_test], moved.y[:n_test]),
     }
-    told = {
-        name: {
-            "provenance": source.provenance,
-            "citation": source.citation,
-            "is_real": source.is_real,
-        }
-        for name, source in sources.items()
-    }
-    return data, told
+    return data, {name: origin(source) for name, source in sources.items()}
 
 
 def _cosine(done: float) -> float:
@@ -313,7 +310,7 @@ def run(
         data=told,
         seeds=seeds,
         remarks=remarks_on(metrics),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -412,6 +409,4 @@ def _show(result: Result, console: Console) -> None:
             str(row["parameters"]),
             f"{row['epochs']:.0f}",
         )
-    console.print(table)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    show(result, table, console)

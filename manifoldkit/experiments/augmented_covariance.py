@@ -12,7 +12,6 @@ import numpy as np
 from joblib import delayed
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student_t
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
@@ -20,10 +19,18 @@ from manifoldkit.experiments.evaluation import (
     Store,
     progress_bar,
     score_folds,
+    show,
     worker_pool,
 )
 from manifoldkit.experiments.moabb_evaluation import published_rows
-from manifoldkit.experiments.result import Result, environment, wilson_interval
+from manifoldkit.experiments.result import (
+    Result,
+    command_line,
+    environment,
+    origin,
+    student_interval,
+    wilson_interval,
+)
 
 NAME = "augmented_covariance"
 TITLE = "Augmented covariances: order and lag against the plain covariance"
@@ -158,7 +165,7 @@ def run(
         seeds=[seed],
         paper=published_rows(),
         remarks=remarks_on(metrics),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -179,11 +186,7 @@ def _motor_imagery(store, quick, seed, pool, console):
             if not epochs.is_real:
                 continue
             label = task.replace("_", " ")
-            data[label] = {
-                "provenance": epochs.provenance,
-                "citation": epochs.citation,
-                "is_real": True,
-            }
+            data[label] = origin(epochs)
             for name, model in pipelines(quick, seed).items():
                 row = bar.add_task(f"{label}: {name}", total=5 * n_repeats)
                 scores = store.get(
@@ -264,10 +267,8 @@ def _over_subjects(values: np.ndarray, n: int) -> tuple[float, float, float]:
     """
     if len(values) == 1:
         return (0.0, *wilson_interval(float(values[0] * n), n))
-    spread, mean = float(values.std(ddof=1)), float(values.mean())
-    quantile = float(student_t.ppf(0.975, len(values) - 1))  # few subjects: not 1.96
-    half = quantile * spread / len(values) ** 0.5
-    return spread, max(mean - half, 0.0), min(mean + half, 1.0)
+    spread, low, high = student_interval(values)
+    return spread, max(low, 0.0), min(high, 1.0)
 
 
 def remarks_on(metrics: list[dict]) -> list[str]:
@@ -306,6 +307,4 @@ def _show(result: Result, console: Console) -> None:
             f"{row['low']:.0%} - {row['high']:.0%}",
             f"{row['spread']:.1%}",
         )
-    console.print(table)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    show(result, table, console)

@@ -26,7 +26,7 @@ from manifoldkit.experiments.evaluation import (
     worker_pool,
 )
 from manifoldkit.experiments.report import task_heading, write_report
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.result import Result, environment, origin
 
 NAME = "eeg_demo"
 TITLE = "Motor-imagery EEG with augmented covariances"
@@ -130,9 +130,7 @@ def _task(label, data, matrices) -> dict:
         "X": data.X,
         "y": data.y,
         "matrices": matrices,
-        "is_real": data.is_real,
-        "provenance": data.provenance,
-        "citation": data.citation,
+        **origin(data),
     }
 
 
@@ -273,11 +271,7 @@ def run(
             "distribution."
         ),
         data={
-            t["label"]: {
-                "is_real": t["is_real"],
-                "provenance": t["provenance"],
-                "citation": t["citation"],
-            }
+            t["label"]: {key: t[key] for key in ("is_real", "provenance", "citation")}
             for t in tasks
         },
         seeds=[seed],
@@ -290,9 +284,7 @@ def run(
     figures = _draw(result, tasks, maps, out)
     report = write_report(result, figures, out / "report.html")
     _show(result, console)
-    names = ", ".join(p.name for p in figures.values())
-    console.print(f"\n[bold]{out}[/bold]: result.json, {names}")
-    console.print(f"open {report}")
+    console.print(f"open {report}", soft_wrap=True)
     return result
 
 

@@ -1,4 +1,4 @@
-"""What the EEG experiments share: scored folds, and runs that can be resumed."""
+"""What the experiments share: runs that can be resumed, scored folds, printing."""
 
 import json
 import time
@@ -11,12 +11,13 @@ import numpy as np
 from joblib import Parallel, delayed
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from scipy.stats import binom
 from sklearn.base import clone
 from sklearn.model_selection import RepeatedStratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from manifoldkit.experiments.result import wilson_interval, write_json
+from manifoldkit.experiments.result import Result, wilson_interval, write_json
 
 
 def score_split(model, X, y, train, test) -> tuple[int, float]:
@@ -143,6 +144,13 @@ class Store:
     def seconds(self) -> float:
         """Time that the pieces took, also those of the run that was interrupted."""
         return self.content.get("seconds", 0.0)
+
+
+def show(result: Result, table: Table, console: Console) -> None:
+    """Print the table of a result, and its remarks."""
+    console.print(table)
+    for remark in result.remarks:
+        console.print(f"- {remark}", highlight=False)
 
 
 def progress_bar(console: Console) -> Progress:

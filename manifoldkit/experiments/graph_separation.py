@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import Result, command_line, environment
 
 NAME = "graph_separation"
+_ALIKE = ("similar", "not_beyond_copies")
 TITLE = "Graph frames: telling apart what message passing cannot"
 EPOCHS, BATCH, RATE = 60, 100, 1e-3
 THRESHOLD = 1e-3
@@ -321,7 +323,7 @@ def run(
         label: str, task: Callable[[int], dict], chosen: list[int] = chosen
     ) -> list[dict]:
         runs = [store.get(f"{label}, seed {s}", partial(task, s)) for s in chosen]
-        console.print(f"{label}: {runs[-1]}")
+        console.print(f"{label}: {_figure(runs[-1])}", highlight=False)
         return runs
 
     metrics: list[dict[str, Any]] = []
@@ -390,12 +392,28 @@ def run(
             "61788286 otherwise (100 seeds, 1 order a graph, no control by copies)"
         ),
         remarks=_remarks(metrics),
-        command=f"manifoldkit run {NAME}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
     result.save(out)
+    _show(result, console)
     return result
+
+
+def _figure(run: dict[str, Any]) -> str:
+    if "accuracy" in run:
+        return f"accuracy {run['accuracy']:.1%}"
+    return f"{run['similar']} pairs of {run['pairs']} alike"
+
+
+def _show(result: Result, console: Console) -> None:
+    table = Table("task", "method", "accuracy", "pairs alike", "not beyond copies")
+    for row in result.metrics:
+        accuracy = f"{row['accuracy']:.1f}%" if "accuracy" in row else ""
+        alike = [f"{row[k]:g}" if k in row else "" for k in _ALIKE]
+        table.add_row(row["task"], row["method"], accuracy, *alike)
+    show(result, table, console)
 
 
 _PROTOCOL = (

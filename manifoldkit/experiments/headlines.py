@@ -69,8 +69,8 @@ HEADLINES = {
         comparable="published on other data sets",
     ),
     "spd_networks": Headline(
-        "accuracy on MAMEM, SPDNet without normalisation",
-        {"pipeline": "SPDNet, no normalisation"},
+        "accuracy on MAMEM, SPDNet without normalization",
+        {"pipeline": "SPDNet, no normalization"},
         "accuracy",
         ".1%",
         ("low", "high"),

@@ -1,4 +1,4 @@
-"""SPD matrices of known truth and condition, and SPDNets with each normalisation.
+"""SPD matrices of known truth and condition, and SPDNets with each normalization.
 
 Covariances of ten variables with eigenvalues log-spaced from 1 to 1 / condition in a
 random basis: Wishart samples of 30 degrees of freedom. Two classes differ by a factor
@@ -78,7 +78,7 @@ def score(
 ) -> dict[str, float]:
     """Return the test accuracy of one network and of the oracle, by condition.
 
-    The keys are the condition, "batch" and the condition for normalisation by the
+    The keys are the condition, "batch" and the condition for normalization by the
     statistics of the test matrices, and "oracle" and the condition.
     """
     n_train, n_test, epochs = (100, 200, 5) if quick else (300, 1000, 30)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
-from manifoldkit.experiments.evaluation import Store
+from manifoldkit.experiments.evaluation import Store, show
 from manifoldkit.experiments.monoid_models import CPUBudget, GraphNetwork, fit_for
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.result import Result, command_line, environment
 
 NAME = "monoid_graphs"
 TITLE = "Aggregations on the multi-task graph benchmark"
@@ -205,7 +206,8 @@ def run(
             for s in some
         ]
         metrics += _rows(name, seconds, runs)
-        console.print(metrics[-1])
+        mean = metrics[-1]["mean"]
+        console.print(f"{name}: mean error {mean:.3g} at the largest sizes")
     result = Result(
         name=NAME,
         title=TITLE,
@@ -222,12 +224,21 @@ def run(
         paper=[],
         paper_note="",
         remarks=[] if quick else _remarks(metrics),
-        command=f"manifoldkit run {NAME}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
     result.save(out)
+    _show(result, console)
     return result
+
+
+def _show(result: Result, console: Console) -> None:
+    table = Table("nodes", "aggregation", "mean error", "seeds", "steps")
+    for row in result.metrics:
+        mean, steps = f"{row['mean']:.4g}", str(row["steps"])
+        table.add_row(row["nodes"], row["aggregation"], mean, row["seeds"], steps)
+    show(result, table, console)
 
 
 def _plan(quick: bool, seeds: list[int]) -> list[tuple[str, float, list[int]]]:

@@ -12,11 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store
+from manifoldkit.experiments.evaluation import Store, show
 from manifoldkit.experiments.monoid_models import CPUBudget, SetNetwork, fit_for
-from manifoldkit.experiments.result import Result, environment, wilson_interval
+from manifoldkit.experiments.result import (
+    Result,
+    command_line,
+    environment,
+    wilson_interval,
+)
 
 NAME = "monoid_sets"
 TITLE = "Learned commutative monoids on functions of sets"
@@ -265,10 +271,21 @@ def run(
             for s in some
         ]
         metrics.append(_row(task, label, time, best, runs, count))
-        console.print({k: v for k, v in metrics[-1].items() if k != "scores"})
+        at_64 = metrics[-1]["size 64"]
+        console.print(f"{task}, {label}, {time:.0f} s: {at_64:.1%} right at size 64")
     result = _result(metrics, chosen, quick, store.seconds)
     result.save(out)
+    _show(result, console)
     return result
+
+
+def _show(result: Result, console: Console) -> None:
+    sizes = ("size 16", "size 64", "size 128")
+    table = Table("task", "method", "seconds", *sizes, "agreement")
+    for row in result.metrics:
+        shares = [f"{row[key]:.1%}" for key in (*sizes, "agreement")]
+        table.add_row(row["task"], row["method"], f"{row['seconds']:.0f}", *shares)
+    show(result, table, console)
 
 
 def _plan(quick: bool, seeds: list[int]) -> list[tuple[str, str, float, list[int]]]:
@@ -326,7 +343,7 @@ def _result(metrics, seeds, quick, duration) -> Result:
         paper=[],
         paper_note="",
         remarks=[] if quick else _remarks(metrics),
-        command=f"manifoldkit run {NAME}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seeds[0], quick),
         duration=duration,
         environment=environment(),
     )

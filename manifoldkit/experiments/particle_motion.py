@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import Result, command_line, environment
 
 NAME = "particle_motion"
 TITLE = "EqMotion on springs and charged particles, beside other networks"
@@ -284,7 +284,7 @@ def run(
             "convergence), so not comparable row by row"
         ),
         remarks=remarks_on(metrics),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -430,6 +430,4 @@ def _show(result: Result, console: Console) -> None:
             f"{row['fde']:.4f}",
             f"{row['edge_accuracy']:.1%}" if row.get("edge_accuracy") else "",
         )
-    console.print(table)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    show(result, table, console)

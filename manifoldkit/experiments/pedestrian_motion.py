@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import Result, command_line, environment
 
 NAME = "pedestrian_motion"
 TITLE = "Pedestrians: EqMotion on ETH-UCY, leaving one scene out"
@@ -239,7 +239,7 @@ def run(
             "scene by 1.6 before inference"
         ),
         remarks=remarks_on(metrics),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -310,6 +310,4 @@ def _show(result: Result, console: Console) -> None:
             f"{row['constant_velocity_ade']:.3f}",
             f"{row['constant_velocity_fde']:.3f}",
         )
-    console.print(table)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    show(result, table, console)

@@ -5,10 +5,14 @@ import math
 import os
 import platform
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import t as student_t
 
 _PACKAGES = ("manifoldkit", "torch", "numpy", "scipy", "scikit-learn", "pyriemann")
 
@@ -130,6 +134,24 @@ def environment() -> dict[str, Any]:
     }
 
 
+def command_line(name: str, seed: int, quick: bool) -> str:
+    """Return the command that regenerates a result.
+
+    >>> command_line("eeg_demo", 3, quick=True)
+    'manifoldkit run eeg_demo --seed 3 --quick'
+    """
+    return f"manifoldkit run {name} --seed {seed}" + (" --quick" if quick else "")
+
+
+def origin(data: Any) -> dict[str, Any]:
+    """Return what a result says about a data set of :mod:`manifoldkit.datasets`."""
+    return {
+        "provenance": data.provenance,
+        "citation": data.citation,
+        "is_real": data.is_real,
+    }
+
+
 def wilson_interval(correct: float, total: int, z: float = 1.96) -> tuple[float, float]:
     """Return Wilson's interval of a proportion.
 
@@ -157,3 +179,22 @@ def wilson_interval(correct: float, total: int, z: float = 1.96) -> tuple[float,
     half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     half /= 1 + z * z / total
     return max(center - half, 0.0), min(center + half, 1.0)
+
+
+def student_interval(
+    values: Sequence[float] | np.ndarray,
+) -> tuple[float, float, float]:
+    """Return standard deviation and Student's 95 % interval of a mean.
+
+    Student's, because subjects are few: not 1.96 standard errors.
+
+    >>> spread, low, high = student_interval([0.3, 0.4, 0.5])
+    >>> round(spread, 3), round(low, 3), round(high, 3)
+    (0.1, 0.152, 0.648)
+    """
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or len(array) < 2:
+        raise ValueError(f"values: expected two numbers or more, found {values}")
+    spread, mean = float(array.std(ddof=1)), float(array.mean())
+    half = float(student_t.ppf(0.975, len(array) - 1)) * spread / len(array) ** 0.5
+    return spread, mean - half, mean + half

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import Result, command_line, environment
 from manifoldkit.experiments.training import fit
 
 NAME = "rotation_continuity"
@@ -306,7 +306,7 @@ def run(
             "be verified"
         ),
         remarks=remarks_on(metrics),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -404,6 +404,4 @@ def _show(result: Result, console: Console) -> None:
     for row in result.metrics:
         figures = [f"{row[key]:.2f}" for key in ("mean", "p99.9", "largest")]
         table.add_row(row["task"], row["representation"], row["continuous"], *figures)
-    console.print(table)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    show(result, table, console)

@@ -1,8 +1,8 @@
-"""SPD networks with each normalisation: MAMEM SSVEP and data of known condition.
+"""SPD networks with each normalization: MAMEM SSVEP and data of known condition.
 
 The network is that of the code of Wang et al. (CVPR 2025) for MAMEM. Unlike there,
 session 4 only chooses the epoch and session 5 only reports, weights on manifolds are
-trained, and the optimizer is Adam: with SGD the scale of a normalisation, a positive
+trained, and the optimizer is Adam: with SGD the scale of a normalization, a positive
 number that is stepped in its logarithm, grows ever faster and some runs end in
 infinity.
 """
@@ -16,19 +16,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.signal import butter, sosfiltfilt
-from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
-from manifoldkit.experiments.evaluation import Store, progress_bar
+from manifoldkit.experiments.evaluation import Store, progress_bar, show
 from manifoldkit.experiments.ill_conditioned import WHERE, score
-from manifoldkit.experiments.result import Result, environment, wilson_interval
+from manifoldkit.experiments.result import (
+    Result,
+    command_line,
+    environment,
+    student_interval,
+    wilson_interval,
+)
 from manifoldkit.experiments.training import batches, fit
 
 NAME = "spd_networks"
-TITLE = "SPD networks: Bures-Wasserstein batch normalisation against its peers"
+TITLE = "SPD networks: Bures-Wasserstein batch normalization against its peers"
 TASK = "MAMEM SSVEP, five classes"
 NETWORKS: dict[str, dict] = {
-    "no normalisation": {"batchnorm": None},
+    "no normalization": {"batchnorm": None},
     "AIRM, mean": {"batchnorm": "airm-mean"},
     "AIRM, mean and variance": {"batchnorm": "airm"},
     "BW": {"batchnorm": "bw"},
@@ -240,7 +245,7 @@ def run(
             "figure for MAMEM was not at hand"
         ),
         remarks=remarks_on(metrics, synthetic, mamem),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -348,12 +353,10 @@ def _interval(values: np.ndarray, n: int) -> tuple[float, tuple[float, float]]:
     >>> round(spread, 3), round(low, 3), round(high, 3)
     (0.1, 0.152, 0.648)
     """
-    mean = float(values.mean())
     if len(values) == 1:
-        return 0.0, wilson_interval(mean * n, n)
-    spread = float(values.std(ddof=1))
-    half = float(student_t.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5
-    return spread, (mean - half, mean + half)
+        return 0.0, wilson_interval(float(values[0]) * n, n)
+    spread, low, high = student_interval(values)
+    return spread, (low, high)
 
 
 def _ill_conditioned(store, names, seeds, quick, console):
@@ -403,11 +406,11 @@ def _condition_row(where: str, name: str, kind: str, means: dict) -> dict:
 
 
 def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[str]:
-    """Say what the numbers show, also where a normalisation does not help."""
+    """Say what the numbers show, also where a normalization does not help."""
     remarks = []
     if not data:
         remarks.append("MAMEM was not on this machine and is left out.")
-    base = next((r for r in metrics if "no normalisation" in r["pipeline"]), None)
+    base = next((r for r in metrics if "no normalization" in r["pipeline"]), None)
     for row in metrics:
         if base is None or row is base or not row["pipeline"].startswith("SPDNet"):
             continue
@@ -417,7 +420,7 @@ def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[s
         _, (low, high) = _interval(gaps, 1)
         verdict = "helps" if low > 0 else "HARMS" if high < 0 else "is not told apart"
         remarks.append(
-            f"{row['pipeline']}: {gaps.mean():+.1f} points against no normalisation "
+            f"{row['pipeline']}: {gaps.mean():+.1f} points against no normalization "
             f"(95 % interval over subjects {low:+.1f} to {high:+.1f}): {verdict}."
         )
     for where in dict.fromkeys(r["classes differ in the"] for r in synthetic):
@@ -431,16 +434,16 @@ def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[s
                 if m.startswith("SPDNet") and not m.endswith("at test")
             }
             best = max(nets, key=lambda m: nets[m])
-            plain = nets["SPDNet, no normalisation"]
+            plain = nets["SPDNet, no normalization"]
             stale = {
                 m: rows[f"{m}, batch statistics at test"][key] - nets[m]
                 for m in nets
-                if m != "SPDNet, no normalisation"
+                if m != "SPDNet, no normalization"
             }
             worst = max(stale, key=lambda m: stale[m])
             remarks.append(
                 f"Classes in the {where}, {key}: best {best} ({nets[best]:.1%}), "
-                f"without normalisation {plain:.1%}, "
+                f"without normalization {plain:.1%}, "
                 f"possible {rows['best possible (true model)'][key]:.1%}. Running "
                 f"statistics cost {worst} {100 * stale[worst]:.1f} points against "
                 "those of the test batch."
@@ -458,6 +461,4 @@ def _show(result: Result, console: Console) -> None:
                 f"{row['low']:.0%} - {row['high']:.0%}",
                 f"{row['spread']:.1%}",
             )
-    console.print(table)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    show(result, table, console)

@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.result import Result, environment
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import Result, command_line, environment
 
 NAME = "subgraph_retrieval"
 TITLE = "Subgraph retrieval on molecules: IsoNet++, late interaction, exact search"
@@ -341,7 +341,7 @@ def run(
             "they are not comparable"
         ),
         remarks=remarks_on(metrics),
-        command=f"manifoldkit run {NAME} --seed {seed}" + (" --quick" if quick else ""),
+        command=command_line(NAME, seed, quick),
         duration=store.seconds,
         environment=environment(),
     )
@@ -429,6 +429,4 @@ def _show(result: Result, console: Console) -> None:
             f"{row['hits']:.3f}",
             f"{row['seconds_10k']:.2f}" if row["seconds_10k"] != "" else "",
         )
-    console.print(table)
-    for remark in result.remarks:
-        console.print(remark)
+    show(result, table, console)

@@ -150,7 +150,7 @@ def fit(
         "cpu", "cuda" or "cuda:N".
     devices : int, optional
         More than one trains with DDP: every process takes its share of the batches,
-        and the SPD batch normalisations (on CUDA all) use the statistics of all
+        and the SPD batch normalizations (on CUDA all) use the statistics of all
         shares; the loss must use every parameter. Default: what :func:`use_devices`
         says, or one.
     precision : str, optional

@@ -1,13 +1,20 @@
 """Results as files."""
 
+import importlib
+import inspect
 import json
+import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from manifoldkit.experiments.catalog import EXPERIMENTS
 from manifoldkit.experiments.result import (
     Result,
+    command_line,
     environment,
+    student_interval,
     wilson_interval,
     write_json,
 )
@@ -65,3 +72,24 @@ def test_environment_names_nobody():
     text = json.dumps(environment()).lower()
     assert "home" not in text
     assert "user" not in text
+
+
+def test_the_interval_of_few_subjects_is_students():
+    values = np.array([0.2, 0.5, 0.6, 0.7])
+    spread, low, high = student_interval(values)
+    found = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+    assert (low, high) == pytest.approx(found)
+    assert spread == pytest.approx(values.std(ddof=1))
+    with pytest.raises(ValueError, match="two numbers"):
+        student_interval([0.5])
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_the_command_of_a_result_names_the_seed(name):
+    assert command_line(name, 7, False) == f"manifoldkit run {name} --seed 7"
+    source = inspect.getsource(
+        importlib.import_module(f"manifoldkit.experiments.{name}")
+    )
+    called = re.search(r"\bcommand=([^\n]*)", source)
+    assert called is not None
+    assert "seed" in called[1]

@@ -43,7 +43,7 @@ def test_quick_run_and_resume(mamem, tmp_path):
     out = tmp_path / "run"
     result = experiment.run(out, quick=True, console=console)
     rows = {row.get("pipeline"): row for row in result.metrics}
-    for name in ("SPDNet, no normalisation", "SPDNet, GBW, M learned"):
+    for name in ("SPDNet, no normalization", "SPDNet, GBW, M learned"):
         assert 0 <= rows[name]["accuracy"] <= 1
         assert rows[name]["n"] == 30
     # strong oscillations: the filter bank finds them
@@ -98,7 +98,7 @@ def test_simulated_truth():
 
 
 def test_remarks_report_harm_and_help():
-    base = {"task": "t", "pipeline": "SPDNet, no normalisation"}
+    base = {"task": "t", "pipeline": "SPDNet, no normalization"}
     rows = [
         base | {"per_subject": [0.5, 0.6, 0.7]},
         base | {"pipeline": "SPDNet, BW", "per_subject": [0.4, 0.5, 0.61]},
