@@ -160,11 +160,16 @@ class Power:
         return s**self.p
 
     def first(self, a: Tensor, b: Tensor) -> Tensor:
-        """f[a, b] = b^(p-1) expm1(p t) / expm1(t), t = log(a / b)."""
+        """f[a, b] = b^(p-1) expm1(p t) / expm1(t), t = log(a / b) <= 0.
+
+        The larger number is b, so that nothing overflows and a may be zero.
+        """
         p = self.p
-        t = 2 * torch.atanh((a - b) / (a + b))
+        low, high = torch.minimum(a, b), torch.maximum(a, b)
+        gap = _safe_divide(low - high, low + high, torch.zeros_like(high))
+        t = 2 * torch.atanh(gap)
         ratio = _safe_divide(torch.expm1(p * t), torch.expm1(t), torch.full_like(t, p))
-        return b ** (p - 1) * ratio
+        return high ** (p - 1) * ratio
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """f[a, b, c]."""

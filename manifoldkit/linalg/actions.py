@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.qr import qr_factor
+
 _IRREPS = re.compile(r"\s*(\d+\s*x\s*)?\d+[eo](\s*\+\s*(\d+\s*x\s*)?\d+[eo])*\s*")
 
 
@@ -159,8 +161,7 @@ def haar_orthogonal(
     Tensor, shape (*shape, d, d)
     """
     g = torch.randn(*shape, d, d, generator=generator, dtype=torch.float64)
-    q, r = torch.linalg.qr(g)
-    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    q = qr_factor(g)
     if special:
         flip = torch.ones_like(q[..., 0, :])
         flip[..., 0] = torch.linalg.det(q).sign()

@@ -5,7 +5,11 @@ therefore validate shapes and dtypes always and values only where a user asks
 (``validate=True``) or where an estimator takes data in.
 """
 
+import math
+from collections.abc import Iterable
 from functools import reduce
+from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +17,8 @@ from torch import Tensor
 from manifoldkit.exceptions import NotOnManifoldError
 
 _HALF = (torch.float16, torch.bfloat16)
+
+Option = TypeVar("Option")
 
 #: Largest relative asymmetry that is taken for rounding and removed by symmetrizing.
 SYMMETRY_RTOL = {
@@ -39,6 +45,36 @@ def tolerance(dtype: torch.dtype, scale: float = 1.0) -> float:
     True
     """
     return scale * torch.finfo(compute_dtype(dtype)).eps
+
+
+def semidefinite_floor(s: Tensor) -> Tensor:
+    """Return how far below zero rounding may have taken an eigenvalue that is zero.
+
+    Parameters
+    ----------
+    s : Tensor, shape (..., n)
+        Eigenvalues.
+
+    Returns
+    -------
+    Tensor, shape (..., 1)
+        ``-8 n eps`` times the largest modulus.
+    """
+    size = s.abs().amax(-1, keepdim=True)
+    return -s.shape[-1] * tolerance(s.dtype, 8) * size
+
+
+def must_not_look(x: Tensor) -> bool:
+    """Tell where reading a value would wait for the accelerator or break a graph."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def maybe_any(mask: Tensor) -> bool:
+    """Tell whether any entry is true; under ``torch.func.vmap``, that some may be."""
+    try:
+        return bool(mask.any())
+    except RuntimeError:  # there values cannot be read
+        return True
 
 
 def _found(x: object) -> str:
@@ -82,6 +118,47 @@ def check_tensor(x: Tensor, name: str = "x") -> Tensor:
     return x
 
 
+def check_choice(value: Option, options: Iterable[Option], name: str) -> Option:
+    """Return ``value`` if it is one of the options, else raise ``ValueError``.
+
+    >>> check_choice("mean", ("mean", "sum"), "reduction")
+    'mean'
+    """
+    options = tuple(options)
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {options}, found {value!r}")
+    return value
+
+
+def check_count(value: int, name: str, least: int = 1) -> int:
+    """Return an integer of at least ``least``, else raise ``ValueError``.
+
+    >>> check_count(3, "n_layers")
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
+    return int(value)
+
+
+def check_counts(**values: int) -> None:
+    """Raise ``ValueError`` unless all values are integers of at least one."""
+    for name, value in values.items():
+        check_count(value, name)
+
+
+def check_positive(value: float, name: str) -> float:
+    """Return a positive finite number, else raise ``ValueError``.
+
+    >>> check_positive(2, "radius")
+    2.0
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a positive number, found {value!r}")
+    return float(value)
+
+
 def check_last(x: Tensor, sizes: tuple[int | str, ...], name: str = "x") -> Tensor:
     """Raise unless ``x`` is floating point and its last dimensions have these sizes.
 
@@ -108,18 +185,21 @@ def check_last(x: Tensor, sizes: tuple[int | str, ...], name: str = "x") -> Tens
     return x
 
 
-def check_broadcast(**batches: tuple[Tensor, int]) -> None:
-    """Raise unless tensors broadcast, without so many last dimensions of each.
+def check_broadcast(**batches: tuple[Tensor, int]) -> torch.Size:
+    """Return the shape that tensors broadcast to, without so many last dimensions each.
+
+    Raises ``ValueError`` where they do not.
 
     Examples
     --------
     >>> check_broadcast(a=(torch.ones(4, 3, 3), 2), v=(torch.ones(3), 1))
+    torch.Size([4])
     """
     shapes = [x.shape[: x.ndim - ndim] for x, ndim in batches.values()]
     if all(shape == shapes[0] for shape in shapes):
-        return
+        return shapes[0]
     try:
-        torch.broadcast_shapes(*shapes)
+        return torch.broadcast_shapes(*shapes)
     except RuntimeError:
         found = " and ".join(_shape(x) for x, _ in batches.values())
         raise ValueError(
@@ -304,7 +384,7 @@ smallest eigenvalue -1.0e+00, largest 1.0e+00; use a shrinkage estimator or add 
     y = (y + y.mT) / 2
     if semidefinite:
         s = torch.linalg.eigvalsh(y)
-        bad = s[..., 0] < -y.shape[-1] * tolerance(y.dtype, 8) * s[..., -1].abs()
+        bad = (s < semidefinite_floor(s)).any(-1)
     else:
         bad = torch.linalg.cholesky_ex(y)[1] != 0
     if bool(bad.any()):
@@ -334,8 +414,8 @@ def check_weights(weights: Tensor, length: int, name: str = "weights") -> Tensor
     check_floating(weights, name)
     if weights.ndim == 0 or weights.shape[-1] != length:
         raise ValueError(
-            f"{name}: expected {length} weights, one a matrix, "
-            f"found shape {_shape(weights)}"
+            f"{name}: expected shape (..., {length}), one weight an item, "
+            f"found {_shape(weights)}"
         )
     w = weights.detach()
     check_finite(w, name, event_ndim=0)

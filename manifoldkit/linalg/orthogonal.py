@@ -5,7 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating, check_weights, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_floating,
+    check_weights,
+    compute_dtype,
+)
 from manifoldkit.linalg.solvers import solve_lyapunov
 
 
@@ -187,9 +192,13 @@ def procrustes(
             "a and b: expected equal trailing shapes (..., m, n), "
             f"found {tuple(a.shape)} and {tuple(b.shape)}"
         )
+    batches = {"a": (a, 2), "b": (b, 2)}
+    if weights is not None:
+        check_weights(weights, a.shape[-2])
+        batches["weights"] = (weights, 1)
+    check_broadcast(**batches)
     dtype = torch.promote_types(a.dtype, b.dtype)
     a, b = a.to(compute_dtype(dtype)), b.to(compute_dtype(dtype))
     if weights is not None:
-        check_weights(weights, a.shape[-2])
         a = a * weights.to(a.dtype)[..., None]
     return _orthogonal_factor(a.mT @ b, special).to(dtype)

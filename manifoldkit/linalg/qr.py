@@ -10,7 +10,13 @@ itself and leaves the others as they are, to the bit.
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating, compute_dtype, tolerance
+from manifoldkit.linalg.checks import (
+    check_floating,
+    compute_dtype,
+    maybe_any,
+    must_not_look,
+    tolerance,
+)
 from manifoldkit.linalg.orthogonal import polar
 
 # quintic step of msign: expands small singular values fast, then hovers about 1
@@ -24,18 +30,6 @@ def _check_tall(x: Tensor) -> Tensor:
             f"x: expected matrices (..., n, p) with n >= p, found {tuple(x.shape)}"
         )
     return x.to(compute_dtype(x.dtype))
-
-
-def _branch_free(x: Tensor) -> bool:
-    """Reading a value would wait for the accelerator or break the traced graph."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
-
-
-def _any(mask: Tensor) -> bool:
-    try:
-        return bool(mask.any())
-    except RuntimeError:  # under torch.func.vmap values cannot be read: assume some
-        return True
 
 
 def qr_factor(x: Tensor) -> Tensor:
@@ -128,13 +122,13 @@ def cholesky_qr(x: Tensor) -> Tensor:
     y = _check_tall(x)
     if y.numel() == 0:
         return x
-    if _branch_free(y):
+    if must_not_look(y):
         return _shifted_passes(y).to(x.dtype)
     q, factor = _cholesky_pass(y, 0.0)
     diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
     # the diagonal ratio bounds the condition from below, closely for one this small
     hard = ~(diagonal.amax(-1) <= 2 * diagonal.amin(-1))
-    if _any(hard):
+    if maybe_any(hard):
         hard = hard[..., None, None]
         # each branch gets harmless input where it is not taken: no NaN derivatives
         start = torch.eye(*y.shape[-2:], dtype=y.dtype, device=y.device)
@@ -194,7 +188,7 @@ def newton_schulz_polar(x: Tensor) -> Tensor:
     y = _check_tall(x)
     if y.numel() == 0:
         return x
-    if _branch_free(y):
+    if must_not_look(y):
         y = y / _spectral_bound(y.detach())
         return _newton_schulz(_newton_schulz(y, 12), 4).to(x.dtype)
     start = torch.eye(*y.shape[-2:], dtype=y.dtype, device=y.device)
@@ -202,7 +196,7 @@ def newton_schulz_polar(x: Tensor) -> Tensor:
     defect = torch.linalg.matrix_norm(z.mT @ z - start[: y.shape[-1]])
     hard = ~(defect <= 0.5)
     steps = 6 if y.dtype == torch.float64 else 5
-    if not _any(hard):
+    if not maybe_any(hard):
         return _newton_schulz(y, steps).to(x.dtype)
     hard = hard[..., None, None]
     easy = _newton_schulz(torch.where(hard, start, y), steps)

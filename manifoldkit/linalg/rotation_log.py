@@ -13,9 +13,13 @@ factor of :math:`I + R`, brings every angle to :math:`w \le 1/2`.
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_square,
+    compute_dtype,
+    maybe_any,
+    must_not_look,
+)
 from manifoldkit.linalg.orthogonal import polar
-from manifoldkit.linalg.qr import _any, _branch_free
 
 _BLOCK = 7  # powers kept by the Paterson-Stockmeyer scheme
 
@@ -70,7 +74,7 @@ def _rotation_sqrt(r: Tensor) -> Tensor:
     middle = eye + r
     s, u = torch.linalg.eigh(torch.nan_to_num((r + r.mT).detach()) / 2)
     half_turn = s < -1 + 1e3 * torch.finfo(r.dtype).eps
-    if _branch_free(r) or _any(half_turn):
+    if must_not_look(r) or maybe_any(half_turn):
         # in the eigenspace of -1 (of even dimension) pair vectors: a quarter turn each
         pairs = torch.zeros_like(eye)
         index = torch.arange(0, r.shape[-1] - 1, 2, device=r.device)

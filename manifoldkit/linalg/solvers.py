@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_spd,
+    check_square,
+    compute_dtype,
+)
 from manifoldkit.linalg.symmetric import Eig, _full_precision, eigh, symmetrize
 
 
@@ -81,8 +86,8 @@ def solve_lyapunov(
     Raises
     ------
     TypeError, ValueError
-        Not floating-point square matrices of one size; with ``validate``, the first
-        matrix of ``a`` that is not SPD.
+        Not floating-point square matrices of one size, or batches that do not
+        broadcast; with ``validate``, the first matrix of ``a`` that is not SPD.
 
     Notes
     -----
@@ -100,6 +105,7 @@ def solve_lyapunov(
     check_square(q, "q", a.shape[-1])
     if validate:
         check_spd(a, "a")
+    check_broadcast(a=(a, 2), q=(q, 2))
     dtype = torch.promote_types(a.dtype, q.dtype)
     work = compute_dtype(dtype)
     y = symmetrize(a.to(work))

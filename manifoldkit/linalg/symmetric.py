@@ -36,7 +36,9 @@ from manifoldkit.linalg.checks import (
     check_symmetric,
     check_tensor,
     compute_dtype,
-    tolerance,
+    maybe_any,
+    must_not_look,
+    semidefinite_floor,
 )
 
 Eig = tuple[Tensor, Tensor]
@@ -118,6 +120,33 @@ def eigh(x: Tensor) -> Eig:
         safe = torch.where(finite[..., None], x, eye)
         s, u = _eigh_2x2(safe) if _closed_form_pays(safe) else torch.linalg.eigh(safe)
         return torch.where(finite, s, torch.nan), u
+
+
+def eigvalsh(x: Tensor) -> Tensor:
+    """Return ascending eigenvalues; NaN for a non-finite matrix alone.
+
+    Differentiable, unlike :func:`eigh`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Symmetric matrices (the lower triangle is read).
+
+    Returns
+    -------
+    Tensor, shape (..., n)
+
+    Examples
+    --------
+    >>> eigvalsh(torch.tensor([[2., 1.], [1., 2.]]))
+    tensor([1., 3.])
+    """
+    if not must_not_look(x) and not maybe_any(~x.detach().sum().isfinite()):
+        return torch.linalg.eigvalsh(x)
+    finite = torch.isfinite(x).all(-1).all(-1)[..., None]
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    s = torch.linalg.eigvalsh(torch.where(finite[..., None], x, eye))
+    return torch.where(finite, s, torch.nan)
 
 
 def _full_precision(x: Tensor):
@@ -243,8 +272,7 @@ class _Spectral(_SpectralCompiled):
 
 def _round_up_to_zero(s: Tensor) -> Tensor:
     """Set eigenvalues that are negative by rounding only to zero."""
-    floor = -s.shape[-1] * tolerance(s.dtype) * s.abs().amax(-1, keepdim=True)
-    return torch.where((s < 0) & (s >= floor), torch.zeros_like(s), s)
+    return torch.where((s < 0) & (s >= semidefinite_floor(s)), torch.zeros_like(s), s)
 
 
 def _apply(x: Tensor, f, eig: Eig | None, semidefinite: bool = False) -> Tensor:
@@ -361,13 +389,23 @@ def powm(
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
-        SPD matrices.
+        SPD matrices; singular positive semidefinite ones too if the power is positive.
     power : float
         The exponent, a finite number; not differentiated.
     eig : tuple of Tensor, optional
         ``eigh(x)``, if it is known already.
     validate : bool, default=False
-        Raise for a matrix that is not positive definite, rather than give NaN.
+        Raise for a matrix that has no such power, rather than give NaN.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices, or a power that is no finite number; with
+        ``validate``, the first bad matrix.
 
     Examples
     --------
@@ -380,14 +418,14 @@ def powm(
     if not real or not math.isfinite(power):
         raise ValueError(f"power: expected a finite Python number, found {power!r}")
     if validate:
-        check_spd(x)
+        check_spd(x, semidefinite=power > 0)
     if power == 1:
         return symmetrize(x)
     if power == 0.5:
         return sqrtm(x, eig=eig)
     if power == -0.5:
         return invsqrtm(x, eig=eig)
-    return _apply(x, _spectral.Power(float(power)), eig)
+    return _apply(x, _spectral.Power(float(power)), eig, semidefinite=power > 0)
 
 
 def vech(x: Tensor, *, isometric: bool = True) -> Tensor:

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import expm, logm, polar, solve_lyapunov
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.linalg.rotation_log import logm_rotation
 from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
 from manifoldkit.manifolds.spd.affine_invariant import AffineInvariantSPD
 from manifoldkit.manifolds.special_orthogonal import skew
-from manifoldkit.manifolds.stiefel import choice
 
 _RETRACTIONS = ("expm", "cayley", "exp")
 
@@ -130,22 +130,22 @@ class GLPlus(SquareMatrixManifold):
         """Choose the class of the metric."""
         if cls is not GLPlus:
             return super().__new__(cls)
-        choice(metric, ("left_invariant", "polar"), "metric")
+        check_choice(metric, ("left_invariant", "polar"), "metric")
         return super().__new__(PolarGLPlus if metric == "polar" else LeftGLPlus)
 
     def __init__(self, metric: str = "left_invariant", retraction: str = "expm"):
         super().__init__()
-        self.retraction = choice(retraction, _RETRACTIONS, "retraction")
+        self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
 
     def settings(self) -> dict:
         """Return the constructor arguments."""
         return {"metric": self.metric, "retraction": self.retraction}
 
     def _violation(self, x):
-        det = torch.linalg.det(x)
-        return torch.where(
-            det > 0, 0.0, 1.0 - det
-        ), "1 - det x of a matrix with det x <= 0"
+        # the determinant itself under- or overflows for large n
+        sign, log_abs = torch.linalg.slogdet(x)
+        gap = torch.where(sign > 0, 0.0, 1.0 - sign * log_abs.exp())
+        return gap, "1 - det x of a matrix with det x <= 0"
 
     def proju(self, x, u):
         """Every matrix is tangent."""
@@ -173,7 +173,7 @@ class GLPlus(SquareMatrixManifold):
 
     def _sample(self, shape, generator, dtype, device):
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
-        sign = torch.linalg.det(x).sign()
+        sign = torch.linalg.slogdet(x)[0]
         return torch.cat([x[..., :1] * sign[..., None, None], x[..., 1:]], -1)
 
 
@@ -270,7 +270,7 @@ class SpecialLinear(_LeftInvariant):
 
     def __init__(self, retraction: str = "expm"):
         super().__init__()
-        self.retraction = choice(retraction, _RETRACTIONS, "retraction")
+        self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
 
     def settings(self) -> dict:
         """Return the constructor arguments."""
@@ -293,7 +293,7 @@ class SpecialLinear(_LeftInvariant):
 
     def projx(self, x):
         """Divide by ``det^(1/n)``; where the determinant is not positive, return x."""
-        positive = torch.linalg.det(x.detach()) > 0
+        positive = torch.linalg.slogdet(x.detach())[0] > 0
         safe = torch.where(positive[..., None, None], x, _eye(x))
         return torch.where(positive[..., None, None], self._finish(safe), x)
 

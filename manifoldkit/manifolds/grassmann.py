@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from manifoldkit.linalg import polar
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.linalg.rotation_log import angle_over_sine
 from manifoldkit.manifolds.base import MatrixManifold
-from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns, choice
+from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns
 from manifoldkit.manifolds.stiefel_maps import euclidean_exp
 
 _RETRACTIONS = ("polar", "cholqr", "qr", "exp")
@@ -53,7 +54,7 @@ class Grassmann(OrthonormalColumns):
 
     def __init__(self, retraction: str = "polar"):
         super().__init__()
-        self.retraction = choice(retraction, _RETRACTIONS, "retraction")
+        self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
 
     def settings(self) -> dict:
         """Return the constructor arguments."""

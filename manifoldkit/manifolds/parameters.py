@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from manifoldkit.exceptions import NotOnManifoldError
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.manifolds.base import check_point_argument
 from manifoldkit.manifolds.euclidean import Euclidean
 from manifoldkit.manifolds.reshaped import Reshaped
-from manifoldkit.manifolds.stiefel import choice
 
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
@@ -244,7 +244,7 @@ def attach(
     >>> torch.allclose(layer.weight @ layer.weight.mT, torch.eye(3), atol=1e-6)
     True
     """
-    choice(layout, _LAYOUTS, "layout")
+    check_choice(layout, _LAYOUTS, "layout")
     if not isinstance(manifold, geoopt.Manifold):
         raise TypeError(f"manifold: expected a geoopt.Manifold, found {manifold!r}")
     path, _, name = name.rpartition(".")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import procrustes
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.linalg.qr import qr_factor
 from manifoldkit.linalg.rotation_log import logm_rotation
 from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
-from manifoldkit.manifolds.stiefel import choice
 from manifoldkit.manifolds.stiefel_maps import orthonormality_gap, polish
 
 _RETRACTIONS = ("cayley", "qr", "exp")
@@ -54,8 +54,8 @@ class SpecialOrthogonal(SquareMatrixManifold):
 
     def __init__(self, retraction: str = "cayley", scale: str = "frobenius"):
         super().__init__()
-        self.retraction = choice(retraction, _RETRACTIONS, "retraction")
-        self.scale = choice(scale, ("frobenius", "angle"), "scale")
+        self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
+        self.scale = check_choice(scale, ("frobenius", "angle"), "scale")
         # the frame of unit length: length = _unit * Frobenius norm
         self._unit = 1.0 if scale == "frobenius" else math.sqrt(0.5)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from manifoldkit.linalg.checks import check_positive
 from manifoldkit.manifolds.base import Manifold, safe_sqrt
 
 
@@ -44,9 +45,7 @@ class Sphere(Manifold):
 
     def __init__(self, radius: float = 1.0):
         super().__init__()
-        if not (radius > 0 and math.isfinite(radius)):
-            raise ValueError(f"radius: expected a positive number, found {radius!r}")
-        self.radius = float(radius)
+        self.radius = check_positive(radius, "radius")
 
     def settings(self) -> dict:
         """Return the constructor arguments."""

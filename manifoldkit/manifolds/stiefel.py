@@ -3,6 +3,7 @@
 import torch
 
 from manifoldkit.linalg import polar
+from manifoldkit.linalg.checks import check_choice, check_count
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
 from manifoldkit.manifolds.base import MatrixManifold, trace_product
 from manifoldkit.manifolds.stiefel_log import stiefel_log
@@ -16,13 +17,6 @@ from manifoldkit.manifolds.stiefel_maps import (
 
 _METRICS = ("euclidean", "canonical")
 _RETRACTIONS = ("cholqr", "qr", "polar", "cayley", "exp")
-
-
-def choice(value: str, options: tuple[str, ...], name: str) -> str:
-    """Return the value if it is one of the options, else raise ``ValueError``."""
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {options}, found {value!r}")
-    return value
 
 
 RETRACTIONS = {
@@ -112,10 +106,10 @@ class Stiefel(OrthonormalColumns):
 
     def __init__(self, metric: str = "euclidean", retraction: str | None = None):
         super().__init__()
-        self.metric = choice(metric, _METRICS, "metric")
+        self.metric = check_choice(metric, _METRICS, "metric")
         if retraction is None:
             retraction = "cholqr" if metric == "euclidean" else "cayley"
-        self.retraction = choice(retraction, _RETRACTIONS, "retraction")
+        self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
         self.reversible = retraction == "cayley"
 
     def settings(self) -> dict:
@@ -173,4 +167,4 @@ class Stiefel(OrthonormalColumns):
         ``max_iter``. A pair that is missed gives a finite vector and a
         ``ConvergenceWarning``. Gradients pass through.
         """
-        return stiefel_log(self, x, y, max_iter)
+        return stiefel_log(self, x, y, check_count(max_iter, "max_iter"))

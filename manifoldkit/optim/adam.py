@@ -69,7 +69,8 @@ class RiemannianAdam(RiemannianOptimizer):
         What a NaN or infinite gradient does: spoils its own point only, leaves its
         point and state untouched, or raises before anything moves.
     grad_clip : float, optional
-        Largest Riemannian length of the whole gradient; ``.grad`` is not changed.
+        Largest Riemannian length of the whole gradient, without the points and flat
+        parameters where it is not finite; ``.grad`` is not changed.
     views : bool, default=True
         Make the parameters of a batch views of one tensor at the first step, which
         saves copying them in every step. A parameter whose memory somebody else sees

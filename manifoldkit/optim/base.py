@@ -281,25 +281,29 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         return Job(batch, geometry, x, frame, gradient, bad)
 
     def _clip_factor(self, jobs) -> Tensor | None:
-        """Return the factor that brings the gradient's length to ``grad_clip``."""
+        """Return the factor that brings the gradient's length to ``grad_clip``.
+
+        What is not finite spoils its own point only, and so has no length here.
+        """
         if self.grad_clip is None:
             return None
-        squares = [
-            job.geometry.total_square(job.x, job.frame, job.gradient)
-            for _, batch_jobs, _ in jobs
-            for job in batch_jobs
-        ]
-        squares += [
-            norm**2
-            for _, _, active in jobs
-            if active
-            for norm in torch._foreach_norm([p.grad for p in active])
-        ]
-        if not squares:
+        found = []
+        for _, batch_jobs, active in jobs:
+            for job in batch_jobs:
+                length = job.geometry.lengths(job.x, job.frame, job.gradient).flatten()
+                finite = _rows(torch.isfinite(job.gradient)).flatten()
+                found.append(torch.where(finite, length, 0.0))
+            norms = torch._foreach_norm([p.grad for p in active]) if active else ()
+            for p, norm in zip(active, norms, strict=True):
+                finite = torch.isfinite(p.grad).all()
+                found.append(torch.where(finite, norm, 0.0)[None])
+        if not found:
             return None
-        device = squares[0].device
-        total = torch.stack([s.to(device, torch.float64) for s in squares]).sum()
-        return (self.grad_clip / (total.sqrt() + 1e-6)).clamp_max(1.0)
+        device = found[0].device
+        lengths = torch.cat([length.to(device, torch.float64) for length in found])
+        return (self.grad_clip / (torch.linalg.vector_norm(lengths) + 1e-6)).clamp_max(
+            1
+        )
 
     def _advance(self, group: dict, job: Job, factor: Tensor | None) -> None:
         """Step one batch."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.optim.adam import RiemannianAdam, RiemannianAdamW
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import is_compact
@@ -75,8 +76,7 @@ def build_optimizer(
     >>> [(group["name"], group["lr"]) for group in optimizer.param_groups]
     [('euclidean', 0.001), ('compact', 0.1)]
     """
-    if name not in _CLASSES:
-        raise ValueError(f"name: expected one of {sorted(_CLASSES)}, found {name!r}")
+    check_choice(name, _CLASSES, "name")
     params = model.parameters() if isinstance(model, torch.nn.Module) else model
     settings = {
         "euclidean": {"lr": lr, "weight_decay": weight_decay},

@@ -11,7 +11,7 @@ from geoopt.manifolds.base import Manifold
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from manifoldkit.linalg.checks import tolerance
+from manifoldkit.linalg.checks import must_not_look, tolerance
 from manifoldkit.linalg.qr import cholesky_qr
 from manifoldkit.manifolds import SPD, Sphere, Stiefel
 from manifoldkit.optim.geometry import FrameGeometry, TangentGeometry
@@ -31,10 +31,6 @@ class SphereGeometry(TangentGeometry):
     def square(self, x, frame, u):
         """Squared length."""
         return vector_norm(u, dim=-1, keepdim=True).square_()
-
-    def total_square(self, x, frame, u):
-        """Sum of the squared lengths."""
-        return u.square().sum()
 
     def move(self, x, frame, d, m):
         """Normalize x + d; |x + d| >= 1 for a tangent d, so nothing is near zero."""
@@ -63,10 +59,6 @@ class StiefelGeometry(TangentGeometry):
     def square(self, x, frame, u):
         """Squared length."""
         return vector_norm(u, dim=(-2, -1), keepdim=True).square_()
-
-    def total_square(self, x, frame, u):
-        """Sum of the squared lengths."""
-        return u.square().sum()
 
     def move(self, x, frame, d, m):
         """Q of the QR decomposition of x + d, with positive diagonal of R."""
@@ -111,11 +103,6 @@ class CayleyGeometry(TangentGeometry):
         return y, self.project(y, None, m) if self.transport == "project" else m
 
 
-def _traced(x: Tensor) -> bool:
-    """Reading a value would wait for the accelerator or break the compiled graph."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
-
-
 def _orthonormalize(x: Tensor, d: Tensor) -> Tensor:
     """Q of x + d, from the Gram matrix ``I + E``, cheaply where E is small.
 
@@ -125,7 +112,7 @@ def _orthonormalize(x: Tensor, d: Tensor) -> Tensor:
     what is stepped beside it does not change it.
     """
     y = d.add_(x)
-    if _traced(y):
+    if must_not_look(y):
         return cholesky_qr(y)
     inverse = y.mT @ y
     diagonal = inverse.diagonal(dim1=-2, dim2=-1)
@@ -167,7 +154,7 @@ class AffineGeometry(FrameGeometry):
     def move(self, x, frame, d, m):
         """``L E L'`` with ``E = I + D + D^2 / 2 = (I + (I + D)^2) / 2``."""
         length = vector_norm(d, dim=(-2, -1), keepdim=True)
-        if _traced(d) or bool((length > self.longest).any()):
+        if must_not_look(d) or bool((length > self.longest).any()):
             rows = d.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
             d.mul_((self.longest / torch.minimum(length, rows)).clamp_max_(1.0))
         d.diagonal(dim1=-2, dim2=-1).add_(1)
@@ -180,7 +167,7 @@ class AffineGeometry(FrameGeometry):
 
 def _cholesky(x: Tensor) -> Tensor:
     low, info = torch.linalg.cholesky_ex(x)
-    if not _traced(x) and not bool(info.any()):
+    if not must_not_look(x) and not bool(info.any()):
         return low
     return torch.where((info == 0)[..., None, None], low, torch.nan)
 

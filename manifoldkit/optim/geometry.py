@@ -18,6 +18,7 @@ from torch import Tensor
 
 from manifoldkit.linalg.checks import tolerance
 from manifoldkit.manifolds.base import Manifold as OurManifold
+from manifoldkit.manifolds.product import Product
 
 
 class TangentGeometry:
@@ -62,10 +63,6 @@ class TangentGeometry:
         """Squared length, one number for each point (or factor, or entry)."""
         return self.manifold.component_inner(x, u)
 
-    def total_square(self, x: Tensor, frame, u: Tensor) -> Tensor:
-        """Sum of the squared lengths of all points."""
-        return self.manifold.inner(x, u, keepdim=True).sum()
-
     def lengths(self, x: Tensor, frame, u: Tensor) -> Tensor:
         """Length of every point's coordinates."""
         return self.manifold.inner(x, u, keepdim=True).clamp_min(0).sqrt()
@@ -107,6 +104,8 @@ class TangentGeometry:
     def _anchor(self, x: Tensor) -> Tensor | None:
         if is_compact(self.manifold):
             return None
+        if isinstance(self.manifold, Product):
+            return self.manifold.decay(x, 1.0)  # where compact factors stay
         origin = self.manifold.origin(*x.shape[1:], dtype=x.dtype, device=x.device)
         return torch.as_tensor(origin.detach()).expand_as(x)
 
@@ -162,10 +161,6 @@ class FrameGeometry(TangentGeometry):
         """Squared length of each point's coordinates."""
         dims = tuple(range(-self.manifold.ndim, 0))
         return (u * u).sum(dims, keepdim=True) if dims else u * u
-
-    def total_square(self, x, frame, u):
-        """Sum of the squared lengths."""
-        return u.square().sum()
 
     def lengths(self, x, frame, u):
         """Length of every point's coordinates."""

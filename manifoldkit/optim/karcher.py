@@ -7,13 +7,16 @@ import torch
 from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
-from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
 from manifoldkit.linalg.checks import (
+    check_count,
     check_finite,
     check_floating,
+    check_positive,
     check_weights,
     tolerance,
 )
+from manifoldkit.optim.geometry import point_tolerance
 
 
 class KarcherMean(NamedTuple):
@@ -68,7 +71,8 @@ def karcher_mean(
     Raises
     ------
     TypeError, ValueError
-        Points, weights or options that do not fit; points that are not finite.
+        Points, weights, start or options that do not fit; points that are not finite
+        or, beyond the drift of points in use, not on the manifold.
     NotImplementedError
         The manifold has no logarithm.
 
@@ -95,16 +99,14 @@ def karcher_mean(
     w = _weights(weights, y, ndim)
     if tol is None:
         tol = tolerance(y.dtype, 4096)
-    if not tol > 0:
-        raise ValueError(f"tol: expected a positive number, found {tol!r}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter: expected a positive integer, found {max_iter!r}")
+    check_positive(tol, "tol")
+    check_count(max_iter, "max_iter")
     x = _start(manifold, y, w, init)
     direction, cost = _gradient(manifold, x, y, w)
     t = torch.ones_like(cost)
     for iteration in range(max_iter + 1):
         norm = _norm(manifold, x, direction)
-        active = norm > tol
+        active = ~(norm <= tol)
         if iteration == max_iter or not bool(active.any()):
             break
         step = torch.where(active, t, 0.0)[(..., *(None,) * ndim)]
@@ -142,7 +144,12 @@ def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
     ok, reason = manifold._check_shape(points.shape, "points")
     if not ok:
         raise ValueError(f"points: not points of {manifold}: {reason}")
-    return check_finite(points.detach().as_subclass(Tensor), "points", ndim)
+    y = check_finite(points.detach().as_subclass(Tensor), "points", ndim)
+    tol = point_tolerance(y.dtype)
+    ok, reason = manifold._check_point_on_manifold(y, atol=tol, rtol=tol)
+    if not ok:
+        raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
+    return y
 
 
 def _weights(weights: Tensor | None, y: Tensor, ndim: int) -> Tensor:
@@ -150,8 +157,18 @@ def _weights(weights: Tensor | None, y: Tensor, ndim: int) -> Tensor:
     if weights is None:
         return torch.full(shape, 1 / shape[-1], dtype=y.dtype, device=y.device)
     check_weights(weights, shape[-1])
-    w = weights.to(y).expand(shape)
+    w = _expand(weights.to(y), shape, "weights")
     return w / w.sum(-1, keepdim=True)
+
+
+def _expand(x: Tensor, shape: torch.Size, name: str) -> Tensor:
+    try:
+        return x.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name}: expected a shape that broadcasts to {tuple(shape)}, "
+            f"found {tuple(x.shape)}"
+        ) from None
 
 
 def _start(manifold, y: Tensor, w: Tensor, init: Tensor | None) -> Tensor:
@@ -159,7 +176,7 @@ def _start(manifold, y: Tensor, w: Tensor, init: Tensor | None) -> Tensor:
     first = y.select(dim, 0)
     if init is not None:
         check_floating(init, "init")
-        return init.detach().to(y).expand(first.shape).clone()
+        return _expand(init.detach().to(y), first.shape, "init").clone()
     mean = (w[(..., *(None,) * manifold.ndim)] * y).sum(dim)
     mean = manifold.projx(mean)
     better = _gradient(manifold, mean, y, w)[1] < _gradient(manifold, first, y, w)[1]
@@ -172,9 +189,8 @@ def _gradient(manifold, x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor
     base = x.unsqueeze(dim).expand_as(y)
     logs = manifold.logmap(base, y)
     squares = _norm(manifold, base, logs) ** 2
-    return (w[(..., *(None,) * manifold.ndim)] * logs).sum(dim), (w * squares).sum(
-        -1
-    ) / 2
+    direction = (w[(..., *(None,) * manifold.ndim)] * logs).sum(dim)
+    return direction, (w * squares).sum(-1) / 2
 
 
 def _norm(manifold, x: Tensor, u: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ class LandingGeometry(TangentGeometry):
         """The Euclidean gradient itself."""
         return egrad
 
-    def total_square(self, x, frame, u):
-        """Sum of the squared norms of the relative gradients."""
-        return relative_gradient(x, u).square().sum()
+    def lengths(self, x, frame, u):
+        """Norms of the relative gradients."""
+        return torch.linalg.matrix_norm(relative_gradient(x, u))
 
     def stabilize(self, x, m):
         """Nearest orthonormal matrix."""

@@ -4,6 +4,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.checks import check_counts
 from manifoldkit.linalg.qr import msign, newton_schulz_polar
 from manifoldkit.manifolds import Grassmann, SpecialOrthogonal, Stiefel
 from manifoldkit.optim.adam import RiemannianAdamW
@@ -76,11 +77,7 @@ class StiefelMuon(RiemannianAdamW):
         dual_steps=8,
         **options,
     ):
-        for name, value in (("ns_steps", ns_steps), ("dual_steps", dual_steps)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name}: expected a positive integer, found {value!r}"
-                )
+        check_counts(ns_steps=ns_steps, dual_steps=dual_steps)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), found {momentum}")
         self._extra = {

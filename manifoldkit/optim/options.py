@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import point_tolerance
 
@@ -88,10 +89,8 @@ def check_options(group: dict, known: dict) -> None:
         if not is_number(beta) or not 0 <= beta < 1:
             raise ValueError(f"betas[{i}]: expected a number in [0, 1), found {beta!r}")
     for name, allowed in _CHOICES.items():
-        if name in group and group[name] not in allowed:
-            raise ValueError(
-                f"{name}: expected one of {allowed}, found {group[name]!r}"
-            )
+        if name in group:
+            check_choice(group[name], allowed, name)
     for name in ("views", "master_points"):
         if not isinstance(group.get(name, True), bool):
             raise ValueError(f"{name}: expected True or False, found {group[name]!r}")

@@ -80,7 +80,7 @@ def test_symmetry_tolerance_follows_the_dtype():
 @pytest.mark.parametrize(
     ("w", "message"),
     [
-        (torch.ones(3), "expected 4 weights"),
+        (torch.ones(3), r"shape \(\.\.\., 4\), one weight an item"),
         (torch.tensor([1.0, -1, 0, 0]), r"weights\[1\] is -1.0"),
         (torch.zeros(4), "all weights are zero"),
         (torch.tensor([1.0, math.nan, 0, 0]), "not finite"),
@@ -113,3 +113,21 @@ def test_last_dimensions_and_batches_are_named():
     half, double = checks.common_dtype(x.bfloat16(), x.double())
     assert half.dtype == double.dtype == torch.float64
     assert checks.common_dtype(x.bfloat16(), x.bfloat16())[0].dtype == torch.float32
+
+
+def test_options_counts_and_positive_numbers():
+    assert checks.check_choice("a", {"a": 1, "b": 2}, "kind") == "a"
+    with pytest.raises(ValueError, match=r"kind: expected one of \('a', 'b'\), found"):
+        checks.check_choice(None, ("a", "b"), "kind")
+    assert checks.check_count(np.int64(3), "n") == 3
+    assert type(checks.check_count(np.int64(3), "n")) is int
+    assert checks.check_count(0, "n", 0) == 0
+    for bad in (0, True, 2.0, "2", None, math.nan):
+        with pytest.raises(ValueError, match="n: expected an integer >= 1, found"):
+            checks.check_count(bad, "n")
+    with pytest.raises(ValueError, match="width: expected an integer"):
+        checks.check_counts(height=1, width=0)
+    assert checks.check_positive(np.float32(2), "r") == 2.0
+    for bad in (0, -1.0, math.inf, math.nan, True, "1", None, 1j):
+        with pytest.raises(ValueError, match="r: expected a positive number, found"):
+            checks.check_positive(bad, "r")

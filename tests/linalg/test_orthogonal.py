@@ -110,7 +110,10 @@ def test_compiles():
         (lambda: polar(torch.eye(2), "up"), "side"),
         (lambda: polar(torch.ones(3)), r"\(3,\)"),
         (lambda: procrustes(torch.ones(4, 3), torch.ones(5, 3)), r"\(5, 3\)"),
-        (lambda: procrustes(torch.eye(3), torch.eye(3), torch.ones(2)), "3 weights"),
+        (
+            lambda: procrustes(torch.eye(3), torch.eye(3), torch.ones(2)),
+            r"shape \(\.\.\., 3\), one weight",
+        ),
         (lambda: procrustes(torch.eye(3), torch.eye(3), -torch.ones(3)), "negative"),
         (lambda: procrustes(torch.eye(3), torch.eye(3), torch.zeros(3)), "all weights"),
     ],
@@ -120,3 +123,13 @@ def test_bad_input(call, message):
         call()
     with pytest.raises(TypeError, match="floating-point"):
         polar(torch.eye(2).long())
+
+
+def test_batches_that_do_not_broadcast_are_named():
+    a, b = torch.ones(4, 3, 2), torch.ones(5, 3, 2)
+    with pytest.raises(ValueError, match="a, b: expected batch shapes that broadcast"):
+        procrustes(a, b)
+    with pytest.raises(ValueError, match="a, b, weights: expected batch shapes"):
+        procrustes(a, a, torch.ones(5, 3))
+    with pytest.raises(ValueError, match=r"weights: expected shape \(\.\.\., 3\)"):
+        procrustes(a, a, torch.ones(4, 5))

@@ -83,3 +83,9 @@ def test_bad_input(make_spd):
         solve_lyapunov(torch.eye(2).int(), torch.eye(2))
     with pytest.raises(ValueError, match="a is not positive definite"):
         solve_lyapunov(-torch.eye(2), torch.eye(2), validate=True)
+
+
+def test_batches_that_do_not_broadcast_are_named():
+    a, q = torch.eye(3).expand(4, 3, 3), torch.eye(3).expand(5, 3, 3)
+    with pytest.raises(ValueError, match="a, q: expected batch shapes that broadcast"):
+        solve_lyapunov(a, q)

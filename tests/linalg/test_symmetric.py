@@ -26,6 +26,7 @@ from manifoldkit.linalg import (
     vech,
 )
 from manifoldkit.linalg._spectral import Exp, InvSqrt, Log, Power, Sqrt
+from manifoldkit.linalg.symmetric import eigvalsh
 
 FUNCTIONS = {
     "sqrtm": (sqrtm, mpmath.sqrt),
@@ -368,3 +369,42 @@ def test_results_pickle(make_spd):
 def test_cuda_agrees_with_cpu(f, make_spd):
     x = make_spd(5, n=4)
     torch.testing.assert_close(f(x.cuda()).cpu(), f(x), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("power", [0.3, 0.5, 1.5, 3.0])
+def test_positive_powers_of_singular_matrices(power, generator):
+    """Rounding takes zero eigenvalues below zero."""
+    v = torch.randn(50, 3, 1, dtype=torch.float64, generator=generator)
+    x = v @ v.mT
+    length = (v.mT @ v).sqrt()
+    expected = length ** (2 * power - 2) * x
+    found = powm(x, power, validate=True)
+    # a zero eigenvalue is known to 1e-16, its power to that power
+    tol = 1e-13 if power >= 1 else 50 * 1e-16**power
+    atol = tol * float(length.max())
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=atol)
+    # what passes the check has a power: the same bound serves both
+    below = torch.diag(torch.tensor([1.0, -1e-15], dtype=torch.float64))
+    assert powm(below, power, validate=True).isfinite().all()
+
+
+def test_derivative_of_a_power_at_a_singular_matrix():
+    x = torch.diag(torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64))
+    x.requires_grad_()
+    powm(x, 1.5).diagonal().sum().backward()  # tr X^p has the gradient p X^(p-1)
+    expected = torch.diag(torch.tensor([3.0, 1.5, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_eigenvalues_of_a_batch_with_a_bad_matrix(make_spd):
+    x = make_spd(3, n=4)
+    clean = torch.linalg.eigvalsh(x)
+    torch.testing.assert_close(eigvalsh(x), clean, rtol=0, atol=0)
+    x[1, 0, 0] = math.nan
+    x.requires_grad_()
+    s = eigvalsh(x)
+    assert s[1].isnan().all()
+    torch.testing.assert_close(s[[0, 2]], clean[[0, 2]], rtol=1e-13, atol=0)
+    s[[0, 2]].sum().backward()
+    assert x.grad[[0, 2]].isfinite().all()
+    assert vmap(eigvalsh)(make_spd(3, n=4)).shape == s.shape

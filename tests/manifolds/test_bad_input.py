@@ -4,7 +4,7 @@ import geoopt
 import pytest
 import torch
 
-from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
 from manifoldkit.manifolds import (
     SPD,
     Euclidean,
@@ -17,6 +17,7 @@ from manifoldkit.manifolds import (
     SpecialOrthogonal,
     Sphere,
     Stiefel,
+    as_parameter,
 )
 
 
@@ -122,3 +123,18 @@ def test_points_that_are_not_definite_give_nan_alone():
         d = SPD(metric).dist(x, 2 * torch.eye(2))
         assert torch.isfinite(d[0])
         assert torch.isnan(d[1])
+
+
+def test_determinants_that_under_or_overflow_are_no_obstacle():
+    for scale in (1e-3, 1e3):
+        x = scale * torch.eye(40)
+        assert as_parameter(x, GLPlus(), project=False).shape == (40, 40)
+        torch.testing.assert_close(as_parameter(x, SpecialLinear()).data, torch.eye(40))
+    with pytest.raises(NotOnManifoldError, match="det x <= 0"):
+        as_parameter(torch.diag(torch.tensor([1.0, -1.0])), GLPlus())
+
+
+def test_logarithm_without_a_step_is_refused():
+    x = Stiefel().origin(4, 2)
+    with pytest.raises(ValueError, match="max_iter: expected an integer >= 1, found 0"):
+        Stiefel().logmap(x, x, max_iter=0)

@@ -4,7 +4,7 @@ import geoopt
 import pytest
 import torch
 
-from manifoldkit.manifolds import SPD, Sphere, Stiefel, attach
+from manifoldkit.manifolds import SPD, Product, Sphere, Stiefel, attach
 from manifoldkit.optim import LandingSGD, RiemannianAdam, RiemannianSGD, StiefelMuon
 from manifoldkit.optim.buckets import Bucket, manifold_key, reduce_to
 
@@ -304,3 +304,16 @@ def test_bucket_reads_full_size_second_moments():
     torch.testing.assert_close(
         bucket.bind("exp_avg_sq", (1, 1, 1)), torch.full((1, 1, 1), 5.0)
     )
+
+
+@pytest.mark.parametrize("mode", ["l2", "decoupled"])
+def test_decay_leaves_the_compact_factors_of_a_product(mode):
+    manifold = Product((Sphere(), 3), (SPD(), (2, 2)))
+    start = manifold.pack_point(torch.tensor([0.0, 0.6, 0.8]), 2 * torch.eye(2))
+    x = geoopt.ManifoldParameter(start.clone(), manifold=manifold)
+    x.grad = torch.zeros_like(x)
+    options = {"lr": 0.1, "weight_decay": 1.0, "decay_mode": mode}
+    RiemannianSGD([x], **options).step()
+    sphere, spd = manifold.unpack_tensor(x.detach())
+    torch.testing.assert_close(sphere, start[:3])
+    assert spd[0, 0] < 2

@@ -4,8 +4,8 @@ import geoopt
 import pytest
 import torch
 
-from manifoldkit.manifolds import SPD
-from manifoldkit.optim import clip_riemannian_grad_norm_
+from manifoldkit.manifolds import SPD, Sphere
+from manifoldkit.optim import RiemannianSGD, clip_riemannian_grad_norm_
 
 
 def _with_gradients(problem, name):
@@ -65,3 +65,34 @@ def test_bad_arguments_and_nonfinite_norms():
     with pytest.raises(RuntimeError, match="Riemannian norm of order"):
         clip_riemannian_grad_norm_([p], 1.0, error_if_nonfinite=True)
     assert torch.isnan(clip_riemannian_grad_norm_([p], 1.0))
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+def test_a_bad_gradient_does_not_clip_the_others_to_nothing(nonfinite):
+    """Nor spoil them: what is not finite has no length."""
+
+    def stepped(bad):
+        flat = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+        point = geoopt.ManifoldParameter(torch.tensor([0.6, 0.8]), manifold=Sphere())
+        params = [*flat, point, torch.nn.Parameter(torch.ones(2))]
+        for p in params[:3]:
+            p.grad = torch.tensor([3.0, 1.0])
+        if bad:
+            params[3].grad = torch.tensor([torch.nan, 1.0])
+        options = {"grad_clip": 1.0, "nonfinite": nonfinite}
+        RiemannianSGD(params, lr=0.1, **options).step()
+        return [p.detach() for p in params]
+
+    *others, spoiled = stepped(bad=True)
+    for found, expected in zip(others, stepped(bad=False), strict=False):
+        assert torch.equal(found, expected)
+    assert bool(spoiled.isnan().any()) == (nonfinite == "propagate")
+
+
+def test_a_length_that_overflows_is_clipped():
+    p = torch.nn.Parameter(torch.zeros(1))
+    point = geoopt.ManifoldParameter(torch.tensor([0.0, 1.0]), manifold=Sphere())
+    p.grad, point.grad = torch.ones(1), torch.tensor([1e30, 0.0])
+    RiemannianSGD([p, point], lr=1.0, grad_clip=1.0).step()
+    assert p.abs() <= 1
+    assert point.detach().isfinite().all()

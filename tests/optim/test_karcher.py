@@ -3,7 +3,7 @@ import pytest
 import torch
 from pyriemann.geometry.mean import mean_riemann, mean_wasserstein
 
-from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
 from manifoldkit.manifolds import (
     SPD,
     Grassmann,
@@ -99,7 +99,7 @@ def test_bad_input_and_unfinished_iterations():
     y = _spd(6)
     with pytest.raises(ValueError, match="points: expected"):
         karcher_mean(SPD(), y[0])
-    with pytest.raises(ValueError, match="points: not points of SPD"):
+    with pytest.raises(ValueError, match=r"points: not points of SPD"):
         karcher_mean(SPD(), torch.zeros(3, 2, 4))
     with pytest.raises(TypeError, match="points"):
         karcher_mean(SPD(), [1.0])
@@ -114,3 +114,31 @@ def test_bad_input_and_unfinished_iterations():
     with pytest.warns(ConvergenceWarning, match="gradient norm"):
         found = karcher_mean(SPD(), y, max_iter=1)
     assert not bool(found.converged)
+
+
+def test_points_off_the_manifold_are_no_converged_mean():
+    with pytest.raises(
+        NotOnManifoldError, match=r"points: not points of SPD.*positive"
+    ):
+        karcher_mean(SPD(), torch.stack([torch.eye(2), -torch.eye(2)]))
+    with pytest.raises(NotOnManifoldError, match=r"points: not points of Sphere.*norm"):
+        karcher_mean(Sphere(), torch.ones(4, 3))
+
+
+def test_a_gradient_that_is_not_a_number_has_not_converged():
+    class Broken(Sphere):
+        def logmap(self, x, y):
+            return super().logmap(x, y) * torch.nan
+
+    y = Sphere().random(4, 3, generator=torch.Generator().manual_seed(0)).data
+    with pytest.warns(ConvergenceWarning, match="gradient norm nan"):
+        found = karcher_mean(Broken(), y, max_iter=2)
+    assert not bool(found.converged)
+
+
+def test_weights_and_start_of_another_batch_are_named():
+    y = Sphere().random(5, 4, 3, generator=torch.Generator().manual_seed(0)).data
+    with pytest.raises(ValueError, match=r"weights: .* to \(5, 4\), found \(2, 4\)"):
+        karcher_mean(Sphere(), y, torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"init: .* to \(5, 3\), found \(2, 3\)"):
+        karcher_mean(Sphere(), y, init=y[:2, 0])

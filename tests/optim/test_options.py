@@ -63,7 +63,7 @@ def test_unknown_options_raise(cls):
         ),
         (StiefelMuon, {"momentum": 1.0}, r"momentum: expected a number in \[0, 1\)"),
         (StiefelMuon, {"lmo": "exact"}, "lmo: expected one of"),
-        (StiefelMuon, {"ns_steps": 0}, "ns_steps: expected a positive integer"),
+        (StiefelMuon, {"ns_steps": 0}, "ns_steps: expected an integer >= 1"),
         (LandingSGD, {"eps_safe": 1.5}, "eps_safe: expected a number between"),
         (LandingSGD, {"attraction": -1.0}, "attraction: expected"),
         (LandingSGD, {"retraction": "qr"}, "retraction: LandingSGD has none"),

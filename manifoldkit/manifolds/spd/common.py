@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import eigh, symmetrize
-from manifoldkit.linalg.checks import tolerance
+from manifoldkit.linalg.checks import check_choice, tolerance
 from manifoldkit.manifolds.base import SquareMatrixManifold
 
 _CLASSES = {
@@ -98,10 +98,7 @@ class SPD(SquareMatrixManifold):
         if cls is not SPD:
             return super().__new__(cls)
         metric = _ALIASES.get(metric, metric)
-        if metric not in _CLASSES:
-            raise ValueError(
-                f"metric: expected one of {tuple(_CLASSES)}, found {metric!r}"
-            )
+        check_choice(metric, _CLASSES, "metric")
         if M is not None and metric != "gbw":
             raise ValueError(f'M: only metric="gbw" takes a matrix, found {metric!r}')
         file, name = _CLASSES[metric]
