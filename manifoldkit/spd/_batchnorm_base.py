@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from manifoldkit.linalg import symmetrize
 from manifoldkit.linalg.checks import (
     SYMMETRY_RTOL,
+    check_choice,
+    check_count,
     check_finite,
     check_floating,
     check_spd,
@@ -21,20 +23,6 @@ from manifoldkit.manifolds import SPD, PositiveReals, attach
 from manifoldkit.spd._gbw_batchnorm_roots import weighted_sum
 
 _PARAMETRIZATIONS = ("manifold", "cholesky")
-
-
-def check_option(value, options: tuple, name: str):
-    """Return one of the options, or raise ``ValueError``."""
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {list(options)}, found {value!r}")
-    return value
-
-
-def check_count(value, name: str, least: int = 1) -> int:
-    """Return an integer of at least ``least``, or raise ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
-    return value
 
 
 class _FreePoint(nn.Module):
@@ -193,7 +181,7 @@ class BatchNormBase(nn.Module):
             raise ValueError(f"eps: expected a number >= 0, found {eps!r}")
         self.momentum, self.eps = momentum, float(eps)
         self.affine, self.track_running_stats = affine, track_running_stats
-        self.parametrization = check_option(
+        self.parametrization = check_choice(
             parametrization, _PARAMETRIZATIONS, "parametrization"
         )
         self.validate = validate

@@ -1,6 +1,8 @@
 """The chart of the generalized Bures-Wasserstein geometry, and its argument checks."""
 
 import math
+from functools import reduce
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -8,10 +10,11 @@ from torch import Tensor
 
 from manifoldkit.linalg import check_spd, eigh, powm, solve_lyapunov, sqrtm, symmetrize
 from manifoldkit.linalg.checks import (
+    check_broadcast,
     check_finite,
     check_square,
     compute_dtype,
-    tolerance,
+    semidefinite_floor,
 )
 
 #: Smallest power: below it the powers of all matrices are equal to a few digits.
@@ -20,11 +23,8 @@ MIN_POWER = 1e-3
 
 def check_power(power: float) -> float:
     """Return the power as a float; raise ``ValueError`` where it is no deformation."""
-    if (
-        isinstance(power, Tensor | bool | str)
-        or not math.isfinite(power)
-        or abs(power) < MIN_POWER
-    ):
+    real = isinstance(power, Real) and not isinstance(power, bool)
+    if not real or not math.isfinite(power) or abs(power) < MIN_POWER:
         raise ValueError(
             f"power: expected a finite number with |power| >= {MIN_POWER}, "
             f"found {power!r}"
@@ -105,15 +105,8 @@ def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
     n = check_square(x, first).shape[-1]
     for name, (y, _) in rest:
         check_square(y, name, n)
-    shapes = {name: tuple(y.shape) for name, (y, _) in tensors.items()}
-    try:
-        torch.broadcast_shapes(*(shape[:-2] for shape in shapes.values()))
-    except RuntimeError:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"batch shapes do not broadcast: {found}") from None
-    dtype = x.dtype
-    for y, _ in tensors.values():
-        dtype = torch.promote_types(dtype, y.dtype)
+    check_broadcast(**{name: (y, 2) for name, (y, _) in tensors.items()})
+    dtype = reduce(torch.promote_types, (y.dtype for y, _ in tensors.values()))
     out = {}
     for name, (y, kind) in tensors.items():
         if validate and kind == "symmetric":
@@ -146,8 +139,7 @@ def square_factor(x: Tensor) -> tuple[Tensor, bool]:
     if not bool(bad.any()):
         return factor, True
     s, u = eigh(x[bad])
-    floor = -s.shape[-1] * tolerance(s.dtype, 8) * s[..., -1:].abs()
-    s = torch.where((s < 0) & (s >= floor), 0.0, s)
+    s = torch.where((s < 0) & (s >= semidefinite_floor(s)), 0.0, s)
     factor = factor.clone()
     factor[bad] = u * s.sqrt()[..., None, :]
     return factor, False

@@ -1,10 +1,8 @@
-"""What :mod:`manifoldkit.spd.classifiers` needs of skorch and of files."""
+"""What :mod:`manifoldkit.spd.classifiers` needs of skorch: loss, trainer, split."""
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor, nn
 
 from manifoldkit.exceptions import MissingExtraError
@@ -107,15 +105,3 @@ def hold_out(net, X: np.ndarray, targets: np.ndarray, fraction: float, seed: int
         ) from None
     net.train_split = predefined_split(Dataset(X[held], targets[held]))
     return X[rows], targets[rows]
-
-
-def check_labels(X, y) -> np.ndarray:
-    """Return labels, one a matrix, or raise ``ValueError``."""
-    if y is None:
-        raise ValueError(
-            "y: SPDNetClassifier requires y to be passed, but the target y is None"
-        )
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(X, y)
-    check_classification_targets(y)
-    return y

@@ -15,6 +15,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.spd.delay_covariance import (
     MOMENT_ESTIMATORS,
     STRUCTURES,
@@ -27,7 +28,6 @@ from manifoldkit.spd.delay_covariance import (
 from manifoldkit.spd.delay_moments import (
     TRIMS,
     block_autocovariances,
-    check_option,
     check_order_lag,
     delay_embed,
     n_delay_vectors,
@@ -182,9 +182,9 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
         X = check_epochs(X)
         if y is not None:
             check_consistent_length(X, y)
-        check_option("structure", self.structure, STRUCTURES)
-        check_option("trim", self.trim, TRIMS)
-        check_option("on_singular", self.on_singular, ("warn", "raise"))
+        check_choice(self.structure, STRUCTURES, "structure")
+        check_choice(self.trim, TRIMS, "trim")
+        check_choice(self.on_singular, ("warn", "raise"), "on_singular")
         check_shrinkage(self.shrinkage)
         if not (isinstance(self.estimator, str) or callable(self.estimator)):
             raise TypeError(
@@ -239,7 +239,7 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
         for name in ("order", "lag"):
             value = getattr(self, name)
             if isinstance(value, str):
-                check_option(name, value, ("auto",))
+                check_choice(value, ("auto",), name)
         from manifoldkit.spd.embedding_selection import select_delay_embedding
 
         self.selection_ = select_delay_embedding(

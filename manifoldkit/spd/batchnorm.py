@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.linalg.checks import check_choice, check_count
 from manifoldkit.linalg.symmetric import _apply, _full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd import _gbw_batchnorm_kernel as kernel
 from manifoldkit.spd._batchnorm_base import (
     BatchAverage,
     BatchNormBase,
-    check_count,
-    check_option,
 )
 from manifoldkit.spd._gbw_batchnorm_roots import Absolute
 from manifoldkit.spd._gbw_chart import check_power, power_of
@@ -181,8 +180,8 @@ class GBWBatchNorm(BatchNormBase):
         self.learn_metric = learn_metric
         self.mean_iterations = check_count(mean_iterations, "mean_iterations", 0)
         self.stats_grad, self.fold = stats_grad, fold
-        self.dispersion = check_option(dispersion, ("mean", "identity"), "dispersion")
-        self.root = check_option(root, ("eigh", "newton-schulz"), "root")
+        self.dispersion = check_choice(dispersion, ("mean", "identity"), "dispersion")
+        self.root = check_choice(root, ("eigh", "newton-schulz"), "root")
         self.check_domain, self._warned = check_domain, False
         self._add_point("metric", self._identity(), SPD("airm"), learn_metric)
 

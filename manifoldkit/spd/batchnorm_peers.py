@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
+from manifoldkit.linalg.checks import check_choice, check_count
 from manifoldkit.linalg.symmetric import Eig, _full_precision
 from manifoldkit.spd._batchnorm_base import (
     BatchAverage,
     BatchNormBase,
-    check_count,
-    check_option,
 )
 from manifoldkit.spd._gbw_chart import check_power, cholesky, power_of
 
@@ -206,7 +205,7 @@ class SPDBatchNorm(BatchNormBase):
                 f"metric: expected one of {list(_METRICS)}, found {metric!r}: use "
                 f"GBWBatchNorm, or make_batchnorm({metric!r}, n)"
             )
-        self_metric = check_option(metric, _METRICS, "metric")
+        self_metric = check_choice(metric, _METRICS, "metric")
         super().__init__(
             n,
             momentum=momentum,
@@ -224,7 +223,7 @@ class SPDBatchNorm(BatchNormBase):
         self.power = check_power(power)
         self.mean_iterations = check_count(mean_iterations, "mean_iterations", 0)
         self.stats_grad = stats_grad
-        self.congruence = check_option(
+        self.congruence = check_choice(
             congruence, ("symmetric", "cholesky"), "congruence"
         )
 

@@ -18,22 +18,24 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from manifoldkit._estimators import (
-    plain,
-    read_content,
-    read_weights,
-    seeded,
-    write_files,
+from manifoldkit._estimators import seeded
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_weights,
 )
-from manifoldkit.linalg.checks import check_weights
-from manifoldkit.spd._training import check_labels, hold_out, make_trainer
+from manifoldkit.spd._classifier_files import read_classifier, write_classifier
+from manifoldkit.spd._training import hold_out, make_trainer
 from manifoldkit.spd.augmented import AugmentedCovariances
-from manifoldkit.spd.layers import check_positive, check_size
 from manifoldkit.spd.networks import SPDNet
-from manifoldkit.spd.validation import check_epochs, check_matrices
+from manifoldkit.spd.validation import (
+    check_epochs,
+    check_labels,
+    check_matrices,
+    classes_of,
+)
 
-_FORMAT = "manifoldkit.spd.SPDNetClassifier"
-_COVARIANCE_STATE = ("order_", "lag_", "n_channels_", "n_times_")
 _HISTORY = ("train_loss", "valid_loss", "valid_accuracy", "dur")
 _PREDICT_BATCH = 512
 
@@ -226,13 +228,8 @@ class SPDNetClassifier(
         self._check_settings()
         again = self.warm_start and hasattr(self, "net_")
         X = self._check_input(X, fitting=not again)
-        y = check_labels(X, y)
-        classes = self.classes_ if again else np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(
-                "y: expected at least 2 classes, found one class, "
-                f"{classes.tolist()[0]!r}"
-            )
+        y = check_labels(X, y, "SPDNetClassifier")
+        classes = self.classes_ if again else classes_of(y)
         targets = self._targets(X, y, classes, sample_weight)
         if not again:
             X = self._prepare(X, fitting=True)
@@ -262,7 +259,7 @@ class SPDNetClassifier(
             raise ValueError("class_weight: partial_fit takes no 'balanced'")
         again = hasattr(self, "net_")
         X = self._check_input(X, fitting=not again)
-        y = check_labels(X, y)
+        y = check_labels(X, y, "SPDNetClassifier")
         if not again and classes is None:
             raise ValueError("classes: expected in the first call of partial_fit")
         labels = self.classes_ if again else np.unique(classes)
@@ -277,14 +274,11 @@ class SPDNetClassifier(
         return self._train(X, targets, 1)
 
     def _check_settings(self) -> None:
-        if self.input not in ("covariance", "signal"):
-            raise ValueError(
-                f"input: expected 'covariance' or 'signal', found {self.input!r}"
-            )
+        check_choice(self.input, ("covariance", "signal"), "input")
         for name in ("lr", "manifold_lr", "threshold"):
             check_positive(getattr(self, name), name)
         for name in ("max_epochs", "batch_size", "patience"):
-            check_size(getattr(self, name), name)
+            check_count(getattr(self, name), name)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 "validation_fraction: expected a number between 0 and 1, "
@@ -451,28 +445,13 @@ class SPDNetClassifier(
 
         Raises
         ------
+        sklearn.exceptions.NotFittedError
+            Nothing is fitted.
         TypeError
             A parameter that JSON does not hold, such as a callable estimator.
         """
         check_is_fitted(self, "net_")
-        module = self.net_.module_
-        content = {
-            "format": _FORMAT,
-            "params": {k: plain(k, v) for k, v in self.get_params().items()},
-            "classes": self.classes_.tolist(),
-            "classes_dtype": self.classes_.dtype.str,
-            "n_channels": int(self.n_channels_),
-            "n_in": int(module.n_in),
-            "scale": self.scale_,
-            "seed": self._seed,
-            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
-            "history": self.history_,
-        }
-        if self.input == "signal":
-            content["covariances"] = {
-                k: int(getattr(self.covariances_, k)) for k in _COVARIANCE_STATE
-            }
-        write_files(path, module.state_dict(), content)
+        write_classifier(self, path)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "SPDNetClassifier":
@@ -486,23 +465,12 @@ class SPDNetClassifier(
             Without the suffix.
         device : str, default="cpu"
             Where the network goes, whatever it was trained on.
+
+        Raises
+        ------
+        FileNotFoundError
+            There are no such files.
+        ValueError
+            The files hold something else.
         """
-        content = read_content(path, _FORMAT)
-        params = content["params"]
-        if isinstance(params["class_weight"], list):  # labels that are not strings
-            params["class_weight"] = dict(params["class_weight"])
-        model = cls(**params | {"device": device})
-        dtype = np.dtype(content["classes_dtype"])
-        model.classes_ = np.array(content["classes"], dtype=dtype)
-        model.n_channels_, model.scale_ = content["n_channels"], content["scale"]
-        model._seed, model.history_ = content["seed"], content["history"]
-        if model.input == "signal":
-            model.covariances_ = model._make_covariances()
-            for name, value in content["covariances"].items():
-                setattr(model.covariances_, name, value)
-        dtype = getattr(torch, content["dtype"])
-        model.net_ = model._make_trainer(content["n_in"], dtype)
-        with model._randomness():
-            model.net_.initialize()
-        read_weights(path, model.net_.module_, device)
-        return model
+        return read_classifier(cls, path, device)

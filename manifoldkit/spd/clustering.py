@@ -2,7 +2,7 @@
 
 from pyriemann.clustering import Kmeans
 
-from manifoldkit.spd.layers import check_size
+from manifoldkit.linalg.checks import check_count
 from manifoldkit.spd.pyriemann_bridge import gbw_metric
 
 
@@ -51,7 +51,7 @@ def make_gbw_kmeans(
     True
     """
     return Kmeans(
-        n_clusters=check_size(n_clusters, "n_clusters"),
+        n_clusters=check_count(n_clusters, "n_clusters"),
         metric=gbw_metric(M, power),
         max_iter=max_iter,
         n_init=n_init,

@@ -4,13 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.linalg.checks import check_choice, compute_dtype
 from manifoldkit.spd.delay_moments import (
     TRIMS,
     DelayMoments,
     block_autocovariances,
     block_toeplitz,
-    check_option,
     check_order_lag,
     check_signals,
     delay_moments,
@@ -148,9 +147,9 @@ def augmented_covariance_grid(
     orders = [check_order_lag(o, lag)[0] for o in orders]
     if not orders:
         raise ValueError("orders: expected at least one order, found none")
-    check_option("estimator", estimator, MOMENT_ESTIMATORS)
-    check_option("structure", structure, STRUCTURES)
-    check_option("trim", trim, TRIMS)
+    check_choice(estimator, MOMENT_ESTIMATORS, "estimator")
+    check_choice(structure, STRUCTURES, "structure")
+    check_choice(trim, TRIMS, "trim")
     check_toeplitz(structure, estimator)
     check_shrinkage(shrinkage)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.checks import check_choice, check_floating, compute_dtype
 
 TRIMS = ("full", "moabb")
 
@@ -33,12 +33,6 @@ def check_order_lag(order, lag) -> tuple[int, int]:
     return int(order), int(lag)
 
 
-def check_option(name: str, value, options: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of the option strings."""
-    if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{name}: expected one of {tuple(options)}, found {value!r}")
-
-
 def n_delay_vectors(n_times: int, order: int, lag: int, trim: str = "full") -> int:
     """Return the number of delay vectors of an epoch, ``T_eff`` in the messages.
 
@@ -55,7 +49,7 @@ def n_delay_vectors(n_times: int, order: int, lag: int, trim: str = "full") -> i
     >>> n_delay_vectors(640, 4, 8), n_delay_vectors(640, 4, 8, trim="moabb")
     (616, 608)
     """
-    check_option("trim", trim, TRIMS)
+    check_choice(trim, TRIMS, "trim")
     dropped = order * lag if trim == "moabb" and order > 1 else (order - 1) * lag
     left = n_times - dropped
     if left < 2:

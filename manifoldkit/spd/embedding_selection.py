@@ -8,10 +8,10 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.utils import check_random_state
 
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.spd.delay_moments import (
     block_autocovariances,
     block_toeplitz,
-    check_option,
     check_order_lag,
     n_delay_vectors,
 )
@@ -85,7 +85,7 @@ class DelayEmbedding:
         import matplotlib.pyplot as plt
 
         curve = next(iter(self.curves)) if curve is None else curve
-        check_option("curve", curve, tuple(self.curves))
+        check_choice(curve, tuple(self.curves), "curve")
         ax = plt.subplots(layout="constrained")[1] if ax is None else ax
         if len(self.curves[curve]) == 3:
             orders, lags, scores = self.curves[curve]
@@ -205,7 +205,7 @@ def select_delay_embedding(
     >>> 8 <= chosen.lag <= 10  # a quarter of the period of 6 * 2 pi samples
     True
     """
-    check_option("method", method, METHODS)
+    check_choice(method, METHODS, "method")
     X = check_epochs(X)
     max_order, max_lag = _check_bounds(max_order, max_lag, order, lag)
     if X.shape[2] < 20:

@@ -14,22 +14,19 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
-    check_consistent_length,
     check_is_fitted,
-    column_or_1d,
 )
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_weights
+from manifoldkit.linalg.checks import check_choice, check_weights
 from manifoldkit.spd._gbw_chart import check_power, power_of
 from manifoldkit.spd.gbw import gbw_distance
 from manifoldkit.spd.gbw_barycenter import gbw_mean
-from manifoldkit.spd.gbw_tangent import from_tangent_vector, tangent_vector
+from manifoldkit.spd.gbw_tangent import OUTSIDE, from_tangent_vector, tangent_vector
 from manifoldkit.spd.metric_learning import learn_metric_matrix
-from manifoldkit.spd.validation import check_matrices
+from manifoldkit.spd.validation import check_labels, check_matrices, classes_of
 
 
 def _tensor(X: np.ndarray) -> Tensor:
@@ -175,7 +172,9 @@ class GBWMDM(
             A matrix is not SPD (named), one class only, lengths or settings do not fit.
         """
         X = check_matrices(X)
-        labels, codes = _check_labels(X, y)
+        y = check_labels(X, y, "GBWMDM")
+        labels = classes_of(y)
+        codes = np.searchsorted(labels, y)
         check_power(self.power)
         if not self.penalty >= 0:
             raise ValueError(f"penalty: expected at least 0, found {self.penalty!r}")
@@ -225,20 +224,6 @@ class GBWMDM(
         """Return ``softmax(-d^2 / temperature_)``, shape (n_matrices, n_classes)."""
         x, _ = self._check(X)
         return softmax(-(self._distances(x) ** 2) / self.temperature_, axis=1)
-
-
-def _check_labels(X, y):
-    if y is None:
-        raise ValueError("y: GBWMDM requires y to be passed, but the target y is None")
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(X, y)
-    check_classification_targets(y)
-    labels, codes = np.unique(y, return_inverse=True)
-    if len(labels) < 2:
-        raise ValueError(
-            f"y: expected at least 2 classes, found one class, {labels.tolist()[0]!r}"
-        )
-    return labels, codes
 
 
 def _group(codes, weights: Tensor, labels):
@@ -353,10 +338,7 @@ class GBWTangentSpace(
         X = check_matrices(X)
         n = X.shape[-1]
         check_power(self.power)
-        if self.outside not in ("raise", "clip"):
-            raise ValueError(
-                f"outside: expected 'raise' or 'clip', found {self.outside!r}"
-            )
+        check_choice(self.outside, OUTSIDE, "outside")
         x, weights = _tensor(X), _sample_weights(sample_weight, X)
         metric = _metric_matrix(self.M, x, weights, self.power)
         reference = _matrix_option(self.reference, "reference", n, ("mean", "identity"))

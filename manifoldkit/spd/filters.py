@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.linalg.checks import check_count, check_counts, compute_dtype
 from manifoldkit.linalg.symmetric import _full_precision
-from manifoldkit.spd.layers import check_size, check_weight, redraw
+from manifoldkit.spd.layers import check_weight, redraw
 
 
 class SpatioTemporalFilters(nn.Module):
@@ -69,10 +69,8 @@ class SpatioTemporalFilters(nn.Module):
     ):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
-        check_size(n_channels, "n_channels")
-        check_size(n_spatial, "n_spatial")
-        check_size(n_filters, "n_filters")
-        self.padding = check_size(kernel_size, "kernel_size") // 2
+        check_counts(n_channels=n_channels, n_spatial=n_spatial, n_filters=n_filters)
+        self.padding = check_count(kernel_size, "kernel_size") // 2
         norm = {"eps": eps, "momentum": momentum, **factory}
         self.folded = folded
         self.spatial = nn.Conv1d(n_channels, n_spatial, 1, **factory)

@@ -45,7 +45,13 @@ from manifoldkit.linalg import (
     sqrtm,
     symmetrize,
 )
-from manifoldkit.linalg.checks import check_floating, first_index, tolerance
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_floating,
+    first_index,
+    tolerance,
+)
+from manifoldkit.linalg.symmetric import eigvalsh
 from manifoldkit.spd._gbw_chart import cholesky, prepare, square_factor, trace
 
 #: Where d^2 is below this part of the traces the trace formula has lost its digits.
@@ -79,15 +85,6 @@ def root_in_frame(factor: Tensor, point: Tensor, accurate: bool) -> Tensor:
     return torch.where(good, regular, singular)
 
 
-def _eigenvalues(x: Tensor) -> Tensor:
-    if bool(x.sum().isfinite()):
-        return torch.linalg.eigvalsh(x)
-    finite = torch.isfinite(x).all(-1).all(-1)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    s = torch.linalg.eigvalsh(torch.where(finite[..., None, None], x, eye))
-    return torch.where(finite[..., None], s, torch.nan)
-
-
 def _congruence(factor: Tensor, x: Tensor) -> Tensor:
     """L' X L without gradient; for all pairs of two sets, two tall products per L.
 
@@ -116,7 +113,7 @@ class _SquaredDistance(torch.autograd.Function):
     def forward(ctx, a, b):
         factor, regular = square_factor(a)
         traces = trace(a) + trace(b)
-        s = _eigenvalues(_congruence(factor, b))
+        s = eigvalsh(_congruence(factor, b))
         s = torch.where(s < 0, torch.zeros_like(s), s)
         squared = traces - 2 * s.sqrt().sum(-1)
         close = squared < _CANCELLATION[a.dtype] * traces
@@ -317,7 +314,7 @@ def stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tens
     eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
     step = eye + symmetrize(change)
     if check_domain:
-        s = _eigenvalues(step.detach())[..., 0]
+        s = eigvalsh(step.detach())[..., 0]
         bad = ~(s > 0)
         if bool(bad.any()):
             index = first_index(bad) if bad.ndim else ()
@@ -372,12 +369,6 @@ def gbw_geodesic(
     flat = chart.to_flat(a)
     change = transport(flat, chart.to_flat(b))
     change = change - torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    try:
-        torch.broadcast_shapes(t.shape, change.shape[:-2])
-    except RuntimeError:
-        raise ValueError(
-            f"t: expected a shape that broadcasts with {tuple(change.shape[:-2])}, "
-            f"found shape {tuple(t.shape)}"
-        ) from None
+    check_broadcast(a=(change, 2), t=(t, 0))
     result = stretch(flat, t[..., None, None] * change, False, "t")
     return chart.from_flat(result).to(dtype)

@@ -5,9 +5,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from manifoldkit.linalg import eigh, symmetrize, unvech, vech
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_choice, check_floating
 from manifoldkit.spd._gbw_chart import prepare
 from manifoldkit.spd.gbw import stretch, transport
+
+OUTSIDE = ("raise", "clip")
 
 #: Smallest eigenvalue of L that clipping leaves; at -1 the boundary is met.
 _CLIP = -0.999
@@ -125,8 +127,7 @@ def from_tangent_vector(
     tensor([[4., 0.],
             [0., 1.]])
     """
-    if outside not in ("raise", "clip"):
-        raise ValueError(f'outside: expected "raise" or "clip", found {outside!r}')
+    check_choice(outside, OUTSIDE, "outside")
     z = unvech(check_floating(vector, "vector"))
     (base, z), chart, dtype = prepare(
         {"base": (base, "spd"), "vector": (z, "symmetric")}, M, power, False

@@ -4,23 +4,21 @@ Every layer takes any batch shape and keeps dtype and device; half precision is 
 in float32. Derivatives are exact at repeated eigenvalues.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from manifoldkit.linalg import logm, symmetrize, vech
-from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
-from manifoldkit.linalg.symmetric import _apply, _full_precision
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_spd,
+    check_square,
+    compute_dtype,
+)
+from manifoldkit.linalg.symmetric import _apply, _full_precision, eigvalsh
 from manifoldkit.manifolds import SPD, Stiefel, attach
 from manifoldkit.spd._rectified import Clip, ClippedLog
-
-
-def check_size(value, name: str, least: int = 1) -> int:
-    """Return a size as an int, or raise ``ValueError``."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
-    return int(value)
 
 
 def check_weight(weight: Tensor) -> None:
@@ -30,13 +28,6 @@ def check_weight(weight: Tensor) -> None:
             "weight: expected parameters in float32 or float64 (inputs may have half "
             f"precision, points of a manifold not), found {weight.dtype}"
         )
-
-
-def check_positive(value: float, name: str) -> float:
-    """Return a positive finite number, or raise ``ValueError``."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: expected a positive number, found {value!r}")
-    return float(value)
 
 
 def redraw(
@@ -107,9 +98,9 @@ class BiMap(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        self.n_in, self.n_out = check_size(n_in, "n_in"), check_size(n_out, "n_out")
-        self.n_in_channels = check_size(n_in_channels, "n_in_channels")
-        self.n_out_channels = check_size(n_out_channels, "n_out_channels")
+        self.n_in, self.n_out = check_count(n_in, "n_in"), check_count(n_out, "n_out")
+        self.n_in_channels = check_count(n_in_channels, "n_in_channels")
+        self.n_out_channels = check_count(n_out_channels, "n_out_channels")
         if n_out > n_in:
             raise ValueError(
                 f"n_out: expected at most n_in = {n_in}, found {n_out}: a larger "
@@ -292,10 +283,7 @@ class LogEig(nn.Module):
         validate: bool = False,
     ):
         super().__init__()
-        if vectorize not in (True, False, "flat"):
-            raise ValueError(
-                f"vectorize: expected True, False or 'flat', found {vectorize!r}"
-            )
+        check_choice(vectorize, (True, False, "flat"), "vectorize")
         if threshold is not None:
             check_positive(threshold, "threshold")
         self.vectorize, self.threshold = vectorize, threshold
@@ -398,12 +386,13 @@ class SPDResidual(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        self.n = check_size(n, "n")
-        if check_size(kernel_size, "kernel_size") % 2 == 0:
+        self.n = check_count(n, "n")
+        if check_count(kernel_size, "kernel_size") % 2 == 0:
             raise ValueError(
                 f"kernel_size: expected an odd number, found {kernel_size}"
             )
         options = {"device": device, "dtype": dtype}
+        check_count(width, "width")
         shapes = ((1, width), (width, width), (width, 1))
         convolutions = [
             nn.Conv1d(a, b, kernel_size, padding="same", **options) for a, b in shapes
@@ -441,13 +430,13 @@ class SPDResidual(nn.Module):
         check_weight(self.basis)
         with _full_precision(x):
             y = symmetrize(x.to(compute_dtype(x.dtype)))
-            s = torch.linalg.eigvalsh(y)
+            s = eigvalsh(y)
             f = self.field(s.reshape(-1, 1, self.n)).reshape(s.shape)
             v = (self.basis * f[..., None, :]) @ self.basis.mT
             if self.unit_step:
-                length = self.metric.inner(y, v)[..., None, None]
+                square = self.metric.inner(y, v)[..., None, None]
                 tiny = torch.finfo(y.dtype).tiny
-                v = torch.where(length > tiny, v * length.clamp_min(tiny).rsqrt(), v)
+                v = torch.where(square > tiny, v * square.clamp_min(tiny).rsqrt(), v)
             y = self.metric.expmap(y, v)
             y = y if self.clip is None else self.clip(y)
         return y.to(x.dtype)

@@ -6,7 +6,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_spd,
+    check_square,
+    compute_dtype,
+)
 from manifoldkit.spd.batchnorm import GBWBatchNorm, make_batchnorm
 from manifoldkit.spd.filters import SpatioTemporalFilters
 from manifoldkit.spd.layers import (
@@ -14,7 +20,6 @@ from manifoldkit.spd.layers import (
     LogEig,
     ReEig,
     SPDResidual,
-    check_size,
     redraw,
 )
 from manifoldkit.spd.pooling import CovariancePool
@@ -117,15 +122,12 @@ class SPDNet(nn.Module):
     ):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
-        self.n_in, self.dims = check_size(n_in, "n_in"), _check_dims(n_in, dims)
+        self.n_in, self.dims = check_count(n_in, "n_in"), _check_dims(n_in, dims)
         self.channels = _check_channels(channels, len(self.dims))
         self.n_classes = (
-            None if n_classes is None else check_size(n_classes, "n_classes")
+            None if n_classes is None else check_count(n_classes, "n_classes")
         )
-        if position not in _ORDERS:
-            raise ValueError(
-                f"position: expected one of {list(_ORDERS)}, found {position!r}"
-            )
+        check_choice(position, _ORDERS, "position")
         self.batchnorm, self.position, self.validate = batchnorm, position, validate
         options = {"momentum": momentum, **(batchnorm_options or {}), **factory}
         if batchnorm == "gbw":
@@ -241,7 +243,7 @@ class SPDNet(nn.Module):
 def _check_dims(n_in: int, dims: Sequence[int]) -> tuple[int, ...]:
     if isinstance(dims, int) or not len(dims):
         raise ValueError(f"dims: expected a sequence of sizes, found {dims!r}")
-    sizes = tuple(check_size(n, "dims") for n in dims)
+    sizes = tuple(check_count(n, "dims") for n in dims)
     if list((n_in, *sizes)) != sorted((n_in, *sizes), reverse=True):
         raise ValueError(
             f"dims: expected sizes that do not increase from n_in = {n_in}, "
@@ -253,7 +255,7 @@ def _check_dims(n_in: int, dims: Sequence[int]) -> tuple[int, ...]:
 def _check_channels(channels: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     if channels is None:
         return (1,) * (depth + 1)
-    numbers = tuple(check_size(c, "channels") for c in channels)
+    numbers = tuple(check_count(c, "channels") for c in channels)
     if len(numbers) != depth + 1:
         raise ValueError(
             f"channels: expected {depth + 1} numbers, for the input and after each "

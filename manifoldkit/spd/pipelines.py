@@ -9,13 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
-from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 
-from manifoldkit.linalg.checks import check_weights
+from manifoldkit.linalg.checks import check_choice, check_weights
 from manifoldkit.spd.augmented import AugmentedCovariances
-from manifoldkit.spd.delay_moments import check_option
-from manifoldkit.spd.validation import check_matrices
+from manifoldkit.spd.validation import check_labels, check_matrices, classes_of
 
 CLASSIFIERS = ("svm", "lr", "mdm", "fgmdm", "gbwmdm")
 SELECTIONS = ("grid", "mdop", "afnn", "aic", "bic", "hq", "uniform")
@@ -118,7 +115,7 @@ def make_acm_classifier(
     >>> make_acm_classifier(order=3, lag=2).fit(X, y).score(X, y)
     1.0
     """
-    check_option("selection", selection, SELECTIONS)
+    check_choice(selection, SELECTIONS, "selection")
     automatic = [
         name for name, value in (("order", order), ("lag", lag)) if value == "auto"
     ]
@@ -177,13 +174,9 @@ class _TwoClasses:
         -------
         self
         """
-        X, y = check_matrices(X), column_or_1d(y)
-        check_consistent_length(X, y)
-        check_classification_targets(y)
-        if len(classes := np.unique(y)) < 2:
-            raise ValueError(
-                f"y: expected at least two classes, found only {classes[0]}"
-            )
+        X = check_matrices(X)
+        y = check_labels(X, y, type(self).__name__.strip("_"))
+        classes_of(y)
         if sample_weight is not None:
             sample_weight = check_weights(
                 torch.as_tensor(np.asarray(sample_weight, dtype=float)),
@@ -216,7 +209,7 @@ def _order_lag_grid(automatic, orders, lags) -> list[dict]:
 def _back_end(classifier, metric, random_state) -> list[tuple[str, object]]:
     """Return the steps behind the matrices."""
     if isinstance(classifier, str):
-        check_option("classifier", classifier, CLASSIFIERS)
+        check_choice(classifier, CLASSIFIERS, "classifier")
         if classifier == "mdm":
             return [("classifier", _MDM(metric=metric))]
         if classifier == "fgmdm":

@@ -4,9 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.linalg import expm, logm, symmetrize
-from manifoldkit.linalg.checks import check_square, compute_dtype
-from manifoldkit.linalg.symmetric import _full_precision
-from manifoldkit.spd.layers import check_size, mean_eigenvalue
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_square,
+    compute_dtype,
+)
+from manifoldkit.linalg.symmetric import _full_precision, eigvalsh
+from manifoldkit.spd.layers import mean_eigenvalue
 
 
 class CovariancePool(nn.Module):
@@ -87,14 +92,10 @@ class SPDPool(nn.Module):
         kernel_size: int | None = None,
     ):
         super().__init__()
-        if mode not in ("mean", "max"):
-            raise ValueError(f"mode: expected 'mean' or 'max', found {mode!r}")
-        if metric not in _MEANS:
-            raise ValueError(
-                f"metric: expected one of {list(_MEANS)}, found {metric!r}"
-            )
+        check_choice(mode, ("mean", "max"), "mode")
+        check_choice(metric, _MEANS, "metric")
         if kernel_size is not None:
-            check_size(kernel_size, "kernel_size")
+            check_count(kernel_size, "kernel_size")
         self.mode, self.metric, self.kernel_size = mode, metric, kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class SPDPool(nn.Module):
         if self.mode == "mean":
             y = x.to(compute_dtype(x.dtype))
             return _MEANS[self.metric](y).to(x.dtype)
-        top = torch.linalg.eigvalsh(x.detach().to(compute_dtype(x.dtype)))[..., -1]
+        top = eigvalsh(x.detach().to(compute_dtype(x.dtype)))[..., -1]
         index = top.argmax(-1)[..., None, None, None]
         return x.take_along_dim(index, -3).squeeze(-3)
 

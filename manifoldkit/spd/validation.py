@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 
 from manifoldkit.linalg.checks import check_spd
 
@@ -88,3 +90,46 @@ def check_matrices(X, name: str = "X", n: int | None = None) -> np.ndarray:
         )
     check_spd(torch.from_numpy(np.ascontiguousarray(X)), name)
     return X
+
+
+def check_labels(X: np.ndarray, y, owner: str) -> np.ndarray:
+    """Return the class labels of items, one each.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n_items, ...)
+        The items.
+    y : array-like, shape (n_items,)
+        Their labels.
+    owner : str
+        Name of the estimator, for the message.
+
+    Raises
+    ------
+    ValueError
+        No labels, another number of them, or numbers that are no classes.
+    """
+    if y is None:
+        raise ValueError(
+            f"y: {owner} requires y to be passed, but the target y is None"
+        )
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(X, y)
+    check_classification_targets(y)
+    return y
+
+
+def classes_of(y: np.ndarray) -> np.ndarray:
+    """Return the sorted classes of labels; ``ValueError`` unless there are two.
+
+    Examples
+    --------
+    >>> classes_of(np.array(["rest", "move", "rest"])).tolist()
+    ['move', 'rest']
+    """
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y: expected at least 2 classes, found one class, {classes.tolist()[0]!r}"
+        )
+    return classes

@@ -20,6 +20,8 @@ from manifoldkit.spd import (
     ReEig,
     SPDNet,
     SPDNetClassifier,
+    SPDPool,
+    SPDResidual,
     gbw_distance,
     gbw_exp,
     gbw_geodesic,
@@ -145,6 +147,25 @@ def test_not_positive_definite_in_a_layer_that_validates(layer, x):
 def test_not_semidefinite_in_a_rectification_that_validates(layer, x):
     with pytest.raises(NotOnManifoldError, match=r"x\[3\] is not positive"):
         layer(changed(x, 3, -x[3]))
+
+
+def test_not_finite_in_a_layer_without_statistics():
+    """NaN stays with its matrix; no error tells of repeated eigenvalues."""
+    x = torch.eye(3).repeat(4, 2, 1, 1)
+    x[1, 0, 0, 0] = torch.nan
+    pooled = SPDPool("max")(x)
+    assert pooled[1].isnan().any()
+    assert pooled[[0, 2, 3]].isfinite().all()
+    moved = SPDResidual(3).eval()(x[:, 0])
+    assert moved[1].isnan().any()
+    assert moved[[0, 2, 3]].isfinite().all()
+
+
+def test_sizes_may_be_numpy_integers():
+    layer = GBWBatchNorm(np.int64(3), mean_iterations=np.int64(2))
+    assert layer(torch.eye(3).repeat(4, 1, 1)).shape == (4, 3, 3)
+    with pytest.raises(ValueError, match="n_in: expected an integer >= 1, found None"):
+        BiMap(None, 2)
 
 
 # positive semidefinite

@@ -814,7 +814,7 @@ def test_bad_settings():
         ({"momentum": -0.1}, "momentum"),
         ({"eps": -1.0}, "eps: expected"),
         ({"mean_iterations": -1}, "mean_iterations: expected an integer >= 0"),
-        ({"dispersion": "median"}, r"dispersion: expected one of \['mean'"),
+        ({"dispersion": "median"}, r"dispersion: expected one of \('mean'"),
         ({"root": "svd"}, "root: expected one of"),
         ({"parametrization": "log"}, "parametrization: expected one of"),
         ({"n_channels": 0}, "n_channels: expected an integer >= 1"),

@@ -385,7 +385,7 @@ def test_bad_data(X, y, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"input": "epochs"}, "input: expected 'covariance' or 'signal'"),
+        ({"input": "epochs"}, "input: expected one of"),
         ({"lr": 0.0}, "lr: expected a positive number"),
         ({"max_epochs": 0}, "max_epochs: expected an integer >= 1"),
         ({"batch_size": 2.5}, "batch_size: expected an integer"),

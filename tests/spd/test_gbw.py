@@ -324,7 +324,9 @@ def test_bad_arguments(make_spd, function):
         function(a, a[..., :3, :3])
     with pytest.raises(ValueError, match=r"M: .*\(\.\.\., 4, 4\).*\(3, 3\)"):
         function(a, a, M=torch.eye(3))
-    with pytest.raises(ValueError, match=r"do not broadcast.*\(2, 4, 4\).*\(3, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"batch shapes that broadcast.*\(2, 4, 4\).*\(3, 4, 4\)"
+    ):
         function(a, make_spd(3))
     with pytest.raises(TypeError, match="floating-point"):
         function(a, a.int())
@@ -342,7 +344,7 @@ def test_bad_arguments(make_spd, function):
 
 def test_geodesic_position_shape(make_spd):
     a = make_spd(2)
-    with pytest.raises(ValueError, match=r"t: .*\(2,\).*\(3,\)"):
+    with pytest.raises(ValueError, match=r"t: .*\(2, 4, 4\).*\(3,\)"):
         gbw_geodesic(a, a, torch.zeros(3))
 
 
@@ -422,3 +424,24 @@ def test_gradient_with_respect_to_a_set_of_centers(make_spd):
     gbw_distance(x[:, None], centers, squared=True).sum().backward()
     expected = torch.eye(4, dtype=x.dtype) - transport(centers.detach(), x[:, None])
     torch.testing.assert_close(centers.grad, expected.sum(0), **CLOSE)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.7, 1.0, 1.5, 2.0])
+def test_singular_points_with_every_positive_power(power, make_spd, generator):
+    """Rounding takes their zero eigenvalues below zero, where a power is no number."""
+    v = torch.randn(20, 3, 1, dtype=torch.float64, generator=generator)
+    base, point = make_spd(n=3), v @ v.mT
+    regular = point + 1e-14 * torch.eye(3, dtype=torch.float64)
+    close = {"rtol": 1e-4, "atol": 1e-4 if power >= 1 else 1e-2}
+    for f in (gbw_distance, gbw_log):
+        found = f(base, point, power=power, validate=True)
+        torch.testing.assert_close(found, f(base, regular, power=power), **close)
+    end = gbw_geodesic(base, point, 1.0, power=power)
+    torch.testing.assert_close(end, point, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [None, 1j, "1", True, math.nan])
+def test_powers_that_are_no_numbers(power):
+    x = torch.eye(2)
+    with pytest.raises(ValueError, match="power: expected a finite number"):
+        gbw_distance(x, x, power=power)

@@ -306,7 +306,7 @@ SQUARE = torch.eye(3)
         (lambda: ReEig(0.0), "threshold: expected a positive number"),
         (lambda: ReEig(1.0, maximum=0.5), "maximum: expected more than"),
         (lambda: ReEig()(torch.zeros(3, 4)), "x: expected square matrices"),
-        (lambda: LogEig("vector"), "vectorize: expected True, False or 'flat'"),
+        (lambda: LogEig("vector"), "vectorize: expected one of"),
         (lambda: LogEig()(torch.zeros(3)), "x: expected square matrices"),
         (lambda: CovariancePool(-1.0), "eps: expected at least 0"),
         (lambda: CovariancePool()(torch.zeros(3, 1)), "at least 2 times"),
