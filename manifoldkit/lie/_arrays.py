@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +48,6 @@ def accepts_numpy(function: Callable) -> Callable:
 
     return wrapper
 
-
-Choice = TypeVar("Choice")
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -133,10 +131,3 @@ def without_dust(y: Tensor) -> Tensor:
     """
     dust = y.detach().abs() < torch.finfo(y.dtype).eps ** 2
     return torch.where(dust, 0.0, y)
-
-
-def choice(value: Choice, allowed: tuple[Choice, ...], name: str) -> Choice:
-    """Return ``value`` if it is one of the allowed ones, else raise."""
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
-    return value

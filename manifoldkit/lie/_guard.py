@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.lie._arrays import accepts_numpy, choice
-from manifoldkit.linalg.checks import check_finite, check_square, first_index
+from manifoldkit.lie._arrays import accepts_numpy
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_finite,
+    check_square,
+    first_index,
+)
 
 VALIDATE = ("raise", "mask", "off")
 
@@ -74,7 +79,7 @@ def guard(
     finish : callable
         To be applied to every result, ``(result, event_ndim)``.
     """
-    choice(validate, VALIDATE, "validate")
+    check_choice(validate, VALIDATE, "validate")
     if validate == "off" or g.numel() == 0:
         return g, lambda result, event_ndim=2: result
     if validate == "raise":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _two_by_two
-from manifoldkit.lie._arrays import accepts_numpy, choice
+from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie._guard import (
     accepts_numpy_checked,
     check_size,
@@ -27,7 +27,7 @@ from manifoldkit.lie._guard import (
 )
 from manifoldkit.lie._newton_polar import polar_rotation
 from manifoldkit.linalg import Polar, symmetric
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.checks import check_choice, check_floating, compute_dtype
 from manifoldkit.linalg.symmetric import _full_precision, symmetrize
 
 DET = "a finite matrix with a positive determinant"
@@ -224,7 +224,7 @@ def polar(g: Tensor, side: str = "left", *, validate: str = "off") -> Polar:
     tensor([[ 0., -1.],
             [ 1.,  0.]])
     """
-    choice(side, ("left", "right"), "side")
+    check_choice(side, ("left", "right"), "side")
     x, finish = guard(_native(g), positive_determinant, DET, validate)
     p, r = polar_factors(x if side == "left" else x.mT)
     if side == "right":

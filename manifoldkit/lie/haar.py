@@ -40,11 +40,16 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _two_by_two
-from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis
 from manifoldkit.lie._so3 import unit_quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
-from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_square,
+    compute_dtype,
+)
 
 WEIGHTINGS = ("haar", "none", "clipped")
 POINTS = ("random", "stratified", "sobol")
@@ -57,7 +62,7 @@ class Options:
 
     def __init__(self, proposal, generator, points, antithetic, extra, owner):
         self.proposal, self.generator = proposal, generator
-        self.points = choice(points, POINTS, "points")
+        self.points = check_choice(points, POINTS, "points")
         self.antithetic, self.owner = antithetic, owner
         self.rotation, self.df = "haar", 0
         self._extra: dict[str, Any] = extra
@@ -83,10 +88,7 @@ class Options:
 
     def positive(self, name: str, default: float) -> float:
         """Return an option that has to be a positive number."""
-        value = self.take(name, default)
-        if not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            raise ValueError(f"{name}: expected a positive number, found {value!r}")
-        return float(value)
+        return check_positive(self.take(name, default), name)
 
     def finish(self) -> None:
         """Raise if an option was given that the proposal does not have."""
@@ -97,7 +99,7 @@ class Options:
             )
 
 
-def check_count(n: int, antithetic: bool = False) -> None:
+def check_sample_count(n: int, antithetic: bool = False) -> None:
     """Raise unless ``n`` is a number of samples."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ValueError(f"n: expected a number of samples >= 0, found {n!r}")
@@ -280,16 +282,13 @@ def stretch_cube_dim(dim: int, size: int, options: Options) -> int:
     The name defaults to ``"lognormal"``.
     """
     options.proposal = options.proposal or "lognormal"
-    choice(options.proposal, STRETCHES, "proposal")
+    check_choice(options.proposal, STRETCHES, "proposal")
     if options.proposal != "wishart":
         return dim
     if options.antithetic:
         raise ValueError("antithetic: not available for the wishart proposal")
-    df = options.take("df", size + 2)
-    if isinstance(df, bool) or not isinstance(df, int) or df < size:
-        raise ValueError(f"df: expected an integer >= {size}, found {df!r}")
-    options.df = df
-    return size * df
+    options.df = check_count(options.take("df", size + 2), "df", size)
+    return size * options.df
 
 
 def stretch_points(dim: int, size: int, options: Options) -> Tensor:
@@ -324,8 +323,7 @@ def vector_proposal(u: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         return z @ factor.mT, log_density - factor.diagonal().log().sum()
     if std is None or isinstance(std, (int, float)):
         std = 0.1**0.5 if std is None else std
-        if not 0 < std < math.inf:
-            raise ValueError(f"std: expected a positive number, found {std!r}")
+        check_positive(std, "std")
         return z * std, log_density - dim * math.log(std)
     std = torch.as_tensor(std, dtype=u.dtype, device=u.device)
     if std.shape != (dim,) or not bool(((std > 0) & std.isfinite()).all()):
@@ -442,7 +440,7 @@ def super_fibonacci(n: int, device: torch.device | None = None) -> Tensor:
 
 def rotation_cube_dim(size: int, name: str) -> int:
     """Number of uniforms that a proposal of rotations takes; checks its name."""
-    choice(name, ROTATIONS, "rotation")
+    check_choice(name, ROTATIONS, "rotation")
     needed = {"equidistant": 2, "super_fibonacci": 3}.get(name, size)
     if size != needed:
         raise ValueError(f"{name}: expected rotations of size {needed}, found {size}")

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _so3
-from manifoldkit.lie._arrays import accepts_numpy, choice, full_precision
+from manifoldkit.lie._arrays import accepts_numpy, full_precision
 from manifoldkit.lie._procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation import geodesic_distance
 from manifoldkit.lie.rotation._checks import check_pair
 from manifoldkit.linalg.checks import (
     check_broadcast,
+    check_choice,
     check_floating,
     check_square,
     check_weights,
@@ -41,7 +42,7 @@ class Registration(NamedTuple):
 
 
 def _reduce(value: Tensor, reduction: str) -> Tensor:
-    choice(reduction, ("none", "mean", "sum"), "reduction")
+    check_choice(reduction, ("none", "mean", "sum"), "reduction")
     if reduction == "mean":
         return value.mean()
     return value.sum() if reduction == "sum" else value

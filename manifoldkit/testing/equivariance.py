@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.linalg.checks import check_choice
 from manifoldkit.testing import _side_checks as side
 from manifoldkit.testing._errors import (
     Measure,
@@ -140,8 +141,7 @@ def check_equivariance(
     >>> report.passed
     True
     """
-    if mode not in ("eval", "train"):
-        raise ValueError(f"mode must be 'eval' or 'train', found {mode!r}")
+    check_choice(mode, ("eval", "train"), "mode")
     subject = Subject(fn, inputs, in_types, out_types, batch)
     settings = _Settings(n, elements, rtol, atol, seed, expectation, fixed_noise, mode)
     act, chains = _elements(subject, group, settings)

@@ -4,10 +4,15 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import haar
-from manifoldkit.lie._arrays import accepts_numpy, choice
+from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import common, present, recover
-from manifoldkit.linalg.checks import check_broadcast, check_last, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_choice,
+    check_last,
+    compute_dtype,
+)
 
 
 class Scale(MatrixGroup):
@@ -77,13 +82,13 @@ class Scale(MatrixGroup):
         return g * torch.exp(t * (h / g).log())
 
     def _haar_log_density(self, g, coords):
-        choice(coords, ("coords", "matrix"), "coords")
+        check_choice(coords, ("coords", "matrix"), "coords")
         log_s = g[..., 0, 0].log()
         return -log_s if coords == "matrix" else 0 * log_s
 
     def _cube_dim(self, options):
         options.proposal = options.proposal or "lognormal"
-        choice(options.proposal, haar.STRETCHES[:2], "proposal")
+        check_choice(options.proposal, haar.STRETCHES[:2], "proposal")
         return 1
 
     def _draw(self, n, options):
@@ -275,7 +280,7 @@ class Affine(MatrixGroup):
         self, g: Tensor, coords: str = "coords", side: str = "left"
     ) -> Tensor:
         """Log density of left or right Haar measure; see the class."""
-        choice(side, ("left", "right"), "side")
+        check_choice(side, ("left", "right"), "side")
         right = super().haar_log_density(g, coords)
         return right if side == "right" else right - self._log_abs_det(g)
 

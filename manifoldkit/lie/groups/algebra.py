@@ -2,8 +2,13 @@
 
 from torch import Tensor
 
-from manifoldkit.lie._arrays import accepts_numpy, choice, full_precision
-from manifoldkit.linalg.checks import check_broadcast, check_square, common_dtype
+from manifoldkit.lie._arrays import accepts_numpy, full_precision
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_choice,
+    check_square,
+    common_dtype,
+)
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
@@ -87,7 +92,7 @@ def bch(x: Tensor, y: Tensor, *, order: int = 2) -> Tensor:
     True
     """
     x, y = _pair(x, y)
-    choice(order, (1, 2, 3, 4), "order")
+    check_choice(order, (1, 2, 3, 4), "order")
     out = x + y
     if order == 1:
         return out

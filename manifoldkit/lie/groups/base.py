@@ -1,16 +1,15 @@
 """What the matrix groups have in common."""
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.lie import haar
-from manifoldkit.lie._arrays import accepts_numpy, choice
+from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie._guard import VALIDATE, accepts_numpy_checked, guard
+from manifoldkit.lie.groups.measure import Measured
 from manifoldkit.lie.groups.presentation import (
     ANGLES,
     CONVENTIONS,
@@ -20,7 +19,10 @@ from manifoldkit.lie.groups.presentation import (
 )
 from manifoldkit.linalg.checks import (
     check_broadcast,
+    check_choice,
+    check_count,
     check_floating,
+    check_positive,
     check_square,
     compute_dtype,
     first_index,
@@ -29,7 +31,7 @@ from manifoldkit.linalg.checks import (
 from manifoldkit.linalg.symmetric import _full_precision
 
 
-class MatrixGroup(ABC):
+class MatrixGroup(Measured):
     r"""A group of matrices with global coordinates, an invariant measure and samplers.
 
     Elements are the last two dimensions of a tensor; leading dimensions broadcast, and
@@ -71,11 +73,8 @@ class MatrixGroup(ABC):
         angle: str = "principal",
         convention: str = "orthonormal",
     ):
-        if isinstance(n, bool) or not isinstance(n, int) or n < self._least:
-            raise ValueError(f"n: expected an integer >= {self._least}, found {n!r}")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha: expected a positive number, found {alpha!r}")
-        self.n, self.alpha = n, float(alpha)
+        self.n = check_count(n, "n", self._least)
+        self.alpha = check_positive(alpha, "alpha")
         self.angle, self.convention = angle, convention
         self._check_form(angle, convention)
         stretches, turns = self._algebra()
@@ -113,17 +112,6 @@ class MatrixGroup(ABC):
     @abstractmethod
     def _project(self, g: Tensor) -> Tensor: ...
 
-    @abstractmethod
-    def _haar_log_density(self, g: Tensor, coords: str) -> Tensor: ...
-
-    @abstractmethod
-    def _cube_dim(self, options: haar.Options) -> int:
-        """Number of uniforms that a sample takes; checks the proposals' names."""
-
-    @abstractmethod
-    def _draw(self, n: int, options: haar.Options) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples, inverses and log weights in float64 on the generator's device."""
-
     # -- size and arguments
 
     @property
@@ -152,8 +140,8 @@ class MatrixGroup(ABC):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _check_form(self, angle: str, convention: str) -> None:
-        choice(angle, ANGLES, "angle")
-        choice(convention, CONVENTIONS, "convention")
+        check_choice(angle, ANGLES, "angle")
+        check_choice(convention, CONVENTIONS, "convention")
         if self.n != 2 and (angle, convention) != ("principal", "orthonormal"):
             raise ValueError(
                 f"angle={angle!r}, convention={convention!r}: expected n = 2, "
@@ -167,11 +155,6 @@ class MatrixGroup(ABC):
 
     def _unit_basis(self, like: Tensor) -> Tensor:
         return self._basis.to(like.device, like.dtype) / self.alpha**0.5
-
-    def _float_basis(self, options: haar.Options) -> Tensor:
-        """Basis of the symmetric part that stretches are drawn in."""
-        like = torch.empty(0, dtype=torch.float64, device=options.device)
-        return self._unit_basis(like)[: self.stretch_dim]
 
     def _guarded(self, g: Tensor, validate: str):
         self._element(g)
@@ -290,7 +273,7 @@ class MatrixGroup(ABC):
             ``"raise"`` a ``ValueError`` at the first element without one, unless
             ``return_valid``; ``"mask"`` keeps derivatives from passing through them.
         """
-        choice(validate, VALIDATE, "validate")
+        check_choice(validate, VALIDATE, "validate")
         self._element(g)
         x = g.to(compute_dtype(g.dtype))
         if validate == "mask":
@@ -422,96 +405,3 @@ class MatrixGroup(ABC):
         time = torch.as_tensor(t, dtype=g.dtype, device=g.device)[..., None, None]
         with _full_precision(g):
             return self._geodesic(g, h, time).to(dtype)
-
-    # -- measure
-
-    @accepts_numpy
-    def haar_log_density(self, g: Tensor, coords: str = "coords") -> Tensor:
-        """Log density of Haar measure, up to a constant, where the class says.
-
-        Parameters
-        ----------
-        g : Tensor, shape (..., n, n)
-            Elements.
-        coords : str
-            The coordinates whose Lebesgue measure it is a density for: ``"coords"``
-            (those of :meth:`coords`, all groups) or others that the class lists.
-
-        Returns
-        -------
-        Tensor, shape (...)
-        """
-        self._element(g)
-        return self._haar_log_density(g.to(compute_dtype(g.dtype)), coords).to(g.dtype)
-
-    def sample(
-        self,
-        n: int,
-        proposal: str | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        weighting: str = "haar",
-        self_normalise: bool = False,
-        points: str = "random",
-        antithetic: bool = False,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Draw elements with the weights that turn sums into Haar integrals.
-
-        :math:`\tfrac1n \sum_i e^{l_i} f(g_i)` estimates the integral of f; with
-        ``self_normalise`` :math:`\sum_i e^{l_i} f(g_i)` a mean.
-
-        Parameters
-        ----------
-        n : int
-            Number of samples.
-        proposal : str, optional
-            Distribution to draw from; see :mod:`manifoldkit.lie.haar` for names and
-            ``options``.
-        generator : torch.Generator, optional
-            Source of randomness. With ``points="random"`` the samples of one call are
-            those of any split into several calls (generators on the CPU).
-        dtype, device
-            Of the result; drawing itself is in float64, so dtypes agree.
-        weighting : {"haar", "none", "clipped"}
-            Haar density over proposal density; zero; or the first cut at
-            :math:`\sqrt n` times the mean weight (less variance, some bias).
-        self_normalise : bool, default=False
-            Make the weights sum to one.
-        points : {"random", "stratified", "sobol"}
-            Independent points of the unit cube that the samples are made from, a Latin
-            hypercube, or a randomly shifted Sobol sequence.
-        antithetic : bool, default=False
-            Stretches in pairs ``exp(Y)``, ``exp(-Y)``; n is even.
-        **options
-            Parameters of the proposal.
-
-        Returns
-        -------
-        g, g_inv : Tensor, shape (n, d, d)
-            Elements and inverses, the latter from the factors.
-        log_weight : Tensor, shape (n,)
-            Logarithms of the weights.
-
-        Raises
-        ------
-        ValueError
-            An unknown option or a value out of range.
-        """
-        settings = haar.Options(
-            proposal, generator, points, antithetic, dict(options), repr(self)
-        )
-        haar.check_count(n, antithetic)
-        choice(weighting, haar.WEIGHTINGS, "weighting")
-        with torch.no_grad():
-            settings.draw_cube(n, self._cube_dim(settings))
-            g, g_inv, log_weight = self._draw(n, settings)
-            settings.finish()
-            log_weight = haar.weigh(log_weight, weighting, self_normalise)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        g, g_inv, log_weight = (
-            x.to(dtype=dtype, device=device) for x in (g, g_inv, log_weight)
-        )
-        return g, g_inv, log_weight

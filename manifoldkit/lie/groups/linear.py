@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import _general_log, _two_by_two, haar
-from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis, symmetric_basis
 from manifoldkit.lie.decompositions import (
     iwasawa,
@@ -18,6 +17,7 @@ from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import length
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.groups.spd_space import spd_distance, spd_geodesic
+from manifoldkit.linalg.checks import check_choice
 
 
 class GLPlus(MatrixGroup):
@@ -105,7 +105,7 @@ class GLPlus(MatrixGroup):
 
     def _haar_log_density(self, g, coords):
         known = ("coords", "polar", "iwasawa") + ("matrix",) * (not self._unimodular)
-        choice(coords, known, "coords")
+        check_choice(coords, known, "coords")
         if coords == "matrix":
             return -self.n * log_det(g)
         if coords == "iwasawa":

@@ -3,12 +3,12 @@
 import torch
 
 from manifoldkit.lie import haar
-from manifoldkit.lie._arrays import choice
 from manifoldkit.lie._basis import skew_basis
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import length
 from manifoldkit.lie.groups.rotation_maps import rotation_angle, rotation_log, skew_exp
 from manifoldkit.linalg import procrustes
+from manifoldkit.linalg.checks import check_choice
 
 
 class SO(MatrixGroup):
@@ -72,14 +72,14 @@ class SO(MatrixGroup):
         return g @ skew_exp(t * rotation_log(g.mT @ h))
 
     def _haar_log_density(self, g, coords):
-        choice(coords, ("coords",), "coords")
+        check_choice(coords, ("coords",), "coords")
         return haar.rotation_log_density(rotation_log(g))
 
     def _cube_dim(self, options):
         if options.antithetic:
             raise ValueError("antithetic: only proposals of stretches have it")
         options.rotation = options.proposal or "haar"
-        choice(options.rotation, haar.ROTATIONS, "proposal")
+        check_choice(options.rotation, haar.ROTATIONS, "proposal")
         return haar.rotation_cube_dim(self.n, options.rotation)
 
     def _draw(self, n, options):

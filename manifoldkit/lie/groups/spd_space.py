@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie import haar
-from manifoldkit.lie._arrays import accepts_numpy, choice
+from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie._basis import symmetric_basis
 from manifoldkit.lie._guard import positive_definite
 from manifoldkit.lie.decompositions import (
@@ -17,7 +17,7 @@ from manifoldkit.lie.decompositions import (
 )
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import common, length
-from manifoldkit.linalg.checks import check_broadcast
+from manifoldkit.linalg.checks import check_broadcast, check_choice
 from manifoldkit.linalg.symmetric import _full_precision
 
 
@@ -140,7 +140,9 @@ class SPDSpace(MatrixGroup):
         return spd_geodesic(g, h, t)
 
     def _haar_log_density(self, g, coords):
-        choice(coords, ("coords",) + ("matrix",) * (not self.unimodular), "coords")
+        check_choice(
+            coords, ("coords",) + ("matrix",) * (not self.unimodular), "coords"
+        )
         if coords == "matrix":
             return -(self.n + 1) / 2 * log_det(g)
         return haar.stretch_log_density(sym_log(g))

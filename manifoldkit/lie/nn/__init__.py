@@ -3,10 +3,11 @@
 from manifoldkit._lazy import lazy_names
 
 _EXPORTS = {
-    "convolution": ("GroupConv2d", "GroupProject2d", "LiftConv2d"),
+    "convolution": ("GroupConv2d", "LiftConv2d"),
     "kernels": ("FourierKernel", "GaussianKernel"),
     "networks": ("AffineResNet",),
     "pooling": ("GroupPool",),
+    "projection": ("GroupProject2d",),
     "rotation_head": ("RotationHead",),
     "sampled_group": ("GroupSamples", "LocalBox", "SampledGroup"),
     "siren": ("Siren",),

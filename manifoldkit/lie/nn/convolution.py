@@ -1,4 +1,4 @@
-r"""Convolutions over :math:`\mathbb{R}^2 \rtimes H`: lift, correlate, project.
+r"""Convolutions over :math:`\mathbb{R}^2 \rtimes H`: lift and correlate.
 
 A feature map is a function on the affine group, sampled at pixels and at ``N`` elements
 of ``H``: a tensor ``(B, C, N, H, W)``. Kernels are functions on the group too, given by
@@ -6,113 +6,20 @@ a network, so they can be evaluated at any sample; no grid of the group is neede
 Lengths are in units of half a kernel: its pixels lie in ``[-1, 1]``.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from manifoldkit.lie.nn.kernels import (
-    KernelFactory,
-    check_window,
-    kernel_grid,
-    kernel_network,
-    window_values,
-)
+from manifoldkit.lie.nn._group_layer import GroupLayer
+from manifoldkit.lie.nn.kernels import KernelFactory, kernel_network
 from manifoldkit.lie.nn.pooling import check_features
 from manifoldkit.lie.nn.sampled_group import GroupSamples
-from manifoldkit.lie.nn.siren import check_sizes
+from manifoldkit.linalg.checks import check_choice, check_counts, check_positive
 
 
-class _GroupLayer(nn.Module):
-    """What the three layers share: places, window, kept kernels, convolution."""
-
-    _kernel: Callable[..., Any]
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        padding: int,
-        stride: int,
-        window: str,
-        bias: bool,
-    ):
-        super().__init__()
-        check_sizes(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-        )
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.padding, self.stride = kernel_size, padding, stride
-        self.window = check_window(window)
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._kept: tuple | None = None
-
-    def _local(self, samples: GroupSamples) -> tuple[Tensor, Tensor]:
-        """Pixels seen from every sample, and the window there."""
-        g = samples.g
-        grid = kernel_grid(self.kernel_size, dtype=g.dtype, device=g.device)
-        local = samples.local(grid)
-        return local, window_values(local, self.window)
-
-    def _kernels(self, *samples: GroupSamples) -> Any:
-        """Kernels at the samples; in evaluation they are computed once and kept."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self._kept = None
-            return self._evaluate(*samples)
-        # identity and version of every tensor the kernels depend on
-        sources = [s.g for s in samples] + [s.weight for s in samples]
-        sources += self.parameters()
-        state = [(x._version, x.data_ptr(), x.dtype) for x in sources]
-        if self._kept is not None:
-            before, then, kernels = self._kept
-            same = len(before) == len(sources) and then == state
-            if same and all(a is b for a, b in zip(before, sources, strict=True)):
-                return kernels
-        kernels = self._evaluate(*samples)
-        self._kept = sources, state, kernels
-        return kernels
-
-    def _evaluate(self, *samples: GroupSamples) -> Any:
-        # kernels are small and enter everything: full precision under autocast
-        own = next(self.parameters(), samples[0].g)
-        with torch.autocast(own.device.type, enabled=False):
-            return self._kernel(*(s.to(own.dtype, own.device) for s in samples))
-
-    def _conv(self, x: Tensor, kernel: Tensor, groups: int = 1) -> Tensor:
-        return F.conv2d(
-            x, kernel, stride=self.stride, padding=self.padding, groups=groups
-        )
-
-    def _as_features(self, x: Tensor, n: int) -> Tensor:
-        """Split ``(B, C N, H, W)`` into ``(B, C, N, H, W)`` and add the bias."""
-        return self._biased(x.unflatten(1, (self.out_channels, n)))
-
-    def _biased(self, x: Tensor) -> Tensor:
-        if self.bias is None:
-            return x
-        return x + self.bias.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
-
-    def __getstate__(self):
-        state = self.__dict__.copy()
-        state["_kept"] = None
-        return state
-
-    def extra_repr(self) -> str:
-        """Return channels and form."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, padding={self.padding}, window={self.window!r}"
-        )
-
-
-class LiftConv2d(_GroupLayer):
+class LiftConv2d(GroupLayer):
     r"""Correlate an image with a kernel under every sampled deformation.
 
     .. math:: (Lf)_o(u, g) = |\det g|^{-1} \sum_x \sum_c k_{oc}(g^{-1} x) f_c(u + x).
@@ -173,15 +80,7 @@ class LiftConv2d(_GroupLayer):
             window=window,
             bias=bias,
         )
-        self.network = kernel_network(
-            kernel,
-            2,
-            out_channels * in_channels,
-            fan_in=in_channels * kernel_size**2,
-            hidden=hidden,
-            n_hidden=n_hidden,
-            w0=w0,
-        )
+        self.network = self._plane_network(kernel, hidden, n_hidden, w0)
 
     def _kernel(self, samples: GroupSamples) -> Tensor:
         local, window = self._local(samples)
@@ -203,7 +102,7 @@ class LiftConv2d(_GroupLayer):
         return self._as_features(self._conv(x, kernel), len(samples))
 
 
-class GroupConv2d(_GroupLayer):
+class GroupConv2d(GroupLayer):
     r"""Correlate a feature map on the group with a kernel on the group.
 
     .. math::
@@ -284,17 +183,11 @@ class GroupConv2d(_GroupLayer):
             window=window,
             bias=bias,
         )
-        check_sizes(coords_dim=coords_dim)
-        if reduction not in ("mean", "sum"):
-            raise ValueError(
-                f"reduction: expected 'mean' or 'sum', found {reduction!r}"
-            )
-        if locality is not None and not locality > 0:
-            raise ValueError(f"locality: expected a positive number, found {locality}")
-        if separable not in (True, False, "depthwise"):
-            raise ValueError(
-                f"separable: expected a bool or 'depthwise', found {separable!r}"
-            )
+        check_counts(coords_dim=coords_dim)
+        check_choice(reduction, ("mean", "sum"), "reduction")
+        check_choice(separable, (True, False, "depthwise"), "separable")
+        if locality is not None:
+            check_positive(locality, "locality")
         self.coords_dim, self.separable = coords_dim, separable
         self.locality, self.reduction = locality, reduction
         terms = in_channels * (n_samples or 1 if reduction == "sum" else 1)
@@ -403,104 +296,3 @@ class GroupConv2d(_GroupLayer):
         else:
             x = self._conv(x, kernels)
         return self._as_features(x, len(out))
-
-
-class GroupProject2d(_GroupLayer):
-    r"""Project a feature map on the group to an image.
-
-    ``mode="learned"`` integrates against a kernel that moves with the sample,
-
-    .. math:: (Pf)_o(u) = \sum_g w(g) |\det g|^{-1} \sum_x \sum_c
-              k_{oc}(g^{-1} x) f_c(u + x, g);
-
-    "mean" takes the weighted mean over the samples, "max" the largest value.
-
-    Parameters
-    ----------
-    in_channels : int
-        Channels of the feature map.
-    out_channels : int, optional
-        Of the image; as many by default, and without choice unless learned.
-    kernel_size : int, default=1
-        Learned only.
-    mode : {"learned", "mean", "max"}
-        See above.
-    padding, stride, kernel, hidden, n_hidden, w0, window, bias
-        As in :class:`LiftConv2d`, learned only.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from manifoldkit.lie import SL
-    >>> from manifoldkit.lie.nn import GroupProject2d, SampledGroup
-    >>> samples = SampledGroup(SL(2), 6)()
-    >>> project = GroupProject2d(8, 3, 5, padding=2)
-    >>> project(torch.zeros(2, 8, 6, 20, 20), samples).shape
-    torch.Size([2, 3, 20, 20])
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int | None = None,
-        kernel_size: int = 1,
-        *,
-        mode: str = "learned",
-        padding: int = 0,
-        stride: int = 1,
-        kernel: str | KernelFactory = "siren",
-        hidden: int = 60,
-        n_hidden: int = 2,
-        w0: float = 10.0,
-        window: str = "hard",
-        bias: bool = True,
-    ):
-        out_channels = in_channels if out_channels is None else out_channels
-        if mode not in ("learned", "mean", "max"):
-            raise ValueError(
-                f"mode: expected 'learned', 'mean' or 'max', found {mode!r}"
-            )
-        learned = mode == "learned"
-        if not learned and (out_channels, kernel_size, stride) != (in_channels, 1, 1):
-            raise ValueError(
-                f"out_channels, kernel_size, stride: mode={mode!r} keeps the channels "
-                f"and pixels, found {out_channels}, {kernel_size}, {stride}"
-            )
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias and learned,
-        )
-        self.mode = mode
-        if learned:
-            self.network = kernel_network(
-                kernel,
-                2,
-                out_channels * in_channels,
-                fan_in=in_channels * kernel_size**2,
-                hidden=hidden,
-                n_hidden=n_hidden,
-                w0=w0,
-            )
-
-    def _kernel(self, samples: GroupSamples) -> Tensor:
-        local, window = self._local(samples)
-        weight = samples.weight / samples.det()
-        values = self.network(local) * (window * weight[:, None])[..., None]
-        values = values.unflatten(-1, (self.out_channels, self.in_channels))
-        size = self.kernel_size
-        return values.permute(2, 3, 0, 1).reshape(self.out_channels, -1, size, size)
-
-    def forward(self, f: Tensor, samples: GroupSamples) -> Tensor:
-        """Map ``(B, C_in, N, H, W)`` to ``(B, C_out, H', W')``."""
-        check_features(f, samples, self.in_channels)
-        if self.mode == "max":
-            return f.amax(2)
-        if self.mode == "mean":
-            weight = samples.weight.to(dtype=f.dtype, device=f.device)
-            return torch.einsum("bcnhw,n->bchw", f, weight)
-        return self._biased(self._conv(f.flatten(1, 2), self._kernels(samples)))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.lie.nn.siren import Siren, check_sizes
+from manifoldkit.lie.nn.siren import Siren
+from manifoldkit.linalg.checks import check_counts
 
 #: ``(in_features, out_features, out_scale)`` to a module on ``(..., in_features)``.
 KernelFactory = Callable[[int, int, float], nn.Module]
@@ -54,13 +55,6 @@ def window_values(points: Tensor, window: str) -> Tensor:
     return torch.sigmoid(2 * (1 - length))
 
 
-def check_window(window: str) -> str:
-    """Raise ``ValueError`` for an unknown window."""
-    if window not in WINDOWS:
-        raise ValueError(f"window: expected one of {WINDOWS}, found {window!r}")
-    return window
-
-
 class FourierKernel(nn.Module):
     r"""Multilayer perceptron on random Fourier features of its input.
 
@@ -100,7 +94,7 @@ class FourierKernel(nn.Module):
         out_scale: float | None = None,
     ):
         super().__init__()
-        check_sizes(in_features=in_features, hidden=hidden, out_features=out_features)
+        check_counts(in_features=in_features, hidden=hidden, out_features=out_features)
         if hidden % 2:
             raise ValueError(f"hidden: expected an even number, found {hidden}")
         self.frequency = frequency
@@ -156,7 +150,7 @@ class GaussianKernel(nn.Module):
         out_scale: float | None = None,
     ):
         super().__init__()
-        check_sizes(in_features=in_features, hidden=hidden, out_features=out_features)
+        check_counts(in_features=in_features, hidden=hidden, out_features=out_features)
         self.width = width
         self.out_scale = math.sqrt(6 / hidden) if out_scale is None else out_scale
         self.centers = nn.Parameter(torch.empty(hidden, in_features))

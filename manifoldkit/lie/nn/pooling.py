@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.lie.nn.sampled_group import GroupSamples
+from manifoldkit.linalg.checks import check_choice
 
 _MODES = ("max", "mean", "none")
 
@@ -32,10 +33,8 @@ class GroupPool(nn.Module):
 
     def __init__(self, space: str = "max", group: str = "max"):
         super().__init__()
-        for name, value in (("space", space), ("group", group)):
-            if value not in _MODES:
-                raise ValueError(f"{name}: expected one of {_MODES}, found {value!r}")
-        self.space, self.group = space, group
+        self.space = check_choice(space, _MODES, "space")
+        self.group = check_choice(group, _MODES, "group")
 
     def forward(self, f: Tensor, samples: GroupSamples | None = None) -> Tensor:
         """Pool ``f`` of shape ``(B, C, N, H, W)``.

@@ -8,14 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.lie.nn.siren import check_sizes
-from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.lie.groups.presentation import ANGLES
+from manifoldkit.lie.haar import WEIGHTINGS
+from manifoldkit.linalg.checks import check_choice, check_counts, compute_dtype
 
 #: ``(group, n, generator, dtype, device)`` to ``(g, g_inv, log_weight)``.
 Proposal = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 _RESAMPLE = ("step", "epoch", "never")
-_WEIGHTING = ("haar", "none", "clipped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +120,7 @@ class LocalBox:
                 "angle, log_scale: expected 0 <= angle <= pi and log_scale >= 0, "
                 f"found {self.angle} and {self.log_scale}"
             )
-        if self.points not in ("lattice", "random"):
-            raise ValueError(
-                f"points: expected 'lattice' or 'random', found {self.points!r}"
-            )
+        check_choice(self.points, ("lattice", "random"), "points")
 
     def __call__(
         self,
@@ -242,14 +239,10 @@ class SampledGroup(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        check_sizes(n=n, **({} if n_eval is None else {"n_eval": n_eval}))
-        for name, value, known in (
-            ("resample", resample, _RESAMPLE),
-            ("weighting", weighting, _WEIGHTING),
-            ("angle", angle, ("principal", "periodic")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {known}, found {value!r}")
+        check_counts(n=n, **({} if n_eval is None else {"n_eval": n_eval}))
+        check_choice(resample, _RESAMPLE, "resample")
+        check_choice(weighting, WEIGHTINGS, "weighting")
+        check_choice(angle, ANGLES, "angle")
         if isinstance(proposal, Tensor):
             size = group.identity().shape[-1]
             if proposal.shape != (n, size, size) or n_eval not in (None, n):

@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.linalg.checks import check_count, check_counts, check_positive
+
 
 class Siren(nn.Module):
     r"""Multilayer perceptron with sine activations.
@@ -51,17 +53,13 @@ class Siren(nn.Module):
         out_scale: float | None = None,
     ):
         super().__init__()
-        check_sizes(in_features=in_features, hidden=hidden, out_features=out_features)
-        if n_hidden < 0 or not 0 < w0 < math.inf:
-            raise ValueError(
-                "n_hidden, w0: expected a count of at least 0 and a positive number, "
-                f"found {n_hidden} and {w0}"
-            )
+        check_counts(in_features=in_features, hidden=hidden, out_features=out_features)
+        check_count(n_hidden, "n_hidden", 0)
         sizes = [in_features, *[hidden] * (n_hidden + 1), out_features]
         self.layers = nn.ModuleList(
             nn.Linear(a, b) for a, b in itertools.pairwise(sizes)
         )
-        self.w0 = float(w0)
+        self.w0 = check_positive(w0, "w0")
         self.out_scale = math.sqrt(6 / hidden) / w0 if out_scale is None else out_scale
         self.reset_parameters()
 
@@ -89,12 +87,3 @@ class Siren(nn.Module):
     def extra_repr(self) -> str:
         """Return the frequency."""
         return f"w0={self.w0:g}"
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise ``ValueError`` unless all sizes are at least one."""
-    for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"{name}: expected an integer of at least 1, found {value!r}"
-            )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg.checks import check_broadcast, check_square, compute_dtype
 
 
 def check_rotation(r: Tensor, n: int | None = 3) -> Tensor:
@@ -18,13 +18,7 @@ def check_pair(a: Tensor, b: Tensor) -> None:
     """Check two batches of square matrices of one size that broadcast."""
     check_square(a, "a")
     check_square(b, "b", a.shape[-1])
-    try:
-        torch.broadcast_shapes(a.shape, b.shape)
-    except RuntimeError:
-        raise ValueError(
-            "a, b: expected batch shapes that broadcast, found "
-            f"{tuple(a.shape)} and {tuple(b.shape)}"
-        ) from None
+    check_broadcast(a=(a, 2), b=(b, 2))
 
 
 def back(result: Any, dtype: torch.dtype) -> Any:

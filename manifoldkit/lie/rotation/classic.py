@@ -5,19 +5,20 @@ import math
 from torch import Tensor
 
 from manifoldkit.lie import _euler, _so3
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice, full_precision
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
 from manifoldkit.lie.rotation._checks import check_rotation
+from manifoldkit.linalg.checks import check_choice
 
 _ORDERS = ("wxyz", "xyzw")
 
 
 def _scalar_first(q: Tensor, order: str) -> Tensor:
-    choice(order, _ORDERS, "order")
+    check_choice(order, _ORDERS, "order")
     return q.roll(1, -1) if order == "xyzw" else q
 
 
 def _ordered(q: Tensor, order: str) -> Tensor:
-    choice(order, _ORDERS, "order")
+    check_choice(order, _ORDERS, "order")
     return q.roll(-1, -1) if order == "xyzw" else q
 
 

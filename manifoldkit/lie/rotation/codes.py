@@ -9,7 +9,6 @@ from manifoldkit.lie import _so3
 from manifoldkit.lie._arrays import (
     accepts_numpy,
     check_vector,
-    choice,
     full_precision,
     unit_vector,
 )
@@ -38,6 +37,7 @@ from manifoldkit.lie.rotation.vectors import (
 )
 from manifoldkit.linalg.checks import (
     check_broadcast,
+    check_choice,
     check_floating,
     check_square,
     common_dtype,
@@ -115,8 +115,7 @@ def _size(rep: str, n: int, name: str) -> int:
         "quaternion": 4,
         "axis_angle4": 4,
     } | dict.fromkeys(("euler", "rodrigues", "mrp", "hopf"), 3)
-    if rep not in sizes:
-        raise ValueError(f"{name}: expected one of {sorted(sizes)}, found {rep!r}")
+    check_choice(rep, sizes, name)
     fits = {"angle2": n == 2, "stereo": n >= 3}.get(rep, n == 3 or rep not in _THREE)
     if n < 2 or not fits:
         raise ValueError(f"{name}: {rep!r} is no representation of SO({n})")
@@ -199,7 +198,7 @@ def _decode_columns(
     return_degenerate: bool = False,
 ) -> Any:
     """General n: stacked columns through QR with a positive diagonal."""
-    choice(layout, LAYOUTS, "layout")
+    check_choice(layout, LAYOUTS, "layout")
     if rep == "stereo":
         head = n * n - 2 * n - 1
         v = torch.cat([v[..., :head], stereographic_decode(v[..., head:])], -1)
@@ -247,7 +246,7 @@ def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
 
 
 def _encode_columns(m: Tensor, rep: str, n: int, layout: str = "columns") -> Tensor:
-    choice(layout, LAYOUTS, "layout")
+    check_choice(layout, LAYOUTS, "layout")
     m = m.mT if layout == "columns" else m
     if rep == "orthogonal":
         return m.flatten(-2)
@@ -341,7 +340,7 @@ def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similari
     >>> decode_similarity(code).scale, decode_similarity(code).t
     (tensor(2.), tensor([7., 8., 9.]))
     """
-    choice(scale, ("norm", "exp"), "scale")
+    check_choice(scale, ("norm", "exp"), "scale")
     code = n * n - n
     v = check_vector(x, code + n + (scale == "exp"))
     r = decode(v[..., :code], "sixd", n)
@@ -382,7 +381,7 @@ def encode_similarity(
     >>> code
     tensor([2., 0., 1., 1.])
     """
-    choice(form, ("norm", "exp"), "form")
+    check_choice(form, ("norm", "exp"), "form")
     m = check_rotation(r, None)
     n = m.shape[-1]
     shift = check_vector(t, n, "t")

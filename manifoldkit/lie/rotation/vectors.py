@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, choice, full_precision
+from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
 from manifoldkit.lie._gram_schmidt import (
     finish,
     sixd_columns,
@@ -15,7 +15,7 @@ from manifoldkit.lie._gram_schmidt import (
 )
 from manifoldkit.lie._procrustes import nearest_rotation
 from manifoldkit.lie.rotation._checks import back, check_rotation
-from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg.checks import check_choice, check_square, compute_dtype
 
 LAYOUTS = ("columns", "rows")
 _STEREO_SCALE = (math.sqrt(2) + 1, math.sqrt(2) + 1, math.sqrt(2))
@@ -69,7 +69,7 @@ def rotation_6d_to_matrix(
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    choice(layout, LAYOUTS, "layout")
+    check_choice(layout, LAYOUTS, "layout")
     r, degenerate = sixd_columns(check_vector(x, 6))
     bad = degenerate[..., 0] | degenerate[..., 1]
     r = r.mT if layout == "rows" else r
@@ -95,7 +95,7 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     >>> matrix_to_rotation_6d(torch.eye(3))
     tensor([1., 0., 0., 0., 1., 0.])
     """
-    choice(layout, LAYOUTS, "layout")
+    check_choice(layout, LAYOUTS, "layout")
     check_square(r, "r", 3)
     r = r.mT if layout == "columns" else r
     return r[..., :2, :].flatten(-2)

@@ -102,26 +102,6 @@ def test_group_correlation_is_the_stated_sum(separable, locality, reduction):
     torch.testing.assert_close(out, expected + conv.bias.view(-1, 1, 1, 1))
 
 
-def test_learned_projection_is_the_stated_sum():
-    torch.manual_seed(0)
-    samples, f = draw(3), torch.randn(2, 4, 3, 5, 6, **DOUBLE)
-    project = GroupProject2d(4, 2, 3, **SMALL).double()
-    out = project(f, samples)
-    expected = torch.zeros_like(out)
-    for i, g in enumerate(samples.g):
-        seen = (torch.linalg.inv(g) @ kernel_grid(3, **DOUBLE).T).T
-        k = project.network(seen).unflatten(-1, (2, 4))
-        k = k * (window_of(project, seen) * samples.weight[i] / g.det())[:, None, None]
-        for p in range(9):
-            row, column = divmod(p, 3)
-            patch = f[:, :, i, row : row + 3, column : column + 4]
-            expected += torch.einsum("oc,bchw->bohw", k[p], patch)
-    torch.testing.assert_close(out, expected + project.bias.view(-1, 1, 1))
-    mean = GroupProject2d(4, mode="mean")(f, samples)
-    torch.testing.assert_close(mean, (f * samples.weight.view(-1, 1, 1)).sum(2))
-    torch.testing.assert_close(GroupProject2d(4, mode="max")(f, samples), f.amax(2))
-
-
 def c4(angle):
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], **DOUBLE)
     g = torch.stack([torch.linalg.matrix_power(quarter, k) for k in range(4)])
@@ -378,7 +358,3 @@ def test_errors_say_what_was_expected():
     ):
         with pytest.raises(ValueError, match=message):
             GroupConv2d(4, 2, 3, **kwargs)
-    with pytest.raises(ValueError, match="mode"):
-        GroupProject2d(4, mode="sum")
-    with pytest.raises(ValueError, match="keeps the channels"):
-        GroupProject2d(4, 2, mode="mean")
