@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 
 def check_counts(**values: Any) -> None:
     """Raise ``TypeError`` unless all are whole numbers; how large is the caller's.
@@ -27,13 +29,32 @@ def check_numbers(**values: Any) -> None:
             raise ValueError(f"{name}: expected a finite number, found {value!r}")
 
 
-def check_limits(**values: Any) -> None:
-    """Raise unless all are a whole number, or the smallest and the largest of two."""
-    for name, value in values.items():
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            continue
-        pair = isinstance(value, Sequence) and not isinstance(value, str)
+def check_limits(value: Any, name: str, least: int = 1) -> tuple[int, int]:
+    """Return the smallest and the largest size; a single number is both.
+
+    Raises
+    ------
+    TypeError
+        Neither a whole number nor a pair of them.
+    ValueError
+        Below ``least``, or the wrong way round.
+
+    Examples
+    --------
+    >>> check_limits(5, "sizes"), check_limits((2, 16), "sizes")
+    ((5, 5), (2, 16))
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        low = high = int(value)
+    else:
+        pair = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
         if not pair or len(value) != 2:
             raise TypeError(f"{name}: expected (smallest, largest), found {value!r}")
-        check_counts(**{name: value[0]})
-        check_counts(**{name: value[1]})
+        for end in value:
+            check_counts(**{name: end})
+        low, high = (int(end) for end in value)
+    if not least <= low <= high:
+        raise ValueError(
+            f"{name}: expected {least} <= smallest <= largest, found ({low}, {high})"
+        )
+    return low, high

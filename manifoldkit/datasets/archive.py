@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifoldkit.exceptions import DatasetNotFoundError
+from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
 
 VARIABLE = "MANIFOLDKIT_DATA"
 _UNREADABLE = (
@@ -60,11 +60,18 @@ def data_folder(path: str | Path | None = None) -> Path:
     if path is not None:
         path = Path(path).expanduser()
         return path.parent if path.suffix == ".npz" else path
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
+    return data_folders()[0]
+
+
+def data_folders(path: str | Path | None = None) -> list[Path]:
+    """Return the folders that archives are looked for in, the first one first."""
+    if path is not None:
+        return [data_folder(path)]
     import pooch
 
-    return Path(pooch.os_cache("manifoldkit"))
+    named = os.environ.get(VARIABLE)
+    cache = Path(pooch.os_cache("manifoldkit"))
+    return [Path(named).expanduser(), cache] if named else [cache]
 
 
 def find_archive(relative: str, path: str | Path | None = None) -> Path | None:
@@ -80,12 +87,7 @@ def find_archive(relative: str, path: str | Path | None = None) -> Path | None:
     """
     if path is not None and Path(path).expanduser().is_file():
         return Path(path).expanduser()
-    folders = [data_folder(path)]
-    if path is None and os.environ.get(VARIABLE):
-        import pooch
-
-        folders.append(Path(pooch.os_cache("manifoldkit")))
-    for folder in folders:
+    for folder in data_folders(path):
         for candidate in (folder / relative, folder / Path(relative).name):
             if candidate.is_file():
                 return candidate
@@ -113,6 +115,29 @@ def open_archive(file: Path) -> Iterator[Any]:
             f"{file} cannot be read as a data archive ({error}); "
             "delete it and fetch it again"
         ) from error
+
+
+@contextlib.contextmanager
+def open_hdf5(file: Path) -> Iterator[Any]:
+    """Open an HDF5 file whose arrays are read in the ``with`` block.
+
+    Raises
+    ------
+    MissingExtraError
+        h5py is not installed.
+    ValueError
+        The file is damaged or something else.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("reading HDF5 files", "h5py", "points") from None
+    try:
+        store = h5py.File(file, "r")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as HDF5 ({error})") from error
+    with store:
+        yield store
 
 
 def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ def fetch_physionet_mi(
     channels : "motor", sequence of str, or None
         21 channels over the motor cortex, a choice by name, or all 64.
     include_rest : bool, default=False
-        Also return the rest periods between trials, labelled "rest".
+        Also return the rest periods between trials, labeled "rest".
     path : str or Path, optional
         Archive file or data folder; default the folder ``MANIFOLDKIT_DATA``, then the
         user's cache.

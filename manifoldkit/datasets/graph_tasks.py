@@ -53,7 +53,7 @@ def make_graph_tasks(
 ) -> GraphTasks:
     """Draw random graphs and compute six properties by exact algorithms.
 
-    The multi-task benchmark of principal neighbourhood aggregation, generated anew:
+    The multi-task benchmark of principal neighborhood aggregation, generated anew:
     Erdos-Renyi, Barabasi-Albert, grid, caveman, tree, ladder, path, star, caterpillar
     and lobster graphs in equal numbers, relabeled at random.
 
@@ -70,6 +70,8 @@ def make_graph_tasks(
 
     Raises
     ------
+    TypeError
+        Numbers that are not whole.
     ValueError
         No graphs, or fewer than four nodes.
 
@@ -84,12 +86,7 @@ def make_graph_tasks(
     ((10, 3), 10)
     """
     check_counts(n_graphs=n_graphs)
-    check_limits(n_nodes=n_nodes)
-    low, high = (n_nodes, n_nodes) if isinstance(n_nodes, int) else n_nodes
-    if not 4 <= low <= high:
-        raise ValueError(
-            f"n_nodes: expected 4 <= smallest <= largest, found {n_nodes!r}"
-        )
+    low, high = check_limits(n_nodes, "n_nodes", least=4)
     if n_graphs < 1:
         raise ValueError(f"n_graphs: expected a positive number, found {n_graphs}")
     rng = check_random_state(random_state)

@@ -119,7 +119,7 @@ def sample_mesh(
     Raises
     ------
     ValueError
-        A mesh without area.
+        A mesh without area, or a negative number of points.
 
     Examples
     --------
@@ -128,6 +128,8 @@ def sample_mesh(
     >>> points.sum(1).round(6), normals[0].round(3)
     (array([1., 1., 1., 1., 1.]), array([0.577, 0.577, 0.577]))
     """
+    if n_points < 0:
+        raise ValueError(f"n_points: expected 0 or more, found {n_points}")
     corners = mesh.vertices[mesh.faces]
     edges = corners[:, 1:] - corners[:, :1]
     normals = np.cross(edges[:, 0], edges[:, 1])

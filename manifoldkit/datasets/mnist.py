@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from manifoldkit.datasets._checks import check_numbers
+from manifoldkit.datasets._checks import check_counts, check_numbers
 from manifoldkit.datasets.archive import Source, obtain, read_archive
 
 if TYPE_CHECKING:
@@ -288,9 +288,11 @@ def make_affine_digits(
 
     Raises
     ------
+    TypeError
+        A size that is not a whole number, ranges that are no numbers.
     ValueError
         Images that are not uint8 or have no labels; ranges below 0; a scale that would
-        reach 0.
+        reach 0; a size below 1.
 
     Examples
     --------
@@ -298,6 +300,9 @@ def make_affine_digits(
     >>> make_affine_digits()
     ImageSet('affine_digits', 1797 images 40 x 40)
     """
+    check_counts(size=size)
+    if size < 1:
+        raise ValueError(f"size: expected at least 1, found {size}")
     ranges = {"rotation": rotation, "shear": shear, "translation": translation}
     for name, value in {**ranges, "scale": scale, "severity": severity}.items():
         check_numbers(**{name: value})

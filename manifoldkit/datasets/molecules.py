@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit.datasets._checks import check_counts
 from manifoldkit.datasets.archive import open_archive
 
 
@@ -71,8 +72,10 @@ def md17_windows(
 
     Raises
     ------
+    TypeError
+        Counts that are not whole numbers.
     ValueError
-        Not such a file; unknown split; too short for one window.
+        Not such a file; unknown split; counts below 1; too short for one window.
 
     References
     ----------
@@ -82,7 +85,11 @@ def md17_windows(
     shares = {"train": (0, 5), "val": (5, 6), "test": (6, 8)}
     if split not in shares:
         raise ValueError(f"split: expected one of {list(shares)}, found {split!r}")
-    for name, value in {"history": history, "gap": gap, "stride": stride}.items():
+    counts = {"history": history, "horizon": horizon, "gap": gap, "stride": stride}
+    if max_windows is not None:
+        counts["max_windows"] = max_windows
+    check_counts(**counts)
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value}")
     with open_archive(Path(npz)) as file:

@@ -1,13 +1,12 @@
 """ETH-UCY: pedestrians in five scenes, seen from above."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from manifoldkit.datasets.archive import VARIABLE, data_folder
-from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
+from manifoldkit.datasets.archive import VARIABLE, data_folder, data_folders
+from manifoldkit.exceptions import DatasetNotFoundError
 
 SUBSETS = {
     "eth": ("biwi_eth",),
@@ -314,20 +313,14 @@ def _around_each(tracks: np.ndarray, n_agents: int, radius: float, history: int)
 
 def _folders(path: str | Path | None) -> list[Path]:
     """Where the text files may lie."""
-    folders = [data_folder(path)]
-    if path is None and os.environ.get(VARIABLE):
-        import pooch
-
-        folders.append(Path(pooch.os_cache("manifoldkit")))
+    folders = data_folders(path)
     return [place for folder in folders for place in (folder, folder / _FOLDER)]
 
 
 def _download(target: Path) -> None:
     """Download the originals and write their four informative columns."""
-    try:
-        import pooch
-    except ImportError:
-        raise MissingExtraError("fetch_eth_ucy", "pooch", "all") from None
+    import pooch
+
     for scene, parts in _ORIGINALS.items():
         lines = []
         for name, digest in parts.items():

@@ -15,7 +15,7 @@ _Piece = tuple[float, _Sampler]
 
 
 class PointClouds(NamedTuple):
-    """Labelled point clouds.
+    """Labeled point clouds.
 
     Attributes
     ----------
@@ -79,6 +79,8 @@ def make_point_clouds(
 
     Raises
     ------
+    TypeError
+        Numbers that are not whole.
     ValueError
         Unknown shape or rotation, or numbers below one.
 
@@ -112,7 +114,8 @@ def make_point_clouds(
         parts[i] = first[label] + np.asarray(_PART_OF_PIECE.get(name, (0,) * 6))[piece]
     turns = _rotations(rotate, n_clouds, rng)
     points -= points.mean(1, keepdims=True)
-    points /= np.linalg.norm(points, axis=2).max(1)[:, None, None]
+    radius = np.linalg.norm(points, axis=2).max(1)
+    points /= np.where(radius > 0, radius, 1.0)[:, None, None]  # 0: a single point
     points += noise * rng.standard_normal(points.shape)
     points, normals = (a @ turns.swapaxes(1, 2) for a in (points, normals))
     return PointClouds(

@@ -61,7 +61,7 @@ _MERGED = {
 
 
 class ShapeSet(NamedTuple):
-    """Labelled point clouds with normals.
+    """Labeled point clouds with normals.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ def fetch_point_clouds(
     Returns
     -------
     ShapeSet
-        Clouds are centred with largest radius 1. Signs of normals are those of the
+        Clouds are centered with largest radius 1. Signs of normals are those of the
         meshes, and not consistent.
 
     Raises
@@ -197,7 +197,7 @@ def read_classification(file: str | Path) -> dict[str, list[int]]:
 def convert_princeton(folder: str | Path, split: str) -> dict[str, np.ndarray]:
     """Turn the benchmark's meshes into the arrays of the archive.
 
-    4096 points by area, the 1024 farthest of them, centred, largest radius 1.
+    4096 points by area, the 1024 farthest of them, centered, largest radius 1.
 
     Parameters
     ----------

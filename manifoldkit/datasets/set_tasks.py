@@ -74,6 +74,8 @@ def make_set_tasks(
 
     Raises
     ------
+    TypeError
+        Numbers that are not whole.
     ValueError
         Unknown task, sizes below one, more than 16 bits or fewer than one.
 
@@ -91,10 +93,7 @@ def make_set_tasks(
     if task not in _TASKS:
         raise ValueError(f"task: expected one of {sorted(_TASKS)}, found {task!r}")
     check_counts(n_sets=n_sets, bits=bits)
-    check_limits(sizes=sizes)
-    low, high = (sizes, sizes) if isinstance(sizes, int) else sizes
-    if not 1 <= low <= high:
-        raise ValueError(f"sizes: expected 1 <= smallest <= largest, found {sizes!r}")
+    low, high = check_limits(sizes, "sizes")
     if n_sets < 1:
         raise ValueError(f"n_sets: expected a positive number, found {n_sets}")
     if not 1 <= bits <= _LARGEST:

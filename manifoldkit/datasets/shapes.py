@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit.datasets.archive import open_hdf5
 from manifoldkit.datasets.meshes import read_off, sample_mesh
 from manifoldkit.datasets.princeton import ShapeSet
-from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
+from manifoldkit.exceptions import DatasetNotFoundError
 
 _SHAPENET_PARTS = (4, 2, 2, 4, 4, 3, 3, 2, 4, 2, 6, 2, 3, 3, 3, 3)
 _SHAPENET_NAMES = (
@@ -84,12 +85,16 @@ def load_modelnet(
     Returns
     -------
     ShapeSet
-        As stored: no centring and no scaling. ``model_id`` counts the files.
+        As stored: no centering and no scaling. ``model_id`` counts the files.
 
     Raises
     ------
     DatasetNotFoundError
         The folder has none of these layouts.
+    ValueError
+        An unknown split; files that are damaged or of another form.
+    MissingExtraError
+        h5py is needed and not installed.
     """
     folder = _existing(folder)
     _check_split(split, ("train", "test"))
@@ -162,6 +167,15 @@ def load_scanobjectnn(
     -------
     ShapeSet
         2048 points as stored, no normals; class names are numbers.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        The files are not there.
+    ValueError
+        An unknown split or variant; files that are damaged or of another form.
+    MissingExtraError
+        h5py is not installed.
     """
     suffixes = {
         "OBJ": "",
@@ -203,6 +217,15 @@ def load_shapenet_part(folder: str | Path, split: str = "train") -> PartSet:
     -------
     PartSet
         Points as stored; 16 categories, 50 parts.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        The folder has neither layout, or a file is missing.
+    ValueError
+        An unknown split; files that are damaged or of another form.
+    MissingExtraError
+        h5py is needed and not installed.
     """
     folder = _existing(folder)
     _check_split(split, ("train", "val", "test", "trainval"))
@@ -288,13 +311,9 @@ def _read_text(file: Path, delimiter: str | None, columns: int) -> np.ndarray:
 
 
 def _read_hdf5(file: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtraError("reading HDF5 files", "h5py", "points") from None
     if not file.exists():
         raise DatasetNotFoundError(f"{file} is not there")
-    with h5py.File(file) as content:
+    with open_hdf5(file) as content:
         missing = [key for key in keys if key not in content]
         if missing:
             raise ValueError(f"{file}: expected the arrays {keys}, missing {missing}")

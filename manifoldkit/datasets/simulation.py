@@ -1,12 +1,11 @@
 """Simulated motor-imagery EEG with known truth."""
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 from scipy.signal import butter, lfilter, sosfiltfilt
 
-from manifoldkit.datasets._checks import check_numbers
+from manifoldkit.datasets._checks import check_counts, check_numbers
 from manifoldkit.datasets.eeg import MOTOR_CHANNELS
 from manifoldkit.datasets.epochs import EEGEpochs
 
@@ -302,9 +301,7 @@ def _check_simulation(
         "n_channels": n_channels,
         "n_sessions": n_sessions,
     }
-    for name, value in (counts | {"n_times": n_times}).items():
-        if not isinstance(value, Integral):
-            raise TypeError(f"{name}: expected an integer, found {value!r}")
+    check_counts(**counts, n_times=n_times)
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, found {value}")

@@ -126,8 +126,8 @@ def make_subgraph_pairs(
     n_queries: int = 40,
     n_corpus: int = 200,
     *,
-    query_nodes: tuple[int, int] = (9, 13),
-    corpus_nodes: tuple[int, int] = (14, 20),
+    query_nodes: int | tuple[int, int] = (9, 13),
+    corpus_nodes: int | tuple[int, int] = (14, 20),
     rings: float = 1.5,
     semantics: str = "induced",
     random_state: int | None = None,
@@ -143,8 +143,8 @@ def make_subgraph_pairs(
     ----------
     n_queries, n_corpus : int
         Numbers of graphs.
-    query_nodes, corpus_nodes : (int, int)
-        Smallest and largest number of nodes.
+    query_nodes, corpus_nodes : int or pair of int
+        Number of nodes; a pair is the smallest and the largest of uniform sizes.
     rings : float
         Mean number of edges beyond a tree.
     semantics : {"induced", "monomorphism"}
@@ -159,8 +159,8 @@ def make_subgraph_pairs(
 
     Raises
     ------
-    ValueError
-        Numbers out of range.
+    TypeError, ValueError
+        Numbers that are not whole, or out of range; unknown semantics.
 
     Examples
     --------
@@ -177,7 +177,8 @@ def make_subgraph_pairs(
         raise ValueError(f"n_corpus: expected at least 1, found {n_corpus}")
     if n_queries < 1:
         raise ValueError(f"n_queries: expected at least 1, found {n_queries}")
-    _check_range("query_nodes", query_nodes)
+    query_nodes = check_limits(query_nodes, "query_nodes")
+    corpus_nodes = check_limits(corpus_nodes, "corpus_nodes")
     if query_nodes[1] > corpus_nodes[0]:
         raise ValueError(
             "query_nodes, corpus_nodes: expected queries no larger than any corpus "
@@ -201,7 +202,7 @@ def make_subgraph_pairs(
 def make_molecule_graphs(
     n_graphs: int,
     *,
-    nodes: tuple[int, int] = (14, 20),
+    nodes: int | tuple[int, int] = (14, 20),
     rings: float = 1.5,
     random_state: Any = None,
 ) -> list[Graph]:
@@ -213,8 +214,8 @@ def make_molecule_graphs(
     Parameters
     ----------
     n_graphs : int
-    nodes : (int, int)
-        Smallest and largest number of nodes.
+    nodes : int or pair of int
+        Number of nodes; a pair is the smallest and the largest of uniform sizes.
     rings : float
         Mean number of rings.
     random_state : int or numpy Generator, optional
@@ -222,6 +223,11 @@ def make_molecule_graphs(
     Returns
     -------
     list of (num_nodes, edges)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Numbers that are not whole, or out of range.
 
     Examples
     --------
@@ -233,7 +239,7 @@ def make_molecule_graphs(
     check_numbers(rings=rings)
     if n_graphs < 1:
         raise ValueError(f"n_graphs: expected at least 1, found {n_graphs}")
-    _check_range("nodes", nodes)
+    nodes = check_limits(nodes, "nodes")
     if not rings >= 0:
         raise ValueError(f"rings: expected a mean of at least 0, found {rings}")
     rng = np.random.default_rng(random_state)
@@ -348,17 +354,6 @@ def _contains_by_networkx(
     return out
 
 
-def _check_range(name: str, limits: tuple[int, int]) -> None:
-    check_limits(**{name: limits})
-    if isinstance(limits, int):
-        raise TypeError(f"{name}: expected (smallest, largest), found {limits!r}")
-    low, high = limits
-    if not 1 <= low <= high:
-        raise ValueError(
-            f"{name}: expected 1 <= smallest <= largest, found ({low}, {high})"
-        )
-
-
 def _unpacked(arrays: dict[str, np.ndarray]) -> SubgraphPairs:
     def graphs(side: str) -> list[Graph]:
         edges = arrays[f"{side}_edges"].astype(np.int64)
@@ -426,10 +421,8 @@ def _names(name: str) -> list[str]:
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
-    try:
-        import pooch
-    except ImportError:
-        raise MissingExtraError("fetch_subgraph_pairs", "pooch", "all") from None
+    import pooch
+
     address = f"{_PUBLISHER}large_dataset/splits/"
     files = [
         Path(pooch.retrieve(address + part, None, fname=Path(part).name)).read_bytes()

@@ -199,7 +199,7 @@ def fetch_the_hague(
         citation="repository mmtop/UrbanDCRNN",
         license="MIT",
         provenance=(
-            "123 lane sensors at 13 signalled junctions of The Hague, November 2019, "
+            "123 lane sensors at 13 signaled junctions of The Hague, November 2019, "
             "15-minute counts"
         ),
         split=(1728, 2304),
@@ -271,6 +271,12 @@ def regularize_series(
     start : datetime64[m]
         Time of row 0.
 
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit; times with a zone or missing; a grid that is no whole
+        number of minutes, or far too fine.
+
     Examples
     --------
     >>> t = np.array(["2020-01-01T00:00", "2020-01-01T00:10"], "datetime64[m]")
@@ -278,14 +284,20 @@ def regularize_series(
     array([ 1., nan,  3.])
     """
     values = np.asarray(values)
-    stamps = local_times(timestamps).astype("datetime64[m]").astype(np.int64)
+    times = local_times(timestamps).astype("datetime64[m]")
+    if np.isnat(times).any():
+        raise ValueError("timestamps: expected times, found NaT")
+    stamps = times.astype(np.int64)
     if values.ndim != 2 or stamps.shape != values.shape[:1] or not len(values):
         raise ValueError(
             f"values, timestamps: expected shapes (T, N) and (T,) with T > 0, found "
             f"{values.shape} and {stamps.shape}"
         )
-    if step_minutes < 1:
-        raise ValueError(f"step_minutes: expected at least 1, found {step_minutes}")
+    if step_minutes != int(step_minutes) or step_minutes < 1:
+        raise ValueError(
+            f"step_minutes: expected a whole number of at least 1, found {step_minutes}"
+        )
+    step_minutes = int(step_minutes)
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
     row = (stamps - stamps.min()) // step_minutes

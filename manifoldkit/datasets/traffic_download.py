@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from manifoldkit.datasets.traffic_files import distance_weights
-from manifoldkit.exceptions import MissingExtraError
 
 _EDGES = 1722  # weights of the graph, the diagonal included
 
@@ -33,10 +32,8 @@ _FILES: dict[str, tuple[str, str | None]] = {
 
 def metr_la_week() -> dict[str, np.ndarray]:
     """Download the three files and return the archive's arrays."""
-    try:
-        import pooch
-    except ImportError:
-        raise MissingExtraError("fetch_metr_la", "pooch", "all") from None
+    import pooch
+
     files = {
         name: Path(
             pooch.retrieve(

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifoldkit.datasets.archive import open_archive
+from manifoldkit.datasets.archive import open_archive, open_hdf5
 from manifoldkit.datasets.traffic import (
     TrafficData,
     local_times,
     regularize_series,
 )
-from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
+from manifoldkit.exceptions import DatasetNotFoundError
 
 
 class _Table(NamedTuple):
@@ -147,19 +147,10 @@ def _existing(path: str | Path) -> Path:
 
 def _read_h5(file: Path) -> _Table:
     """Read the fixed format of pandas without pandas."""
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtraError("reading .h5 files", "h5py", "eeg") from None
-    try:
-        store = h5py.File(file, "r")
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read as HDF5 ({error})") from error
-    with store:
+    with open_hdf5(file) as store:
+        # a group of arrays has keys, an array has none
         groups = [
-            g
-            for g in store.values()
-            if isinstance(g, h5py.Group) and "block0_values" in g
+            g for g in store.values() if hasattr(g, "keys") and "block0_values" in g
         ]
         if len(groups) != 1:
             raise ValueError(

@@ -72,6 +72,8 @@ class TrafficTruth(NamedTuple):
         ndarray, shape (B, horizon, N)
         """
         rows = np.asarray(rows)
+        if rows.ndim != 1 or not len(rows):
+            raise ValueError(f"rows: expected shape (B,), found {rows.shape}")
         if rows.min() < self.lag - 1 or rows.max() + horizon >= len(self.z):
             raise ValueError(
                 f"rows: expected {self.lag - 1} to {len(self.z) - horizon - 1}, found "
@@ -145,7 +147,7 @@ def make_traffic(
     >>> data.truth.forecast([100], horizon=4).shape
     (1, 4, 60)
     """
-    _check(n_sensors, n_days, step_minutes, lag, missing)
+    _check(n_sensors, n_days, step_minutes, lag, beta, missing)
     rng = check_random_state(random_state)
     along = np.sort(rng.uniform(0, n_sensors, n_sensors))
     distance = np.abs(along[:, None] - along)
@@ -188,9 +190,9 @@ def make_traffic(
     )
 
 
-def _check(n_sensors, n_days, step_minutes, lag, missing) -> None:
+def _check(n_sensors, n_days, step_minutes, lag, beta, missing) -> None:
     check_counts(n_sensors=n_sensors, n_days=n_days, step_minutes=step_minutes, lag=lag)
-    check_numbers(missing=missing)
+    check_numbers(beta=beta, missing=missing)
     if n_sensors < 8:
         raise ValueError(f"n_sensors: expected at least 8, found {n_sensors}")
     if n_days < 1:

@@ -77,3 +77,11 @@ def test_seeds_repeat_and_bad_input():
         make_graph_tasks(10, 3)
     with pytest.raises(ValueError, match="n_graphs"):
         make_graph_tasks(0)
+
+
+@pytest.mark.parametrize("sizes", [np.int64(8), np.array([6, 9]), [6, 9]])
+def test_sizes_may_be_numbers_of_numpy(sizes):
+    made = make_graph_tasks(3, sizes, random_state=0)
+    counts = np.bincount(made.batch)
+    assert counts.min() >= np.min(sizes)
+    assert counts.max() <= np.max(sizes)

@@ -49,3 +49,17 @@ def test_errors(file, tmp_path):
     np.savez(tmp_path / "x.npz", R=np.zeros((5, 2, 3)))
     with pytest.raises(ValueError, match="expected keys"):
         md17_windows(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("counts", "error"),
+    [
+        ({"horizon": 0}, ValueError),
+        ({"horizon": -1}, ValueError),
+        ({"max_windows": 0}, ValueError),
+        ({"history": 1.5}, TypeError),
+    ],
+)
+def test_counts_out_of_range(file, counts, error):
+    with pytest.raises(error, match=next(iter(counts))):
+        md17_windows(file, **counts)

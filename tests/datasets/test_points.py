@@ -129,3 +129,8 @@ def test_parts_follow_the_geometry():
             assert x[parts == 1, 0].min() > np.quantile(x[parts == 0, 0], 0.9)
         if label == 1:
             assert x[parts == 2, 2].min() > x[parts == 3, 2].max() - 1e-5
+
+
+def test_a_single_point_is_the_center():
+    made = make_point_clouds(2, 1, random_state=0)
+    assert np.array_equal(made.X, np.zeros((2, 1, 3)))

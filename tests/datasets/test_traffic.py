@@ -131,3 +131,11 @@ def test_bad_times(values, stamps, step, message):
 def test_times_of_the_rows():
     data = TrafficData(np.ones((3, 2)), np.eye(2), np.datetime64("2024-01-01"), 30)
     assert data.timestamps.tolist()[2].isoformat() == "2024-01-01T01:00:00"
+
+
+def test_times_that_are_missing_and_grids_that_are_no_minutes():
+    t = np.array(["2020-01-01T00:00", "NaT"], "datetime64[m]")
+    with pytest.raises(ValueError, match="timestamps: expected times, found NaT"):
+        regularize_series([[1.0], [3.0]], t, 5)
+    with pytest.raises(ValueError, match="step_minutes: expected a whole number"):
+        regularize_series([[1.0], [3.0]], t[[0, 0]], 2.5)
