@@ -149,9 +149,27 @@ def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
                 run(out, resume=resume, console=console, **settings)
             else:
                 _run_on_devices(run, out, devices, resume=resume, **settings)
+            _tell(out, settings.get("quick", False))
         finally:  # a folder that stayed empty is nothing that --resume should find
             with suppress(OSError):
                 out.rmdir()
+
+
+def _tell(out: Path, quick: bool) -> None:
+    """Say where the result is, and how much a quick run means."""
+    if not (out / "result.json").exists():
+        return
+    from manifoldkit.experiments.result import is_first_process
+
+    if not is_first_process():
+        return
+    if quick:
+        console.print(
+            "--quick: little data, short training; take figures from a full run",
+            highlight=False,
+        )
+    files = sorted(p.name for p in out.iterdir() if p.is_file())
+    console.print(f"{out}: {', '.join(files)}", highlight=False, soft_wrap=True)
 
 
 def _run_on_devices(run: Callable, out: Path, devices: int, **settings) -> None:

@@ -223,6 +223,14 @@ def test_resuming_what_is_not_there_is_said(monkeypatch, tmp_path):
     assert not (tmp_path / "here").exists()  # nothing was written
 
 
+def test_the_end_of_a_run_says_where_it_is(monkeypatch, tmp_path):
+    fake_run(monkeypatch, lambda: (tmp_path / "here/result.json").write_text("{}"))
+    code, text = invoke("demo", "--out", "here", "--quick")
+    assert code == 0
+    assert "take figures from a full run" in text
+    assert text.endswith("here: result.json\n")
+
+
 def test_a_run_that_fails_at_once_leaves_no_folder(monkeypatch, tmp_path):
     def fail():
         raise MissingExtraError("training", "lightning", "train")
