@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.checks import check_last, compute_dtype
 
 
 def _to_tensor(value: Any) -> Any:
@@ -49,9 +49,6 @@ def accepts_numpy(function: Callable) -> Callable:
     return wrapper
 
 
-_HALF = (torch.float16, torch.bfloat16)
-
-
 def full_precision(function: Callable) -> Callable:
     """Compute half precision in float32, and let autocast round nothing inside.
 
@@ -63,10 +60,12 @@ def full_precision(function: Callable) -> Callable:
     torch.bfloat16
     """
 
+    def is_half(x: Tensor) -> bool:
+        return x.is_floating_point() and compute_dtype(x.dtype) != x.dtype
+
     def widen(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype in _HALF:
-            return value.float()
-        return value
+        half = isinstance(value, Tensor) and is_half(value)
+        return value.float() if half else value
 
     def narrow(value: Any, dtype: torch.dtype) -> Any:
         if isinstance(value, Tensor):
@@ -80,7 +79,8 @@ def full_precision(function: Callable) -> Callable:
         if not tensors:
             return function(*args, **kwargs)
         dtype, device = tensors[0].dtype, tensors[0].device.type
-        if dtype in _HALF:
+        half = is_half(tensors[0])
+        if half:
             args = tuple(widen(x) for x in args)
             kwargs = {key: widen(x) for key, x in kwargs.items()}
         if torch.is_autocast_enabled(device):
@@ -88,19 +88,14 @@ def full_precision(function: Callable) -> Callable:
                 result = function(*args, **kwargs)
         else:
             result = function(*args, **kwargs)
-        return narrow(result, dtype) if dtype in _HALF else result
+        return narrow(result, dtype) if half else result
 
     return wrapper
 
 
 def check_vector(x: Tensor, size: int, name: str = "x") -> Tensor:
     """Check ``(..., size)`` floating point; return it in the dtype to compute in."""
-    check_floating(x, name)
-    if x.ndim == 0 or x.shape[-1] != size:
-        raise ValueError(
-            f"{name}: expected shape (..., {size}), found {tuple(x.shape)}"
-        )
-    return x.to(compute_dtype(x.dtype))
+    return check_last(x, (size,), name).to(compute_dtype(x.dtype))
 
 
 def gradient_floor(dtype: torch.dtype) -> float:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.elementary import eye_like
+
 _NODES, _WEIGHTS = (
     [float(v) for v in values] for values in np.polynomial.legendre.leggauss(8)
 )
@@ -37,7 +39,7 @@ def _square_root(a: Tensor, eye: Tensor, steps: int) -> Tensor:
 
 def principal_log(a: Tensor) -> Tensor:
     """Logarithm of each matrix, without derivatives; useless where there is none."""
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    eye = eye_like(a)
     scale = a.abs().amax((-2, -1), keepdim=True)
     x = a / scale
     # every root costs a bit of accuracy: no more than the series needs

@@ -19,6 +19,7 @@ from manifoldkit.linalg.checks import (
     check_square,
     first_index,
 )
+from manifoldkit.linalg.elementary import eye_like
 
 VALIDATE = ("raise", "mask", "off")
 
@@ -50,7 +51,7 @@ def positive_determinant(g: Tensor) -> Tensor:
 def positive_definite(p: Tensor) -> Tensor:
     """Tell which matrices are finite and positive definite."""
     finite = torch.isfinite(p).all(-1).all(-1)
-    eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+    eye = eye_like(p)
     safe = torch.where(finite[..., None, None], (p + p.mT) / 2, eye)
     return finite & (torch.linalg.cholesky_ex(safe)[1] == 0)
 
@@ -94,7 +95,7 @@ def guard(
             )
         return g, lambda result, event_ndim=2: result
     good = test(g.detach())
-    eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+    eye = eye_like(g)
 
     def finish(result: Tensor, event_ndim: int = 2) -> Tensor:
         shown = good.reshape(good.shape + (1,) * event_ndim)

@@ -17,6 +17,7 @@ from manifoldkit.lie._arrays import without_dust
 from manifoldkit.lie._columns import may_look, rows, unrows
 from manifoldkit.lie._horn import pull_back, quick_nearest
 from manifoldkit.lie._so3 import exp_so3, hat, vee
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.orthogonal import procrustes
 
 _EPS = 1e-5  # relative damping, as in roma
@@ -73,7 +74,7 @@ def _careful(m: Tensor) -> tuple[Tensor, Tensor]:
     scale = m.detach().abs().amax((-2, -1), keepdim=True)
     finite = torch.isfinite(scale)
     usable = finite & (scale > 0)
-    eye = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
+    eye = eye_like(m)
     y = torch.where(usable, m, eye) / torch.where(usable, scale, 1.0)
     y = torch.where(scale < 1e-30, y.detach(), y)
     y = without_dust(y)
@@ -93,7 +94,7 @@ def _general(y: Tensor) -> tuple[Tensor, Tensor]:
     gap = s[..., -2] + sign * s[..., -1] if y.shape[-1] > 1 else s[..., -1]
     bad = gap <= _EPS * s[..., 0]
     y = torch.where(bad[..., None, None], y.detach(), y)
-    eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device).expand_as(y)
+    eye = eye_like(y).expand_as(y)
     if y.shape[-1] == 2:
         return _plane(y), bad
     return procrustes(eye, y, special=True), bad

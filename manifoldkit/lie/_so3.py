@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manifoldkit.lie._arrays import unit_vector
 from manifoldkit.lie._columns import assemble, cross, dot, may_look, rows, unrows
+from manifoldkit.linalg.elementary import safe_sqrt
 
 _TERMS = 8
 _NEAR = 0.25  # squared angles below this use power series
@@ -281,9 +282,7 @@ def quaternion_hopf(q: Tensor) -> Tensor:
 
 def safe_norm(v: Tensor) -> Tensor:
     """Length, with derivative zero at zero."""
-    square = (v * v).sum(-1)
-    zero = square == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+    return safe_sqrt((v * v).sum(-1))
 
 
 def safe_atan2(y: Tensor, x: Tensor) -> Tensor:

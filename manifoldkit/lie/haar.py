@@ -50,6 +50,7 @@ from manifoldkit.linalg.checks import (
     check_square,
     compute_dtype,
 )
+from manifoldkit.linalg.qr import qr_factor
 
 WEIGHTINGS = ("haar", "none", "clipped")
 POINTS = ("random", "stratified", "sobol")
@@ -410,9 +411,7 @@ def haar_rotations(u: Tensor, n: int) -> Tensor:
         a, b = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]
         parts = [second * b.cos(), first * a.sin(), first * a.cos(), second * b.sin()]
         return unit_quaternion_matrix(parts)
-    q, r = torch.linalg.qr(_normal(u).unflatten(-1, (n, n)))
-    sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
-    q = q * sign[..., None, :]
+    q = qr_factor(_normal(u).unflatten(-1, (n, n)))
     last = q[..., -1:] * torch.linalg.det(q).sign()[..., None, None]
     return torch.cat([q[..., :-1], last], -1)
 

@@ -9,13 +9,9 @@ below gives the three in a form that has no cancellation where eigenvalues meet.
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.elementary import safe_divide
+
 _SERIES_TERMS = 16
-
-
-def _safe_divide(x: Tensor, y: Tensor, limit: Tensor) -> Tensor:
-    """Return x / y, and ``limit`` where y is zero."""
-    zero = y == 0
-    return torch.where(zero, limit, x / torch.where(zero, torch.ones_like(y), y))
 
 
 def _homogeneous_series(a: Tensor, b: Tensor, c: Tensor, coefficients) -> Tensor:
@@ -110,7 +106,7 @@ class Log:
     def first(self, a: Tensor, b: Tensor) -> Tensor:
         """f[a, b]."""
         d = a - b
-        return _safe_divide(2 * torch.atanh(d / (a + b)), d, 1 / a)
+        return safe_divide(2 * torch.atanh(d / (a + b)), d, 1 / a)
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """f[a, b, c]."""
@@ -132,7 +128,7 @@ class Exp:
         """f[a, b] = e^b expm1(a - b) / (a - b) with a - b <= 0."""
         high = torch.maximum(a, b)
         d = -(a - b).abs()
-        return high.exp() * _safe_divide(torch.expm1(d), d, torch.ones_like(d))
+        return high.exp() * safe_divide(torch.expm1(d), d, torch.ones_like(d))
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """f[a, b, c]."""
@@ -166,9 +162,9 @@ class Power:
         """
         p = self.p
         low, high = torch.minimum(a, b), torch.maximum(a, b)
-        gap = _safe_divide(low - high, low + high, torch.zeros_like(high))
+        gap = safe_divide(low - high, low + high, torch.zeros_like(high))
         t = 2 * torch.atanh(gap)
-        ratio = _safe_divide(torch.expm1(p * t), torch.expm1(t), torch.full_like(t, p))
+        ratio = safe_divide(torch.expm1(p * t), torch.expm1(t), torch.full_like(t, p))
         return high ** (p - 1) * ratio
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
+from manifoldkit.linalg.elementary import eye_like
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -332,7 +333,7 @@ def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
     if x.numel() == 0:
         return torch.ones(x.shape[:-2], dtype=torch.bool, device=x.device)
     finite = torch.isfinite(x).flatten(-2).all(-1)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    eye = eye_like(x)
     x = torch.where(finite[..., None, None], x, eye)
     _, info = torch.linalg.cholesky_ex((x + x.mT) / 2)
     return finite & (_asymmetry(x) <= rtol) & (info == 0)

@@ -17,6 +17,8 @@ from manifoldkit.linalg.checks import (
     must_not_look,
     tolerance,
 )
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import cholesky
 from manifoldkit.linalg.orthogonal import polar
 
 # quintic step of msign: expands small singular values fast, then hovers about 1
@@ -68,11 +70,8 @@ def _cholesky_pass(x: Tensor, shift: float) -> tuple[Tensor, Tensor]:
     gram = x.mT @ x
     if shift:
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-        gram = gram + shift * trace * torch.eye(
-            x.shape[-1], dtype=x.dtype, device=x.device
-        )
-    factor, info = torch.linalg.cholesky_ex(gram)
-    factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
+        gram = gram + shift * trace * eye_like(x)
+    factor = cholesky(gram)
     return torch.linalg.solve_triangular(factor.mT, x, upper=True, left=False), factor
 
 
@@ -145,7 +144,7 @@ def _spectral_bound(x: Tensor) -> Tensor:
 
 def _newton_schulz(y: Tensor, steps: int) -> Tensor:
     """Iterate on the p x p Gram matrix: ``Y_k = Y P_k``, ``H_k = P_k Y'Y P_k``."""
-    three = 3 * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+    three = 3 * eye_like(y)
     h = y.mT @ y
     factor = t = (three - h) / 2
     for _ in range(steps - 1):

@@ -19,6 +19,7 @@ from manifoldkit.linalg.checks import (
     maybe_any,
     must_not_look,
 )
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.orthogonal import polar
 
 _BLOCK = 7  # powers kept by the Paterson-Stockmeyer scheme
@@ -70,7 +71,7 @@ def angle_over_sine(cosine: Tensor) -> Tensor:
 
 def _rotation_sqrt(r: Tensor) -> Tensor:
     """Principal square root; half turns get one of their two planes of rotation."""
-    eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
+    eye = eye_like(r)
     middle = eye + r
     s, u = torch.linalg.eigh(torch.nan_to_num((r + r.mT).detach()) / 2)
     half_turn = s < -1 + 1e3 * torch.finfo(r.dtype).eps

@@ -9,7 +9,8 @@ from manifoldkit.linalg.checks import (
     check_square,
     compute_dtype,
 )
-from manifoldkit.linalg.symmetric import Eig, _full_precision, eigh, symmetrize
+from manifoldkit.linalg.factorizations import Eig, eigh
+from manifoldkit.linalg.symmetric import _full_precision, symmetrize
 
 
 class _LyapunovCompiled(torch.autograd.Function):

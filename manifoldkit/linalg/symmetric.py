@@ -36,12 +36,9 @@ from manifoldkit.linalg.checks import (
     check_symmetric,
     check_tensor,
     compute_dtype,
-    maybe_any,
-    must_not_look,
     semidefinite_floor,
 )
-
-Eig = tuple[Tensor, Tensor]
+from manifoldkit.linalg.factorizations import Eig, eigh
 
 
 def symmetrize(x: Tensor) -> Tensor:
@@ -52,6 +49,15 @@ def symmetrize(x: Tensor) -> Tensor:
     x : Tensor, shape (..., n, n)
         Square matrices.
 
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices.
+
     Examples
     --------
     >>> symmetrize(torch.tensor([[1., 2.], [0., 1.]]))
@@ -60,93 +66,6 @@ def symmetrize(x: Tensor) -> Tensor:
     """
     check_square(x)
     return (x + x.mT) / 2
-
-
-def _closed_form_pays(x: Tensor) -> bool:
-    """2x2 matrices: twice as fast as LAPACK from about a thousand, always on a GPU."""
-    return x.shape[-1] == 2 and (x.is_cuda or x.numel() >= 4000)
-
-
-def _eigh_2x2(x: Tensor) -> Eig:
-    """Closed form: one rotation by half the angle of (a - c, 2 b)."""
-    a, b, c = x[..., 0, 0], x[..., 1, 0], x[..., 1, 1]
-    radius = torch.hypot((a - c) / 2, b)
-    mean = (a + c) / 2
-    large = mean + torch.where(mean >= 0, radius, -radius)
-    scale = x.abs().amax((-2, -1))
-    unit = torch.where(scale > 0, scale, torch.ones_like(scale))
-    det = (a / unit) * (c / unit) - (b / unit) ** 2
-    # det / large has no cancellation of its own where the mean dominates
-    divisor = torch.where(large == 0, unit, large) / unit
-    small = torch.where(radius < mean.abs(), det / divisor * unit, 2 * mean - large)
-    angle = torch.atan2(b, (a - c) / 2) / 2
-    cos, sin = angle.cos(), angle.sin()
-    first, last = torch.minimum(small, large), torch.maximum(small, large)
-    u = torch.stack([torch.stack([-sin, cos], -1), torch.stack([cos, sin], -1)], -2)
-    return torch.stack([first, last], -1), u
-
-
-def eigh(x: Tensor) -> Eig:
-    """Return ascending eigenvalues and eigenvectors; NaN for a non-finite matrix alone.
-
-    A constant for automatic differentiation: it feeds the ``eig=`` argument of the
-    functions of this module, whose derivatives do not pass through it. Large batches
-    of 2x2 matrices take a closed form.
-
-    Parameters
-    ----------
-    x : Tensor, shape (..., n, n)
-        Symmetric matrices (the symmetric part is used).
-
-    Returns
-    -------
-    s : Tensor, shape (..., n)
-        Eigenvalues in ascending order.
-    u : Tensor, shape (..., n, n)
-        Eigenvectors in columns.
-
-    Examples
-    --------
-    >>> s, u = eigh(torch.tensor([[2., 1.], [1., 2.]]))
-    >>> s
-    tensor([1., 3.])
-    """
-    check_square(x)
-    with torch.no_grad():
-        x = x.detach().to(compute_dtype(x.dtype))
-        x = (x + x.mT) / 2
-        finite = torch.isfinite(x).all(-1).all(-1)[..., None]
-        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        safe = torch.where(finite[..., None], x, eye)
-        s, u = _eigh_2x2(safe) if _closed_form_pays(safe) else torch.linalg.eigh(safe)
-        return torch.where(finite, s, torch.nan), u
-
-
-def eigvalsh(x: Tensor) -> Tensor:
-    """Return ascending eigenvalues; NaN for a non-finite matrix alone.
-
-    Differentiable, unlike :func:`eigh`.
-
-    Parameters
-    ----------
-    x : Tensor, shape (..., n, n)
-        Symmetric matrices (the lower triangle is read).
-
-    Returns
-    -------
-    Tensor, shape (..., n)
-
-    Examples
-    --------
-    >>> eigvalsh(torch.tensor([[2., 1.], [1., 2.]]))
-    tensor([1., 3.])
-    """
-    if not must_not_look(x) and not maybe_any(~x.detach().sum().isfinite()):
-        return torch.linalg.eigvalsh(x)
-    finite = torch.isfinite(x).all(-1).all(-1)[..., None]
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    s = torch.linalg.eigvalsh(torch.where(finite[..., None], x, eye))
-    return torch.where(finite, s, torch.nan)
 
 
 def _full_precision(x: Tensor):
@@ -326,6 +245,10 @@ def invsqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Te
 
     Parameters, raises: see :func:`sqrtm`; the matrices must be positive definite.
 
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
     Examples
     --------
     >>> invsqrtm(torch.diag(torch.tensor([4., 1.])))
@@ -342,6 +265,10 @@ def logm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor
     r"""Principal logarithm of SPD matrices, :math:`U \log(s)\, U'`.
 
     Parameters, raises: see :func:`sqrtm`; the matrices must be positive definite.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
 
     Examples
     --------
@@ -366,6 +293,15 @@ def expm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor
         ``eigh(x)``, if it is known already.
     validate : bool, default=False
         Raise for a matrix that is not finite or not symmetric.
+
+    Returns
+    -------
+    Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices; with ``validate``, the first bad matrix.
 
     Examples
     --------
@@ -444,6 +380,11 @@ def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
     Returns
     -------
     Tensor, shape (..., n (n + 1) / 2)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices.
 
     Examples
     --------

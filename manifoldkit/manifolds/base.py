@@ -35,12 +35,7 @@ from geoopt.utils import size2shape
 from torch import Tensor
 
 from manifoldkit.linalg.checks import check_floating, first_index
-
-
-def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root with derivative zero at zero; rounding below zero counts as zero."""
-    zero = x <= 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
+from manifoldkit.linalg.elementary import safe_sqrt
 
 
 def trace_product(u: Tensor, v: Tensor, keepdim: bool = False) -> Tensor:

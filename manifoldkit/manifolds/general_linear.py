@@ -5,16 +5,13 @@ from torch import Tensor
 
 from manifoldkit.linalg import expm, logm, polar, solve_lyapunov
 from manifoldkit.linalg.checks import check_choice
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.rotation_log import logm_rotation
 from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
 from manifoldkit.manifolds.spd.affine_invariant import AffineInvariantSPD
 from manifoldkit.manifolds.special_orthogonal import skew
 
 _RETRACTIONS = ("expm", "cayley", "exp")
-
-
-def _eye(x: Tensor) -> Tensor:
-    return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
 
 class _LeftInvariant(SquareMatrixManifold):
@@ -44,7 +41,7 @@ class _LeftInvariant(SquareMatrixManifold):
         if self.retraction == "exp":
             factor = torch.linalg.matrix_exp(a.mT) @ torch.linalg.matrix_exp(a - a.mT)
         elif self.retraction == "cayley":
-            factor = torch.linalg.solve_ex(_eye(x) - a / 2, _eye(x) + a / 2)[0]
+            factor = torch.linalg.solve_ex(eye_like(x) - a / 2, eye_like(x) + a / 2)[0]
         else:
             factor = torch.linalg.matrix_exp(a)
         return self._finish(x @ factor)
@@ -162,7 +159,7 @@ class GLPlus(SquareMatrixManifold):
 
         With an anchor, the same for ``anchor^-1 x``.
         """
-        base = _eye(x).expand_as(x) if anchor is None else anchor
+        base = eye_like(x).expand_as(x) if anchor is None else anchor
         p, r = polar(torch.linalg.solve_ex(base, x)[0])
         keep = 1 - rate
         return (
@@ -281,7 +278,7 @@ class SpecialLinear(_LeftInvariant):
 
     def _algebra(self, a):
         trace = a.diagonal(dim1=-2, dim2=-1).mean(-1)
-        return a - trace[..., None, None] * _eye(a)
+        return a - trace[..., None, None] * eye_like(a)
 
     def _finish(self, y):
         # through the logarithm: a determinant of large n over- or underflows
@@ -294,7 +291,7 @@ class SpecialLinear(_LeftInvariant):
     def projx(self, x):
         """Divide by ``det^(1/n)``; where the determinant is not positive, return x."""
         positive = torch.linalg.slogdet(x.detach())[0] > 0
-        safe = torch.where(positive[..., None, None], x, _eye(x))
+        safe = torch.where(positive[..., None, None], x, eye_like(x))
         return torch.where(positive[..., None, None], self._finish(safe), x)
 
     def decay(

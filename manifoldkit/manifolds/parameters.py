@@ -21,6 +21,15 @@ _LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
 def manifold_of(parameter: Tensor) -> geoopt.Manifold:
     """Return the manifold of a tensor; :class:`Euclidean` for a plain one.
 
+    Parameters
+    ----------
+    parameter : Tensor
+        Any tensor.
+
+    Returns
+    -------
+    geoopt.Manifold
+
     Examples
     --------
     >>> manifold_of(torch.nn.Parameter(torch.zeros(3)))

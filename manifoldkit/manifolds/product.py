@@ -7,7 +7,8 @@ import geoopt
 import torch
 from torch import Tensor
 
-from manifoldkit.manifolds.base import Manifold, safe_sqrt
+from manifoldkit.linalg.elementary import safe_sqrt
+from manifoldkit.manifolds.base import Manifold
 
 Shape = int | Sequence[int]
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from manifoldkit.linalg import procrustes
 from manifoldkit.linalg.checks import check_choice
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.qr import qr_factor
 from manifoldkit.linalg.rotation_log import logm_rotation
 from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
@@ -82,15 +83,13 @@ class SpecialOrthogonal(SquareMatrixManifold):
 
     def projx(self, x):
         """Nearest rotation (for a reflection, the one that flips the least)."""
-        return procrustes(
-            torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), x, special=True
-        )
+        return procrustes(eye_like(x), x, special=True)
 
     def _move(self, x: Tensor, a: Tensor, kind: str) -> Tensor:
         """Multiply x by the rotation of the skew matrix a."""
         if kind == "exp":
             return polish(x @ torch.linalg.matrix_exp(a))
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        eye = eye_like(a)
         if kind == "qr":
             return polish(x @ qr_factor(eye + a))
         rotation = torch.linalg.solve_ex(eye - a / 2, eye + a / 2)[0]

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from manifoldkit.linalg.checks import check_positive
-from manifoldkit.manifolds.base import Manifold, safe_sqrt
+from manifoldkit.linalg.elementary import safe_sqrt
+from manifoldkit.manifolds.base import Manifold
 
 
 class Sphere(Manifold):

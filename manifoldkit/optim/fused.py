@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from manifoldkit.linalg.checks import must_not_look, tolerance
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import cholesky
 from manifoldkit.linalg.qr import cholesky_qr
 from manifoldkit.manifolds import SPD, Sphere, Stiefel
 from manifoldkit.optim.geometry import FrameGeometry, TangentGeometry
@@ -87,8 +89,7 @@ class CayleyGeometry(TangentGeometry):
         half = (a - a.mT).mul_(0.5)
         gram = half.mT @ half
         gram.diagonal(dim1=-2, dim2=-1).add_(1)
-        low, info = torch.linalg.cholesky_ex(gram)
-        low = torch.where((info == 0)[..., None, None], low, torch.nan)
+        low = cholesky(gram)
         v = x if m is None else torch.cat([x, m], -1)
         v = torch.baddbmm(v, half, v)
         v = torch.baddbmm(v, half, v).mT
@@ -140,7 +141,7 @@ class AffineGeometry(FrameGeometry):
 
     def frame(self, x):
         """Cholesky factor, NaN where a matrix is not positive definite."""
-        return _cholesky(x)
+        return cholesky(x)
 
     def gradient(self, x, frame, egrad):
         """``L' sym(G) L``."""
@@ -158,18 +159,11 @@ class AffineGeometry(FrameGeometry):
             rows = d.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
             d.mul_((self.longest / torch.minimum(length, rows)).clamp_max_(1.0))
         d.diagonal(dim1=-2, dim2=-1).add_(1)
-        eye = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device).expand_as(d)
+        eye = eye_like(d).expand_as(d)
         e = torch.baddbmm(eye, d, d, beta=0.5, alpha=0.5)
-        new = torch.bmm(frame, _cholesky(e))
+        new = torch.bmm(frame, cholesky(e))
         y = torch.bmm(new, new.mT)
         return y.add(y.mT).mul_(0.5), m
-
-
-def _cholesky(x: Tensor) -> Tensor:
-    low, info = torch.linalg.cholesky_ex(x)
-    if not must_not_look(x) and not bool(info.any()):
-        return low
-    return torch.where((info == 0)[..., None, None], low, torch.nan)
 
 
 def geometry_of(manifold: Manifold, retraction: str | None = None, transport="auto"):

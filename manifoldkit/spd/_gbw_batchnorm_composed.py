@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import invsqrtm, sqrtm, symmetrize
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.spd._gbw_batchnorm_roots import weighted_sum
 
 
@@ -40,7 +41,7 @@ def center(y: Tensor, c: Tensor, mean: Tensor, u: Tensor) -> Tensor:
     """Tangent vectors at I in the basis u."""
     flat = _whiten(c, mean)
     t = transport(flat, _whiten(c[:, None], y))
-    eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+    eye = eye_like(y)
     return u.mT[:, None] @ hadamard(flat, t - eye, False) @ u[:, None]
 
 
@@ -53,7 +54,7 @@ def expand(v: Tensor, c: Tensor, bias: Tensor, gain: Tensor, u: Tensor) -> Tenso
     """Tangent vectors at I in the basis u to matrices around the bias."""
     flat = _whiten(c, bias)
     v = gain[:, None, None, None] * (u[:, None] @ symmetrize(v) @ u.mT[:, None])
-    eye = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
+    eye = eye_like(v)
     step = c[:, None] @ (eye + hadamard(flat, v, True))
     return step @ flat[:, None] @ step.mT
 

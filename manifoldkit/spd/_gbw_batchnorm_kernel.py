@@ -29,10 +29,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import quick_eigh
 from manifoldkit.spd import _gbw_batchnorm_composed as composed
 from manifoldkit.spd._gbw_batchnorm_roots import (
     congruence,
-    safe_eigh,
     square_roots,
 )
 
@@ -46,7 +47,7 @@ class Frame(NamedTuple):
 
 def _factorize(metric: Tensor) -> Frame:
     factor = torch.linalg.cholesky((metric + metric.mT).mul_(0.5))
-    eye = torch.eye(metric.shape[-1], dtype=metric.dtype, device=metric.device)
+    eye = eye_like(metric)
     return Frame(
         factor,
         torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False),
@@ -138,7 +139,7 @@ def _hadamard_gradient(root: Tensor, inverse: bool, grad: Tensor, v: Tensor) -> 
 
 def _centered(y, factor, center, inverse, method):
     """Tangent vectors V_i at I in the basis U, and what backward needs."""
-    g, u = safe_eigh(inverse @ center @ inverse.mT)
+    g, u = quick_eigh(inverse @ center @ inverse.mT)
     half = g.sqrt()
     k = half[..., None] * (u.mT @ inverse)
     roots = square_roots(k, y, method)
@@ -194,7 +195,7 @@ class _Center(torch.autograd.Function):
 
 def _step(v, inverse, bias, gain, u):
     """I + L in the eigenbasis of the bias, and what it is made of."""
-    d, r = safe_eigh(_sandwich(inverse, bias))
+    d, r = quick_eigh(_sandwich(inverse, bias))
     rotation = r.mT @ u
     pairs = _pairs(d)
     change = congruence(rotation, v).div_(pairs[:, None])
@@ -354,5 +355,5 @@ def margin(
 ) -> Tensor:
     """Smallest eigenvalue of I + V / 2 and of I + L over the batch."""
     step = _step(v, frame.inverse, bias, gain, basis)[0]
-    eye = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
-    return torch.minimum(*(safe_eigh(m)[0].amin() for m in (eye + v / 2, step)))
+    eye = eye_like(v)
+    return torch.minimum(*(quick_eigh(m)[0].amin() for m in (eye + v / 2, step)))

@@ -5,8 +5,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg import eigh
 from manifoldkit.linalg.checks import tolerance
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import quick_eigh
 
 #: Where the smallest eigenvalue is below this many rounding units of the largest, its
 #: root has lost half of its digits: it is taken from singular values instead.
@@ -27,14 +28,6 @@ def weighted_sum(x: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return x.sum(1)
     return torch.einsum("cn,cn...->c...", weights, x)
-
-
-def safe_eigh(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigendecomposition by the lower triangle; NaN for a non-finite matrix alone."""
-    try:
-        return torch.linalg.eigh(x)
-    except torch.linalg.LinAlgError:
-        return eigh(x)
 
 
 class EigenRoots:
@@ -77,7 +70,7 @@ class NewtonSchulzRoots:
         """Solve S X + X S = grad: the sign iteration of [[S, grad], [0, -S]]."""
         scale = torch.linalg.matrix_norm(self.root)[..., None, None]
         a, q = self.root / scale, grad / scale
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        eye = eye_like(a)
         for _ in range(_NEWTON_SCHULZ_STEPS):
             square = a @ a
             gap = float((eye - square).abs().amax())
@@ -91,7 +84,7 @@ class NewtonSchulzRoots:
 def _newton_schulz(a: Tensor) -> NewtonSchulzRoots | None:
     """Roots by the coupled iteration; None where a matrix does not converge."""
     scale = torch.linalg.matrix_norm(a)[..., None, None]
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    eye = eye_like(a)
     y, z = a / scale, eye.expand_as(a)
     for _ in range(_NEWTON_SCHULZ_STEPS):
         product = z @ y
@@ -111,7 +104,7 @@ def square_roots(k: Tensor, y: Tensor, method: str) -> "EigenRoots | NewtonSchul
         roots = _newton_schulz(a)
         if roots is not None:
             return roots
-    s, q = safe_eigh(a)
+    s, q = quick_eigh(a)
     bad = s[..., 0] < _ILL_CONDITIONED * tolerance(s.dtype) * s[..., -1]
     r = s.clamp_min(0).sqrt_()
     if bool(bad.any()):

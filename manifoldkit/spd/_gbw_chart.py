@@ -16,6 +16,7 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
     semidefinite_floor,
 )
+from manifoldkit.linalg.factorizations import cholesky
 
 #: Smallest power: below it the powers of all matrices are equal to a few digits.
 MIN_POWER = 1e-3
@@ -117,19 +118,6 @@ def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
     M = out.pop("M", None)
     factor = None if M is None else cholesky(M)
     return list(out.values()), Chart(factor, power), dtype
-
-
-def cholesky(x: Tensor) -> Tensor:
-    """Lower Cholesky factor, NaN where x is not positive definite."""
-    factor, info = torch.linalg.cholesky_ex(x)
-    if bool((info != 0).any()):
-        factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
-    return factor
-
-
-def trace(x: Tensor) -> Tensor:
-    """Trace of every matrix."""
-    return x.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def square_factor(x: Tensor) -> tuple[Tensor, bool]:

@@ -25,7 +25,9 @@ from torch.autograd.function import once_differentiable
 
 from manifoldkit.linalg import eigh, sqrtm, symmetrize
 from manifoldkit.linalg.checks import tolerance
-from manifoldkit.spd._gbw_chart import cholesky, square_factor, trace
+from manifoldkit.linalg.elementary import eye_like, trace
+from manifoldkit.linalg.factorizations import cholesky, quick_eigh
+from manifoldkit.spd._gbw_chart import square_factor
 
 _MAX_CG = 100
 #: Where the eigenvalues of a Newton step E are cut, to stay where its model holds.
@@ -68,17 +70,12 @@ def _tall(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
 
 
-def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Decompose symmetric matrices, the fast way unless something is not finite."""
-    return torch.linalg.eigh(x) if bool(x.sum().isfinite()) else eigh(x)
-
-
 def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Frame:
     """Decompose at g; ``halves``, factors of x, asks for the accurate, slower way."""
     factor = cholesky(g)
     if halves is None:
         half = (_tall(x) @ factor).view(x.shape)
-        s, u = _eigh((_tall(half.mT) @ factor).view(x.shape))
+        s, u = quick_eigh((_tall(half.mT) @ factor).view(x.shape))
         roots = torch.where(s > 0, s, s * 0).sqrt()
     else:
         # singular values: no root of a rounding error in the small ones
@@ -119,7 +116,7 @@ def _solve_newton(frame: _Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> 
         inner = (flat @ e).view(vectors.shape) @ vectors.mT
         return flat.mT @ _tall((inner * weight) @ vectors)
 
-    s, u = _eigh(frame.mean_root)
+    s, u = quick_eigh(frame.mean_root)
     inverse = (s[..., :, None] + s[..., None, :]) / (
         s[..., :, None] * s[..., None, :]
     ).clamp_min(torch.finfo(s.dtype).tiny)
@@ -157,7 +154,7 @@ def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
     # no more accurate than the quadratic convergence can use
     accuracy = torch.maximum(frame.residual, 0.1 * tol / frame.residual)
     change = _solve_newton(frame, w, frame.gap, accuracy.clamp_max(0.1))
-    s, u = _eigh(change)
+    s, u = quick_eigh(change)
     half = frame.factor @ (u * (s.clamp(*_BOUNDS) / 2).exp()[..., None, :])
     return half @ half.mT
 
@@ -288,7 +285,7 @@ def unrolled(
         mean_root = (w[..., None, None] * roots).sum(1)
         half = torch.linalg.solve_triangular(factor.mT, mean_root, upper=True)
         total = torch.linalg.solve_triangular(factor.mT, half.mT, upper=True)
-        eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+        eye = eye_like(g)
         residual = (total - eye).detach().square().sum((-2, -1)).sqrt()
         residual = residual / math.sqrt(g.shape[-1])
         converged = residual <= tol

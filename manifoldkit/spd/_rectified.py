@@ -8,7 +8,8 @@ derivative of the clipped side, zero, is taken.
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg._spectral import Log, _safe_divide, _sort3
+from manifoldkit.linalg._spectral import Log, _sort3
+from manifoldkit.linalg.elementary import safe_divide
 
 
 class Clip:
@@ -33,7 +34,7 @@ class Clip:
         slope = (
             (region == 0).to(a.dtype).expand(torch.broadcast_shapes(a.shape, b.shape))
         )
-        mixed = _safe_divide(self.value(a) - self.value(b), a - b, slope)
+        mixed = safe_divide(self.value(a) - self.value(b), a - b, slope)
         return torch.where(region == self._region(b), slope, mixed)
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:

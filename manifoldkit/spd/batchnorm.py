@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.linalg.checks import check_choice, check_count
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.symmetric import _apply, _full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd import _gbw_batchnorm_kernel as kernel
@@ -371,7 +372,7 @@ class GBWBatchNorm(BatchNormBase):
 
 def _folded(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
     """2 |I + k (|I + V/2| - I)| - 2 I: exponential and logarithm at I by real roots."""
-    eye = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
+    eye = eye_like(v)
     inner = _apply(eye + v / 2, Absolute(), None) - eye
     outer = _apply(eye + gain[:, None, None, None] * inner, Absolute(), None) - eye
     return 2 * outer, torch.ones_like(gain)
@@ -384,6 +385,11 @@ class BWBatchNorm(GBWBatchNorm):
     ----------
     n, power, **options
         As for :class:`GBWBatchNorm`, without ``learn_metric``.
+
+    Raises
+    ------
+    ValueError
+        As :class:`GBWBatchNorm`.
 
     Examples
     --------
@@ -427,6 +433,10 @@ def make_batchnorm(name: str | None, n: int, **options) -> nn.Module:
     ------
     ValueError
         An unknown name.
+
+    Returns
+    -------
+    nn.Module
 
     Examples
     --------

@@ -1,18 +1,22 @@
 """Batch normalization of SPD matrices in the metrics that GBW is compared with."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
 from manifoldkit.linalg.checks import check_choice, check_count
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import cholesky
 from manifoldkit.linalg.symmetric import Eig, _full_precision
+from manifoldkit.manifolds import SPD
+from manifoldkit.manifolds.spd.flat import FlatSPD
 from manifoldkit.spd._batchnorm_base import (
     BatchAverage,
     BatchNormBase,
 )
-from manifoldkit.spd._gbw_chart import check_power, cholesky, power_of
+from manifoldkit.spd._gbw_chart import check_power, power_of
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
 
@@ -29,7 +33,7 @@ class _AffineInvariant:
     def _inverse_root(self, x: Tensor) -> Tensor:
         if self.congruence != "cholesky":
             return invsqrtm(x)
-        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).expand_as(x)
+        eye = eye_like(x).expand_as(x)
         return torch.linalg.solve_triangular(cholesky(x), eye, upper=False)
 
     def coordinates(self, x: Tensor) -> Tensor:
@@ -72,15 +76,11 @@ class _AffineInvariant:
 
 
 class _Flat:
-    """Global coordinates in which the geometry is Euclidean."""
+    """Global coordinates in which the geometry is Euclidean: a manifold's chart."""
 
-    def coordinates(self, x: Tensor) -> Tensor:
-        """Coordinates of SPD matrices."""
-        raise NotImplementedError
-
-    def matrix(self, c: Tensor) -> Tensor:
-        """Invert them."""
-        raise NotImplementedError
+    def __init__(self, metric: str):
+        manifold = cast(FlatSPD, SPD(metric))
+        self.coordinates, self.matrix = manifold.chart, manifold.unchart
 
     def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
         """Return to matrices from the mean of the coordinates."""
@@ -97,27 +97,6 @@ class _Flat:
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         """From a (t = 0) to b."""
         return self.matrix(torch.lerp(self.coordinates(a), self.coordinates(b), t))
-
-
-class _LogEuclidean(_Flat):
-    def coordinates(self, x: Tensor) -> Tensor:
-        return logm(x)
-
-    def matrix(self, c: Tensor) -> Tensor:
-        return expm(c)
-
-
-class _LogCholesky(_Flat):
-    """The Cholesky factor with the logarithm of its diagonal."""
-
-    def coordinates(self, x: Tensor) -> Tensor:
-        lower = cholesky(x)
-        diagonal = lower.diagonal(dim1=-2, dim2=-1).log()
-        return lower.tril(-1) + torch.diag_embed(diagonal)
-
-    def matrix(self, c: Tensor) -> Tensor:
-        lower = c.tril(-1) + torch.diag_embed(c.diagonal(dim1=-2, dim2=-1).exp())
-        return lower @ lower.mT
 
 
 class SPDBatchNorm(BatchNormBase):
@@ -153,6 +132,12 @@ class SPDBatchNorm(BatchNormBase):
     ----------
     bias, scale, running_mean, running_var, num_batches_tracked
         As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+
+    Raises
+    ------
+    ValueError
+        Settings out of range; in training, fewer than two matrices, or a mean that is
+        not positive definite.
 
     References
     ----------
@@ -232,7 +217,7 @@ class SPDBatchNorm(BatchNormBase):
             return _AffineInvariant(
                 self.congruence, not self.dispersion, self.mean_iterations
             )
-        return _LogEuclidean() if self.metric == "log_euclidean" else _LogCholesky()
+        return _Flat(self.metric)
 
     def _deform(self, x: Tensor) -> Tensor:
         # the logarithm of a power is a multiple: nothing would change

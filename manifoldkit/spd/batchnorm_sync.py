@@ -59,6 +59,11 @@ def convert_sync_batchnorm(module: nn.Module, process_group=None) -> nn.Module:
     nn.Module
         The module itself.
 
+    Raises
+    ------
+    TypeError
+        ``module`` is no module.
+
     Notes
     -----
     With ``stats_grad=True`` the derivative passes through the sums to the inputs of all

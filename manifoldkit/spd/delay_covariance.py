@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg.checks import check_choice, compute_dtype
+from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.spd.delay_moments import (
     TRIMS,
     DelayMoments,
@@ -210,13 +211,8 @@ def _from_scm(scm: Tensor, n: int, estimator: str) -> Tensor:
     return scm
 
 
-def _trace(c: Tensor) -> Tensor:
-    return c.diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
 def _add_identity(c: Tensor, amount: Tensor) -> Tensor:
-    eye = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
-    return c + amount[..., None, None] * eye
+    return c + amount[..., None, None] * eye_like(c)
 
 
 def _oas(scm: Tensor, n: int) -> Tensor:
@@ -224,7 +220,7 @@ def _oas(scm: Tensor, n: int) -> Tensor:
     p = scm.shape[-1]
     if p == 1:
         return scm
-    mu = _trace(scm) / p
+    mu = trace(scm) / p
     alpha = scm.square().mean((-2, -1))
     excess = (n + 1) * (alpha - mu.square() / p)
     degenerate = excess == 0
@@ -248,7 +244,7 @@ def _ledoit_wolf(scm: Tensor, fourth: Tensor, n: int) -> Tensor:
     p = scm.shape[-1]
     if p == 1:
         return scm
-    mu = _trace(scm) / p
+    mu = trace(scm) / p
     frobenius = scm.square().sum((-2, -1))
     delta = (frobenius - p * mu.square()) / p
     beta = torch.minimum((fourth / n - frobenius) / (p * n), delta)
@@ -261,7 +257,7 @@ def shrink(c: Tensor, amount: float) -> Tensor:
     """Return ``(1 - amount) c + amount tr(c) / n I`` for matrices (..., n, n)."""
     if amount == 0:
         return c
-    mu = _trace(c) / c.shape[-1]
+    mu = trace(c) / c.shape[-1]
     return _add_identity((1 - amount) * c, amount * mu)
 
 

@@ -127,6 +127,12 @@ class GBWMDM(
     n_channels_ : int
         Size of the matrices seen in ``fit``.
 
+    Raises
+    ------
+    ValueError
+        When fitted: bad matrices (the first is named), one class only, or settings out
+        of range.
+
     Examples
     --------
     >>> import numpy as np
@@ -292,6 +298,11 @@ class GBWTangentSpace(
         Metric matrix that is used.
     n_channels_ : int
         Size of the matrices seen in ``fit``.
+
+    Raises
+    ------
+    ValueError
+        When fitted: bad matrices (the first is named), or settings out of range.
 
     Examples
     --------

@@ -47,6 +47,12 @@ class SpatioTemporalFilters(nn.Module):
     device, dtype
         Of the parameters.
 
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers; in ``forward``, signals of other channels
+        or shorter than the kernel.
+
     Examples
     --------
     >>> SpatioTemporalFilters(8)(torch.randn(2, 8, 125)).shape

@@ -51,8 +51,9 @@ from manifoldkit.linalg.checks import (
     first_index,
     tolerance,
 )
-from manifoldkit.linalg.symmetric import eigvalsh
-from manifoldkit.spd._gbw_chart import cholesky, prepare, square_factor, trace
+from manifoldkit.linalg.elementary import eye_like, trace
+from manifoldkit.linalg.factorizations import cholesky, eigvalsh
+from manifoldkit.spd._gbw_chart import prepare, square_factor
 
 #: Where d^2 is below this part of the traces the trace formula has lost its digits.
 _CANCELLATION = {torch.float64: 1e-4, torch.float32: 1e-2}
@@ -79,7 +80,7 @@ def root_in_frame(factor: Tensor, point: Tensor, accurate: bool) -> Tensor:
     good = (info == 0)[..., None, None]
     if bool(good.all()):
         return polar(factor.mT @ second).p
-    eye = torch.eye(point.shape[-1], dtype=point.dtype, device=point.device)
+    eye = eye_like(point)
     regular = polar(factor.mT @ torch.where(good, second, eye)).p
     singular = sqrtm(factor.mT @ torch.where(good, eye, point) @ factor)
     return torch.where(good, regular, singular)
@@ -134,7 +135,7 @@ class _SquaredDistance(torch.autograd.Function):
         want = ctx.needs_input_grad[:2]
         if not ctx.regular:
             (a, b), want = (b, a), want[::-1]
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        eye = eye_like(a)
         grad = grad[..., None, None]
         factor = cholesky(a)
         root = root_in_frame(factor, b, ctx.close)
@@ -241,6 +242,11 @@ def gbw_log(
     -------
     Tensor, shape (..., n, n)
 
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`gbw_distance`.
+
     Examples
     --------
     >>> gbw_log(torch.eye(2), torch.diag(torch.tensor([4., 1.])))
@@ -252,7 +258,7 @@ def gbw_log(
     )
     flat = chart.to_flat(base)
     t = transport(flat, chart.to_flat(point))
-    eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
+    eye = eye_like(t)
     return chart.pull(base, symmetrize(2 * (t - eye) @ flat)).to(dtype)
 
 
@@ -311,7 +317,7 @@ def gbw_exp(
 
 def stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tensor:
     """(I + L) G (I + L), positive semidefinite by construction."""
-    eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
+    eye = eye_like(flat)
     step = eye + symmetrize(change)
     if check_domain:
         s = eigvalsh(step.detach())[..., 0]
@@ -352,6 +358,11 @@ def gbw_geodesic(
     -------
     Tensor, shape (..., n, n)
 
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`gbw_distance`; positions that do not broadcast.
+
     Examples
     --------
     >>> gbw_geodesic(torch.eye(2), torch.diag(torch.tensor([9., 1.])), 0.5)
@@ -368,7 +379,7 @@ def gbw_geodesic(
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
     flat = chart.to_flat(a)
     change = transport(flat, chart.to_flat(b))
-    change = change - torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    change = change - eye_like(a)
     check_broadcast(a=(change, 2), t=(t, 0))
     result = stretch(flat, t[..., None, None] * change, False, "t")
     return chart.from_flat(result).to(dtype)

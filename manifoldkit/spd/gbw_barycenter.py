@@ -20,7 +20,9 @@ from manifoldkit.linalg.checks import (
     check_weights,
     compute_dtype,
 )
-from manifoldkit.spd._gbw_chart import Chart, check_power, cholesky
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.spd._gbw_chart import Chart, check_power
 from manifoldkit.spd._gbw_mean_solver import Barycenter, MeanInfo, solve, unrolled
 
 
@@ -62,9 +64,7 @@ def _skip_zero_weights(x: Tensor, w: Tensor) -> Tensor:
     if not bool(zero.any()):
         return x
     padding = (zero & ~is_spd(x))[..., None, None]
-    return torch.where(
-        padding, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), x
-    )
+    return torch.where(padding, eye_like(x), x)
 
 
 @overload

@@ -6,6 +6,7 @@ from torch.autograd.function import once_differentiable
 
 from manifoldkit.linalg import eigh, symmetrize, unvech, vech
 from manifoldkit.linalg.checks import check_choice, check_floating
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.spd._gbw_chart import prepare
 from manifoldkit.spd.gbw import stretch, transport
 
@@ -86,7 +87,7 @@ def tangent_vector(
     )
     flat = chart.to_flat(base)
     t = transport(flat, chart.to_flat(point))
-    eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
+    eye = eye_like(t)
     return (vech(_hadamard(flat, t - eye, False)) / power).to(dtype)
 
 

@@ -16,7 +16,9 @@ from manifoldkit.linalg.checks import (
     check_square,
     compute_dtype,
 )
-from manifoldkit.linalg.symmetric import _apply, _full_precision, eigvalsh
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import eigvalsh
+from manifoldkit.linalg.symmetric import _apply, _full_precision
 from manifoldkit.manifolds import SPD, Stiefel, attach
 from manifoldkit.spd._rectified import Clip, ClippedLog
 
@@ -264,6 +266,12 @@ class LogEig(nn.Module):
     validate : bool, default=False
         Check in ``forward`` that the input is positive definite.
 
+    Raises
+    ------
+    ValueError
+        An unknown form, or a threshold that is not positive; with ``validate``, the
+        first bad matrix.
+
     References
     ----------
     .. [1] Z. Huang, L. Van Gool, "A Riemannian network for SPD matrix learning",
@@ -311,7 +319,7 @@ class LogEig(nn.Module):
         if not self.relative:
             return _apply(x, ClippedLog(self.threshold**power), None)
         scale = mean_eigenvalue(x)
-        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        eye = eye_like(x)
         return _apply(x / scale, ClippedLog(self.threshold), None) + scale.log() * eye
 
     def forward(self, x: Tensor, power: float = 1.0) -> Tensor:
@@ -360,6 +368,11 @@ class SPDResidual(nn.Module):
         Of the convolutions and of the initial Q, uniform on the orthogonal group.
     device, dtype
         Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers, an even kernel, or an unknown metric.
 
     References
     ----------

@@ -16,15 +16,17 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldkit.spd._gbw_chart import cholesky, power_of, trace
+from manifoldkit.linalg.elementary import trace
+from manifoldkit.manifolds import SPD
+from manifoldkit.spd._gbw_chart import power_of
 from manifoldkit.spd.gbw import gbw_distance
 from manifoldkit.spd.gbw_barycenter import gbw_mean
 
 
 def to_log_cholesky(M: Tensor) -> Tensor:
     """Return the log-Cholesky coordinates of an SPD matrix, shape (n (n + 1) / 2,)."""
-    factor = cholesky(M)
-    return torch.cat([factor.tril(-1)[_strict(factor)], factor.diagonal().log()])
+    chart = SPD("log_cholesky").chart(M)
+    return torch.cat([chart[_strict(chart)], chart.diagonal()])
 
 
 def from_log_cholesky(coordinates: Tensor, n: int) -> Tensor:
@@ -37,9 +39,9 @@ def from_log_cholesky(coordinates: Tensor, n: int) -> Tensor:
             [1., 2.]])
     """
     strict, diagonal = coordinates[:-n], coordinates[-n:]
-    factor = torch.diag(diagonal.exp())
-    factor = factor.masked_scatter(_strict(factor), strict)
-    return factor @ factor.mT
+    chart = torch.diag(diagonal)
+    chart = chart.masked_scatter(_strict(chart), strict)
+    return SPD("log_cholesky").unchart(chart)
 
 
 def _strict(x: Tensor) -> Tensor:

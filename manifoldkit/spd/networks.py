@@ -290,6 +290,11 @@ class ConvSPDNet(nn.Module):
     **options
         Further options of :class:`SPDNet`.
 
+    Raises
+    ------
+    ValueError
+        As :class:`SpatioTemporalFilters` and :class:`SPDNet`.
+
     Examples
     --------
     >>> net = ConvSPDNet(8, 5)

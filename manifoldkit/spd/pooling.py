@@ -1,6 +1,5 @@
 """Pooling layers: signals to covariances, and SPD matrices over channels."""
 
-import torch
 from torch import Tensor, nn
 
 from manifoldkit.linalg import expm, logm, symmetrize
@@ -10,7 +9,9 @@ from manifoldkit.linalg.checks import (
     check_square,
     compute_dtype,
 )
-from manifoldkit.linalg.symmetric import _full_precision, eigvalsh
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import eigvalsh
+from manifoldkit.linalg.symmetric import _full_precision
 from manifoldkit.spd.layers import mean_eigenvalue
 
 
@@ -28,8 +29,14 @@ class CovariancePool(nn.Module):
     center : bool, default=True
         Subtract the mean; otherwise the second moment, divided by T.
 
+    Raises
+    ------
+    ValueError
+        A negative ``eps``; in ``forward``, no signals or fewer than two times.
+
     Examples
     --------
+    >>> import torch
     >>> CovariancePool(eps=0.5)(torch.tensor([[1., -1., 1., -1.], [1., 1., -1., -1.]]))
     tensor([[1.8333, 0.0000],
             [0.0000, 1.8333]])
@@ -54,7 +61,7 @@ class CovariancePool(nn.Module):
                 y = y - y.mean(-1, keepdim=True)
             c = y @ y.mT / (y.shape[-1] - int(self.center))
             floor = self.eps * mean_eigenvalue(c) if self.relative else self.eps
-            c = c + floor * torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
+            c = c + floor * eye_like(c)
         return c.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -75,8 +82,15 @@ class SPDPool(nn.Module):
         Channels that are pooled together, without overlap; default all, which removes
         the channel dimension.
 
+    Raises
+    ------
+    ValueError
+        An unknown mode or metric, or a size that is no positive integer; in
+        ``forward``, no channels, or a number that ``kernel_size`` does not divide.
+
     Examples
     --------
+    >>> import torch
     >>> x = torch.stack([torch.eye(2), 4 * torch.eye(2)])
     >>> SPDPool()(x)
     tensor([[2., 0.],

@@ -11,6 +11,7 @@ from pyriemann.geometry.tangentspace import exp_map
 from torch import Tensor
 
 from manifoldkit.linalg import check_spd
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.spd._gbw_chart import check_power
 from manifoldkit.spd.gbw import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
 from manifoldkit.spd.gbw_barycenter import gbw_mean
@@ -114,7 +115,7 @@ class _Kernel(_Geometry):
         if Y is not None and Y is not X:
             return x @ self._features(Y, Cref).T
         kernel = x @ x.T
-        eye = torch.eye(len(x)) if isinstance(kernel, Tensor) else np.eye(len(x))
+        eye = eye_like(kernel) if isinstance(kernel, Tensor) else np.eye(len(x))
         return kernel + reg * eye
 
     def _features(self, X, Cref):

@@ -185,6 +185,17 @@ def assert_equivariant(
     allow : iterable of str
         Verdicts to let through besides ``PASS``, such as ``"ILL-CONDITIONED"``.
 
+    Returns
+    -------
+    EquivarianceReport
+
+    Raises
+    ------
+    AssertionError
+        A verdict that is neither ``PASS`` nor allowed.
+    TypeError, ValueError
+        As :func:`check_equivariance`.
+
     Examples
     --------
     >>> report = assert_equivariant(

@@ -82,6 +82,10 @@ def random_orthogonal(d: int, generator: Generator | None = None) -> Tensor:
     generator : torch.Generator, optional
         Source of randomness.
 
+    Returns
+    -------
+    Tensor, shape (d, d)
+
     Examples
     --------
     >>> q = random_orthogonal(3, torch.Generator().manual_seed(0))
@@ -100,6 +104,10 @@ def random_rotation(d: int, generator: Generator | None = None) -> Tensor:
         Dimension.
     generator : torch.Generator, optional
         Source of randomness.
+
+    Returns
+    -------
+    Tensor, shape (d, d)
 
     Examples
     --------
@@ -124,6 +132,10 @@ def random_general_linear(
     special : bool, default=False
         Scale to determinant one.
 
+    Returns
+    -------
+    Tensor, shape (d, d)
+
     Examples
     --------
     >>> a = random_general_linear(3, torch.Generator().manual_seed(0), special=True)
@@ -147,6 +159,10 @@ def random_permutation(n: int, generator: Generator | None = None) -> Tensor:
         Number of nodes.
     generator : torch.Generator, optional
         Source of randomness.
+
+    Returns
+    -------
+    Tensor of int, shape (n,)
 
     Examples
     --------
@@ -178,8 +194,8 @@ def _isometries(d: int, mirrors: bool, g: Generator) -> list[Element]:
         ]
         if d > 2:
             cycle = eye.roll(1, 0)
-            fixed = cycle if torch.linalg.det(cycle) > 0 else cycle.roll(1, 0)
-            found.append(Element("rotation 90", fixed.roll(0) @ _plane(d, math.pi / 2)))
+            turn = cycle if torch.linalg.det(cycle) > 0 else cycle.roll(1, 0)
+            found.append(Element("rotation 90", turn @ _plane(d, math.pi / 2)))
     if mirrors:
         u = torch.nn.functional.normalize(
             torch.randn(d, generator=g, dtype=torch.float64), dim=0
@@ -290,13 +306,18 @@ def _size(argument: str | None, found: int | None, letter: str, name: str) -> in
     if argument is not None and argument.isdigit():
         size = int(argument)
         if letter == "d" and found is not None and size != found:
-            raise ValueError(f"group {name}: the data has dimension {found}")
+            raise ValueError(
+                f"group: {name} acts on dimension {size}, the data has dimension "
+                f"{found}"
+            )
         if letter == "n" and found is not None and size != found:
-            raise ValueError(f"group {name}: the data has {found} nodes")
+            raise ValueError(
+                f"group: {name} permutes {size} nodes, the data has {found} nodes"
+            )
         return size
     if found is None:
         what = "vectors, points or matrices" if letter == "d" else "nodes"
-        raise ValueError(f"group {name}: no input has {what}; see in_types")
+        raise ValueError(f"group: {name} needs {what} in the inputs; see in_types")
     return found
 
 
@@ -327,7 +348,7 @@ def _parse_factor(name: str, d: int | None, n: int | None, scale: float) -> Fact
         return _parse_factor("basis(1)", d, n, scale)
     linear = {"O", "SO", "E", "SE", "T", "GL", "SL", "Aff", "scale", "SPD-congruence"}
     if base not in linear:
-        raise ValueError(f"unknown group {name!r}: expected {_SYNTAX}")
+        raise ValueError(f"group: expected {_SYNTAX}, found {name!r}")
     return _linear_factor(base, _size(argument, d, "d", name), scale)
 
 

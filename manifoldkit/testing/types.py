@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.linalg.actions import act_on_irreps, names_irreps, turn_grid
 from manifoldkit.linalg.checks import check_last, check_tensor
 from manifoldkit.testing.groups import Element
@@ -85,12 +84,8 @@ def parse_type(spec: Any) -> TypeSpec:
 
 @lru_cache(maxsize=64)
 def _irreps(text: str):
-    try:
-        from e3nn.o3 import Irreps
-    except ImportError:
-        raise MissingExtraError(
-            "types given as Irreps", "e3nn", "equivariant"
-        ) from None
+    from e3nn.o3 import Irreps  # seconds to import, and seldom needed
+
     return Irreps(text)
 
 
@@ -121,6 +116,16 @@ def transform(
         after the batch.
     batch : bool, default=True
         Whether dimension 0 is a batch.
+
+    Returns
+    -------
+    Tensor, shape of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        No element, no tensor, a last dimension other than that of the element, an
+        unknown type, or an Irreps type under a map that is not orthogonal.
 
     Examples
     --------

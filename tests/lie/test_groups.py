@@ -370,9 +370,9 @@ def test_shapes_and_dtypes_are_checked(group):
             method(torch.eye(size + 1))
         with pytest.raises(TypeError, match="floating-point"):
             method(torch.eye(size, dtype=torch.int32))
-    with pytest.raises(ValueError, match=r"v: expected vectors of shape .*found"):
+    with pytest.raises(ValueError, match=r"v: expected shape .*found"):
         group.hat(torch.ones(group.dim + 1))
-    with pytest.raises(ValueError, match=r"v: expected vectors of shape .*found"):
+    with pytest.raises(ValueError, match=r"v: expected shape .*found"):
         group.from_coords(torch.ones(group.coords_dim + 1))
     with pytest.raises(TypeError, match="floating-point"):
         group.from_coords(torch.ones(group.coords_dim, dtype=torch.long))
@@ -396,7 +396,7 @@ def test_constructors_check():
         Affine(3, SO(2))
     with pytest.raises(TypeError, match="linear group"):
         Affine(2, Affine(2, SO(2)))
-    with pytest.raises(ValueError, match="points of shape"):
+    with pytest.raises(ValueError, match=r"x: expected shape \(\.\.\., "):
         SO(2).act(torch.eye(2), torch.ones(3))
 
 
@@ -439,3 +439,21 @@ def test_compiles_without_graph_breaks(group, generator):
     g, h = group.project(g), group.project(h)
     compiled = torch.compile(relative, fullgraph=True, backend="aot_eager")
     close(compiled(g, h), relative(g, h), 1e-10)
+
+
+def test_affine_maps_of_the_line(generator):
+    """The group of maps ``a x + b``."""
+    group = Affine(1, Scale())
+    g = group.join(
+        torch.tensor([3.0], dtype=torch.float64),
+        torch.tensor([[2.0]], dtype=torch.float64),
+    )
+    x = torch.tensor([5.0], dtype=torch.float64)
+    assert group.act(g, x).item() == 13
+    torch.testing.assert_close(group.act(group.inverse(g), group.act(g, x)), x)
+    expected = torch.tensor([3.0, math.log(2)], dtype=torch.float64)
+    torch.testing.assert_close(group.coords(g), expected)
+    torch.testing.assert_close(group.from_coords(group.coords(g)), g)
+    torch.testing.assert_close(group.exp(group.log(g)), g)
+    assert group.haar_log_density(g).item() == pytest.approx(-math.log(2))
+    assert group.sample(4, generator=generator)[0].shape == (4, 2, 2)

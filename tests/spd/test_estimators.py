@@ -14,7 +14,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from manifoldkit.spd import GBWMDM, GBWTangentSpace, gbw_distance, gbw_metric
-from manifoldkit.spd.metric_learning import from_log_cholesky, to_log_cholesky
 
 POWERS = [1.0, 0.5, -1.0]
 MATRICES = ["identity", "mean", "array"]
@@ -140,12 +139,6 @@ def test_learning_does_not_depend_on_units(data):
     one = GBWMDM(**settings).fit(X, y)
     other = GBWMDM(**settings).fit(X * 1e-12, y)
     np.testing.assert_allclose(other.metric_ * 1e6, one.metric_, rtol=1e-4, atol=1e-6)
-
-
-def test_log_cholesky_coordinates_round_trip(make_spd):
-    x = make_spd(n=4)
-    back = from_log_cholesky(to_log_cholesky(x), 4)
-    torch.testing.assert_close(back, x, rtol=1e-13, atol=1e-14)
 
 
 # --- GBWTangentSpace ---

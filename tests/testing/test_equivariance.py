@@ -401,7 +401,12 @@ def test_e3nn_module_passes():
 @pytest.mark.parametrize(
     ("kinds", "group", "error", "message"),
     [
-        (("position", "vector"), "SU(2)", ValueError, "unknown group"),
+        (
+            ("position", "vector"),
+            "SU(2)",
+            ValueError,
+            r"group: expected .*found 'SU\(2\)'",
+        ),
         (("velocity", "vector"), "E(3)", ValueError, "unknown type"),
         (("position", "vector"), "E(2)", ValueError, "dimension 3"),
         (("scalar", "scalar"), "S(n)", ValueError, "nodes"),

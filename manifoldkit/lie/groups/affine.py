@@ -13,6 +13,7 @@ from manifoldkit.linalg.checks import (
     check_last,
     compute_dtype,
 )
+from manifoldkit.linalg.elementary import safe_sqrt
 
 
 class Scale(MatrixGroup):
@@ -21,6 +22,16 @@ class Scale(MatrixGroup):
     The coordinate is :math:`\log s`. ``act`` scales points of any dimension. Haar
     densities: ``"coords"`` and ``"matrix"`` (:math:`ds / s`). ``sample`` knows
     ``"lognormal"`` (``std``) and ``"uniform_box"`` (``bound``).
+
+    Parameters
+    ----------
+    alpha : float, default=1.0
+        See :class:`MatrixGroup`.
+
+    Raises
+    ------
+    ValueError
+        A scale of the product that is not positive.
 
     Examples
     --------
@@ -131,6 +142,7 @@ class Affine(MatrixGroup):
     tensor([5., 1.])
     """
 
+    _least = 1
     _expected = "an affine map with its linear part in the group"
 
     def __init__(self, n: int, group: MatrixGroup):
@@ -265,10 +277,7 @@ class Affine(MatrixGroup):
     def _distance(self, g, h):
         (x, a), (y, b) = self._split(g), self._split(h)
         square = (x - y).square().sum(-1) / self.alpha
-        square = square + self.group._distance(a, b) ** 2
-        positive = square > 0
-        root = torch.where(positive, square, 1.0).sqrt()
-        return torch.where(positive, root, 0 * square)
+        return safe_sqrt(square + self.group._distance(a, b) ** 2)
 
     def _geodesic(self, g, h, t):
         (x, a), (y, b) = self._split(g), self._split(h)

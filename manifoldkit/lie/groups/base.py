@@ -21,13 +21,14 @@ from manifoldkit.linalg.checks import (
     check_broadcast,
     check_choice,
     check_count,
-    check_floating,
+    check_last,
     check_positive,
     check_square,
     compute_dtype,
     first_index,
     tolerance,
 )
+from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.symmetric import _full_precision
 
 
@@ -165,7 +166,7 @@ class MatrixGroup(Measured):
 
     def _inside(self, g: Tensor, atol: float) -> Tensor:
         finite = torch.isfinite(g).all(-1).all(-1)
-        eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+        eye = eye_like(g)
         safe = torch.where(finite[..., None, None], g, eye)
         return finite & self._contains(safe, atol)
 
@@ -220,11 +221,7 @@ class MatrixGroup(Measured):
             Points; batch dimensions broadcast against those of ``g``.
         """
         self._element(g)
-        check_floating(x, "x")
-        if x.ndim == 0 or x.shape[-1] != self.n:
-            raise ValueError(
-                f"x: expected points of shape (..., {self.n}), found {tuple(x.shape)}"
-            )
+        check_last(x, (self.n,), "x")
         check_broadcast(g=(g, 2), x=(x, 1))
         dtype, (g, x) = common(g, x)
         with _full_precision(g):
@@ -295,7 +292,7 @@ class MatrixGroup(Measured):
     @accepts_numpy
     def hat(self, v: Tensor) -> Tensor:
         """Matrix of the Lie algebra with orthonormal coordinates ``v``."""
-        self._vector(v, self.dim)
+        check_last(v, (self.dim,), "v")
         x = v.to(compute_dtype(v.dtype))
         basis = self._unit_basis(x)
         with _full_precision(x):
@@ -308,13 +305,6 @@ class MatrixGroup(Measured):
         y = x.to(compute_dtype(x.dtype)) * self.alpha
         with _full_precision(y):
             return (y.flatten(-2) @ self._unit_basis(y).flatten(-2).mT).to(x.dtype)
-
-    def _vector(self, v: Tensor, length: int) -> None:
-        check_floating(v, "v")
-        if v.ndim == 0 or v.shape[-1] != length:
-            raise ValueError(
-                f"v: expected vectors of shape (..., {length}), found {tuple(v.shape)}"
-            )
 
     # -- coordinates
 
@@ -360,7 +350,8 @@ class MatrixGroup(Measured):
         angle = self.angle if angle is None else angle
         convention = self.convention if convention is None else convention
         self._check_form(angle, convention)
-        self._vector(v, self.dim + (angle == "periodic" and self.turn_dim))
+        extra = int(angle == "periodic" and self.turn_dim > 0)
+        check_last(v, (self.dim + extra,), "v")
         x = self._recover(v.to(compute_dtype(v.dtype)), angle, convention)
         return self._from_coords(self.hat(x)).to(v.dtype)
 
@@ -402,6 +393,9 @@ class MatrixGroup(Measured):
         ``t`` is a number or a tensor that broadcasts against the batch.
         """
         dtype, (g, h) = self._pair(g, h, "h")
-        time = torch.as_tensor(t, dtype=g.dtype, device=g.device)[..., None, None]
+        if not isinstance(t, Tensor | float | int):
+            raise TypeError(f"t: expected a number or a tensor, found {t!r}")
+        time = torch.as_tensor(t, dtype=g.dtype, device=g.device)
+        check_broadcast(g=(g, 2), h=(h, 2), t=(time, 0))
         with _full_precision(g):
-            return self._geodesic(g, h, time).to(dtype)
+            return self._geodesic(g, h, time[..., None, None]).to(dtype)

@@ -42,6 +42,12 @@ class GLPlus(MatrixGroup):
     n, alpha, angle, convention
         See :class:`MatrixGroup`.
 
+    Raises
+    ------
+    ValueError
+        A size below 2, a scale that is not positive, or an unknown form of the
+        coordinates.
+
     Examples
     --------
     >>> group = GLPlus(2)
@@ -144,6 +150,12 @@ class SL(GLPlus):
     ----------
     n, alpha, angle, convention
         See :class:`MatrixGroup`.
+
+    Raises
+    ------
+    ValueError
+        A size below 2, a scale that is not positive, or an unknown form of the
+        coordinates.
 
     Examples
     --------

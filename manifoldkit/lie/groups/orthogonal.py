@@ -25,6 +25,12 @@ class SO(MatrixGroup):
     n, alpha, angle, convention
         See :class:`MatrixGroup`.
 
+    Raises
+    ------
+    ValueError
+        A size below 2, a scale that is not positive, or an unknown form of the
+        coordinates.
+
     Examples
     --------
     >>> group = SO(3)

@@ -1,31 +1,29 @@
 """The forms in which coordinates are given, and helpers of all groups."""
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.linalg.checks import common_dtype
+from manifoldkit.linalg.elementary import safe_sqrt
 
 
 def length(x: Tensor) -> Tensor:
     """Frobenius norm whose derivative at zero is zero."""
-    square = (x * x).sum((-2, -1))
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0 * square)
+    return safe_sqrt((x * x).sum((-2, -1)))
 
 
 ANGLES = ("principal", "periodic")
 CONVENTIONS = ("orthonormal", "rgenn")
 
 
-def common(*tensors: Tensor) -> tuple[torch.dtype, list[Tensor]]:
+def common(*tensors: Tensor) -> tuple[torch.dtype, tuple[Tensor, ...]]:
     """Return the promoted dtype, and the tensors in the dtype to compute in."""
-    dtype = tensors[0].dtype
-    for x in tensors[1:]:
-        dtype = torch.promote_types(dtype, x.dtype)
-    return dtype, [x.to(compute_dtype(dtype)) for x in tensors]
+    dtype = reduce(torch.promote_types, (x.dtype for x in tensors))
+    return dtype, common_dtype(*tensors)
 
 
 def present(group: Any, v: Tensor, angle: str, convention: str) -> Tensor:

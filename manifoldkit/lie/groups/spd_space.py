@@ -61,6 +61,11 @@ class SPDSpace(MatrixGroup):
     alpha : float, default=1.0
         See :class:`MatrixGroup`.
 
+    Raises
+    ------
+    ValueError
+        A size below 2, or a scale that is not positive.
+
     Examples
     --------
     >>> space = SPDSpace(2)

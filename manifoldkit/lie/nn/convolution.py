@@ -41,6 +41,12 @@ class LiftConv2d(GroupLayer):
     bias : bool, default=True
         A bias for each output channel.
 
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers, an unknown window or kernel; in
+        ``forward``, something other than floating-point images of ``in_channels``.
+
     References
     ----------
     .. [1] Mironenco, Forré, "Lie group decompositions for equivariant neural networks",
@@ -142,6 +148,12 @@ class GroupConv2d(GroupLayer):
         Usual number of input samples.
     padding, stride, kernel, hidden, n_hidden, w0, window, bias
         As in :class:`LiftConv2d`.
+
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers, an unknown option; in ``forward``, a
+        feature map or samples that do not fit.
 
     Examples
     --------

@@ -70,6 +70,11 @@ class FourierKernel(nn.Module):
     out_scale : float, optional
         Bound of the last layer's first weights.
 
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers, or an odd ``hidden``.
+
     References
     ----------
     .. [1] Tancik et al., "Fourier features let networks learn high frequency functions
@@ -132,6 +137,11 @@ class GaussianKernel(nn.Module):
         :math:`\sigma`, in units of the coordinates.
     out_scale : float, optional
         Bound of the first weights.
+
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers.
 
     Examples
     --------

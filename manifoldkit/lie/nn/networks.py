@@ -96,6 +96,11 @@ class AffineResNet(nn.Module):
     affine_norm : bool, default=True
         Learned scale and shift in the norms.
 
+    Raises
+    ------
+    ValueError
+        Settings that its layers refuse.
+
     References
     ----------
     .. [1] Mironenco, Forré, "Lie group decompositions for equivariant neural networks",

@@ -21,6 +21,12 @@ class GroupPool(nn.Module):
     space, group : {"max", "mean", "none"}
         How each is pooled; a mean over the group uses the samples' weights.
 
+    Raises
+    ------
+    ValueError
+        An unknown way of pooling; in ``forward``, a feature map that does not fit, or
+        no samples for a mean.
+
     Examples
     --------
     >>> import torch

@@ -33,6 +33,12 @@ class GroupProject2d(GroupLayer):
     padding, stride, kernel, hidden, n_hidden, w0, window, bias
         As in :class:`LiftConv2d`, learned only.
 
+    Raises
+    ------
+    ValueError
+        An unknown mode, or channels, sizes or strides that it does not take; in
+        ``forward``, a feature map that does not fit.
+
     Examples
     --------
     >>> import torch

@@ -19,6 +19,11 @@ class RotationHead(nn.Module):
     device, dtype
         Of the parameters.
 
+    Raises
+    ------
+    ValueError
+        An unknown representation, or none for this n.
+
     Examples
     --------
     >>> head = RotationHead(16, "svd")

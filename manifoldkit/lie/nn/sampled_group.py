@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from manifoldkit.lie import haar
 from manifoldkit.lie.groups.presentation import ANGLES
-from manifoldkit.lie.haar import WEIGHTINGS
 from manifoldkit.linalg.checks import check_choice, check_counts, compute_dtype
 
 #: ``(group, n, generator, dtype, device)`` to ``(g, g_inv, log_weight)``.
@@ -100,6 +100,11 @@ class LocalBox:
         A lattice with a random shift, so that few samples cover the box well while the
         integral stays unbiased, or independent points.
 
+    Raises
+    ------
+    ValueError
+        A size or a form of points out of range.
+
     Examples
     --------
     >>> import torch
@@ -168,13 +173,9 @@ class LocalBox:
 def _log_haar(group, v: Tensor) -> Tensor:
     """Log Haar density in the coordinates of ``exp(Y) exp(A)``, up to a constant."""
     x = group.hat(v)
-    y = torch.linalg.eigvalsh((x + x.mT) / 2)
-    turns = torch.linalg.eigvalsh((x - x.mT) / 2 * 1j)  # i times skew is Hermitian
-    i, j = torch.triu_indices(x.shape[-1], x.shape[-1], 1, device=x.device)
-    gap = (y[:, j] - y[:, i]).clamp(min=1e-6)
-    stretch = torch.log(torch.sinh(gap) / gap).sum(-1)
-    half = (turns[:, i] + turns[:, j]) / 2
-    return stretch + torch.sinc(half / math.pi).abs().log().sum(-1)
+    # the stretch is Y = log(S) / 2
+    stretch = haar.stretch_log_density(x + x.mT)
+    return stretch + haar.rotation_log_density((x - x.mT) / 2)
 
 
 class SampledGroup(nn.Module):
@@ -210,6 +211,11 @@ class SampledGroup(nn.Module):
     **options
         Handed to ``group.sample`` with a proposal by name.
 
+    Raises
+    ------
+    ValueError
+        An unknown option, or fixed elements of another number or outside the group.
+
     Examples
     --------
     >>> import torch
@@ -241,7 +247,7 @@ class SampledGroup(nn.Module):
         super().__init__()
         check_counts(n=n, **({} if n_eval is None else {"n_eval": n_eval}))
         check_choice(resample, _RESAMPLE, "resample")
-        check_choice(weighting, WEIGHTINGS, "weighting")
+        check_choice(weighting, haar.WEIGHTINGS, "weighting")
         check_choice(angle, ANGLES, "angle")
         if isinstance(proposal, Tensor):
             size = group.identity().shape[-1]
@@ -325,16 +331,7 @@ class SampledGroup(nn.Module):
                     **self.options,
                 )
             g, g_inv, log_weight = parts
-            return g, g_inv, self._normalized(log_weight)
-
-    def _normalized(self, log_weight: Tensor) -> Tensor:
-        if self.weighting == "none":
-            return torch.full_like(log_weight, 1 / len(log_weight))
-        weight = torch.softmax(log_weight, 0)
-        if self.weighting == "clipped":
-            weight = weight.clamp(max=len(weight) ** -0.5)
-            weight = weight / weight.sum()
-        return weight
+            return g, g_inv, haar.weigh(log_weight, self.weighting, True).exp()
 
     def extra_repr(self) -> str:
         """Return group and numbers."""

@@ -29,6 +29,11 @@ class Siren(nn.Module):
         ``sqrt(6 / hidden) / w0``. The convolutions pass a value that keeps the variance
         of their output.
 
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers, or a frequency that is not positive.
+
     References
     ----------
     .. [1] Sitzmann, Martel, Bergman, Lindell, Wetzstein, "Implicit neural

@@ -37,6 +37,11 @@ def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
     -------
     Tensor, shape (..., 3, 3)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, not four numbers, or an unknown order.
+
     Examples
     --------
     >>> import torch
@@ -63,6 +68,11 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     -------
     Tensor, shape (..., 4)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point matrices of shape (..., 3, 3), or an unknown order.
+
     Examples
     --------
     >>> import torch
@@ -87,6 +97,11 @@ def rotvec_to_matrix(v: Tensor) -> Tensor:
     -------
     Tensor, shape (..., 3, 3)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or not three numbers.
+
     Examples
     --------
     >>> import torch
@@ -110,6 +125,11 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (..., 3)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point matrices of shape (..., 3, 3).
 
     Examples
     --------
@@ -139,6 +159,11 @@ def euler_to_matrix(
     -------
     Tensor, shape (..., 3, 3)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, not three numbers, or an unknown order.
+
     Examples
     --------
     >>> import torch
@@ -167,6 +192,11 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     Returns
     -------
     Tensor, shape (..., 3)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point matrices of shape (..., 3, 3), or an unknown order.
 
     Examples
     --------

@@ -141,6 +141,11 @@ def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
     -------
     Tensor, shape (..., n, n)
 
+    Raises
+    ------
+    TypeError, ValueError
+        An unknown representation or option, or vectors of another length.
+
     Examples
     --------
     >>> decode(torch.tensor([3., 4.]), "angle2", n=2)
@@ -224,6 +229,11 @@ def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
     -------
     Tensor, shape (..., dim(rep, n))
 
+    Raises
+    ------
+    TypeError, ValueError
+        An unknown representation or option, or no square matrices.
+
     Examples
     --------
     >>> encode(torch.eye(3), "quaternion")
@@ -297,6 +307,11 @@ def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
     Returns
     -------
     Tensor
+
+    Raises
+    ------
+    TypeError, ValueError
+        An unknown representation, or vectors of another length.
 
     Examples
     --------

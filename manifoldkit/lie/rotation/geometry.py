@@ -32,6 +32,12 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     -------
     Tensor, shape (...)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices of one size, or batches that do not
+        broadcast.
+
     Examples
     --------
     >>> from manifoldkit.lie.rotation import euler_to_matrix
@@ -72,6 +78,11 @@ def left_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     -------
     Tensor, shape (..., 3, 3)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or not three numbers.
+
     References
     ----------
     G. S. Chirikjian, "Stochastic Models, Information Theory, and Lie Groups 2", 2012.
@@ -104,6 +115,11 @@ def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     -------
     Tensor, shape (..., 3, 3)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or not three numbers.
+
     Examples
     --------
     >>> v = torch.tensor([0.3, -0.2, 0.9])
@@ -126,6 +142,12 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     Returns
     -------
     Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices of one size, a ``t`` that is no number, or
+        batches that do not broadcast.
 
     Examples
     --------
@@ -169,6 +191,11 @@ def random_rotation(
     Returns
     -------
     Tensor, shape ``(*shape, n, n)``
+
+    Raises
+    ------
+    ValueError
+        A size below 1.
 
     Examples
     --------

@@ -90,6 +90,11 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     -------
     Tensor, shape (..., 6)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point matrices of shape (..., 3, 3), or an unknown layout.
+
     Examples
     --------
     >>> matrix_to_rotation_6d(torch.eye(3))
@@ -119,6 +124,13 @@ def rotation_5d_to_matrix(x: Tensor, *, scaled: bool = True, **options: Any) -> 
     Returns
     -------
     Tensor, shape (..., 3, 3)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating point, or not five numbers.
+    NotOnManifoldError
+        Degenerate input and ``strict``.
 
     References
     ----------
@@ -155,6 +167,11 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     -------
     Tensor, shape (..., 5)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point matrices of shape (..., 3, 3).
+
     Examples
     --------
     >>> matrix_to_rotation_5d(torch.eye(3))
@@ -186,6 +203,13 @@ def special_procrustes(
     Returns
     -------
     Tensor, shape (..., n, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point square matrices.
+    NotOnManifoldError
+        Degenerate input and ``strict``.
 
     References
     ----------

@@ -3,8 +3,10 @@
 import torch
 
 from manifoldkit.linalg import expm, logm, sqrtm, symmetrize
-from manifoldkit.manifolds.base import safe_sqrt, trace_product
-from manifoldkit.manifolds.spd.common import SPD, cholesky, color, whiten
+from manifoldkit.linalg.elementary import eye_like, safe_sqrt
+from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.manifolds.base import trace_product
+from manifoldkit.manifolds.spd.common import SPD, color, whiten
 
 
 class AffineInvariantSPD(SPD):
@@ -84,7 +86,7 @@ class AffineInvariantSPD(SPD):
 
     def frame_retr(self, frame, d):
         """Step ``L E L'``, ``E = I + D + D^2 / 2``; the new frame is ``L chol(E)``."""
-        eye = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
+        eye = eye_like(d)
         d = symmetrize(d)
         # E = (I + (I + D)^2) / 2, a form that rounding cannot make indefinite
         shifted = eye + d

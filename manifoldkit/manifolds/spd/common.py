@@ -19,12 +19,6 @@ _CLASSES = {
 _ALIASES = {"riemann": "airm", "logeuclid": "log_euclidean", "wasserstein": "bw"}
 
 
-def cholesky(x: Tensor) -> Tensor:
-    """Cholesky factor; NaN where a matrix is not positive definite, and there alone."""
-    factor, info = torch.linalg.cholesky_ex(x)
-    return torch.where((info == 0)[..., None, None], factor, torch.nan)
-
-
 def whiten(factor: Tensor, u: Tensor) -> Tensor:
     """``L^-1 u L^-T`` for a lower triangular L and symmetric u, symmetrized."""
     w = torch.linalg.solve_triangular(factor, u, upper=False)

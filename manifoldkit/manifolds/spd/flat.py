@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.func import jvp
 
 from manifoldkit.linalg import eigh, expm, logm, symmetrize
-from manifoldkit.manifolds.base import safe_sqrt, trace_product
-from manifoldkit.manifolds.spd.common import SPD, cholesky, whiten
+from manifoldkit.linalg.elementary import safe_sqrt
+from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.manifolds.base import trace_product
+from manifoldkit.manifolds.spd.common import SPD, whiten
 
 
 class FlatSPD(SPD):

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import check_spd, solve_lyapunov, sqrtm, symmetrize
-from manifoldkit.manifolds.base import safe_sqrt, trace_product
-from manifoldkit.manifolds.spd.common import SPD, cholesky, color, whiten
-
-
-def _identity(x: Tensor) -> Tensor:
-    return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+from manifoldkit.linalg.elementary import eye_like, safe_sqrt
+from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.manifolds.base import trace_product
+from manifoldkit.manifolds.spd.common import SPD, color, whiten
 
 
 class BuresWassersteinSPD(SPD):
@@ -115,12 +113,12 @@ class GeneralizedBuresWassersteinSPD(BuresWassersteinSPD):
         return ok, reason
 
     def _matrix(self, x: Tensor) -> Tensor:
-        return _identity(x) if self.M is None else self.M.to(x)
+        return eye_like(x) if self.M is None else self.M.to(x)
 
     def _solve(self, x, v):
         c = cholesky(self._matrix(x))
         plain = super()._solve(whiten(c, x), whiten(c, symmetrize(v)))
-        inverse = torch.linalg.solve_triangular(c, _identity(c), upper=False)
+        inverse = torch.linalg.solve_triangular(c, eye_like(c), upper=False)
         return symmetrize(inverse.mT @ plain @ inverse)
 
     def egrad2rgrad(self, x, u):

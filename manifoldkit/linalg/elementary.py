@@ -1,0 +1,43 @@
+"""Small pieces that everything is made of, with harmless derivatives."""
+
+import torch
+from torch import Tensor
+
+
+def eye_like(x: Tensor) -> Tensor:
+    """Return the identity of the size of the last dimension, in dtype and on device.
+
+    >>> eye_like(torch.ones(5, 2))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
+def trace(x: Tensor) -> Tensor:
+    """Return the trace of every matrix, (..., n, n) to (...).
+
+    >>> trace(torch.ones(3, 2, 2))
+    tensor([2., 2., 2.])
+    """
+    return x.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root with derivative zero at zero; rounding below zero counts as zero.
+
+    >>> safe_sqrt(torch.tensor([4.0, 0.0, -1e-9]))
+    tensor([2., 0., 0.])
+    """
+    zero = x <= 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
+
+
+def safe_divide(x: Tensor, y: Tensor, limit: Tensor) -> Tensor:
+    """Return x / y, and ``limit`` where y is zero.
+
+    >>> safe_divide(torch.zeros(2), torch.tensor([0.0, 2.0]), torch.ones(2))
+    tensor([1., 0.])
+    """
+    zero = y == 0
+    return torch.where(zero, limit, x / torch.where(zero, torch.ones_like(y), y))
