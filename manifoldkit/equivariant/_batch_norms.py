@@ -1,4 +1,4 @@
-"""Batch normalisation fused with its neighbours, over the last axis of any shape."""
+"""Batch normalization fused with its neighbors, over the last axis of any shape."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from torch.autograd.function import once_differentiable
 
 
 def channel_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Batch normalisation of the last axis, over all others."""
-    _check_count(norm, x)
+    """Batch normalization of the last axis, over all others."""
+    _check_rows(norm, x)
     return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
-def _check_count(norm: nn.BatchNorm1d, x: Tensor) -> None:
+def _check_rows(norm: nn.BatchNorm1d, x: Tensor) -> None:
     if norm.training and x.numel() // max(x.shape[-1], 1) < 2:
         raise ValueError(
-            "x: batch normalisation needs more than one value a channel in training, "
+            "x: batch normalization needs more than one value a channel in training, "
             f"found shape {tuple(x.shape)}; use larger batches or eval()"
         )
 
 
 def eval_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Evaluation-mode normalisation as scale and offset."""
+    """Evaluation-mode normalization as scale and offset."""
     mean, var = _running(norm)
     scale = norm.weight / (var + norm.eps).sqrt()
     return scale, norm.bias - scale * mean
@@ -51,15 +51,15 @@ def update_running(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int) 
 def normalized_weight(
     weight: Tensor, cov: Tensor, mean: Tensor, norm: nn.BatchNorm1d, count: int
 ) -> Tensor:
-    """Scale a linear map such that its output is normalised.
+    """Scale a linear map such that its output is normalized.
 
     The statistics of the output follow from the covariance of the input, so the output
-    need not exist to be normalised.
+    need not exist to be normalized.
 
     Parameters
     ----------
     weight : Tensor, shape (n_out, n_in)
-        The map, applied to centred input.
+        The map, applied to centered input.
     cov : Tensor, shape (n_in, n_in)
         Covariance of the input.
     mean : Tensor, shape (n_out,)
@@ -75,11 +75,11 @@ def normalized_weight(
 
 
 def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """A linear map without bias from few channels, normalised in one product."""
+    """A linear map without bias from few channels, normalized in one product."""
     if not norm.training:
         scale, offset = eval_affine(norm)
         return F.linear(x, scale[:, None] * linear.weight, offset)
-    _check_count(norm, x)
+    _check_rows(norm, x)
     rows = x.reshape(-1, x.shape[-1])
     mean = rows.mean(0)
     centered = rows - mean
@@ -91,15 +91,15 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
 
 
 def norm_relu_max(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Normalise (..., k, C) over all but the last axis, ReLU, maximum over k.
+    """Normalize (..., k, C) over all but the last axis, ReLU, maximum over k.
 
     An increasing function commutes with the maximum, so only the chosen entries are
-    normalised (the smallest ones where the scale is negative).
+    normalized (the smallest ones where the scale is negative).
     """
     if not norm.training:
         scale, offset = eval_affine(norm)
         return F.relu(scale * _extreme(x, scale)[0] + offset)
-    _check_count(norm, x)
+    _check_rows(norm, x)
     pooled, mean, var = _NormMax.apply(x, norm.weight, norm.bias, norm.eps)
     update_running(norm, mean, var, x.numel() // x.shape[-1])
     return F.relu(pooled)
@@ -117,7 +117,7 @@ def _extreme(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _NormMax(torch.autograd.Function):
-    """Batch normalisation and maximum over the second axis from the end."""
+    """Batch normalization and maximum over the second axis from the end."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float):

@@ -75,6 +75,13 @@ def pad_clouds(
     offsets : Tensor of int64, shape (n_clouds,)
         Position in ``x`` of the first row of each cloud.
 
+    Raises
+    ------
+    TypeError
+        Not a tensor.
+    ValueError
+        Cloud numbers that are not integers, one a row, sorted.
+
     Examples
     --------
     >>> dense, mask, offsets = pad_clouds(torch.ones(3, 3), torch.tensor([0, 0, 1]))

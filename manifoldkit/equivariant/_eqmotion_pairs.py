@@ -277,7 +277,10 @@ def neighbor_graph(
     Raises
     ------
     ValueError
-        Neither ``k`` nor ``radius``, or not positive; ``x`` of another rank.
+        Neither ``k`` nor ``radius``, or not positive; ``x`` or ``mask`` of another
+        shape.
+    TypeError
+        Not numbers; not floating-point positions.
 
     Examples
     --------
@@ -287,7 +290,8 @@ def neighbor_graph(
     """
     check_floating(x, "x")
     for name, value in (("k", k), ("radius", radius)):
-        if value is not None and not isinstance(value, int | float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not number:
             raise TypeError(f"{name}: expected a number, found {value!r}")
     if isinstance(k, float):
         raise TypeError(f"k: expected a whole number, found {k!r}")
@@ -304,7 +308,14 @@ def neighbor_graph(
     gap = torch.linalg.vector_norm(last[:, :, None] - last[:, None], dim=-1)
     off = torch.eye(n, dtype=torch.bool, device=x.device)
     if mask is not None:
-        mask = mask if mask.ndim == 2 else mask[None]
+        mask = torch.as_tensor(mask, device=x.device)
+        mask = mask if x.ndim == 4 else mask[None]
+        if mask.dtype != torch.bool or mask.shape != last.shape[:2]:
+            raise ValueError(
+                f"mask: expected booleans of shape "
+                f"{tuple(last.shape[:2] if x.ndim == 4 else last.shape[1:2])}, found "
+                f"{mask.dtype} {tuple(mask.shape if x.ndim == 4 else mask.shape[1:])}"
+            )
         off = off | ~(mask[:, :, None] & mask[:, None])
     gap = gap.masked_fill(off, torch.inf)
     near = gap < torch.inf if radius is None else gap <= radius

@@ -75,7 +75,8 @@ def pca_frame(
     Raises
     ------
     ValueError
-        Unknown group, a group of another dimension, or more than 256 frames.
+        Unknown group, a group of another dimension, shapes that do not fit, or more
+        than 256 frames.
 
     References
     ----------
@@ -94,7 +95,10 @@ def pca_frame(
         raise ValueError(
             f"order: expected 'ascending' or 'descending', found {order!r}"
         )
-    moments = moments_of(x, mask, spec, detach, flat_vectors(vectors, x, vectors_mask))
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws: expected at least 1, found {draws}")
+    more = flat_vectors(vectors, vectors_mask, lead, x.shape[-1])
+    moments = moments_of(x, mask, spec, detach, more)
     frame = frame_of_moments(
         moments, spec, tol, x.dtype, order=order, extra=extra_vectors, draws=draws
     )
@@ -124,6 +128,7 @@ def wide(dtype_of: Tensor) -> torch.dtype:
 
 
 def read_points(x: Tensor, group: str, mask):
+    """Return group, points (B, n, d), mask (B, n) and the leading dimensions."""
     check_floating(x, "x")
     if x.ndim < 2:
         raise ValueError(f"x: expected points (..., n, d), found {tuple(x.shape)}")
@@ -148,6 +153,8 @@ def read_points(x: Tensor, group: str, mask):
 
 
 def unflatten(frame: Frame, lead: torch.Size) -> Frame:
+    """Give a frame of a flat batch the leading dimensions of the points."""
+
     def shaped(v: Tensor) -> Tensor:
         return v.reshape((*lead, *v.shape[1:]))
 
@@ -162,26 +169,33 @@ def unflatten(frame: Frame, lead: torch.Size) -> Frame:
 
 
 def flat_vectors(
-    vectors: Tensor | None, x: Tensor, mask: Tensor | None
+    vectors: Tensor | None, mask: Tensor | None, lead: torch.Size, d: int
 ) -> Tensor | None:
-    """Return vectors as (B, m, d), zero where masked."""
+    """Return vectors (*lead, m, d) as (B, m, d), zero where masked."""
     if vectors is None:
         return None
     check_floating(vectors, "vectors")
-    if vectors.shape[-1] != x.shape[-1]:
+    if vectors.ndim < 2 or vectors.shape[-1] != d:
         raise ValueError(
-            f"vectors: expected {x.shape[-1]} coordinates, found {vectors.shape[-1]}"
+            f"vectors: expected {d} coordinates, found shape {tuple(vectors.shape)}"
         )
-    if len(vectors) != len(x):
+    if vectors.shape[:-2] != lead:
         raise ValueError(
-            f"vectors: expected a batch of {len(x)}, found {tuple(vectors.shape)}"
+            f"vectors: expected a batch of {' x '.join(map(str, lead)) or 'none'}, as "
+            f"the points have, found shape {tuple(vectors.shape)}"
         )
     if mask is not None:
+        if mask.dtype != torch.bool or mask.shape != vectors.shape[:-1]:
+            raise ValueError(
+                f"vectors_mask: expected booleans of shape "
+                f"{tuple(vectors.shape[:-1])}, found {mask.dtype} {tuple(mask.shape)}"
+            )
         vectors = torch.where(mask[..., None], vectors, 0.0)
-    return vectors.reshape(len(x), vectors.shape[-2], vectors.shape[-1])
+    return vectors.reshape(math.prod(lead), *vectors.shape[-2:])
 
 
 def moments_of(x: Tensor, mask, spec: GroupSpec, detach: bool, vectors=None) -> Moments:
+    """Return the moments of points (B, n, d), of vectors (B, m, d) too if given."""
     z = (x.detach() if detach else x).to(wide(x))
     count = z.new_full((len(z),), float(z.shape[1]))
     if mask is not None:
@@ -198,7 +212,8 @@ def moments_of(x: Tensor, mask, spec: GroupSpec, detach: bool, vectors=None) -> 
     if vectors is not None:
         v = (vectors.detach() if detach else vectors).to(z)
         z, count = torch.cat([z, v], 1), count + v.shape[1]
-        peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
+        if v.shape[1]:
+            peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
     return Moments(z, mask, t, z.mT @ z, count, peak)
 
 
@@ -295,6 +310,7 @@ def _keep_moment_signs(frame: Frame, z: Tensor, mask, spec: GroupSpec) -> Frame:
 
 
 def unit(v: Tensor) -> Tensor:
+    """Return vectors of length one; zero stays zero."""
     size = v.square().sum(-1, keepdim=True)
     return v / torch.where(size > 0, size, 1.0).sqrt()
 
@@ -331,6 +347,17 @@ def element_frame(
         Number of Haar draws.
     d : int
         Dimension.
+
+    Returns
+    -------
+    elements : Tensor, shape (F, d, d)
+    name : str
+        Name of the group, for messages.
+
+    Raises
+    ------
+    ValueError
+        A group that is unknown or of another dimension.
     """
     if isinstance(group, Tensor):
         if d and group.shape[-1] != d:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldkit.equivariant._clouds import sorted_batch
 from manifoldkit.equivariant._frame_calls import Arguments
 from manifoldkit.equivariant._frame_types import Frame, into_frame
 
@@ -20,10 +21,23 @@ def average_graphs(wrapper, data: Any, extra: dict) -> Any:
         Graphs; ``batch`` tells which nodes belong together.
     extra : dict
         Keyword arguments of the backbone.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        What the backbone returns, averaged.
+
+    Raises
+    ------
+    ValueError
+        An attribute that the graphs lack, types that are not told apart, or nodes
+        that are not sorted by graph.
     """
     types = wrapper.in_types
     if not isinstance(types, dict):
         names = types if isinstance(types, (tuple, list)) else (types,)
+        if len(names) > 2:
+            raise ValueError(f"in_types: name the attributes in a dict, found {names}")
         types = dict(zip(("pos", "x"), names, strict=False))
     missing = [k for k in types if getattr(data, k, None) is None]
     if missing:
@@ -34,7 +48,10 @@ def average_graphs(wrapper, data: Any, extra: dict) -> Any:
         batch = torch.zeros(
             nodes, dtype=torch.long, device=data[next(iter(types))].device
         )
-    graphs = getattr(data, "num_graphs", None) or 1
+    sorted_batch(batch, nodes)
+    graphs = getattr(data, "num_graphs", None)
+    if graphs is None:  # a plain Data, with or without a batch vector
+        graphs = int(batch[-1]) + 1 if nodes else 1
     frame = _frames(wrapper, data, types, batch, graphs)
     kinds = Arguments((dict.fromkeys(types),), types).types
 

@@ -33,7 +33,8 @@ class RadialAxes(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return vectors (B, count, d) of points (B, n, d)."""
+        """Return vectors (B, count, d) of points (B, n, d), in the network's dtype."""
+        x = x.to(next(self.parameters()).dtype)
         weight = x.new_ones(x.shape[:-1]) if mask is None else mask.to(x)
         if mask is not None:
             x = torch.where(mask[..., None], x, 0.0)

@@ -90,7 +90,10 @@ def pair_frame(
             f"frame 'pair' needs rotations in 2 or 3 dimensions, found group {group} "
             f"in {d}: use frame='pca'"
         )
-    m = moments_of(x, mask, spec, detach, flat_vectors(vectors, x, vectors_mask))
+    if n_pairs is not None and n_pairs < 1:
+        raise ValueError(f"n_pairs: expected at least 1, found {n_pairs}")
+    more = flat_vectors(vectors, vectors_mask, lead, d)
+    m = moments_of(x, mask, spec, detach, more)
     tol = gap_tolerance(x.dtype, gap_tol)
     axes = frame_of_moments(m, spec, tol, x.dtype, extra=True)
     r, weight = _point_frames(m.z) if d == 2 else _pair_frames(m.z)

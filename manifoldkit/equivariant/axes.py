@@ -12,7 +12,7 @@ _SIGN_TOL = 1e-5  # of the typical offset: below it a moment has no sign
 def estimate_axes(
     x: Tensor, k: int = 32, *, weighted: bool = True, orient: str = "outward"
 ) -> tuple[Tensor, Tensor]:
-    r"""Estimate the normal axis at each point from its neighbours.
+    r"""Estimate the normal axis at each point from its neighbors.
 
     The axis is the eigenvector of the smallest eigenvalue of
 
@@ -33,7 +33,7 @@ def estimate_axes(
     x : Tensor, shape (B, N, 3) or (N, 3)
         Points.
     k : int, default=32
-        Neighbours, at most the number of points.
+        Neighbors, at most the number of points.
     weighted : bool, default=True
         Weights as above, else equal ones.
     orient : {"outward", "none"}
@@ -42,7 +42,7 @@ def estimate_axes(
     Returns
     -------
     axes : Tensor, shape (B, N, 3) or (N, 3)
-        Unit vectors; (0, 0, 1) where all neighbours coincide. No gradient.
+        Unit vectors; (0, 0, 1) where all neighbors coincide. No gradient.
     gap : Tensor, shape (B, N) or (N,)
         :math:`(\lambda_2 - \lambda_1) / \lambda_3`: near 0 the axis is not determined
         (a line, or points spread evenly in all directions).
@@ -82,7 +82,7 @@ def estimate_axes(
 
 
 def distance_weights(dist: Tensor) -> Tensor:
-    """Weights that fall linearly to 0 at the farthest neighbour; equal if all are."""
+    """Weights that fall linearly to 0 at the farthest neighbor; equal if all are."""
     weights = dist.amax(-1, keepdim=True) - dist
     total = weights.sum(-1, keepdim=True)
     return torch.where(total > 0, weights / total.clamp_min(1e-300), 1.0)

@@ -1,7 +1,6 @@
 """EqMotion: forecasts of interacting agents that turn and shift with the scene."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,11 @@ from manifoldkit.equivariant._eqmotion_layers import (
     masked_mean,
     mlp,
 )
+from manifoldkit.equivariant._eqmotion_outputs import (
+    EqMotionOutput,
+    both_valid,
+    finish,
+)
 from manifoldkit.equivariant._eqmotion_pairs import (
     DensePairs,
     EdgePairs,
@@ -31,30 +35,9 @@ from manifoldkit.equivariant._eqmotion_pairs import (
     neighbor_graph,
 )
 from manifoldkit.equivariant._eqmotion_reference_names import load_reference
+from manifoldkit.linalg.checks import check_choice, check_count
 
 __all__ = ["EqMotion", "EqMotionOutput", "neighbor_graph"]
-
-
-class EqMotionOutput(NamedTuple):
-    """What :class:`EqMotion` returns; without the batch axis for input without one.
-
-    Attributes
-    ----------
-    pred : Tensor, shape (B, N, T_out, D) or (B, N, n_modes, T_out, D)
-        Future positions, in the dtype of the input.
-    category : Tensor, shape (B, N, N, K), or (E, K) for a graph
-        Share of each category of interaction for every ordered pair (i, j); agent i
-        feels agent j.
-    h : Tensor, shape (B, N, hidden)
-        Invariant features that the last layer read.
-    G : Tensor, shape (B, N, channels, D) or (B, N, n_modes, channels, D)
-        Vectors about the center of the scene, which turn with it.
-    """
-
-    pred: Tensor
-    category: Tensor
-    h: Tensor
-    G: Tensor
 
 
 class EqMotion(nn.Module):
@@ -197,10 +180,7 @@ class EqMotion(nn.Module):
             "n_agents": (1 if n_agents is None else n_agents, 1),
         }
         for name, (value, least) in sizes.items():
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name}: expected an integer of {least} or more, found {value!r}"
-                )
+            check_count(value, name, least)
         if hidden % 2:
             raise ValueError(f"hidden: expected an even number, found {hidden}")
         if n_null >= n_categories:
@@ -210,12 +190,12 @@ class EqMotion(nn.Module):
             )
         if not tau > 0:
             raise ValueError(f"tau: expected a positive temperature, found {tau}")
-        _check_choice("angle", angle, ("reference", "atan2"))
-        _check_choice("neighbors", neighbors, ("dense", "edge_index"))
-        _check_choice("missing", missing, MISSING)
-        _check_choice("category_activation", category_activation, ("silu", None))
-        _check_choice("rescale", rescale, (None, "speed", "radius"))
-        _check_choice("validate", validate, ("finite", None))
+        check_choice(angle, ("reference", "atan2"), "angle")
+        check_choice(neighbors, ("dense", "edge_index"), "neighbors")
+        check_choice(missing, MISSING, "missing")
+        check_choice(category_activation, ("silu", None), "category_activation")
+        check_choice(rescale, (None, "speed", "radius"), "rescale")
+        check_choice(validate, ("finite", None), "validate")
         self.past_len, self.future_len = past_len, future_len
         self.hidden, self.channels, self.n_layers = hidden, channels, n_layers
         self.n_categories, self.n_null, self.tau = n_categories, n_null, tau
@@ -374,7 +354,7 @@ class EqMotion(nn.Module):
             h,
             vectors if self.heads is not None else vectors.squeeze(2),
         )
-        return _finish(out, mask, tracks.batched, edge_index is not None)
+        return finish(out, mask, tracks.batched, edge_index is not None)
 
     def _normalized(self, x: Tensor, mask: Tensor | None):
         """Center and scale (B, 1, 1, 1 or D), positions and velocities (D, B, N, T)."""
@@ -441,7 +421,7 @@ class EqMotion(nn.Module):
                 shape = (b, n, n, self.n_categories)
             check_category(given, shape, mask, check)
             if mask is not None and given.ndim == 4:
-                given = given.where(_both(mask), 0.0)
+                given = given.where(both_valid(mask), 0.0)
             return given.to(h.dtype)
         logits = self.reasoning(h, torch.cat([x, v], -1), pairs) / self.tau
         if not self.gumbel:
@@ -487,31 +467,3 @@ class EqMotion(nn.Module):
             Shapes of another configuration; missing or unknown names.
         """
         return load_reference(self, sd, strict)
-
-
-def _check_choice(name: str, value, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {list(choices)}, found {value!r}")
-
-
-def _both(mask: Tensor) -> Tensor:
-    """Pairs of valid agents, (B, N, N, 1)."""
-    return (mask[:, :, None] & mask[:, None])[..., None]
-
-
-def _finish(
-    out: EqMotionOutput, mask: Tensor | None, batched: bool, graph: bool
-) -> EqMotionOutput:
-    """Zero what belongs to no agent; drop the batch axis that was added."""
-    pred, category, h, vectors = out
-    if mask is not None:
-        wide = (..., *(None,) * (pred.ndim - 2))
-        pred = pred.where(mask[wide], 0.0)
-        vectors = vectors.where(mask[(..., *(None,) * (vectors.ndim - 2))], 0.0)
-        h = h.where(mask[..., None], 0.0)
-        if not graph:
-            category = category.where(_both(mask), 0.0)
-    if not batched:
-        pred, h, vectors = pred[0], h[0], vectors[0]
-        category = category if graph else category[0]
-    return EqMotionOutput(pred, category, h, vectors)

@@ -15,6 +15,7 @@ from manifoldkit._estimators import (
     read_content,
     read_weights,
     seeded,
+    training_log,
     write_files,
 )
 from manifoldkit.equivariant._forecaster_training import Forecast, make_trainer
@@ -215,6 +216,7 @@ class MotionForecaster(BaseEstimator):
         with seeded(int(rng.randint(2**31 - 1)), self.device):
             self._build(held)
             self.net_.fit(past, future)
+        self.history_ = training_log(self.net_)
         self._evaluation_mode()
         return self
 
@@ -321,21 +323,9 @@ class MotionForecaster(BaseEstimator):
             model._build(None)
             model.net_.initialize()
         read_weights(path, model.net_.module_, device)
-        model._loaded_history = content["history"]
+        model.history_ = content["history"]
         model._evaluation_mode()
         return model
-
-    @property
-    def history_(self) -> list[dict]:
-        """Training log, one row an epoch."""
-        check_is_fitted(self, "net_")
-        if hasattr(self, "_loaded_history"):
-            return self._loaded_history
-        names = ("epoch", "train_loss", "valid_loss", "dur")
-        return [
-            {name: row[name] for name in names if name in row}
-            for row in self.net_.history
-        ]
 
     def _check_settings(self) -> None:
         if self.supervise not in ("all", "ego"):
@@ -408,8 +398,6 @@ class MotionForecaster(BaseEstimator):
 
     def _build(self, held) -> None:
         """Set up the trainer."""
-        if hasattr(self, "_loaded_history"):
-            del self._loaded_history
         network = self._network()
         self.net_ = make_trainer(
             Forecast(network, takes_mask=isinstance(network, EqMotion)),

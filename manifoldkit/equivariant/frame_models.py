@@ -312,6 +312,11 @@ class FrameGNN(nn.Module):
         Returns
         -------
         Tensor, shape (B, n, 3), or (B, n, n_out, 3) when ``n_out`` is above one
+
+        Raises
+        ------
+        TypeError, ValueError
+            Inputs that are not floating-point, of another shape or number.
         """
         _check_points("x", x, 3)
         if len(vectors) + 1 != self.n_inputs:

@@ -20,7 +20,7 @@ from manifoldkit.equivariant._frame_types import (
     parse_group,
     without_unused,
 )
-from manifoldkit.linalg.checks import check_finite, check_floating
+from manifoldkit.linalg.checks import check_choice, check_finite, check_floating
 
 __all__ = ["Frame", "FrameAveraging", "RadialAxes", "pair_frame", "pca_frame"]
 
@@ -63,7 +63,8 @@ class FrameAveraging(nn.Module):
     frame_from : int, str or sequence of these, default=0
         The inputs that define the frame, all of their points together.
     mode : {"full", "stochastic"} or int, default="full"
-        All elements; one random element in training; so many random ones.
+        All elements; one random element in training; so many random ones. With
+        ``frame="group"`` the whole batch has the same ones.
     detach_frame : bool, default=True
         Take frames for constants in differentiation. Gradients for parameters are
         exact either way; for gradients with respect to the input, such as forces, use
@@ -136,11 +137,11 @@ class FrameAveraging(nn.Module):
         validate: bool = True,
     ):
         super().__init__()
-        _check_choice("on_degenerate", on_degenerate, _POLICIES)
-        _check_choice("fold", fold, ("batch", "loop"))
-        _check_choice("order", order, ("ascending", "descending"))
+        check_choice(on_degenerate, _POLICIES, "on_degenerate")
+        check_choice(fold, ("batch", "loop"), "fold")
+        check_choice(order, ("ascending", "descending"), "order")
         if not isinstance(frame, nn.Module):
-            _check_choice("frame", frame, _FRAMES)
+            check_choice(frame, _FRAMES, "frame")
         if frame == "pca-stochastic":
             frame, mode = "pca", "stochastic" if mode == "full" else mode
         if not (mode in ("full", "stochastic") or _count(mode)):
@@ -458,11 +459,16 @@ class FrameAveraging(nn.Module):
 
     def _choose(self, frame: Frame) -> Frame:
         """Draw elements of the frame where the mode asks for it."""
-        if self.mode == "full" or self.frame == "group":
+        if self.mode == "full":
             return without_unused(frame) if self.frame == "pca-det" else frame
         if self.mode == "stochastic" and not self.training:
             return frame
         count = 1 if self.mode == "stochastic" else int(self.mode)
+        if self.frame == "group":  # images of a batch are turned together
+            order = torch.randperm(frame.R.shape[1])[:count].to(frame.R.device)
+            chosen = frame.elements(order)
+            even = torch.full_like(chosen.log_weights, 1.0 / len(order)).log()
+            return chosen._replace(log_weights=even)
         chances = frame.log_weights.detach().exp()
         if not chances.numel():
             return frame
@@ -479,11 +485,6 @@ _INVARIANT = Arguments((None,), (None,)).types[0]
 
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _check_choice(name: str, value: Any, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {choices}, found {value!r}")
 
 
 def _join(parts: list[Tensor]) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Local surfaces: the order of neighbours around a normal, and 14 invariants."""
+"""Local surfaces: the order of neighbors around a normal, and 14 invariants."""
 
 import math
 
@@ -56,7 +56,7 @@ def _roll(a: _Vector, step: int) -> _Vector:
 
 
 def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
-    r"""Order neighbours clockwise around a normal.
+    r"""Order neighbors clockwise around a normal.
 
     Offsets are projected on the tangent plane, :math:`t_i = g_i - (g_i \cdot n) n`;
     the longest is the reference :math:`t_r`, and
@@ -70,14 +70,19 @@ def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
     Parameters
     ----------
     offsets : Tensor, shape (..., K, 3)
-        Neighbours minus centre.
+        Neighbors minus center.
     normal : Tensor, shape (..., 3)
-        Unit normal at the centre.
+        Unit normal at the center.
 
     Returns
     -------
     Tensor of int64, shape (..., K)
         Positions in the list, by ascending angle.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point tensors; shapes that do not fit, or no neighbor.
 
     References
     ----------
@@ -96,24 +101,28 @@ def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
     if offsets.shape[-2] == 0:
         raise ValueError(f"offsets: expected neighbors, found {tuple(offsets.shape)}")
     check_broadcast(offsets=(offsets, 2), normal=(normal, 1))
-    with torch.no_grad():
-        n = _components(normal[..., None, :])
-        g = _components(offsets)
-        along = _dot(g, n)
-        flat = (g[0] - along * n[0], g[1] - along * n[1], g[2] - along * n[2])
-        squared = _dot(flat, flat)
-        longest = squared.argmax(-1, keepdim=True)
-        x, y, z = (a.gather(-1, longest) for a in flat)
-        # (t x r) . n = t . (r x n): the second product is one a neighbourhood
-        side = (y * n[2] - z * n[1], z * n[0] - x * n[2], x * n[1] - y * n[0])
-        theta = torch.atan2(_dot(flat, side), _dot(flat, (x, y, z)))
-        full = round(2 * math.pi / _ANGLE_STEP)
-        steps = (theta / _ANGLE_STEP).round().remainder(full)
-        # zero up to the rounding of the projection
-        bound = (16 * torch.finfo(offsets.dtype).eps) ** 2
-        on_axis = squared <= bound * _dot(g, g)
-        steps = steps.masked_fill(on_axis, float(full // 2))
-        return steps.argsort(dim=-1, stable=True)
+    return surface_angles(offsets, normal).argsort(dim=-1, stable=True)
+
+
+@torch.no_grad()
+def surface_angles(offsets: Tensor, normal: Tensor) -> Tensor:
+    """Return the angles of :func:`surface_order`, in [0, 2 pi), in whole steps."""
+    n = _components(normal[..., None, :])
+    g = _components(offsets)
+    along = _dot(g, n)
+    flat = (g[0] - along * n[0], g[1] - along * n[1], g[2] - along * n[2])
+    squared = _dot(flat, flat)
+    longest = squared.argmax(-1, keepdim=True)
+    x, y, z = (a.gather(-1, longest) for a in flat)
+    # (t x r) . n = t . (r x n): the second product is one a neighborhood
+    side = (y * n[2] - z * n[1], z * n[0] - x * n[2], x * n[1] - y * n[0])
+    theta = torch.atan2(_dot(flat, side), _dot(flat, (x, y, z)))
+    full = round(2 * math.pi / _ANGLE_STEP)
+    steps = (theta / _ANGLE_STEP).round().remainder(full)
+    # zero up to the rounding of the projection
+    bound = (16 * torch.finfo(offsets.dtype).eps) ** 2
+    on_axis = squared <= bound * _dot(g, g)
+    return steps.masked_fill(on_axis, float(full // 2)) * _ANGLE_STEP
 
 
 def surface_features(
@@ -126,13 +135,13 @@ def surface_features(
     unsigned: bool = False,
     ordered: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    r"""Describe a neighbourhood by 14 rotation-invariant numbers a neighbour.
+    r"""Describe a neighborhood by 14 rotation-invariant numbers a neighbor.
 
-    Neighbours are taken in their cyclic order around the normal
-    (:func:`surface_order`). With the neighbour :math:`x_i`, its predecessor
-    :math:`x_{i-s}` and successor :math:`x_{i+s}` relative to the centre,
+    Neighbors are taken in their cyclic order around the normal
+    (:func:`surface_order`). With the neighbor :math:`x_i`, its predecessor
+    :math:`x_{i-s}` and successor :math:`x_{i+s}` relative to the center,
     :math:`a, m, q` their unit vectors, :math:`e` and :math:`h` the unit vectors from
-    predecessor to neighbour and from neighbour to successor, and the normals
+    predecessor to neighbor and from neighbor to successor, and the normals
     :math:`n_p, n_i, n_m, n_q`, the numbers are
 
     .. math::
@@ -142,7 +151,7 @@ def surface_features(
     Parameters
     ----------
     center, center_normal : Tensor, shape (..., 3)
-        Where the neighbourhoods are, and unit normals there.
+        Where the neighborhoods are, and unit normals there.
     neighbors, neighbor_normals : Tensor, shape (..., K, 3)
         Points around, and their unit normals.
     step : int, default=1
@@ -151,14 +160,14 @@ def surface_features(
         For normals of unknown sign: absolute values of the numbers linear in a normal,
         averaged over both directions of the cyclic order.
     ordered : bool, default=False
-        The neighbours are in cyclic order already.
+        The neighbors are in cyclic order already.
 
     Returns
     -------
     features : Tensor, shape (..., K, 14)
-        In cyclic order. Neighbours at the centre give zeros.
+        In cyclic order. Neighbors at the center give zeros.
     order : Tensor of int64, shape (..., K)
-        Which neighbour each row describes.
+        Which neighbor each row describes.
 
     Raises
     ------
@@ -265,7 +274,7 @@ def _unsigned(column: int, values: Tensor) -> Tensor:
 
 
 class SurfaceFeatures(nn.Module):
-    """The 14 invariants of the neighbourhoods of a cloud, as a layer.
+    """The 14 invariants of the neighborhoods of a cloud, as a layer.
 
     Parameters
     ----------
@@ -293,17 +302,24 @@ class SurfaceFeatures(nn.Module):
         centers: Tensor | None = None,
         center_normals: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return features (B, S, K, 14) and the neighbour lists in cyclic order.
+        """Return features (B, S, K, 14) and the neighbor lists in cyclic order.
 
         Parameters
         ----------
         x, normals : Tensor, shape (B, N, 3)
             Points and unit normals.
         index : Tensor of int64, shape (B, S, K)
-            Neighbours of each centre.
+            Neighbors of each center.
         centers, center_normals : Tensor, shape (B, S, 3), optional
-            Default: the first S points.
+            Both or none; default: the first S points.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not floating-point tensors; shapes that do not fit; centers without normals.
         """
+        if (centers is None) != (center_normals is None):
+            raise ValueError("centers, center_normals: expected both or none")
         if centers is None or center_normals is None:
             centers, center_normals = (v[:, : index.shape[1]] for v in (x, normals))
         features, order = surface_features(

@@ -33,6 +33,10 @@ def _errors(pred, target, mask, modes: bool) -> tuple[Tensor, Tensor]:
             f"pred: expected shape {wanted} for target {tuple(target.shape)}, found "
             f"{tuple(pred.shape)}"
         )
+    if 0 in pred.shape[-(2 + modes) :]:
+        raise ValueError(
+            f"pred: expected modes, steps and dimensions, found {tuple(pred.shape)}"
+        )
     target = target.unsqueeze(-3) if modes else target
     agents = plain[:-2]
     if mask is None:
@@ -184,6 +188,11 @@ def edge_accuracy(category, edges, mask=None) -> float:
     counts = ~torch.eye(n, dtype=torch.bool, device=edges.device).expand(edges.shape)
     if mask is not None:
         mask = torch.as_tensor(mask, device=edges.device).bool()
+        if mask.shape != edges.shape[:-1]:
+            raise ValueError(
+                f"mask: expected shape {tuple(edges.shape[:-1])}, found "
+                f"{tuple(mask.shape)}"
+            )
         counts = counts & mask[..., :, None] & mask[..., None, :]
     found = category.argmax(-1)[counts].cpu().numpy()
     true = edges[counts].cpu().numpy()

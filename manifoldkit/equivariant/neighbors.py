@@ -1,4 +1,4 @@
-"""Neighbourhoods in point clouds: sampling, search, grouping and interpolation.
+"""Neighborhoods in point clouds: sampling, search, grouping and interpolation.
 
 Clouds are dense, ``(B, N, 3)`` or ``(N, 3)``, with an optional ``mask`` of the points
 that exist, or ragged, ``(N, 3)`` with a ``batch`` vector of sorted cloud numbers. On
@@ -41,8 +41,8 @@ _INTERPOLATION_EPS = 1e-8
 def farthest_point_sample(
     x: Tensor,
     m: int,
-    *,
     start: str | int = "farthest",
+    *,
     mask: Tensor | None = None,
     batch: Tensor | None = None,
     pad: str | None = None,
@@ -64,13 +64,14 @@ def farthest_point_sample(
         How many to choose from each cloud.
     start : {"farthest", "random"} or int
         First point: the one farthest from the centroid, which does not depend on pose
-        or order, a random one, or the one of this index.
+        or order, a random one, or the one of this index in its cloud.
     mask : Tensor of bool, shape (B, N), optional
         Points that exist.
     batch : Tensor of int, shape (N,), optional
         Cloud of each point, sorted, for ragged clouds.
     pad : {None, "repeat"}
-        Where a cloud has fewer than ``m`` points: raise, or start over again.
+        Where a cloud has fewer than ``m`` points: raise, or start over again (a cloud
+        without any point always raises).
     generator : torch.Generator, optional
         For ``start="random"``.
 
@@ -82,7 +83,8 @@ def farthest_point_sample(
     Raises
     ------
     ValueError
-        Wrong shapes, points that are not finite, more points asked for than exist.
+        Wrong shapes, points that are not finite, more points asked for than exist, or
+        a first point that a cloud does not have.
 
     References
     ----------
@@ -100,7 +102,11 @@ def farthest_point_sample(
     clouds, mask, offsets = as_clouds(x, mask, batch)
     check_count(m, "m")
     sizes = mask.sum(1) if mask is not None else None
-    smallest = clouds.shape[1] if sizes is None else int(sizes.min())
+    smallest = clouds.shape[1]
+    if sizes is not None and len(sizes):
+        smallest = int(sizes.min())
+    if smallest == 0:
+        raise ValueError("x: expected points in every cloud, found one without any")
     if m > smallest and pad is None:
         raise ValueError(
             f"m: expected at most {smallest} points, the size of the smallest cloud, "
@@ -140,8 +146,14 @@ def _first_points(points, mask, start, generator) -> Tensor:
         raise ValueError(
             f"start: expected 'farthest', 'random' or an index, found {start!r}"
         )
-    if not 0 <= start < n:
-        raise ValueError(f"start: expected an index from 0 to {n - 1}, found {start}")
+    whole = isinstance(start, int | np.integer) and not isinstance(start, bool)
+    if not whole or not 0 <= start < n:
+        raise ValueError(f"start: expected an index from 0 to {n - 1}, found {start!r}")
+    if mask is not None and not bool(mask[:, start].all()):
+        raise ValueError(
+            f"start: expected a point that every cloud has, found {start}, which is "
+            "not there in all of them"
+        )
     return torch.full((n_clouds,), start, dtype=torch.int64, device=points.device)
 
 
@@ -207,7 +219,7 @@ def knn(
     ref : Tensor, shape (B, N, 3) or (N, 3)
         Points to search among.
     k : int
-        Number of neighbours.
+        Number of neighbors.
     mask : Tensor of bool, shape (B, N), optional
         Reference points that exist.
     query_batch, ref_batch : Tensor of int, optional
@@ -301,19 +313,19 @@ def _squared_distances(query, ref, mask) -> Tensor:
 
 
 def ball_query(
-    query: Tensor, ref: Tensor, r: float, k: int, *, mask: Tensor | None = None
+    query: Tensor, ref: Tensor, radius: float, k: int, *, mask: Tensor | None = None
 ) -> Tensor:
     """Find up to ``k`` reference points within a radius, by PointNet++'s rule.
 
-    The first ``k`` points in index order with distance below ``r``; places that stay
-    free repeat the first hit, and without a hit the nearest point.
+    The first ``k`` points in index order nearer than ``radius``; places that stay free
+    repeat the first hit, and without a hit the nearest point.
 
     Parameters
     ----------
     query, ref : Tensor, shape (B, Q, 3) and (B, N, 3), or (Q, 3) and (N, 3)
         Points.
-    r : float
-        Radius, positive.
+    radius : float
+        Positive.
     k : int
         Number of places.
     mask : Tensor of bool, shape (B, N), optional
@@ -322,6 +334,12 @@ def ball_query(
     Returns
     -------
     Tensor of int64, shape (B, Q, k) or (Q, k)
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes, values that are not finite, a radius that is not positive, a
+        cloud without reference points.
 
     References
     ----------
@@ -335,9 +353,11 @@ def ball_query(
     tensor([[0, 1, 0]])
     """
     check_count(k, "k")
-    if not isinstance(r, int | float | np.number) or not r > 0:
-        raise ValueError(f"r: expected a positive radius, found {r!r}")
+    if not isinstance(radius, int | float | np.number) or not radius > 0:
+        raise ValueError(f"radius: expected a positive number, found {radius!r}")
     refs, mask, _ = as_clouds(ref, mask, None, "ref")
+    if mask is not None and not bool(mask.any(1).all()):
+        raise ValueError("mask: expected reference points in every cloud")
     places, _, _ = as_clouds(query, None, None, "query")
     if len(places) != len(refs):
         raise ValueError(
@@ -348,7 +368,7 @@ def ball_query(
     parts = []
     for part in places.detach().double().split(step, 1):
         squared = _squared_distances(part, refs.detach().double(), mask)
-        inside = squared < r * r
+        inside = squared < radius * radius
         n = inside.shape[-1]
         place = torch.arange(n, device=inside.device)
         index = torch.where(inside, place, n).sort(-1).values[..., :k]
@@ -362,7 +382,7 @@ def ball_query(
 
 
 def group(x: Tensor, index: Tensor) -> Tensor:
-    """Gather points or features by neighbour lists.
+    """Gather points or features by neighbor lists.
 
     Parameters
     ----------
@@ -374,6 +394,13 @@ def group(x: Tensor, index: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape ``(*index.shape, C)``
+
+    Raises
+    ------
+    TypeError
+        Indices that are not integers.
+    ValueError
+        Shapes that do not fit; on the CPU, numbers that name no row.
 
     Examples
     --------
@@ -431,6 +458,16 @@ def three_interpolate(
     Returns
     -------
     Tensor, shape (B, Q, C) or (Q, C)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong shapes, values that are not finite, ``k`` below 1.
+
+    References
+    ----------
+    .. [1] C. R. Qi et al., "PointNet++: deep hierarchical feature learning on point
+       sets in a metric space", NeurIPS 2017.
 
     Examples
     --------

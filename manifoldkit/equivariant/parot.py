@@ -27,7 +27,7 @@ _POSE = 16
 
 
 class DenseNorm(nn.Module):
-    """Linear map without bias, batch normalisation, and an activation.
+    """Linear map without bias, batch normalization, and an activation.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Patches:
 
 
 def haar_rotations(n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniformly distributed rotations (n, 3, 3), from normalised quaternions."""
+    """Uniformly distributed rotations (n, 3, 3), from normalized quaternions."""
     device = like.device if generator is None else generator.device
     q = torch.randn(n, 4, generator=generator, dtype=like.dtype, device=device)
     w, x, y, z = (q / q.norm(dim=1, keepdim=True)).to(like.device).unbind(1)
@@ -199,12 +199,12 @@ class Encoded:
 
 
 class PaRotEncoder(nn.Module):
-    """Patches, their codes and directions, and aggregation over neighbouring patches.
+    """Patches, their codes and directions, and aggregation over neighboring patches.
 
     Parameters
     ----------
     n_patches, k_local, k_global, k_intra : int
-        Patch centres, points of local and global patches, neighbouring centres.
+        Patch centers, points of local and global patches, neighboring centers.
     directions, n_blocks, feat_loss
         As in :class:`PaRotClassifier`.
     """
@@ -235,7 +235,7 @@ class PaRotEncoder(nn.Module):
         self.intra2, self.intra3 = DenseNorm(128, 128), DenseNorm(128, 128)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoded:
-        """Encode clouds (B, N, 3), which must be centred."""
+        """Encode clouds (B, N, 3), which must be centered."""
         x = check_clouds(x)
         with torch.no_grad():
             n = x.shape[1]
@@ -264,7 +264,7 @@ class PaRotEncoder(nn.Module):
         a_j = group(axes.flatten(-2), around).view(b, s, k, 3, 3)
         offset = group(centers, around) - centers[:, :, None]
         pose = self.intra_pose(relative_pose(a_i, a_j, offset))
-        # [f_j, f_j - f_i, pose] W = f_j (W1 + W2) - f_i W2 + pose W3: rows a centre
+        # [f_j, f_j - f_i, pose] W = f_j (W1 + W2) - f_i W2 + pose W3: rows a center
         w1, w2, w3 = self.intra1.linear.weight.split([_CODE, _CODE, 32], 1)
         h = group(F.linear(code, w1 + w2), around) - F.linear(code, w2)[:, :, None]
         h = F.relu(channel_norm(self.intra1.norm, h + F.linear(pose, w3)))
@@ -312,7 +312,7 @@ class PaRotBase(nn.Module):
         self.smoothing = smoothing
 
     def pool(self, encoded: Encoded) -> Tensor:
-        """Join both scales and take the maximum over the centres, (B, emb_dims)."""
+        """Join both scales and take the maximum over the centers, (B, emb_dims)."""
         pose = self.inter_pose(encoded.pose)
         h = self.inter(torch.cat([encoded.local, encoded.whole, pose], -1))
         return self.embed(h).amax(1)
@@ -334,10 +334,10 @@ class PaRotBase(nn.Module):
 class PaRotClassifier(PaRotBase):
     r"""Patch-wise rotation-invariant classifier.
 
-    The cloud is cut into local patches and, for each patch centre, one global patch. A
+    The cloud is cut into local patches and, for each patch center, one global patch. A
     small network gives every patch a shape code and two unit vectors; in training two
     randomly turned copies of each patch teach the vectors to turn with it. From the
-    vectors follow the poses of patches relative to their neighbours and of local to
+    vectors follow the poses of patches relative to their neighbors and of local to
     global patches, which do not change when the cloud is turned.
 
     The published network is invariant only as far as it has learned to be. With
@@ -353,7 +353,7 @@ class PaRotClassifier(PaRotBase):
     n_classes : int
         Number of classes.
     n_patches, k_local, k_global, k_intra : int, default=256, 64, 32, 32
-        Patch centres, points of local and global patches, neighbouring centres.
+        Patch centers, points of local and global patches, neighboring centers.
     directions : {"learned", "equivariant"}, default="learned"
         See above.
     emb_dims : int, default=1024
@@ -422,7 +422,7 @@ class PaRotClassifier(PaRotBase):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3) or (N, 3)
-            Centred clouds.
+            Centered clouds.
         generator : torch.Generator, optional
             Of the random rotations, in training.
 
@@ -448,7 +448,7 @@ class PaRotClassifier(PaRotBase):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3)
-            Centred clouds.
+            Centered clouds.
         y : Tensor of int64, shape (B,)
             Classes.
         generator : torch.Generator, optional

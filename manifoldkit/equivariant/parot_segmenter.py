@@ -23,7 +23,7 @@ class PaRotSegmenter(PaRotBase):
     """Patch-wise rotation-invariant segmentation into parts.
 
     The encoder of :class:`PaRotClassifier`; each point then collects the features of
-    its nearest patch centres together with how it lies in the centres' local and
+    its nearest patch centers together with how it lies in the centers' local and
     global orientations (pose-aware propagation).
 
     Parameters
@@ -35,7 +35,7 @@ class PaRotSegmenter(PaRotBase):
     n_patches, k_local, k_global, k_intra : int, default=256, 64, 64, 16
         As in :class:`PaRotClassifier`.
     k_interp : int, default=11
-        Centres that each point collects from.
+        Centers that each point collects from.
     directions, emb_dims, dropout, n_blocks, loss_weights, smoothing
         As in :class:`PaRotClassifier`.
 
@@ -102,7 +102,7 @@ class PaRotSegmenter(PaRotBase):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3) or (N, 3)
-            Centred clouds.
+            Centered clouds.
         generator : torch.Generator, optional
             Of the random rotations, in training.
         category : Tensor of int64, shape (B,)
@@ -136,7 +136,7 @@ class PaRotSegmenter(PaRotBase):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3)
-            Centred clouds.
+            Centered clouds.
         y : Tensor of int64, shape (B, N)
             Part of each point.
         generator, category
@@ -170,7 +170,7 @@ class PaRotSegmenter(PaRotBase):
         return self.head(self.point3(h).sum(-2))
 
     def _pose(self, x: Tensor, encoded: Encoded, near: Tensor) -> Tensor:
-        """How points lie in the orientations of centres, (B, N, k, 7)."""
+        """How points lie in the orientations of centers, (B, N, k, 7)."""
         offset = x[:, :, None] - group(encoded.centers, near)
         direction = unit(offset)[..., None]
         axes = torch.stack([encoded.local_axes, encoded.whole_axes], 2).flatten(2)

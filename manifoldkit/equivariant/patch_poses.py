@@ -56,7 +56,7 @@ def relative_pose(a_i: Tensor, a_j: Tensor, offset: Tensor) -> Tensor:
     a_i, a_j : Tensor, shape (..., 3, 3)
         Orientations, rows are axes.
     offset : Tensor, shape (..., 3)
-        From centre i to centre j.
+        From center i to center j.
 
     Returns
     -------
@@ -91,17 +91,17 @@ def relative_pose(a_i: Tensor, a_j: Tensor, offset: Tensor) -> Tensor:
 
 
 def scale_pose(local: Tensor, whole: Tensor, center: Tensor) -> Tensor:
-    r"""Describe the local against the global patch of a centre, by 16 invariants.
+    r"""Describe the local against the global patch of a center, by 16 invariants.
 
-    :math:`[|c|, L G^\top, L u, G u]` with the centre :math:`c` and
-    :math:`u = c / |c|`; the cloud must be centred.
+    :math:`[|c|, L G^\top, L u, G u]` with the center :math:`c` and
+    :math:`u = c / |c|`; the cloud must be centered.
 
     Parameters
     ----------
     local, whole : Tensor, shape (..., 3, 3)
         Orientations L and G, rows are axes.
     center : Tensor, shape (..., 3)
-        Centres.
+        Centers.
 
     Returns
     -------

@@ -47,6 +47,11 @@ def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state
     X, normals : arrays
         In the dtypes given; ``normals`` may be None.
 
+    Raises
+    ------
+    ValueError
+        Clouds of another shape; an unknown rotation or axis.
+
     Examples
     --------
     >>> X = np.random.default_rng(0).standard_normal((2, 5, 3))
@@ -57,6 +62,8 @@ def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state
     X = _clouds(X, "X")
     if rotation not in ("none", "z", "so3"):
         raise ValueError(f"rotation: expected 'none', 'z' or 'so3', found {rotation!r}")
+    if axis not in range(-3, 3):
+        raise ValueError(f"axis: expected 0, 1 or 2, found {axis!r}")
     if rotation == "none":
         return X, normals
     rng = check_random_state(random_state)
@@ -119,6 +126,11 @@ def rotation_protocols(
     dict
         For each protocol ``accuracy`` (overall), ``balanced`` (mean over classes), and
         ``agreement``, the share of test clouds with the same label as unturned.
+
+    Raises
+    ------
+    ValueError
+        An unknown protocol; clouds of another shape.
 
     Examples
     --------
@@ -201,6 +213,13 @@ def part_iou(
         ``instance``, the mean over clouds, and ``class``, the mean over categories of
         their clouds' means.
 
+    Raises
+    ------
+    TypeError
+        Labels that are not whole numbers; parts that are no mapping.
+    ValueError
+        Shapes that differ; a category without parts.
+
     Examples
     --------
     >>> part_iou([[0, 0, 1, 1]], [[0, 1, 1, 1]], [0], {0: [0, 1]})["instance"]
@@ -219,7 +238,7 @@ def part_iou(
         )
     if not isinstance(parts, Mapping):
         raise TypeError(f"parts: expected parts by category, found {parts!r}")
-    unknown = sorted(set(category.tolist()) - set(parts))
+    unknown = sorted(c for c in set(category.tolist()) if not len(parts.get(c, ())))
     if unknown:
         raise ValueError(f"parts: expected those of category {unknown[0]} as well")
     overlaps = np.empty(len(y_true))

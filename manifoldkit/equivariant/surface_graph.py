@@ -16,21 +16,21 @@ from manifoldkit.equivariant.axes import (
 from manifoldkit.equivariant.local_surfaces import safe_norm, surface_features
 from manifoldkit.equivariant.neighbors import farthest_point_sample, group, knn
 
-_WIDE = 1024  # centres from which on neighbours two places away are compared
+_WIDE = 1024  # centers from which on neighbors two places away are compared
 _NORMAL_MIN = 1e-8
 _AXIS_NEIGHBORS = 32
 
 
 @dataclass(frozen=True)
 class SurfaceLevel:
-    """Neighbourhoods of one layer.
+    """Neighborhoods of one layer.
 
     Attributes
     ----------
     features : Tensor, shape (B, S, K, 14)
-        Invariants of the neighbours, in cyclic order.
+        Invariants of the neighbors, in cyclic order.
     index : Tensor of int64, shape (B, S, K)
-        The neighbours among the points of the level before.
+        The neighbors among the points of the level before.
     """
 
     features: Tensor
@@ -43,7 +43,7 @@ class SurfaceLevel:
 
 @dataclass(frozen=True)
 class SurfaceGraph:
-    """Neighbourhoods and their invariants on all levels of a network.
+    """Neighborhoods and their invariants on all levels of a network.
 
     They do not depend on weights: compute them once a cloud with the network's
     ``precompute``, keep them, and pass them instead of the cloud. Indexing picks
@@ -129,7 +129,7 @@ def prepare_normals(
     normals : Tensor, shape (B, N, 3), optional
         Normals of any length.
     k : int
-        Neighbours of the axes.
+        Neighbors of the axes.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def prepare_normals(
 
 
 def surface_hierarchy(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Order points so that the centres of each level are the first ones.
+    """Order points so that the centers of each level are the first ones.
 
     Farthest point sampling of the first m points of a farthest-point order returns
     these points again, so one run serves all levels.
@@ -168,7 +168,7 @@ def surface_hierarchy(x: Tensor, sizes: Sequence[int]) -> Tensor:
     x : Tensor, shape (B, N, 3)
         Points.
     sizes : sequence of int
-        Centres of the levels, none above N.
+        Centers of the levels, none above N.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def surface_level(
     k: int,
     unsigned: bool,
 ) -> SurfaceLevel:
-    """Find the k nearest points of each centre and describe them."""
+    """Find the k nearest points of each center and describe them."""
     _, index = knn(centers, points, min(k, points.shape[1]))
     features, order = surface_features(
         centers,
@@ -212,7 +212,7 @@ def surface_level(
 def whole_level(
     points: Tensor, normals: Tensor, axis: str, unsigned: bool
 ) -> SurfaceLevel:
-    """One neighbourhood of all points, around the centroid.
+    """One neighborhood of all points, around the centroid.
 
     The axis of least extent has no sign: "both" directions are described (their
     results are averaged later), or the one with positive third "moment".
@@ -259,11 +259,11 @@ def build_surface_graph(
     normals : Tensor, shape (B, N, 3), optional
         Default: estimated axes.
     sizes, neighbors : sequence of int
-        Centres and neighbours of each level; as many as there are, if fewer.
+        Centers and neighbors of each level; as many as there are, if fewer.
     axis : {"both", "moment"} or None
         Add the level of the whole cloud.
     up_neighbors : sequence of int
-        Neighbours of the levels back to all points.
+        Neighbors of the levels back to all points.
     unsigned : bool
         Normals have no sign.
     in_normals : bool

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifoldkit.equivariant import EqMotion
+from manifoldkit.equivariant import EqMotion, neighbor_graph
 from manifoldkit.equivariant._eqmotion_inputs import read_tracks
 
 F64 = torch.float64
@@ -33,7 +33,7 @@ def test_number_of_steps(model):
 
 
 def test_one_step_has_no_velocity():
-    with pytest.raises(ValueError, match="past_len: expected an integer of 2 or more"):
+    with pytest.raises(ValueError, match="past_len: expected an integer >= 2"):
         EqMotion(1, 4)
 
 
@@ -263,3 +263,46 @@ def test_on_cuda(model):
     expected, out = model(x, mask), model.cuda()(x.cuda(), mask)
     assert out.pred.is_cuda
     torch.testing.assert_close(out.pred.cpu(), expected.pred)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"batch": torch.tensor([0, 0, -1])}, "batch: expected integers from 0 on"),
+        ({"batch": torch.zeros(3)}, "batch: expected integers from 0 on"),
+        ({"batch": [0, 0]}, "batch: expected one graph number an agent"),
+        (
+            {"edge_index": torch.zeros(3, 2).long()},
+            r"edge_index: with batch= .* \(2, E\)",
+        ),
+        (
+            {"edge_index": torch.tensor([[0], [7]])},
+            "edge_index: expected agents 0 to 2",
+        ),
+        ({"edge_index": torch.zeros(2, 1)}, "edge_index: expected integers"),
+        ({"mask": torch.ones(4, dtype=torch.bool)}, r"mask: expected shape \(N,\)"),
+    ],
+)
+def test_batched_graphs_that_do_not_fit(model, given, match):
+    with pytest.raises(ValueError, match=match):
+        model(tracks(3, 5, 3), **({"batch": [0, 0, 1]} | given))
+
+
+def test_batched_graphs_may_be_arrays(model):
+    x, batch = tracks(3, 5, 3), torch.tensor([1, 0, 1])
+    mask = np.array([True, False, True])
+    wanted = model(x, torch.from_numpy(mask), batch=batch).pred
+    assert torch.equal(model(x, mask, batch=batch.numpy()).pred, wanted)
+
+
+def test_neighbors_of_agents_that_are_there():
+    x = tracks(4, 5, 3)
+    mask = np.array([True, True, False, True])
+    edges = neighbor_graph(x, k=2, mask=mask)
+    assert edges.shape == (3, 6)
+    assert not (edges[1:] == 2).any()
+    for wrong in (torch.ones(4), torch.ones(3, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="mask: expected booleans of shape"):
+            neighbor_graph(x, k=2, mask=wrong)
+    with pytest.raises(TypeError, match="k: expected"):
+        neighbor_graph(x, k=True)

@@ -399,6 +399,15 @@ def test_graphs_of_torch_geometric():
     assert torch.allclose(turned["force"], together["force"] @ q.T)
     assert torch.allclose(turned["energy"], together["energy"])
 
+    joined = data.Data(**data.Batch.from_data_list(graphs).to_dict())  # no num_graphs
+    assert torch.allclose(wrapped(joined)["energy"], together["energy"])
+    joined.batch = joined.batch.flip(0)
+    with pytest.raises(ValueError, match="batch: expected sorted numbers"):
+        wrapped(joined)
+    three = FrameAveraging(Messages(), "E(3)", ("vector", "scalar", "vector"), "scalar")
+    with pytest.raises(ValueError, match="in_types: name the attributes"):
+        three(graphs[0])
+
 
 @pytest.mark.parametrize(
     ("group", "kind", "shape"),
@@ -850,3 +859,55 @@ def test_wrapper_is_one_graph_for_the_compiler(frame):
     torch.compiler.reset()
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(x), net(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("group", "size", "d"), [("C4", 4, 2), ("octahedral", 24, 3)])
+def test_random_elements_of_a_finite_group(group, size, d):
+    seen = []
+
+    def backbone(x):
+        seen.append(len(x) // 2)
+        return x
+
+    def net(**options):
+        return FrameAveraging(
+            backbone, group, out_types="vector", frame="group", **options
+        )
+
+    x = cloud(2, 5, d)
+    one, some = net(mode="stochastic"), net(mode=3)
+    for module in (one, some, net(mode=99)):
+        for training in (True, False):
+            module.train(training)(x)
+    assert seen == [1, size, 3, 3, size, size]
+    draws = torch.stack([one.train()(x) for _ in range(20)])
+    assert torch.allclose(draws, x.expand_as(draws), atol=1e-12)  # each is exact here
+
+
+@pytest.mark.parametrize("build", [pca_frame, pair_frame])
+def test_vectors_have_the_leading_dimensions_of_the_points(build):
+    x, v = cloud(2, 3, 5, 3), cloud(2, 3, 4, 3)
+    whole = build(x, vectors=v)
+    assert torch.allclose(build(x[1, 2], vectors=v[1, 2]).R, whole.R[1, 2])
+    none = build(x, vectors=v[:, :, :0])
+    assert torch.equal(none.R, build(x).R)
+    with pytest.raises(ValueError, match="vectors: expected a batch of"):
+        build(x, vectors=v[0])
+    with pytest.raises(ValueError, match="vectors_mask: expected booleans"):
+        build(x, vectors=v, vectors_mask=torch.ones(2, 3, 5, dtype=torch.bool))
+
+
+def test_learned_axes_of_half_precision_points():
+    net = FrameAveraging(
+        lambda x: x, out_types="position", frame="learned", on_degenerate="ignore"
+    )
+    x = cloud(2, 6, 3).bfloat16()
+    assert net(x).dtype == torch.bfloat16
+    assert torch.allclose(net(x), x, atol=0.05)
+
+
+def test_numbers_of_draws_and_pairs():
+    with pytest.raises(ValueError, match="draws"):
+        pca_frame(cloud(5, 3), draws=0)
+    with pytest.raises(ValueError, match="n_pairs"):
+        pair_frame(cloud(5, 3), n_pairs=0)

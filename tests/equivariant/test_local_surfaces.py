@@ -1,4 +1,4 @@
-"""The order of neighbours and the 14 invariants against their formulas."""
+"""The order of neighbors and the 14 invariants against their formulas."""
 
 import math
 
@@ -178,3 +178,10 @@ def test_bad_input(change, error, message):
 def test_step_must_be_positive():
     with pytest.raises(ValueError, match="step: expected a positive integer"):
         surface_features(*neighborhoods(), step=0)
+
+
+def test_centers_come_with_their_normals():
+    x = torch.randn(2, 20, 3)
+    index = torch.randint(20, (2, 5, 8))
+    with pytest.raises(ValueError, match="centers, center_normals: expected both"):
+        SurfaceFeatures()(x, x, index, centers=x[:, :5])

@@ -99,3 +99,13 @@ def test_edge_accuracy_ignores_the_diagonal():
     category = torch.zeros(4, 4, 2)
     category[..., 0] = 1
     assert edge_accuracy(category, edges) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 4), (2, 3, 0)])
+def test_errors_of_nothing_are_refused(shape):
+    with pytest.raises(ValueError, match="pred: expected modes, steps"):
+        ade(torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(ValueError, match="pred: expected modes, steps"):
+        min_fde(torch.zeros(2, 0, 3, 4), torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match="mask: expected shape"):
+        edge_accuracy(torch.rand(3, 3, 2), torch.zeros(3, 3), torch.ones(4))

@@ -1,4 +1,4 @@
-"""Neighbourhood operations against brute force, and their behaviour on bad input."""
+"""Neighborhood operations against brute force, and their behavior on bad input."""
 
 import importlib.util
 
@@ -182,12 +182,13 @@ def test_axes_of_degenerate_clouds_are_finite():
         (lambda x: farthest_point_sample(x, 0), "m: expected a positive integer"),
         (lambda x: farthest_point_sample(x, 3, start="left"), "start: expected"),
         (lambda x: farthest_point_sample(x, 3, start=20), "start: expected an index"),
+        (lambda x: farthest_point_sample(x, 3, start=1.5), "start: expected an index"),
         (lambda x: farthest_point_sample(x, 3, pad="zero"), "pad: expected"),
         (lambda x: farthest_point_sample(x * torch.nan, 3), r"x\[0\] is not finite"),
         (lambda x: knn(x, x, 21), "k: expected at most 20"),
         (lambda x: knn(x[:1], x, 3), "query: expected as many clouds"),
         (lambda x: knn(x, x, 3, query_batch=torch.zeros(2)), "expected both or none"),
-        (lambda x: ball_query(x, x, -1.0, 3), "r: expected a positive radius"),
+        (lambda x: ball_query(x, x, -1.0, 3), "radius: expected a positive"),
         (lambda x: three_interpolate(x, x, x[:, :3]), "features: expected one row"),
         (lambda x: group(x, torch.zeros(3, 2).long()), "x, index: expected shapes"),
         (lambda x: estimate_axes(x, orient="up"), "orient: expected"),
@@ -217,3 +218,22 @@ def test_strided_input_and_dtypes():
     assert dist.dtype == torch.float32
     assert torch.equal(index, knn(x.contiguous(), x.contiguous(), 4)[1])
     assert np.array_equal(index[0, :, 0], np.arange(40))
+
+
+def test_the_first_point_has_to_be_there_in_every_cloud():
+    x, batch = cloud(4, 3), torch.tensor([0, 1, 1, 1])
+    with pytest.raises(ValueError, match="start: expected a point that every cloud"):
+        farthest_point_sample(x, 1, start=2, batch=batch)  # would be of the other one
+    mask = torch.tensor([[False, True, True, True]])
+    with pytest.raises(ValueError, match="start: expected a point that every cloud"):
+        farthest_point_sample(x[None], 2, start=0, mask=mask)
+    assert farthest_point_sample(x[None], 2, 1, mask=mask)[0, 0] == 1
+
+
+def test_clouds_without_points_have_no_sample_and_no_neighbors():
+    x = cloud(2, 4, 3)
+    mask = torch.tensor([[True] * 4, [False] * 4])
+    with pytest.raises(ValueError, match="every cloud"):
+        farthest_point_sample(x, 2, mask=mask, pad="repeat")
+    with pytest.raises(ValueError, match="every cloud"):
+        ball_query(x, x, radius=1.0, k=2, mask=mask)

@@ -222,7 +222,7 @@ def test_bad_options(options, message):
         (lambda x: x[..., :2], ValueError, "x: expected points of shape"),
         (lambda x: x * torch.nan, ValueError, r"x\[0\] is not finite"),
         (lambda x: x.long(), TypeError, "x: expected floating-point"),
-        (lambda x: x[:1], ValueError, "batch normalisation needs more"),
+        (lambda x: x[:1], ValueError, "batch normalization needs more"),
     ],
 )
 def test_bad_input(change, error, message):

@@ -233,7 +233,7 @@ CASES = {
     "neighbors.ball_query": lambda b, n: {
         "query": points((2,), 4),
         "ref": points((2,)),
-        "r": 1.0,
+        "radius": 1.0,
         "k": 3,
     },
     "neighbors.farthest_point_sample": lambda b, n: {"x": points((2,)), "m": 3},
