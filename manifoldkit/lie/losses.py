@@ -19,7 +19,9 @@ from manifoldkit.lie.rotation._checks import check_pair
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_choice,
+    check_count,
     check_floating,
+    check_last,
     check_square,
     check_weights,
     common_dtype,
@@ -151,7 +153,7 @@ def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     >>> rotvec_loss(torch.eye(3), half)
     tensor(3.1416)
     """
-    _pair(a, b)
+    check_pair(a, b)
     check_square(a, "a", 3)
     return _reduce(_so3.safe_norm(_so3.log_so3(a) - _so3.log_so3(b)), reduction)
 
@@ -176,12 +178,8 @@ def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
     >>> quaternion_loss(q, -q).item()
     0.0
     """
-    for name, value in (("p", p), ("q", q)):
-        check_floating(value, name)
-        if value.ndim == 0 or value.shape[-1] != 4:
-            raise ValueError(
-                f"{name}: expected shape (..., 4), found {tuple(value.shape)}"
-            )
+    check_last(p, (4,), "p")
+    check_last(q, (4,), "q")
     check_broadcast(p=(p, 1), q=(q, 1))
     near = torch.minimum(_so3.safe_norm(q - p), _so3.safe_norm(q + p))
     return _reduce(near, reduction)
@@ -211,12 +209,7 @@ def alignment_loss(
     tensor(1.)
     """
     check_pair(a, b)
-    check_floating(points, "points")
-    if points.ndim < 2 or points.shape[-1] != a.shape[-1]:
-        raise ValueError(
-            f"points: expected shape (..., N, {a.shape[-1]}), "
-            f"found {tuple(points.shape)}"
-        )
+    check_last(points, ("N", a.shape[-1]), "points")
     check_broadcast(a=(a, 2), b=(b, 2), points=(points, 2))
     points, turn = common_dtype(points, _pair(a, b))
     moved = points @ turn.mT
@@ -231,7 +224,9 @@ def chordal_mean(r: Tensor, weights: Tensor | None = None) -> Tensor:
     Parameters
     ----------
     r : Tensor, shape (..., m, n, n)
-    weights : Tensor, shape (m,), optional
+        Rotations.
+    weights : Tensor, shape (m,) or (..., m), optional
+        Not negative, not all zero; equal by default.
 
     Returns
     -------
@@ -253,8 +248,15 @@ def _weighted(r: Tensor, weights: Tensor | None) -> Tensor:
         raise ValueError(f"r: expected shape (..., m, n, n), found {tuple(r.shape)}")
     if weights is None:
         return r.mean(-3)
-    w = check_weights(weights, r.shape[-3]).to(r.dtype)
-    return (r * (w / w.sum())[:, None, None]).sum(-3)
+    w = _normalized(weights, r.shape[-3], r=(r, 3)).to(r.dtype)
+    return (r * w[..., None, None]).sum(-3)
+
+
+def _normalized(weights: Tensor, size: int, **items: tuple[Tensor, int]) -> Tensor:
+    """Weights of sum one, for batches of so many items."""
+    check_weights(weights, size)
+    check_broadcast(weights=(weights, 1), **items)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 @accepts_numpy
@@ -270,8 +272,11 @@ def karcher_mean(
     Parameters
     ----------
     r : Tensor, shape (..., m, n, n)
-    weights : Tensor, shape (m,), optional
+        Rotations.
+    weights : Tensor, shape (m,) or (..., m), optional
+        Not negative, not all zero; equal by default.
     steps : int, default=16
+        Number of steps.
 
     Returns
     -------
@@ -284,6 +289,7 @@ def karcher_mean(
     >>> matrix_to_rotvec(karcher_mean(rotvec_to_matrix(turns)))
     tensor([0.0000, 0.0000, 0.3000])
     """
+    check_count(steps, "steps", 0)
     mean = chordal_mean(r, weights)
     for _ in range(steps):
         logs = rotation_log(mean.mT[..., None, :, :] @ r)
@@ -308,8 +314,11 @@ def register(
     Parameters
     ----------
     source, target : Tensor, shape (..., N, n)
-    weights : Tensor, shape (N,), optional
+        Points in rows.
+    weights : Tensor, shape (N,) or (..., N), optional
+        Not negative, not all zero; equal by default.
     scale : bool, default=False
+        Find a scale too; otherwise it is one.
 
     Returns
     -------
@@ -336,9 +345,8 @@ def register(
         )
     source, target = common_dtype(source, target)
     size = source.shape[-2]
-    w = source.new_full((size,), 1 / size) if weights is None else weights
-    w = check_weights(w, size).to(source.dtype)
-    w = (w / w.sum())[:, None]
+    w = source.new_ones(size) if weights is None else weights
+    w = _normalized(w, size, source=(source, 2)).to(source.dtype)[..., None]
     middle, aim = ((w * p).sum(-2, keepdim=True) for p in (source, target))
     x, y = source - middle, target - aim
     cross = (w * y).mT @ x

@@ -270,3 +270,23 @@ def test_bad_input():
         losses.chordal_loss(torch.eye(3), torch.eye(2))
     with pytest.raises(ValueError, match=r"\(\.\.\., 4\)"):
         losses.quaternion_loss(torch.zeros(3), torch.zeros(4))
+
+
+def test_every_problem_of_a_batch_has_its_own_weights(generator):
+    """Also where as many items as dimensions make other shapes fit by chance."""
+    r = rotation.random_rotation(2, 3, generator=generator, dtype=torch.float64)
+    x, y = torch.randn(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    weights = torch.tensor([[1.0, 2.0, 3.0], [5.0, 1.0, 0.0]])
+    for f in (losses.chordal_mean, losses.karcher_mean):
+        found = f(r, weights)
+        for k in range(2):
+            torch.testing.assert_close(found[k], f(r[k], weights[k]))
+    fit = losses.register(x, y, weights, scale=True)
+    for k in range(2):
+        one = losses.register(x[k], y[k], weights[k], scale=True)
+        for a, b in zip(fit, one, strict=True):
+            torch.testing.assert_close(a[k], b)
+    with pytest.raises(ValueError, match="weights, r: expected batch shapes"):
+        losses.chordal_mean(r, weights.repeat(2, 1)[:3])
+    with pytest.raises(ValueError, match="steps: expected an integer >= 0"):
+        losses.karcher_mean(r, steps=-1)

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg import powm, sqrtm, symmetrize
+from manifoldkit.linalg.factorizations import cholesky
 from manifoldkit.manifolds import SPD, PositiveReals
 from manifoldkit.optim import build_optimizer
 from manifoldkit.spd import (
@@ -25,7 +26,7 @@ from manifoldkit.spd import (
     make_batchnorm,
 )
 from manifoldkit.spd import _gbw_batchnorm_kernel as kernel
-from manifoldkit.spd._gbw_chart import Chart, cholesky
+from manifoldkit.spd._gbw_chart import Chart
 from manifoldkit.spd.gbw_tangent import from_tangent_vector, tangent_vector
 
 DOUBLE = torch.float64
