@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from manifoldkit.experiments.reproductions import anchor
+
 ROOT = Path(__file__).resolve().parent
 STORE = ROOT / "results.json"
 PAGE = ROOT.parent / "docs" / "performance.md"
@@ -106,15 +108,6 @@ def summary(results):
             + (f"{met} of {len(shares)} |" if shares else "none set |")
         )
     return "\n".join(lines)
-
-
-def anchor(title):
-    """Return the address of a heading, as the documentation makes it.
-
-    >>> anchor("Matrix functions against pyriemann, on torch tensors")
-    'matrix-functions-against-pyriemann-on-torch-tensors'
-    """
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def missed(results):

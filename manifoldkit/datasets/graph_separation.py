@@ -132,6 +132,15 @@ def decode_graph6(line: str) -> np.ndarray:
     line : str
         The size, then the upper triangle column by column, 6 bits a character.
 
+    Returns
+    -------
+    ndarray of uint8, shape (n, n)
+
+    Raises
+    ------
+    ValueError
+        Something else than one such line.
+
     Examples
     --------
     >>> decode_graph6("Bw")
@@ -142,7 +151,8 @@ def decode_graph6(line: str) -> np.ndarray:
     codes = np.frombuffer(line.encode(), np.uint8) - 63
     n = int(codes[0]) if len(codes) else 0
     bits = np.unpackbits(codes[1:, None], axis=1)[:, 2:].ravel()
-    if n > 62 or len(bits) < n * (n - 1) // 2:
+    whole = len(codes) > 0 and codes.max() < 64
+    if not whole or n > 62 or len(bits) // 6 != -(-n * (n - 1) // 2 // 6):
         raise ValueError(f"{line!r} is not a graph of up to 62 nodes in graph6 form")
     column, row = np.tril_indices(n, -1)  # column by column of the upper triangle
     adjacency = np.zeros((n, n), np.uint8)

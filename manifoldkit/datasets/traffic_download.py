@@ -62,6 +62,16 @@ def convert_metr_la_week(
         Columns from, to, cost: road distances in meters.
     graph_sensor_locations : Path
         Columns index, sensor_id, latitude, longitude.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Readings, weights of roads, places and ids of sensors, and the clock.
+
+    Raises
+    ------
+    ValueError
+        Another number of readings than of sensors, or a sensor without a place.
     """
     with open(los_speed, encoding="utf-8") as stream:
         sensor_id = np.array(stream.readline().strip().split(","), dtype=np.int64)
@@ -73,6 +83,8 @@ def convert_metr_la_week(
     if values.shape[1] != n:
         raise ValueError(f"METR-LA: {n} sensor ids, readings {values.shape}")
     row = {int(name): k for k, name in enumerate(places[:, 1])}
+    if missing := set(sensor_id.tolist()) - row.keys():
+        raise ValueError(f"METR-LA: no place of the sensors {sorted(missing)[:5]}")
     order = [row[int(name)] for name in sensor_id]
     return {
         "values": values[..., None],

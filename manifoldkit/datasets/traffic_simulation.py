@@ -70,6 +70,11 @@ class TrafficTruth(NamedTuple):
         Returns
         -------
         ndarray, shape (B, horizon, N)
+
+        Raises
+        ------
+        ValueError
+            Rows with too few rows before them or after.
         """
         rows = np.asarray(rows)
         if rows.ndim != 1 or not len(rows):

@@ -99,6 +99,7 @@ def surface_features(
 
     Examples
     --------
+    >>> import torch
     >>> xyz, index = torch.randn(2, 20, 3), torch.randint(20, (2, 5, 8))
     >>> normals = torch.nn.functional.normalize(xyz, dim=-1)
     >>> center = torch.arange(5).expand(2, 5)

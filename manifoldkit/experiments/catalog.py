@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
     ddp: bool = False
 
 
-SUBGRAPH_SETS = ("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm")
+_SUBGRAPH_FILES = ("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm")
 EXPERIMENTS = {
     "eeg_demo": Experiment(
         "motor imagery: plain and augmented covariances",
@@ -183,8 +183,8 @@ DATASETS = {
     "subgraph_pairs": Dataset(
         "fetch_subgraph_pairs",
         "which molecules contain which fragments, five sets",
-        tuple(f"subgraph_retrieval/{name}.npz" for name in SUBGRAPH_SETS),
-        tuple({"name": name} for name in SUBGRAPH_SETS),
+        tuple(f"subgraph_retrieval/{name}.npz" for name in _SUBGRAPH_FILES),
+        tuple({"name": name} for name in _SUBGRAPH_FILES),
     ),
     "metr_la": Dataset(
         "fetch_metr_la",

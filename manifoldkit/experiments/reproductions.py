@@ -50,7 +50,7 @@ def render(folder: Path, experiments: dict[str, Experiment] | None = None) -> st
 def _overview(result: Result, experiments: dict[str, Experiment]) -> dict:
     """One line of the table at the top."""
     row = {
-        "experiment": f"[{result.name}](#{_anchor(result.title)})",
+        "experiment": f"[{result.name}](#{anchor(result.title)})",
         "method of": experiments[result.name].paper
         if result.name in experiments
         else "",
@@ -72,10 +72,10 @@ def _overview(result: Result, experiments: dict[str, Experiment]) -> dict:
     }
 
 
-def _anchor(title: str) -> str:
+def anchor(title: str) -> str:
     """Return the anchor that Markdown gives a heading.
 
-    >>> _anchor("SPD networks: a, b")
+    >>> anchor("SPD networks: a, b")
     'spd-networks-a-b'
     """
     kept = (c for c in title.lower() if c.isalnum() or c in " -_")

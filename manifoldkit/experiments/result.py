@@ -164,6 +164,15 @@ def wilson_interval(correct: float, total: int, z: float = 1.96) -> tuple[float,
     z : float, default=1.96
         Normal quantile, 1.96 for 95 %.
 
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    ValueError
+        No trials, or more successes than trials.
+
     Examples
     --------
     >>> low, high = wilson_interval(24, 30)

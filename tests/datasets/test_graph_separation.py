@@ -46,6 +46,9 @@ def test_graph6_agrees_with_networkx():
         assert (decode_graph6(line) == networkx.to_numpy_array(graph)).all()
     with pytest.raises(ValueError, match="graph6"):
         decode_graph6("I")
+    for line in ("", "Bww", "B!", "B\n"):  # no size, too long, no letters of the form
+        with pytest.raises(ValueError, match="in graph6 form"):
+            decode_graph6(line)
 
 
 def test_files_are_read_where_they_are_named(tmp_path, monkeypatch):
