@@ -1,4 +1,4 @@
-"""Learning on graphs: monoid aggregation over ragged sets, subgraph retrieval."""
+"""Learning on graphs: learned aggregation, virtual nodes, forecasts, retrieval."""
 
 from manifoldkit._lazy import lazy_names
 

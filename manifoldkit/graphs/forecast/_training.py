@@ -192,10 +192,3 @@ def make_trainer(
         verbose=verbose,
         **kw,
     )
-
-
-def tuples(value):
-    """JSON knows lists only; sequences among the parameters were tuples."""
-    if isinstance(value, dict):
-        return {k: tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value

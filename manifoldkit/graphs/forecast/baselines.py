@@ -264,6 +264,11 @@ def evaluate_baselines(
     dict of str to ForecastReport
         "last value", "historical average", "linear (ridge)", "profile + ridge".
 
+    Raises
+    ------
+    TypeError, ValueError
+        Data that do not fit, or parts too short for a window.
+
     Examples
     --------
     >>> from manifoldkit.datasets import make_traffic

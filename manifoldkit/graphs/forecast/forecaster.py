@@ -10,19 +10,17 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from manifoldkit._estimators import (
-    plain,
-    read_content,
-    read_tensors,
-    seeded,
-    write_files,
+from manifoldkit._estimators import seeded, training_log
+from manifoldkit.graphs.forecast._forecaster_files import (
+    read_forecaster,
+    stored_graph,
+    write_forecaster,
 )
 from manifoldkit.graphs.forecast._training import (
     RECIPES,
     ForecastNetwork,
     make_backbone,
     make_trainer,
-    tuples,
 )
 from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
@@ -40,8 +38,7 @@ from manifoldkit.graphs.forecast.series import (
     window_starts,
 )
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
-
-_FORMAT = "manifoldkit.graphs.TrafficForecaster"
+from manifoldkit.linalg.checks import check_count
 
 
 class TrafficForecaster(BaseEstimator):
@@ -228,6 +225,7 @@ class TrafficForecaster(BaseEstimator):
         with seeded(int(rng.randint(2**31 - 1)), self.device):
             self._build(graph, highway, valid)
             self.net_.fit(Windows(z, minutes, train, *sizes), None)
+        self.history_ = training_log(self.net_)
         self.net_.module_.eval()
         return self
 
@@ -246,6 +244,14 @@ class TrafficForecaster(BaseEstimator):
         Returns
         -------
         ndarray, shape (horizon, N) or (B, horizon, N)
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Readings of another shape or infinite; no time where one is needed, or
+            times with a zone.
         """
         check_is_fitted(self, "net_")
         past = check_readings(history, "history", self.null_value)
@@ -298,6 +304,14 @@ class TrafficForecaster(BaseEstimator):
         Returns
         -------
         ForecastReport
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Other sensors or steps than in ``fit``; a part too short for a window;
+            horizons out of range.
         """
         check_is_fitted(self, "net_")
         if part not in ("test", "validation"):
@@ -325,10 +339,7 @@ class TrafficForecaster(BaseEstimator):
 
     def _check_settings(self) -> None:
         for name in ("history", "horizon", "batch_size", "max_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
+            check_count(getattr(self, name), name)
         if not callable(self.backbone) and self.backbone not in RECIPES:
             raise ValueError(
                 f"backbone: expected one of {list(RECIPES)} or a callable, found "
@@ -366,8 +377,6 @@ class TrafficForecaster(BaseEstimator):
         return Standardizer(self.profile if self.residual else None, self.scaler)
 
     def _build(self, graph: Tensor, highway, valid: Windows | None) -> None:
-        if hasattr(self, "_loaded_history"):
-            del self._loaded_history
         dtype = getattr(torch, self.dtype_)
         graph = graph.to(dtype)
         self.adjacency_ = SemiAdaptiveAdjacency(
@@ -430,15 +439,6 @@ class TrafficForecaster(BaseEstimator):
             )
         return self.scaler_.restore(out.cpu().numpy(), ahead)
 
-    @property
-    def history_(self) -> list[dict]:
-        """Training log, one row an epoch."""
-        check_is_fitted(self, "net_")
-        if hasattr(self, "_loaded_history"):
-            return self._loaded_history
-        names = ("epoch", "train_loss", "valid_loss", "dur")
-        return [{k: r[k] for k in names if k in r} for r in self.net_.history]
-
     def save(self, path: str | Path) -> None:
         """Write ``path.safetensors`` (weights, graph, scaler) and ``path.json``.
 
@@ -448,26 +448,7 @@ class TrafficForecaster(BaseEstimator):
             A parameter is not a plain value, such as a callable ``backbone``.
         """
         check_is_fitted(self, "net_")
-        state = self.net_.module_.state_dict()
-        tensors = {f"network.{k}": v for k, v in state.items()}
-        coo = self._graph.to_sparse_coo().coalesce()
-        tensors |= {"graph.index": coo.indices(), "graph.weight": coo.values()}
-        scaler = self.scaler_.arrays()
-        tensors |= {k: torch.from_numpy(v) for k, v in scaler.items()}
-        params, profile = self.get_params(deep=False), self.scaler_.profile_
-        if isinstance(params["random_state"], np.random.RandomState):
-            params["random_state"] = None
-        content = {
-            "format": _FORMAT,
-            "params": {k: plain(k, v) for k, v in params.items()},
-            "n_sensors": self.n_sensors_,
-            "step_minutes": self.step_minutes_,
-            "dtype": self.dtype_,
-            "sparse": self.adjacency_.is_sparse,
-            "profile_split": profile is not None and profile.split_,
-            "history": self.history_,
-        }
-        write_files(path, tensors, content)
+        write_forecaster(path, self)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "TrafficForecaster":
@@ -485,33 +466,21 @@ class TrafficForecaster(BaseEstimator):
         FileNotFoundError, ValueError
             There is none, or the files hold something else.
         """
-        content, tensors = read_content(path, _FORMAT), read_tensors(path)
-        params = content["params"]
-        for name in ("backbone_options", "split"):
-            params[name] = tuples(params[name])
-        model = cls(**(params | {"device": device}))
-        model.n_sensors_ = n = content["n_sensors"]
+        content, tensors = read_forecaster(path)
+        model = cls(**(content["params"] | {"device": device}))
+        model.n_sensors_ = content["n_sensors"]
         model.step_minutes_, model.dtype_ = content["step_minutes"], content["dtype"]
         model.scaler_ = model._scaler().restore_arrays(
             tensors, model.step_minutes_, content["profile_split"]
         )
-        graph = torch.sparse_coo_tensor(
-            tensors["graph.index"],
-            tensors["graph.weight"],
-            (n, n),
-            check_invariants=True,
-        )
+        graph = stored_graph(content, tensors)
         with seeded(0, device):
-            model._build(
-                graph if content["sparse"] else graph.to_dense(),
-                tensors.get("network.highway"),
-                None,
-            )
+            model._build(graph, tensors.get("network.highway"), None)
             model.net_.initialize()
         module = model.net_.module_
         module.load_state_dict(
             {k: tensors[f"network.{k}"] for k in module.state_dict()}
         )
-        model._loaded_history = content["history"]
+        model.history_ = content["history"]
         module.eval()
         return model

@@ -94,6 +94,11 @@ class ErrorSums:
         ----------
         horizons : sequence of int, optional
             Steps ahead to list; default all.
+
+        Raises
+        ------
+        ValueError
+            A step beyond the horizon.
         """
         total = self.sums.shape[1]
         horizons = range(1, total + 1) if horizons is None else horizons

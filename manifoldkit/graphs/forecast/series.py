@@ -109,6 +109,11 @@ def check_readings(
     null_value : float, optional
         The number that stands for "missing". Zero is a reading unless it is said
         here.
+
+    Raises
+    ------
+    ValueError
+        Not numbers, or infinite ones.
     """
     values = np.asarray(values)
     if values.dtype.kind not in "fiu":
@@ -138,6 +143,8 @@ def check_series(dataset: Any, null_value: float | None = None) -> Series:
 
     Raises
     ------
+    TypeError
+        Not a data set.
     ValueError
         Wrong shapes or values; time stamps that are not evenly spaced.
     """
@@ -193,6 +200,11 @@ def split_rows(length: int, split: Any) -> tuple[int, int]:
         Number of rows.
     split : tuple
         Two rows (int), or three shares that sum to 1.
+
+    Raises
+    ------
+    ValueError
+        Neither of both, or rows that do not fit.
 
     Examples
     --------

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from manifoldkit._estimators import plain, read_content, read_tensors, write_files
-from manifoldkit.graphs.matching.base import MatchingNetwork
 from manifoldkit.graphs.matching.corpus import GraphCorpus
 from manifoldkit.graphs.matching.inputs import PlainGraph
 
@@ -23,7 +22,7 @@ def write_retriever(path: str | Path, retriever: Any) -> None:
             continue
         for key, value in network.state_dict().items():
             tensors[f"{name}.{key}"] = value
-        sizes[name] = _input_dims(network)
+        sizes[name] = network.input_dims
     content: dict[str, Any] = {
         "format": _FORMAT,
         "params": {k: plain(k, v) for k, v in retriever.get_params().items()},
@@ -80,11 +79,3 @@ def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
                 features[key][i] = part.numpy()
     rows = zip(nodes, edges, features["x"], features["edge_attr"], strict=True)
     return [PlainGraph(n, e.numpy(), x, attr) for n, e, x, attr in rows]
-
-
-def _input_dims(network: MatchingNetwork) -> tuple[int, int]:
-    nodes = network.node_encoder.in_features
-    if network.edge_encoder is not None:
-        return nodes, network.edge_encoder.in_features
-    message = network.propagation.message.in_features
-    return nodes, message - 2 * network.propagation.dim

@@ -1,4 +1,4 @@
-"""How the retriever's networks are trained: skorch, stratified batches, validation."""
+"""How the retriever's networks are trained: held-out queries, batches, skorch."""
 
 import time
 from collections.abc import Iterator
@@ -14,6 +14,35 @@ from manifoldkit.graphs.matching.base import MatchingNetwork
 from manifoldkit.graphs.matching.losses import pairwise_ranking_loss
 from manifoldkit.graphs.matching.metrics import retrieval_scores
 from manifoldkit.graphs.matching.packed import PackedGraphs
+
+
+def hold_out(
+    queries: list, relation: np.ndarray, share: float, rng: np.random.RandomState
+) -> tuple[tuple[list, np.ndarray], tuple[list, np.ndarray]]:
+    """Split into (queries, relation) to train on and to validate with.
+
+    A query counts in validation only if it has positives and negatives, so only such
+    queries are put aside.
+
+    Raises
+    ------
+    ValueError
+        Too few queries.
+    """
+    usable = np.flatnonzero(relation.any(1) & ~relation.all(1))
+    count = max(1, round(share * len(usable)))
+    if count >= len(queries) or len(usable) < 2:
+        raise ValueError(
+            "early_stopping: expected more queries with positives and negatives, "
+            f"found {len(usable)}; or give validation="
+        )
+    aside = np.zeros(len(queries), bool)
+    aside[rng.permutation(usable)[:count]] = True
+    train, held = (
+        ([queries[i] for i in np.flatnonzero(part)], relation[part])
+        for part in (~aside, aside)
+    )
+    return train, held
 
 
 class StratifiedPairs:
@@ -116,6 +145,11 @@ def train(
         ``max_epochs``, ``patience``, ``max_seconds``, ``schedule``, ``clip``,
         ``verbose``, ``device``.
     seed : int
+
+    Raises
+    ------
+    MissingExtraError
+        skorch is not installed.
     """
     try:
         from skorch import NeuralNet

@@ -16,10 +16,17 @@ from manifoldkit.graphs.matching.alignment import (
     node_structure,
     pad_coverage,
 )
+from manifoldkit.graphs.matching.inputs import check_semantics
 from manifoldkit.graphs.matching.layers import PairInput, Propagation, perceptron
-from manifoldkit.graphs.matching.packed import GraphBatch, PackedGraphs, pack
+from manifoldkit.graphs.matching.packed import (
+    GraphBatch,
+    PackedGraphs,
+    gather_rows,
+    pack,
+)
+from manifoldkit.graphs.matching.upstream import load_upstream, upstream_sizes
+from manifoldkit.linalg.checks import check_count
 
-SEMANTICS = ("monomorphism", "induced")
 # structure means nothing before the alignment is sharp: softplus(-3) = 0.05
 _FAINT = -3.0
 
@@ -40,7 +47,7 @@ class MatchingNetwork(nn.Module):
         edge_dim: int,
         dim: int,
         message_dim: int,
-        align_dim: int,
+        align_dim: int | None,
         tau: float,
         n_iter: int,
         noise: float,
@@ -54,12 +61,20 @@ class MatchingNetwork(nn.Module):
         super().__init__()
         if kind not in ("node", "edge"):
             raise ValueError(f"kind: expected 'node' or 'edge', found {kind!r}")
-        if semantics not in SEMANTICS:
-            raise ValueError(
-                f"semantics: expected one of {SEMANTICS}, found {semantics!r}"
-            )
-        for name, value in (("layers", layers), ("n_iter", n_iter)):
-            check_count(value, name)
+        check_semantics(semantics)
+        counts = {
+            "layers": layers,
+            "n_iter": n_iter,
+            "node_dim": node_dim,
+            "edge_dim": edge_dim,
+            "dim": dim,
+            "message_dim": message_dim,
+            "align_dim": align_dim,
+            "padded_size": padded_size,
+        }
+        for name, value in counts.items():
+            if value is not None:
+                check_count(value, name)
         if parity and semantics == "induced":
             raise ValueError(
                 "parity, semantics: the published score knows coverage only; use "
@@ -81,7 +96,9 @@ class MatchingNetwork(nn.Module):
             dim, message_dim, message_dim if early_edges else edge_dim, extra
         )
         state = dim if kind == "node" else message_dim
-        self.align_net = perceptron(state, align_dim, align_dim) if align_dim else None
+        self.align_net = (
+            None if align_dim is None else perceptron(state, align_dim, align_dim)
+        )
         self.structure_weight = (
             nn.Parameter(torch.full((2,), _FAINT)) if semantics == "induced" else None
         )
@@ -165,18 +182,22 @@ class MatchingNetwork(nn.Module):
     def _pack(self, graphs: Any, name: str) -> PackedGraphs:
         weight = self.node_encoder.weight
         packed = pack(graphs, name, weight.dtype, weight.device)
-        wide = self.node_encoder.in_features
-        edge = self.edge_encoder or self.propagation.message
-        if self.edge_encoder is None:
-            edge_dim = edge.in_features - 2 * self.propagation.dim
-        else:
-            edge_dim = edge.in_features
-        if len(packed) and (packed.node_dim != wide or packed.edge_dim != edge_dim):
+        expected, found = self.input_dims, (packed.node_dim, packed.edge_dim)
+        if len(packed) and found != expected:
             raise ValueError(
-                f"{name}: expected {wide} features a node and {edge_dim} an edge, "
-                f"found {packed.node_dim} and {packed.edge_dim}"
+                f"{name}: expected {expected[0]} features a node and {expected[1]} an "
+                f"edge, found {found[0]} and {found[1]}"
             )
         return packed
+
+    @property
+    def input_dims(self) -> tuple[int, int]:
+        """Number of features of a node and of an edge of the input."""
+        nodes = self.node_encoder.in_features
+        if self.edge_encoder is not None:
+            return nodes, self.edge_encoder.in_features
+        message = self.propagation.message.in_features
+        return nodes, message - 2 * self.propagation.dim
 
     def score_pairs(
         self,
@@ -210,8 +231,9 @@ class MatchingNetwork(nn.Module):
         ------
         ValueError
             Lists of different length without ``pairs``, indices out of range, features
-            of another width, weights that are not finite.
+            of another width, weights that are not finite, a batch size below 1.
         """
+        check_count(batch_size, "batch_size")
         if grad is None:
             grad = self.training and torch.is_grad_enabled()
         return self._run(queries, corpus, pairs, batch_size, grad)[0]
@@ -269,6 +291,7 @@ class MatchingNetwork(nn.Module):
         -------
         Tensor, shape (n_queries, n_corpus)
         """
+        check_count(batch_size, "batch_size")
         queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
         self._check_weights()
         self._warn_of_edgeless(queries)
@@ -337,18 +360,10 @@ class MatchingNetwork(nn.Module):
         ValueError
             Weights that are missing, unknown or of another shape.
         """
-        from manifoldkit.graphs.matching.upstream import load_upstream, upstream_sizes
-
         state = {key: torch.as_tensor(value) for key, value in state.items()}
         sizes: dict[str, Any] = upstream_sizes(state)
         network = cls(kind=kind, parity=parity, **sizes, **options)
         return load_upstream(network, state).eval()
-
-
-def check_count(value: Any, name: str) -> None:
-    """Raise ``ValueError`` unless a setting is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: expected a whole number from 1 on, found {value!r}")
 
 
 class EncodedGraphs:
@@ -375,8 +390,6 @@ class EncodedGraphs:
 
     def states(self, index: np.ndarray) -> Tensor | None:
         """Return their states, padded to the largest of them."""
-        from manifoldkit.graphs.matching.packed import _gather
-
         if self.rows is None:
             return None
         device = self.rows.device
@@ -385,7 +398,7 @@ class EncodedGraphs:
             length = max(length, 1)
         start = torch.from_numpy(self._at[index]).to(device)
         count = torch.from_numpy(self.counts[index]).to(device)
-        return _gather(self.rows, start, count, length)
+        return gather_rows(self.rows, start, count, length)
 
 
 def _check_pairs(pairs: Any, n_queries: int, n_corpus: int) -> np.ndarray:

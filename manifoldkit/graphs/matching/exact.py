@@ -13,7 +13,7 @@ import numpy as np
 
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.graphs.matching import lad_worker
-from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph
+from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, check_semantics
 from manifoldkit.graphs.matching.lad_worker import lad
 
 _SOLVERS = ("auto", "igraph", "networkx")
@@ -75,10 +75,7 @@ class ExactSolver:
         budget_ms: float | None = None,
         solver: str = "auto",
     ):
-        if semantics not in ("induced", "monomorphism"):
-            raise ValueError(
-                f"semantics: expected 'induced' or 'monomorphism', found {semantics!r}"
-            )
+        check_semantics(semantics)
         if budget_ms is not None and not budget_ms > 0:
             raise ValueError(f"budget_ms: expected a positive time, found {budget_ms}")
         if solver not in _SOLVERS:

@@ -8,7 +8,12 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from manifoldkit.graphs.matching.corpus import blocks
-from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
+from manifoldkit.graphs.matching.inputs import (
+    PlainGraph,
+    as_graph,
+    as_graphs,
+    check_semantics,
+)
 from manifoldkit.graphs.matching.motifs import motif_counts
 
 _CAP = np.iinfo(np.uint16).max
@@ -51,10 +56,7 @@ class CountFilter:
         self, kind: str = "motif6", semantics: str = "induced", limit: int = 100_000
     ):
         size = _motif_size(kind)
-        if semantics not in ("induced", "monomorphism"):
-            raise ValueError(
-                f"semantics: expected 'induced' or 'monomorphism', found {semantics!r}"
-            )
+        check_semantics(semantics)
         self.kind, self.semantics, self.limit = kind, semantics, limit
         self._size = size if semantics == "induced" else 0
 

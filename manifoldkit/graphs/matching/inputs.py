@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifoldkit.linalg.checks import check_choice, check_count
+
 
 class PlainGraph(NamedTuple):
     """An undirected graph without loops, every edge once.
@@ -66,6 +68,11 @@ def as_graph(graph: Any, name: str = "graph") -> PlainGraph:
     )
 
 
+def check_semantics(semantics: str) -> None:
+    """Raise ``ValueError`` on an unknown meaning of "contains"."""
+    check_choice(semantics, ("induced", "monomorphism"), "semantics")
+
+
 def as_graphs(graphs: Iterable, name: str) -> list[PlainGraph]:
     """Return a list of graphs, naming the one that is not acceptable."""
     single = isinstance(graphs, PlainGraph) or hasattr(graphs, "num_nodes")
@@ -75,9 +82,7 @@ def as_graphs(graphs: Iterable, name: str) -> list[PlainGraph]:
 
 
 def _count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise ValueError(f"{name}: expected a number of nodes, found {value!r}")
-    return int(value)
+    return check_count(value, f"{name}: number of nodes", 0)
 
 
 def _edge_rows(edges: Any, name: str) -> np.ndarray:

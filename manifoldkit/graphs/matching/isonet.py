@@ -7,15 +7,15 @@ from torch import Tensor
 
 from manifoldkit.graphs.matching.alignment import attend
 from manifoldkit.graphs.matching.base import MatchingNetwork
-from manifoldkit.graphs.matching.isonetpp import _no_graphs
 from manifoldkit.graphs.matching.layers import (
     PairInput,
     Readout,
+    constant_gates,
     gated_update,
     join,
     pair_input,
 )
-from manifoldkit.graphs.matching.packed import GraphBatch
+from manifoldkit.graphs.matching.packed import GraphBatch, no_graphs
 
 
 class _Plain:
@@ -23,13 +23,9 @@ class _Plain:
 
     def __init__(self, model: MatchingNetwork, pair: PairInput):
         self.model, self.pair = model, pair
-        self.weights = weights = model.propagation.compose()
+        self.weights = model.propagation.compose()
         self.x = model.node_encoder(join(pair.query.x, pair.corpus.x))
-        self.constant = torch.addmm(
-            weights["bias"] + pair.degree * weights["degree"],
-            join(pair.query.edge_sum, pair.corpus.edge_sum),
-            weights["edge"],
-        )
+        self.constant = constant_gates(self.weights, pair)
 
     def step(self, extra: Tensor | None = None) -> Tensor:
         x, matrix = self.x, self.weights["state"]
@@ -114,7 +110,7 @@ class IsoNet(MatchingNetwork):
 
     def encode(self, graphs: GraphBatch) -> Tensor:
         """Return the embeddings of nodes or edges, (B, n, d)."""
-        return self._embed(pair_input(graphs, _no_graphs(graphs)))[0]
+        return self._embed(pair_input(graphs, no_graphs(graphs)))[0]
 
     def _embed(self, pair: PairInput) -> tuple[Tensor, Tensor]:
         run = _Plain(self, pair)
@@ -126,11 +122,9 @@ class IsoNet(MatchingNetwork):
         return self._edges(pair.query, query), self._edges(pair.corpus, corpus)
 
     def _edges(self, graphs: GraphBatch, x: Tensor) -> Tensor:
-        message, d = self.propagation.message, self.propagation.dim
-        ends = message.weight[:, :d] + message.weight[:, d : 2 * d]
+        both, bias = self.propagation.both_messages()
         rows = torch.cat([graphs.incidence @ x, graphs.edge_attr], -1)
-        both = torch.cat([ends, 2 * message.weight[:, 2 * d :]], 1)
-        return torch.nn.functional.linear(rows, both, 2 * message.bias)
+        return torch.nn.functional.linear(rows, both.T, bias)
 
 
 class GMNMatch(MatchingNetwork):
@@ -173,7 +167,7 @@ class GMNMatch(MatchingNetwork):
             edge_dim=edge_dim,
             dim=dim,
             message_dim=message_dim,
-            align_dim=0,
+            align_dim=None,
             tau=tau,
             n_iter=1,
             noise=0.0,

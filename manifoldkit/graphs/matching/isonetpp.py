@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manifoldkit.graphs.matching.base import MatchingNetwork, check_count
+from manifoldkit.graphs.matching.base import MatchingNetwork
 from manifoldkit.graphs.matching.layers import (
     PairInput,
     Sides,
+    constant_gates,
     gated_update,
     join,
     pair_input,
     perceptron,
 )
-from manifoldkit.graphs.matching.packed import GraphBatch
+from manifoldkit.graphs.matching.packed import GraphBatch, no_graphs
+from manifoldkit.linalg.checks import check_count
 
 
 class IsoNetPP(MatchingNetwork):
@@ -169,8 +171,7 @@ class IsoNetPP(MatchingNetwork):
 
     def encode(self, graphs: GraphBatch) -> Tensor:
         """Return the states of round 1, (B, n, layers * d), for one set of graphs."""
-        nothing = _no_graphs(graphs)
-        pair = pair_input(graphs, nothing)
+        pair = pair_input(graphs, no_graphs(graphs))
         run = (
             _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
         )
@@ -208,14 +209,9 @@ class _NodeRounds:
 
     def __init__(self, model: IsoNetPP, pair: PairInput):
         self.model, self.pair, self.sides = model, pair, pair.sides
-        self.weights = weights = model.propagation.compose()
+        self.weights = model.propagation.compose()
         self.start = model.node_encoder(join(pair.query.x, pair.corpus.x))
-        # what the edges and the bias of the messages bring is the same in all layers
-        self.constant = torch.addmm(
-            weights["bias"] + pair.degree * weights["degree"],
-            join(pair.query.edge_sum, pair.corpus.edge_sum),
-            weights["edge"],
-        )
+        self.constant = constant_gates(self.weights, pair)
 
     def states(self, partners: Tensor | None) -> list[Tensor]:
         x, kept = self.start, []
@@ -243,11 +239,7 @@ class _EdgeRounds:
         encoder: Any = model.edge_encoder
         self.edges = encoder(join(pair.query.edge_attr, pair.corpus.edge_attr))
         self.constant = weights["bias"] + pair.degree * weights["degree"]
-        message, d = model.propagation.message, model.propagation.dim
-        # both messages of an edge: ends enter alike, edge and bias twice
-        ends = message.weight[:, :d] + message.weight[:, d : 2 * d]
-        self.both = torch.cat([ends, 2 * message.weight[:, 2 * d :]], 1).T
-        self.bias = 2 * message.bias
+        self.both, self.bias = model.propagation.both_messages()
         self.gather = torch.cat([weights["state"], weights["edge"]])
 
     def states(self, partners: Tensor | None) -> list[Tensor]:
@@ -268,19 +260,3 @@ class _EdgeRounds:
             e = torch.addmm(self.bias, torch.cat([ends, e], 1), self.both)
             kept.append(e)
         return kept
-
-
-def _no_graphs(like: GraphBatch) -> GraphBatch:
-    """Return as many graphs without nodes."""
-    b = len(like.x)
-    new = like.x.new_zeros
-    count = torch.zeros_like(like.size)
-    return GraphBatch(
-        new(b, 0, 0),
-        new(b, 0, like.x.shape[2]),
-        count,
-        new(b, 0, 0),
-        new(b, 0, like.edge_attr.shape[2]),
-        new(b, 0, like.edge_sum.shape[2]),
-        count,
-    )

@@ -130,6 +130,15 @@ class Propagation(nn.Module):
             "bias": bias,
         }
 
+    def both_messages(self) -> tuple[Tensor, Tensor]:
+        """Return matrix and bias of the sum of an edge's messages in both directions.
+
+        They multiply ``[x_u + x_v, edge]``: the ends enter alike, the edge twice.
+        """
+        weight, d = self.message.weight, self.dim
+        ends = weight[:, :d] + weight[:, d : 2 * d]
+        return torch.cat([ends, 2 * weight[:, 2 * d :]], 1).T, 2 * self.message.bias
+
 
 def perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     """Return linear, relu, linear."""
@@ -160,6 +169,18 @@ def pair_input(query: GraphBatch, corpus: GraphBatch) -> PairInput:
     sides = Sides(len(query.x), query.x.shape[1], corpus.x.shape[1])
     degree = join(query.adjacency.sum(-1, True), corpus.adjacency.sum(-1, True))
     return PairInput(query, corpus, sides, degree)
+
+
+def constant_gates(weights: dict[str, Tensor], pair: PairInput) -> Tensor:
+    """Return what bias, degrees and the input's edges bring to the gates of all layers.
+
+    ``weights`` are those of :meth:`Propagation.compose`.
+    """
+    return torch.addmm(
+        weights["bias"] + pair.degree * weights["degree"],
+        join(pair.query.edge_sum, pair.corpus.edge_sum),
+        weights["edge"],
+    )
 
 
 class Readout(nn.Module):

@@ -20,7 +20,22 @@ def pairwise_ranking_loss(
     scores : Tensor, shape (B,)
     labels : Tensor, shape (B,)
         Nonzero for positives.
-    margin : float
+    margin : float, default=0.5
+        By how much positives should lead.
+
+    Returns
+    -------
+    Tensor, scalar
+
+    Raises
+    ------
+    TypeError, ValueError
+        Scores that are not floating-point numbers; shapes that differ.
+
+    References
+    ----------
+    Ramachandran, Raj, Roy, Chakrabarti, De, "Iteratively refined early interaction
+    alignment for subgraph matching based graph retrieval", NeurIPS 2024.
 
     Examples
     --------

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifoldkit.linalg.checks import check_count
+
 
 class RetrievalScores(NamedTuple):
     """Means over the queries that have positives and negatives.
@@ -36,6 +38,12 @@ def average_precision(scores: Any, relevant: Any) -> float:
     Parameters
     ----------
     scores, relevant : array-like, shape (n,)
+        Scores, and nonzero for positives.
+
+    Raises
+    ------
+    ValueError
+        Lengths that differ, scores that are NaN, or no positive.
 
     Examples
     --------
@@ -60,6 +68,17 @@ def hits_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
     The published tables name this measure but their code does not hold it; this is the
     usual definition in retrieval. All positives count with fewer than ``k`` negatives.
 
+    Parameters
+    ----------
+    scores, relevant : array-like, shape (n,)
+        Scores, and nonzero for positives.
+    k : int, default=20
+
+    Raises
+    ------
+    ValueError
+        As :func:`average_precision`, or ``k`` below 1.
+
     Examples
     --------
     >>> hits_at_k([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0], k=1)
@@ -76,6 +95,18 @@ def hits_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
 
 def precision_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
     """Return the share of positives among the first ``k``, ties counted on average.
+
+    Parameters
+    ----------
+    scores, relevant : array-like, shape (n,)
+        Scores, and nonzero for positives.
+    k : int, default=20
+        Of fewer items all count.
+
+    Raises
+    ------
+    ValueError
+        Lengths that differ, scores that are NaN, or ``k`` below 1.
 
     Examples
     --------
@@ -153,6 +184,5 @@ def _checked(scores: Any, relevant: Any, k: int = 1) -> tuple[np.ndarray, np.nda
         )
     if np.isnan(scores).any():
         raise ValueError("scores: found NaN")
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, found {k}")
+    check_count(k, "k")
     return scores, relevant

@@ -49,6 +49,19 @@ def motif_counts(
         A graph with more connected sets of some size is not counted at that size nor
         above it.
 
+    Returns
+    -------
+    MotifCounts
+
+    Raises
+    ------
+    ValueError
+        ``size`` below 1.
+
+    References
+    ----------
+    S. Wernicke, "Efficient detection of network motifs", IEEE/ACM TCBB 2006.
+
     Examples
     --------
     >>> import numpy as np

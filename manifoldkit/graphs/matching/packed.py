@@ -37,6 +37,22 @@ class GraphBatch(NamedTuple):
     edge_count: Tensor
 
 
+def no_graphs(like: GraphBatch) -> GraphBatch:
+    """Return as many graphs as there are, without nodes."""
+    b = len(like.x)
+    new = like.x.new_zeros
+    count = torch.zeros_like(like.size)
+    return GraphBatch(
+        new(b, 0, 0),
+        new(b, 0, like.x.shape[2]),
+        count,
+        new(b, 0, 0),
+        new(b, 0, like.edge_attr.shape[2]),
+        new(b, 0, like.edge_sum.shape[2]),
+        count,
+    )
+
+
 class PackedGraphs:
     """Graphs stored end to end, from which batches are cut by index.
 
@@ -135,9 +151,9 @@ class PackedGraphs:
         n = max(int(self.num_nodes[chosen].max(initial=0)), 1)
         m = int(self.num_edges[chosen].max(initial=0))
         size, count = self._size[at], self._count[at]
-        x = _gather(self._x, self._node_start[at], size, n)
-        attr = _gather(self._attr, self._edge_start[at], count, m)
-        ends = _gather(self._edges, self._edge_start[at], count, m)
+        x = gather_rows(self._x, self._node_start[at], size, n)
+        attr = gather_rows(self._attr, self._edge_start[at], count, m)
+        ends = gather_rows(self._edges, self._edge_start[at], count, m)
         there = torch.arange(m, device=device) < count[:, None]
         ones = there.to(self.dtype)
         # edges that are not there write a zero at [0, 0], where there never is an edge
@@ -168,7 +184,7 @@ def _starts(counts: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], counts.cumsum()[:-1]])[: len(counts)])
 
 
-def _gather(rows: Tensor, start: Tensor, count: Tensor, length: int) -> Tensor:
+def gather_rows(rows: Tensor, start: Tensor, count: Tensor, length: int) -> Tensor:
     """Cut ``count`` rows from every ``start``, padded with zeros to ``length``."""
     offset = torch.arange(length, device=rows.device)
     there = offset < count[:, None]

@@ -1,6 +1,7 @@
 """Retrieval of the graphs that contain a query, behind scikit-learn's interface."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,31 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 
-from manifoldkit._estimators import seeded
 from manifoldkit.graphs.matching._retriever_files import (
     read_retriever,
     stored_corpus,
     write_retriever,
 )
-from manifoldkit.graphs.matching._retriever_training import train
-from manifoldkit.graphs.matching.base import MatchingNetwork, check_count
+from manifoldkit.graphs.matching._retriever_settings import (
+    check_relation,
+    check_settings,
+    make_network,
+)
+from manifoldkit.graphs.matching._retriever_training import hold_out, train
+from manifoldkit.graphs.matching.base import MatchingNetwork
 from manifoldkit.graphs.matching.cascade import Cascade, SearchResult
 from manifoldkit.graphs.matching.corpus import GraphCorpus
 from manifoldkit.graphs.matching.exact import ExactSolver
 from manifoldkit.graphs.matching.filters import CountFilter
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
-from manifoldkit.graphs.matching.isonet import GMNMatch, IsoNet
-from manifoldkit.graphs.matching.isonetpp import IsoNetPP
 from manifoldkit.graphs.matching.metrics import RetrievalScores, retrieval_scores
 from manifoldkit.graphs.matching.packed import PackedGraphs
+from manifoldkit.linalg.checks import check_count
 
-_MODELS = ("isonetpp-node", "isonetpp-edge", "isonet-node", "isonet-edge", "gmn")
+_OPTIONS = (  # of the training of the networks
+    *("lr", "weight_decay", "schedule", "clip", "margin", "max_epochs", "device"),
+    *("steps_per_epoch", "batch_size", "max_seconds", "patience", "verbose"),
+)
 
 
 class SubgraphRetriever(BaseEstimator):
@@ -199,42 +206,46 @@ class SubgraphRetriever(BaseEstimator):
         MissingExtraError
             skorch is not installed.
         """
-        self._check_settings()
+        check_settings(self)
         queries = as_graphs(queries, "queries")
-        relation = _check_relation(relation, len(queries), len(corpus), "relation")
-        rng = check_random_state(self.random_state)
+        relation = check_relation(relation, len(queries), len(corpus))
         self.model_ = self.late_ = None
         self.history_: list[dict] = []
         if self.model is not None or self.late is not None:
-            held = self._validation(queries, relation, len(corpus), validation, rng)
-            (queries, relation), held = held
-            if relation.all() or not relation.any():
-                raise ValueError(
-                    "relation: expected positive and negative pairs to learn from"
-                )
-            stored = PackedGraphs(corpus[:], device=self.device, name="corpus")
-            asked = PackedGraphs(queries, device=self.device, name="queries")
-            if held is not None:
-                held = PackedGraphs(held[0], device=self.device), held[1]
-            for name in ("late", "model"):
-                kind = getattr(self, name)
-                if kind is None:
-                    continue
-                seed = int(rng.randint(2**31 - 1))
-                network = self._network(kind, asked.node_dim, asked.edge_dim, seed)
-                options = {
-                    key: getattr(self, key)
-                    for key in (
-                        *("lr", "weight_decay", "schedule", "clip", "margin"),
-                        *("max_epochs", "steps_per_epoch", "batch_size"),
-                        *("max_seconds", "patience", "verbose", "device"),
-                    )
-                }
-                rows = train(network, asked, stored, relation, held, options, seed)
-                setattr(self, f"{name}_", network)
-                if name == "model" or not self.history_:
-                    self.history_ = rows
+            self._train(queries, corpus, relation, validation)
         return self.index(corpus)
+
+    def _train(self, queries, corpus, relation, validation) -> None:
+        """Train the networks that there are to be, the late one first."""
+        rng = check_random_state(self.random_state)
+        held = None
+        if self.early_stopping and validation is not None:
+            found = as_graphs(validation[0], "validation")
+            truth = check_relation(validation[1], len(found), len(corpus), "validation")
+            held = found, truth
+        elif self.early_stopping:
+            share = self.validation_fraction
+            (queries, relation), held = hold_out(queries, relation, share, rng)
+        if relation.all() or not relation.any():
+            raise ValueError(
+                "relation: expected positive and negative pairs to learn from"
+            )
+        stored = PackedGraphs(corpus[:], device=self.device, name="corpus")
+        asked = PackedGraphs(queries, device=self.device, name="queries")
+        watched = None
+        if held is not None:
+            watched = PackedGraphs(held[0], device=self.device), held[1]
+        options = {key: getattr(self, key) for key in _OPTIONS}
+        for name in ("late", "model"):
+            kind = getattr(self, name)
+            if kind is None:
+                continue
+            seed = int(rng.randint(2**31 - 1))
+            network = make_network(self, kind, asked.node_dim, asked.edge_dim, seed)
+            rows = train(network, asked, stored, relation, watched, options, seed)
+            setattr(self, f"{name}_", network)
+            if name == "model" or not self.history_:
+                self.history_ = rows
 
     def index(self, corpus: Any):
         """Take in the corpus to search; one other than that of ``fit`` is fine.
@@ -247,17 +258,22 @@ class SubgraphRetriever(BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError, ValueError
+            Settings that do not fit; not a list of graphs.
+        NotFittedError
+            ``model`` or ``late`` names a network that was not trained.
         """
-        self._check_settings()
+        check_settings(self)
         if not isinstance(corpus, GraphCorpus):
             corpus = as_graphs(corpus, "corpus")
         for name in ("model", "late"):
-            if (
-                getattr(self, name) is not None
-                and getattr(self, f"{name}_", None) is None
-            ):
+            asked, there = getattr(self, name), getattr(self, f"{name}_", None)
+            if asked is not None and there is None:
                 raise NotFittedError(
-                    f"{name}={getattr(self, name)!r} has no weights yet: call fit or "
+                    f"{name}={asked!r} has no weights yet: call fit or "
                     "load first, or search without networks with model=None"
                 )
         begin = time.perf_counter()
@@ -295,21 +311,21 @@ class SubgraphRetriever(BaseEstimator):
         -------
         SearchResult
             Verified graphs first, then unverified, then rejected ones, each by score.
+
+        Raises
+        ------
+        NotFittedError
+            There is no index.
+        TypeError, ValueError
+            Not a graph; ``k`` below 1.
         """
         self._check_indexed()
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k: expected a positive number of graphs, found {k!r}")
+        check_count(k, "k")
         return self.cascade_.search(as_graph(query, "query"), int(k))
 
     def search_many(self, queries: Any, k: int = 10) -> list[SearchResult]:
         """Search for several queries, in ``n_jobs`` processes."""
-        self._check_indexed()
-        plain = as_graphs(queries, "queries")
-        if self.n_jobs in (None, 1) or len(plain) < 2:
-            return [self.search(query, k) for query in plain]
-        return Parallel(self.n_jobs)(
-            delayed(_search)(self, query, k) for query in plain
-        )
+        return self._answers(_search, queries, k)
 
     def relevance(self, queries: Any, k: int = 20) -> np.ndarray:
         """Return the order that a search gives the whole corpus, as numbers.
@@ -321,15 +337,17 @@ class SubgraphRetriever(BaseEstimator):
         ndarray of float64, shape (n_queries, n_corpus)
             Higher is better; equal for graphs that nothing tells apart.
         """
+        rows = self._answers(_relevance, queries, k)
+        return np.stack(rows) if rows else np.zeros((0, self.n_indexed_))
+
+    def _answers(self, answer: Callable[..., Any], queries: Any, k: int) -> list:
+        """Answer query by query, in ``n_jobs`` processes if there are several."""
         self._check_indexed()
+        check_count(k, "k")
         plain = as_graphs(queries, "queries")
         if self.n_jobs in (None, 1) or len(plain) < 2:
-            rows = [self.cascade_.relevance(query, k) for query in plain]
-        else:
-            rows = Parallel(self.n_jobs)(
-                delayed(_relevance)(self, query, k) for query in plain
-            )
-        return np.stack(rows) if rows else np.zeros((0, self.n_indexed_))
+            return [answer(self, query, k) for query in plain]
+        return Parallel(self.n_jobs)(delayed(answer)(self, query, k) for query in plain)
 
     def evaluate(self, queries: Any, relation: Any, k: int = 20) -> RetrievalScores:
         """Return MAP, HITS and precision at ``k`` against the truth.
@@ -338,7 +356,7 @@ class SubgraphRetriever(BaseEstimator):
         """
         self._check_indexed()
         plain = as_graphs(queries, "queries")
-        relation = _check_relation(relation, len(plain), self.n_indexed_, "relation")
+        relation = check_relation(relation, len(plain), self.n_indexed_)
         return retrieval_scores(self.relevance(plain, k), relation, k)
 
     def recall(self, queries: Any, relation: Any) -> dict[str, float]:
@@ -351,7 +369,7 @@ class SubgraphRetriever(BaseEstimator):
         """
         self._check_indexed()
         plain = as_graphs(queries, "queries")
-        relation = _check_relation(relation, len(plain), self.n_indexed_, "relation")
+        relation = check_relation(relation, len(plain), self.n_indexed_)
         if not relation.any():
             raise ValueError("relation: expected a positive pair, found none")
         stages = [self.cascade_.passed(query) for query in plain]
@@ -395,7 +413,7 @@ class SubgraphRetriever(BaseEstimator):
         retriever.history_ = content["history"]
         for name, dims in content["input_dims"].items():
             kind, (nodes, edges) = getattr(retriever, name[:-1]), dims
-            network = retriever._network(kind, nodes, edges, 0)
+            network = make_network(retriever, kind, nodes, edges, 0)
             network.load_state_dict(
                 {
                     key.removeprefix(f"{name}."): value
@@ -405,83 +423,6 @@ class SubgraphRetriever(BaseEstimator):
             )
             setattr(retriever, name, network.eval())
         return retriever.index(stored_corpus(content, tensors))
-
-    def _network(
-        self, kind: str, node_dim: int, edge_dim: int, seed: int
-    ) -> MatchingNetwork:
-        family, _, of = kind.partition("-")
-        options: dict[str, Any] = {
-            "layers": self.layers,
-            "node_dim": node_dim,
-            "edge_dim": edge_dim,
-        }
-        with seeded(seed, self.device):
-            network: MatchingNetwork
-            if family == "gmn":
-                network = GMNMatch(**options)
-            elif family == "isonet":
-                network = IsoNet(of, semantics=self.semantics, **options)
-            else:
-                options |= {"rounds": self.rounds, "semantics": self.semantics}
-                network = IsoNetPP(of, **options)
-        return network.to(self.device)
-
-    def _check_settings(self) -> None:
-        if self.model is not None and self.model not in _MODELS:
-            raise ValueError(
-                f"model: expected one of {_MODELS} or None, found {self.model!r}"
-            )
-        if self.late not in (None, "isonet-node", "isonet-edge"):
-            raise ValueError(
-                "late: expected 'isonet-node', 'isonet-edge' or None, found "
-                f"{self.late!r}"
-            )
-        if self.verify not in (None, "top", "all"):
-            raise ValueError(
-                f"verify: expected None, 'top' or 'all', found {self.verify!r}"
-            )
-        counts = ("keep", "rounds", "layers", "max_epochs", "steps_per_epoch")
-        for name in (*counts, "patience", "batch_size"):
-            check_count(getattr(self, name), name)
-        for name in ("lr", "clip", "margin"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(
-                    f"{name}: expected a positive number, found {getattr(self, name)}"
-                )
-        if self.batch_size < 2:
-            raise ValueError(
-                "batch_size: expected at least 2, for a positive and a negative, found "
-                f"{self.batch_size}"
-            )
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                "validation_fraction: expected a share between 0 and 1, found "
-                f"{self.validation_fraction}"
-            )
-        ExactSolver(self.semantics, self.verify_budget_ms, self.solver)
-        if self.filter is not None:
-            CountFilter(self.filter, self.semantics)
-
-    def _validation(self, queries, relation, n_corpus, validation, rng):
-        """Split into (queries, relation) to train on and to validate with."""
-        if not self.early_stopping:
-            return (queries, relation), None
-        if validation is not None:
-            held = as_graphs(validation[0], "validation")
-            truth = _check_relation(validation[1], len(held), n_corpus, "validation")
-            return (queries, relation), (held, truth)
-        # a query counts in validation only if it has positives and negatives
-        usable = np.flatnonzero(relation.any(1) & ~relation.all(1))
-        count = max(1, round(self.validation_fraction * len(usable)))
-        if count >= len(queries) or len(usable) < 2:
-            raise ValueError(
-                "early_stopping: expected more queries with positives and negatives, "
-                f"found {len(usable)}; or give validation="
-            )
-        aside = np.zeros(len(queries), bool)
-        aside[rng.permutation(usable)[:count]] = True
-        parts = (np.flatnonzero(~aside), np.flatnonzero(aside))
-        return tuple(([queries[i] for i in part], relation[part]) for part in parts)
 
     def _check_indexed(self) -> None:
         if not hasattr(self, "cascade_"):
@@ -497,16 +438,3 @@ def _search(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> SearchRe
 
 def _relevance(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> np.ndarray:
     return retriever.cascade_.relevance(query, k)
-
-
-def _check_relation(relation: Any, rows: int, columns: int, name: str) -> np.ndarray:
-    table = np.asarray(relation.cpu() if hasattr(relation, "cpu") else relation)
-    if table.shape != (rows, columns):
-        raise ValueError(
-            f"{name}: expected shape (n_queries, n_corpus) = ({rows}, {columns}), "
-            f"found {table.shape}"
-        )
-    if not np.isin(table, (0, 1)).all():
-        odd = table[~np.isin(table, (0, 1))].flat[0]
-        raise ValueError(f"{name}: expected zeros and ones for every pair, found {odd}")
-    return table == 1

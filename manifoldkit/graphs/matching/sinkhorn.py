@@ -5,13 +5,14 @@ column) of the mass of what it stands for: the result of a pair does not depend 
 much it was padded, and neither does its cost.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.checks import check_count, check_floating, compute_dtype
 
 _METHODS = ("auto", "log", "scaling")
 # beyond this range exp() of a logit in float64 could make a whole column vanish
@@ -67,8 +68,10 @@ def sinkhorn(
 
     Raises
     ------
-    ValueError
-        ``tau`` or ``n_iter`` not positive, masses missing or of a wrong shape.
+    TypeError, ValueError
+        Logits that are not floating-point numbers; ``tau`` or ``n_iter`` not positive;
+        masses that are missing, of a wrong shape, or (on the CPU, where looking does
+        not wait) negative or not finite.
 
     References
     ----------
@@ -84,8 +87,7 @@ def sinkhorn(
     rows, columns = _masses(log_alpha, row_mass, column_mass)
     if not tau > 0:
         raise ValueError(f"tau: expected a positive temperature, found {tau}")
-    if n_iter < 1:
-        raise ValueError(f"n_iter: expected at least 1, found {n_iter}")
+    check_count(n_iter, "n_iter")
     if method not in _METHODS:
         raise ValueError(f"method: expected one of {_METHODS}, found {method!r}")
     dtype = log_alpha.dtype
@@ -94,9 +96,10 @@ def sinkhorn(
         logits = logits + noise * _gumbel(logits, generator)
     logits = logits / tau
     shape = logits.shape
-    logits = logits.reshape(-1, *shape[-2:])
-    rows = rows.expand(*shape[:-1]).reshape(-1, shape[-2])
-    columns = columns.expand(*shape[:-2], shape[-1]).reshape(-1, shape[-1])
+    count = math.prod(shape[:-2])
+    logits = logits.reshape(count, *shape[-2:])
+    rows = rows.expand(*shape[:-1]).reshape(count, shape[-2])
+    columns = columns.expand(*shape[:-2], shape[-1]).reshape(count, shape[-1])
     plan = _normalize(logits, rows, columns, n_iter, method)
     return plan.reshape(shape).to(dtype)
 
@@ -105,6 +108,8 @@ def _normalize(
     logits: Tensor, rows: Tensor, columns: Tensor, n_iter: int, method: str
 ) -> Tensor:
     """Choose the form, matrix by matrix."""
+    if not logits.numel():
+        return logits
     if method == "auto":
         on_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
         method = "scaling" if on_cpu else "log"
@@ -139,12 +144,25 @@ def _masses(
                 f"rows and columns of sum one; found a matrix of shape ({n}, {m})"
             )
         rows = columns = log_alpha.new_ones(n)
+    batch = log_alpha.shape[:-2]
     for name, mass, size in (("row_mass", rows, n), ("column_mass", columns, m)):
-        if mass.shape[-1] != size:
+        if not _expands(mass.shape, (*batch, size)):
             raise ValueError(
-                f"{name}: expected shape (..., {size}), found {tuple(mass.shape)}"
+                f"{name}: expected shape (..., {size}) for the logits "
+                f"{tuple(log_alpha.shape)}, found {tuple(mass.shape)}"
             )
+        look = mass.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and not bool(((mass >= 0) & (mass < torch.inf)).all()):
+            raise ValueError(f"{name}: expected finite numbers, none negative")
     return rows, columns
+
+
+def _expands(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether a tensor can be expanded to a shape, its last axis as it is."""
+    if len(shape) > len(target) or shape[-1:] != target[-1:]:
+        return False
+    pairs = zip(reversed(shape[:-1]), reversed(target[:-1]), strict=False)
+    return all(have in (1, want) for have, want in pairs)
 
 
 def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -154,8 +172,6 @@ def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _too_wide(logits: Tensor) -> Tensor | None:
     """Which matrices have a row whose exponentials float64 cannot hold, if any."""
-    if not logits.numel():
-        return None
     low, high = torch.aminmax(logits.detach(), dim=-1)
     wide = ~((high - low).amax(-1) < _SCALING_RANGE)  # NaN is wide too
     return wide if bool(wide.any()) else None

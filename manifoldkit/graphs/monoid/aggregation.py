@@ -14,6 +14,7 @@ from manifoldkit.graphs.monoid.losses import associativity_loss
 from manifoldkit.graphs.monoid.operators import ExactMonoid, GRUMonoid
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
 from manifoldkit.graphs.monoid.reduce import plan_for
+from manifoldkit.linalg.checks import check_count
 
 _PERMUTE = ("train", "always", "never")
 _HALF = (torch.float16, torch.bfloat16)
@@ -63,6 +64,11 @@ class _RaggedAggregation(Aggregation):
             if index is not None:
                 ptr = None  # PyG passes both; the index says it all
             plan = plan_for(index, ptr, dim_size)
+        elif dim_size not in (None, plan.num_segments):
+            raise ValueError(
+                f"dim_size: expected {plan.num_segments} as the plan says, found "
+                f"{dim_size}"
+            )
         x = x.movedim(dim, 0)
         if x.shape[0] != plan.num_elements:
             raise ValueError(
@@ -151,8 +157,7 @@ class LCMAggregation(_RaggedAggregation):
     ):
         if permute not in _PERMUTE:
             raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
-        if num_orders < 1:
-            raise ValueError(f"num_orders: expected >= 1, found {num_orders}")
+        check_count(num_orders, "num_orders")
         if project is None:
             project = in_channels is not None and out_channels is not None
         super().__init__(in_channels, out_channels, project)
@@ -218,7 +223,22 @@ class LCMAggregation(_RaggedAggregation):
         """Return the standard deviation over random orders, a number for each set.
 
         Root mean square over features; zero for an associative operator.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_elements, F)
+        index : Tensor of shape (n_elements,)
+            Set of each element.
+        orders : int, default=8
+            How many to draw.
+        dim_size : int, optional
+            Number of sets; default: the largest index plus one.
+
+        Returns
+        -------
+        Tensor of shape (n_sets,)
         """
+        check_count(orders, "orders")
         values = self._orders(self._encode(x), plan_for(index, None, dim_size), orders)
         return values.var(0, correction=0).mean(-1).sqrt()
 
@@ -230,7 +250,27 @@ class LCMAggregation(_RaggedAggregation):
 
         Root mean square of ``f(f(a, b), c) - f(a, f(b, c))``, relative to that of the
         elements. With ``index`` the three are drawn from one set.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_elements, F)
+        index : Tensor of shape (n_elements,), optional
+            Set of each element.
+        triples : int, default=256
+            How many to draw.
+
+        Returns
+        -------
+        Tensor, scalar
+            Absolute where all elements are zero.
+
+        Raises
+        ------
+        ValueError
+            There are no elements.
         """
+        if not len(x):
+            raise ValueError(f"x: expected elements, found shape {tuple(x.shape)}")
         x = self._encode(x)
         generator = self.generator
         device = x.device if generator is None else generator.device
@@ -243,7 +283,8 @@ class LCMAggregation(_RaggedAggregation):
             chosen = plan.order[place]
         a, b, c = x[chosen]
         error = associativity_loss(self.operator, a, b, c)
-        return (error / x.square().mean()).sqrt()
+        size = x.square().mean()
+        return (error / torch.where(size > 0, size, 1.0)).sqrt()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.operator}, permute={self.permute!r})"
@@ -295,9 +336,12 @@ class FoldAggregation(_RaggedAggregation):
         if self.permute == "always" or (self.permute == "train" and self.training):
             plan = plan.shuffled(self.generator)
         if x.dim() > 2:
-            parts = x.flatten(1, -2).unbind(1)
-            out = torch.stack([self._fold_sets(part, plan) for part in parts], 1)
-            return out.view(-1, *x.shape[1:-1], self.state_size)
+            parts = x.flatten(1, -2)
+            shape = (plan.num_segments, *x.shape[1:-1], self.state_size)
+            if not parts.shape[1]:
+                return x.new_zeros(shape)
+            folded = [self._fold_sets(part, plan) for part in parts.unbind(1)]
+            return torch.stack(folded, 1).view(shape)
         return self._fold_sets(x, plan)
 
     def scan(
@@ -314,6 +358,11 @@ class FoldAggregation(_RaggedAggregation):
         Returns
         -------
         Tensor of shape (n_elements, out_channels)
+
+        Raises
+        ------
+        TypeError, ValueError
+            Elements or sets of another shape; not exactly one of ``index`` and ``ptr``.
         """
         plan = plan_for(index, ptr)
         if x.dim() != 2 or len(x) != plan.num_elements:

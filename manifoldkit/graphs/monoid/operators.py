@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.monoid._gru_kernel import SymmetricGRU, symmetric_gru
+from manifoldkit.linalg.checks import check_count
 
 _BLOCK = 1 << 17  # numbers; 512 KiB in float32
 
@@ -71,8 +72,7 @@ class _Learnable(Monoid):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        if not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"dim: expected a positive integer, found {dim!r}")
+        check_count(dim, "dim")
         self.dim = dim
         self.identity = nn.Parameter(torch.zeros(dim, device=device, dtype=dtype))
 

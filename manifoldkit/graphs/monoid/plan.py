@@ -237,6 +237,11 @@ class SegmentTreePlan:
         Returns
         -------
         Tensor of shape (n_segments, ..., F)
+
+        Raises
+        ------
+        ValueError
+            Another number of elements; an operator that changes the shape.
         """
         if x.dim() == 0 or x.shape[0] != self.num_elements:
             raise ValueError(

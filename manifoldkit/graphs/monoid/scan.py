@@ -33,6 +33,17 @@ def segment_tree_scan(
     Tensor of shape (n_elements, F)
         The prefix that ends with each element, in the order of ``x``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Elements that are not floating-point numbers or of another length than the
+        index; an operator that changes the shape.
+
+    References
+    ----------
+    R. Ladner and M. Fischer, "Parallel prefix computation", Journal of the ACM 27,
+    1980.
+
     Examples
     --------
     >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])

@@ -21,7 +21,7 @@ from manifoldkit.graphs.virtual.propagation import (
     LowRankPropagation,
     Road,
 )
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_count, check_floating
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,14 @@ class SemiAdaptiveAdjacency(nn.Module):
     ):
         super().__init__()
         _check_settings(
-            num_virtual, embed_dim, mode, normalize, gate, sparse_topk, direction
+            num_virtual,
+            embed_dim,
+            threshold,
+            mode,
+            normalize,
+            gate,
+            sparse_topk,
+            direction,
         )
         self.mode, self.normalize, self.self_loops = mode, normalize, self_loops
         self.num_virtual = 0 if mode == "distance" else num_virtual
@@ -344,7 +351,13 @@ class SemiAdaptiveAdjacency(nn.Module):
         ----------
         k : int, default=5
             Number of real nodes to name for each virtual node.
+
+        Raises
+        ------
+        ValueError
+            ``k`` is negative.
         """
+        check_count(k, "k", 0)
         with torch.no_grad():
             blocks = self._blocks()
         reads, writes = blocks.rv.detach(), blocks.vr.mT.detach()
@@ -367,6 +380,11 @@ class SemiAdaptiveAdjacency(nn.Module):
         Returns
         -------
         matplotlib Axes
+
+        Raises
+        ------
+        ValueError
+            There are no virtual nodes, or not this one; places of another number.
         """
         from manifoldkit.graphs.virtual.map import draw_weights
 
@@ -398,19 +416,19 @@ class SemiAdaptiveAdjacency(nn.Module):
 
 
 def _check_settings(
-    num_virtual, embed_dim, mode, normalize, gate, sparse_topk, direction
+    num_virtual, embed_dim, threshold, mode, normalize, gate, sparse_topk, direction
 ) -> None:
     if mode not in kernels.MODES:
         raise ValueError(f"mode: expected one of {list(kernels.MODES)}, found {mode!r}")
     kernels.check_normalization(normalize)
-    if num_virtual < 0:
-        raise ValueError(f"num_virtual: expected 0 or more, found {num_virtual}")
-    if embed_dim < 1:
-        raise ValueError(f"embed_dim: expected at least 1, found {embed_dim}")
+    check_count(num_virtual, "num_virtual", 0)
+    check_count(embed_dim, "embed_dim")
+    if not threshold >= 0:
+        raise ValueError(f"threshold: expected 0 or more, found {threshold}")
     if gate and normalize != "row":
         raise ValueError(f"gate: needs normalize='row', found {normalize!r}")
-    if sparse_topk is not None and sparse_topk < 1:
-        raise ValueError(f"sparse_topk: expected at least 1, found {sparse_topk}")
+    if sparse_topk is not None:
+        check_count(sparse_topk, "sparse_topk")
     if direction not in ("receiver", "sender"):
         raise ValueError(
             f"direction: expected 'receiver' or 'sender', found {direction!r}"

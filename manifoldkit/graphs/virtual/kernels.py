@@ -22,10 +22,10 @@ def check_adjacency(a: Tensor, name: str = "a_dist", n: int | None = None) -> Te
     check_square(a, name, n)
     if a.ndim != 2:
         raise ValueError(f"{name}: expected one matrix, found shape {tuple(a.shape)}")
-    return check_weights(a, name)
+    return check_nonnegative(a, name)
 
 
-def check_weights(a: Tensor, name: str) -> Tensor:
+def check_nonnegative(a: Tensor, name: str) -> Tensor:
     """Raise unless all weights are finite and none is negative."""
     check_finite(a, name)
     if bool((a < 0).any()):
@@ -122,7 +122,7 @@ def normalize_adjacency(a: Tensor, how: str = "row", self_loops: bool = True) ->
     """
     check_normalization(how)
     if not torch.compiler.is_compiling():  # it cannot look at values
-        check_weights(check_square(a, "a"), "a")
+        check_nonnegative(check_square(a, "a"), "a")
     return normalized(a, how, self_loops)
 
 

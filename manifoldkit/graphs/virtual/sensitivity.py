@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_last, check_square
+from manifoldkit.linalg.checks import check_count, check_last, check_square
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,11 @@ class Sensitivity:
         -------
         list of dict
             ``hops`` (inf for pairs without a path), ``pairs``, ``mean``.
+
+        Raises
+        ------
+        ValueError
+            A graph of another number of nodes.
         """
         hops = hop_distance(adjacency)
         if hops.shape != tuple(self.matrix.shape):
@@ -71,6 +76,7 @@ def hop_distance(adjacency) -> np.ndarray:
     return dijkstra(graph, directed=True, unweighted=True)
 
 
+@torch.enable_grad()
 def layer_sensitivity(
     model: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -113,6 +119,12 @@ def layer_sensitivity(
     -------
     Sensitivity
 
+    Raises
+    ------
+    TypeError, ValueError
+        Inputs without nodes, channels or floating-point numbers; an unknown norm or
+        layer; numbers of probes or nodes out of range.
+
     Notes
     -----
     The definition is ours; published plots of sensitivity do not say theirs exactly.
@@ -136,7 +148,7 @@ def layer_sensitivity(
         raise ValueError(f"x: expected nodes and channels, found {tuple(x.shape)}")
     x = x.detach().clone().requires_grad_(True)
     h = _features(model, x, layer).movedim(node_dim, 0)
-    n = num_real or x.shape[node_dim]
+    n = x.shape[node_dim] if num_real is None else num_real
     if not 0 < n <= min(len(h), x.shape[node_dim]):
         raise ValueError(
             f"num_real: expected 1 to {min(len(h), x.shape[node_dim])} nodes, found {n}"
@@ -148,7 +160,11 @@ def layer_sensitivity(
             seeds = torch.eye(flat.numel(), dtype=h.dtype, device=h.device)
         else:
             signs = torch.randint(
-                2, (probes, flat.numel()), generator=generator, dtype=torch.int8
+                2,
+                (probes, flat.numel()),
+                generator=generator,
+                dtype=torch.int8,
+                device="cpu" if generator is None else generator.device,
             )
             seeds = (2 * signs - 1).to(flat)
         rows.append(_row(flat, x, seeds, norm, node_dim, n, probes))
@@ -196,6 +212,8 @@ def _row(flat, x, seeds, norm, node_dim, n, probes) -> Tensor:
 
 def _pull_back(flat: Tensor, x: Tensor, seeds: Tensor) -> Tensor:
     """Return the gradients for several seeds, stacked."""
+    if not flat.requires_grad:  # these features do not depend on the inputs
+        return x.new_zeros(len(seeds), *x.shape)
     gradient = partial(
         torch.autograd.grad,
         flat,
@@ -224,20 +242,37 @@ def receptive_field(
     num_real : int, optional
         Count pairs of the first nodes alone.
 
+    Returns
+    -------
+    float
+        1 where there is a single node.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not one square matrix of floating-point numbers; no layers; more nodes than
+        there are.
+
     Examples
     --------
     >>> a = torch.eye(3) + torch.diag(torch.ones(2), 1)
     >>> round(receptive_field(a, 1), 3), receptive_field(a, 2)
     (0.333, 0.5)
     """
-    if layers < 1:
-        raise ValueError(f"layers: expected at least 1, found {layers}")
-    check_square(adjacency, "adjacency")
+    check_count(layers, "layers")
+    if check_square(adjacency, "adjacency").ndim != 2:
+        raise ValueError(
+            f"adjacency: expected one matrix, found shape {tuple(adjacency.shape)}"
+        )
+    n = len(adjacency) if num_real is None else num_real
+    if not 0 < n <= len(adjacency):
+        raise ValueError(
+            f"num_real: expected 1 to {len(adjacency)} nodes, found {num_real}"
+        )
     step = (adjacency.detach() > 0).double()
     reach = step
     for _ in range(layers - 1):
         reach = (step @ reach > 0).double()
-    n = num_real or len(adjacency)
     if n < 2:
         return 1.0
     real = reach[:n, :n]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
+from manifoldkit.linalg.checks import check_count
+
 _TARGETS = ("y", "train_mask", "val_mask", "test_mask")
 
 
@@ -69,8 +71,7 @@ class AddVirtualNodes(BaseTransform):
         extend_targets: bool = False,
         generator: torch.Generator | None = None,
     ):
-        if num < 0:
-            raise ValueError(f"num: expected 0 or more virtual nodes, found {num}")
+        check_count(num, "num", 0)
         if scheme not in ("all", "cluster", "random"):
             raise ValueError(
                 f"scheme: expected 'all', 'cluster' or 'random', found {scheme!r}"
@@ -121,7 +122,7 @@ class AddVirtualNodes(BaseTransform):
         device = data.edge_index.device
         up = torch.stack([real, virtual + n])
         links = torch.cat([up, up.flip(0)], 1).to(device)
-        average = _averaging(real, virtual, self.num).to(device)
+        average = _averaging(real, virtual, n, self.num).to(device)
         if self.edge_weight != 1 and "edge_weight" not in data:
             data.edge_weight = torch.ones(old_edges, device=device)
             alike = None if alike is None else alike | {"edge_weight"}
@@ -170,7 +171,8 @@ class AddVirtualNodes(BaseTransform):
         new = value.new_zeros(self.num, *value.shape[1:])
         mean = key == "pos" or (key == "x" and self.features == "mean")
         if mean and value.is_floating_point():
-            new = (average.to(value.dtype) @ value.flatten(1)).view_as(new)
+            rows = value[:, None].flatten(1)
+            new = (average.to(value.dtype) @ rows).view_as(new)
         return torch.cat([value, new])
 
 
@@ -196,8 +198,8 @@ def _length(data: Data, key: str, value: Any) -> int:
     return value.shape[0] if data.__cat_dim__(key, value) == 0 else -1
 
 
-def _averaging(real: Tensor, virtual: Tensor, num: int) -> Tensor:
-    n = int(real.max()) + 1 if len(real) else 0
+def _averaging(real: Tensor, virtual: Tensor, n: int, num: int) -> Tensor:
+    """Return the matrix (num, n) of the means over the nodes of each virtual node."""
     links = torch.zeros(num, n).index_put((virtual, real), torch.tensor(1.0))
     return links / links.sum(1, keepdim=True).clamp_min(1)
 

@@ -147,3 +147,19 @@ def test_bad_input(call, match):
 def test_integers_are_refused():
     with pytest.raises(TypeError, match="log_alpha"):
         sinkhorn(torch.zeros(2, 2, dtype=torch.long))
+
+
+def test_masses_that_mean_nothing():
+    x, ones = torch.zeros(5, 2, 3), torch.ones(3)
+    for wrong in (-1.0, torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="row_mass: expected finite"):
+            sinkhorn(x, row_mass=torch.tensor([1.0, wrong]), column_mass=ones)
+    with pytest.raises(ValueError, match=r"row_mass: expected shape \(..., 2\)"):
+        sinkhorn(x, row_mass=torch.ones(4, 2), column_mass=ones)
+    with pytest.raises(ValueError, match="n_iter"):
+        sinkhorn(torch.eye(2), n_iter=2.5)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3, 3)])
+def test_no_rows_or_no_matrices(shape):
+    assert sinkhorn(torch.zeros(shape)).shape == shape

@@ -15,6 +15,7 @@ from manifoldkit.graphs import (
     FoldAggregation,
     GRUMonoid,
     LCMAggregation,
+    SegmentTreePlan,
     SymmetricMLPMonoid,
 )
 
@@ -295,3 +296,25 @@ def test_bad_input():
     with pytest.raises(ValueError, match="last dimension"):
         LCMAggregation("sum")(torch.randn(3, 2), torch.tensor([0, 1]), dim=-1)
     assert isinstance(LCMAggregation("sum").operator, ExactMonoid)
+
+
+def test_errors_of_laws_are_numbers_for_any_elements():
+    aggregate = LCMAggregation("sum")
+    assert aggregate.associativity_error(torch.zeros(4, 3)) == 0
+    with pytest.raises(ValueError, match="expected elements"):
+        aggregate.associativity_error(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match="orders"):
+        aggregate.order_sensitivity(torch.ones(2, 3), torch.tensor([0, 0]), orders=0)
+
+
+def test_a_plan_does_not_contradict_the_number_of_sets():
+    aggregate, x = LCMAggregation("sum"), torch.ones(3, 2)
+    plan = SegmentTreePlan(torch.tensor([1, 2]))
+    assert aggregate(x, plan=plan, dim_size=2).shape == (2, 2)
+    with pytest.raises(ValueError, match="dim_size: expected 2"):
+        aggregate(x, plan=plan, dim_size=5)
+
+
+def test_folds_of_no_features_in_the_middle():
+    out = FoldAggregation(3, 4)(torch.zeros(2, 0, 3), torch.tensor([0, 2]), dim=0)
+    assert out.shape == (3, 0, 4)

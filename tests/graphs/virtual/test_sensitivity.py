@@ -112,6 +112,21 @@ def test_receptive_field():
     assert receptive_field(whole, 2, num_real=6) == 1.0
     with pytest.raises(ValueError, match="layers"):
         receptive_field(path(), 0)
+    for wrong in (-1, 0, 7):
+        with pytest.raises(ValueError, match="num_real"):
+            receptive_field(path(), 2, num_real=wrong)
+    with pytest.raises(ValueError, match="one matrix"):
+        receptive_field(path().expand(2, 6, 6), 2)
+
+
+@torch.no_grad()
+def test_features_that_depend_on_nothing_feel_nothing():
+    x = torch.zeros(3, 2)
+    constant = layer_sensitivity(lambda x: torch.ones(3, 2), x)
+    assert constant.matrix.count_nonzero() == 0
+    # derivatives are taken also where the caller has switched them off
+    own = layer_sensitivity(lambda x: 2 * x, x[:, :1])
+    assert torch.equal(own.matrix, 2 * torch.eye(3))
 
 
 def test_bad_input():

@@ -165,3 +165,17 @@ def test_bad_input():
     bare = Batch(x=torch.ones(2, 1), edge_index=torch.zeros(2, 0, dtype=torch.int64))
     with pytest.raises(ValueError, match="before batching"):
         AddVirtualNodes()(bare)
+
+
+@pytest.mark.parametrize("features", ["zero", "mean"])
+def test_no_virtual_nodes_leave_the_graph_as_it_is(features):
+    data = graph(4, pos=torch.randn(4, 2))
+    out = AddVirtualNodes(0, features=features)(data)
+    assert torch.equal(out.x, data.x)
+    assert torch.equal(out.edge_index, data.edge_index)
+    assert not out.is_virtual.any()
+
+
+def test_features_of_one_number_a_node_may_come_without_an_axis():
+    data = Data(x=torch.arange(3.0), edge_index=torch.tensor([[0, 1], [1, 2]]))
+    assert AddVirtualNodes(features="mean")(data).x.tolist() == [0.0, 1.0, 2.0, 1.0]
