@@ -37,7 +37,9 @@ def main() -> None:
         retriever.index(corpus)
         query = (6, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0)])
         found = retriever.search(query, k=3)
-        print(f"a ring of six: {found}")
+        where = ", ".join(map(str, found.ids))
+        print(f"a ring of six is in graphs {where}: {', '.join(found.status)}")
+        print(f"{found.counts['exact']} of {len(corpus)} graphs passed the filter")
 
 
 if __name__ == "__main__":
