@@ -85,6 +85,8 @@ def check_options(group: dict, known: dict) -> None:
     for name in _NON_NEGATIVE:
         if name in group:
             _check_non_negative(group[name], name)
+    if "betas" in group and len(group["betas"]) != 2:
+        raise ValueError(f"betas: expected two numbers, found {group['betas']!r}")
     for i, beta in enumerate(group.get("betas", ())):
         if not is_number(beta) or not 0 <= beta < 1:
             raise ValueError(f"betas[{i}]: expected a number in [0, 1), found {beta!r}")

@@ -25,12 +25,16 @@ _EMBEDDED_BYTES = 1 << 21
 
 def check_order_lag(order, lag) -> tuple[int, int]:
     """Return order and lag as integers of at least 1, or raise naming the argument."""
-    for name, value in (("order", order), ("lag", lag)):
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise TypeError(f"{name}: expected an integer, found {value!r}")
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
-    return int(order), int(lag)
+    return check_samples(order, "order"), check_samples(lag, "lag")
+
+
+def check_samples(value, name: str) -> int:
+    """Return a number of samples or copies; ``TypeError`` unless it is an integer."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, found {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, found {value}")
+    return int(value)
 
 
 def n_delay_vectors(n_times: int, order: int, lag: int, trim: str = "full") -> int:

@@ -13,6 +13,7 @@ from manifoldkit.spd.delay_moments import (
     block_autocovariances,
     block_toeplitz,
     check_order_lag,
+    check_samples,
     n_delay_vectors,
 )
 from manifoldkit.spd.nonlinear_embedding import (
@@ -208,6 +209,8 @@ def select_delay_embedding(
     check_choice(method, METHODS, "method")
     X = check_epochs(X)
     max_order, max_lag = _check_bounds(max_order, max_lag, order, lag)
+    max_delay = check_samples(max_delay, "max_delay")
+    n_reference = check_samples(n_reference, "n_reference")
     if X.shape[2] < 20:
         raise ValueError(
             f"X: expected epochs of at least 20 samples, found shape {X.shape}"
@@ -241,17 +244,8 @@ def select_delay_embedding(
 
 
 def _check_bounds(max_order, max_lag, order, lag) -> tuple[int, int]:
-    for name, value in (
-        ("max_order", max_order),
-        ("max_lag", max_lag),
-        ("order", 1 if order is None else order),
-        ("lag", 1 if lag is None else lag),
-    ):
-        try:
-            check_order_lag(value, 1)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("order", name, 1)) from None
-    return int(max_order), int(max_lag)
+    check_order_lag(1 if order is None else order, 1 if lag is None else lag)
+    return check_samples(max_order, "max_order"), check_samples(max_lag, "max_lag")
 
 
 def _room(n_times: int, lag: int) -> int:
@@ -269,7 +263,6 @@ def _seeds(random_state, n: int) -> np.ndarray:
 
 
 def _by_mdop(trials, max_delay, n_reference, n_jobs, random_state) -> DelayEmbedding:
-    max_delay, _ = check_order_lag(max_delay, 1)
     max_delay = min(max_delay, trials[0].shape[1] // 4)
 
     def embed(trial, seed):

@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_choice, check_weights
+from manifoldkit.linalg.checks import check_choice, check_count, check_weights
 from manifoldkit.spd._gbw_chart import check_power, power_of
 from manifoldkit.spd.gbw import gbw_distance
 from manifoldkit.spd.gbw_barycenter import gbw_mean
@@ -182,6 +182,7 @@ class GBWMDM(
         labels = classes_of(y)
         codes = np.searchsorted(labels, y)
         check_power(self.power)
+        check_count(self.max_iter, "max_iter")
         if not self.penalty >= 0:
             raise ValueError(f"penalty: expected at least 0, found {self.penalty!r}")
         x, weights = _tensor(X), _sample_weights(sample_weight, X)

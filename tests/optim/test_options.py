@@ -52,6 +52,7 @@ def test_unknown_options_raise(cls):
     [
         (RiemannianAdam, {"betas": (1.0, 0.9)}, r"betas\[0\]: expected a number in"),
         (RiemannianAdam, {"betas": (0.9, -0.1)}, r"betas\[1\]"),
+        (RiemannianAdam, {"betas": (0.9,)}, "betas: expected two numbers"),
         (RiemannianAdam, {"eps": -1e-8}, "eps: expected"),
         (RiemannianAdam, {"moment": "matrix"}, "moment: expected one of"),
         (RiemannianSGD, {"momentum": -0.9}, "momentum: expected"),

@@ -178,6 +178,8 @@ def test_plot(method):
         ({"method": "grid"}, ValueError, "y: method='grid' needs the labels"),
         ({"max_order": 0}, ValueError, "max_order: expected at least 1, found 0"),
         ({"max_lag": 2.5}, TypeError, "max_lag: expected an integer"),
+        ({"max_delay": 0}, ValueError, "max_delay: expected at least 1, found 0"),
+        ({"n_reference": 0}, ValueError, "n_reference: expected at least 1, found 0"),
         ({"order": 0}, ValueError, "order: expected at least 1, found 0"),
         ({"lag": "auto"}, TypeError, "lag: expected an integer, found 'auto'"),
         ({"method": "uniform", "band_edge": 8}, ValueError, "band_edge: expected cyc"),

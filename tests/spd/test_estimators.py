@@ -319,6 +319,8 @@ def test_bad_options_of_one(data):
     X, y = data
     with pytest.raises(ValueError, match="penalty"):
         GBWMDM(penalty=-1).fit(X, y)
+    with pytest.raises(ValueError, match="max_iter: expected an integer >= 1"):
+        GBWMDM(max_iter=0).fit(X, y)
     with pytest.raises(ValueError, match="outside"):
         GBWTangentSpace(outside="ignore").fit(X)
     with pytest.raises(ValueError, match="reference"):
