@@ -104,7 +104,13 @@ def summary(results):
         lines.append(
             f"| [{entry['title']}](#{anchor(entry['title'])}) | {len(entry['rows'])} | "
             + (f"{statistics.median(ratios):.2g}" if ratios else "")
-            + f" | {sum(r < 1 for r in ratios)} of {len(ratios)} | "
+            + " | "
+            + (
+                f"{sum(r < 1 for r in ratios)} of {len(ratios)}"
+                if ratios
+                else "no peer"
+            )
+            + " | "
             + (f"{met} of {len(shares)} |" if shares else "none set |")
         )
     return "\n".join(lines)
