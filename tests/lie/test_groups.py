@@ -457,3 +457,9 @@ def test_affine_maps_of_the_line(generator):
     torch.testing.assert_close(group.exp(group.log(g)), g)
     assert group.haar_log_density(g).item() == pytest.approx(-math.log(2))
     assert group.sample(4, generator=generator)[0].shape == (4, 2, 2)
+
+
+def test_times_of_another_batch_are_named():
+    r = torch.eye(3).expand(2, 3, 3)
+    with pytest.raises(ValueError, match="g, h, t: expected batch shapes"):
+        SO(3).geodesic(r, r, torch.zeros(3))

@@ -393,8 +393,6 @@ class MatrixGroup(Measured):
         ``t`` is a number or a tensor that broadcasts against the batch.
         """
         dtype, (g, h) = self._pair(g, h, "h")
-        if not isinstance(t, Tensor | float | int):
-            raise TypeError(f"t: expected a number or a tensor, found {t!r}")
         time = torch.as_tensor(t, dtype=g.dtype, device=g.device)
         check_broadcast(g=(g, 2), h=(h, 2), t=(time, 0))
         with _full_precision(g):
