@@ -2,6 +2,8 @@
 
 #: a reduced RISurConv
 SMALL = {"sizes": (256, 128, 64, 32), "neighbors": (8, 16, 16, 16), "n_blocks": 0}
+#: the same with more neighbors
+WIDE = {**SMALL, "neighbors": (16, 16, 32, 32)}
 #: a reduced PaRot
 PATCHES = {
     "n_patches": 64,
@@ -27,6 +29,12 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         True,
         30,
         9,
+    ),
+    "RISurConv, mesh normals, wider neighborhoods": (
+        {"model": "risurconv", "model_options": WIDE},
+        True,
+        30,
+        1,
     ),
     "RISurConv, estimated axes": (
         {"model": "risurconv", "model_options": SMALL},
@@ -84,7 +92,10 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
     ),
 }
 #: contestants of which that many networks are also made to vote
-TOGETHER = {"RISurConv, mesh normals": 3}
+TOGETHER = {
+    "RISurConv, mesh normals": 3,
+    "RISurConv, estimated axes": 3,
+}
 #: contestants and seeds on the second set
 MORE_CLASSES = {
     "RISurConv, mesh normals": 3,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
@@ -76,6 +77,16 @@ def test_grid_search_and_missing_normals():
     assert set(search.best_params_) == {"lr"}
     features = search.best_estimator_.transform(clouds.X)
     assert features.shape == (16, 512)
+
+
+def test_committee_of_scikit_learn():
+    clouds = data(16)
+    X = np.concatenate([clouds.X, clouds.normals], -1)
+    members = [(f"{i}", classifier(random_state=i)) for i in range(2)]
+    committee = VotingClassifier(members, voting="soft").fit(X, clouds.y)
+    one, two = (member.predict_proba(X) for member in committee.estimators_)
+    np.testing.assert_allclose(committee.predict_proba(X), (one + two) / 2, atol=1e-6)
+    assert np.abs(one - two).max() > 1e-6
 
 
 def test_clouds_of_different_sizes():
