@@ -6,13 +6,6 @@ from torch import Tensor
 from manifoldkit.linalg.checks import check_finite, check_floating, check_tensor
 
 
-def check_count(n: int, name: str) -> int:
-    """Raise unless ``n`` is a positive integer."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {n!r}")
-    return n
-
-
 def check_clouds(x: Tensor, name: str = "x") -> Tensor:
     """Return clouds as (B, N, 3); raise where they are not finite points."""
     check_floating(x, name)

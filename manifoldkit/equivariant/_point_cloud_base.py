@@ -384,7 +384,7 @@ def _finite_points(clouds, directions):
 
 
 def _unit_sphere(cloud: np.ndarray) -> np.ndarray:
-    """Centre at the mean and divide by the largest radius, in float64."""
+    """Center at the mean and divide by the largest radius, in float64."""
     centered = cloud.astype(np.float64)
     centered = centered - centered.mean(0)
     radius = np.linalg.norm(centered, axis=1).max()

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.equivariant._clouds import check_clouds, check_count
+from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.linalg.checks import check_count
 
 _GAP_EPS = 1e-30
 _SIGN_TOL = 1e-5  # of the typical offset: below it a moment has no sign

@@ -5,9 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.equivariant._clouds import check_count
 from manifoldkit.equivariant.neighbors import group
-from manifoldkit.linalg.checks import check_broadcast, check_floating, check_last
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_count,
+    check_floating,
+    check_last,
+)
 
 N_FEATURES = 14
 _ANGLE_STEP = 1e-6  # radians; below it angles count as equal

@@ -18,11 +18,10 @@ from torch.compiler import is_compiling
 from manifoldkit.equivariant._clouds import (
     as_clouds,
     check_clouds,
-    check_count,
     pad_clouds,
 )
 from manifoldkit.equivariant.axes import estimate_axes
-from manifoldkit.linalg.checks import check_floating, check_tensor
+from manifoldkit.linalg.checks import check_count, check_floating, check_tensor
 
 __all__ = [
     "ball_query",

@@ -12,7 +12,7 @@ from manifoldkit.equivariant._batch_norms import (
     norm_linear,
     norm_relu_max,
 )
-from manifoldkit.equivariant._clouds import check_clouds, check_count
+from manifoldkit.equivariant._clouds import check_clouds
 from manifoldkit.equivariant._parot_directions import EquivariantDirections
 from manifoldkit.equivariant.neighbors import farthest_point_sample, group, knn
 from manifoldkit.equivariant.patch_poses import (
@@ -21,6 +21,7 @@ from manifoldkit.equivariant.patch_poses import (
     scale_pose,
     unit,
 )
+from manifoldkit.linalg.checks import check_count
 
 _CODE = 128
 _POSE = 16

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldkit.equivariant._batch_norms import channel_norm
-from manifoldkit.equivariant._clouds import check_clouds, check_count
+from manifoldkit.equivariant._clouds import check_clouds
 from manifoldkit.equivariant.local_surfaces import safe_norm
 from manifoldkit.equivariant.neighbors import group, knn
 from manifoldkit.equivariant.parot import (
@@ -17,6 +17,7 @@ from manifoldkit.equivariant.parot import (
 )
 from manifoldkit.equivariant.patch_poses import unit
 from manifoldkit.equivariant.risurconv_segmenter import one_hot_category
+from manifoldkit.linalg.checks import check_count
 
 
 class PaRotSegmenter(PaRotBase):

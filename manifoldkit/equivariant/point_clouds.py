@@ -35,7 +35,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         Points of each cloud that the network sees: farthest points, among all or, in
         further views, among some at random. Default: all.
     normalize : {"unit_sphere", None}
-        Centre each cloud and divide by its largest radius.
+        Center each cloud and divide by its largest radius.
     rotation : {"none", "z", "so3"}
         Random rotations in training, about one axis or any. "risurconv" needs none.
     rotation_axis : int, default=2

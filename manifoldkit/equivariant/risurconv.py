@@ -13,11 +13,14 @@ from manifoldkit.equivariant._batch_norms import (
 )
 from manifoldkit.equivariant._clouds import (
     check_clouds,
-    check_count,
     sorted_batch,
     split_normals,
 )
 from manifoldkit.equivariant._offset_attention import OffsetAttention
+from manifoldkit.equivariant.indexed_surfaces import (
+    order_neighbors,
+    surface_features,
+)
 from manifoldkit.equivariant.local_surfaces import N_FEATURES
 from manifoldkit.equivariant.neighbors import group
 from manifoldkit.equivariant.surface_graph import (
@@ -29,12 +32,22 @@ from manifoldkit.equivariant.surface_graph import (
     surface_hierarchy,
     surface_level,
 )
+from manifoldkit.linalg.checks import check_count
+
+__all__ = [
+    "RISurConvClassifier",
+    "RISurConvLayer",
+    "SurfaceConv",
+    "SurfaceEmbedding",
+    "order_neighbors",
+    "surface_features",
+]
 
 _EMBED = (32, 64)
 
 
 class SurfaceEmbedding(nn.Module):
-    """Two linear maps with batch normalisation after each, then ReLU.
+    """Two linear maps with batch normalization after each, then ReLU.
 
     Nothing non-linear stands between the maps, so the statistics of both follow from
     the mean and covariance of the input, and one map is evaluated instead of two.
@@ -63,20 +76,20 @@ class SurfaceEmbedding(nn.Module):
         weight = second @ normalized_weight(first, cov, first @ mean, self.norm1, n)
         middle = second @ self.norm1.bias
         weight = normalized_weight(weight, cov, middle, self.norm2, n)
-        # the first offset is normalised away; its gradient is zero, not absent
+        # the first offset is normalized away; its gradient is zero, not absent
         out = F.linear(centered, weight, self.norm2.bias + 0.0 * middle)
         return F.relu(out).view(*x.shape[:-1], -1)
 
 
 class SurfaceConv(nn.Module):
-    """Embedding, attention in the neighbourhood, joining features, and pooling.
+    """Embedding, attention in the neighborhood, joining features, and pooling.
 
     Parameters
     ----------
     in_channels, out_channels : int
         Features a point before (0 for none) and after.
     norm_axis : {"neighbors", "points"}
-        Of the attention in the neighbourhood.
+        Of the attention in the neighborhood.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_axis="neighbors"):
@@ -88,7 +101,7 @@ class SurfaceConv(nn.Module):
         self.between = OffsetAttention(out_channels)
 
     def forward(self, level: SurfaceLevel, features: Tensor | None = None) -> Tensor:
-        """Return features (B, S, out_channels) of the centres."""
+        """Return features (B, S, out_channels) of the centers."""
         h = self.around(self.embed(level.features))
         surface, rest = self.mix.weight.split([_EMBED[1], self.mix.in_features - 64], 1)
         h = F.linear(h, surface, self.mix.bias)
@@ -101,22 +114,22 @@ class SurfaceConv(nn.Module):
 class RISurConvLayer(nn.Module):
     r"""Rotation-invariant convolution on local surfaces.
 
-    Centres are sampled by farthest points, the neighbours of each are ordered around
+    Centers are sampled by farthest points, the neighbors of each are ordered around
     its normal and described by 14 invariants (:func:`surface_features`). These are
-    embedded, refined by attention inside the neighbourhood, joined with the features
-    of the neighbours, max-pooled, and refined by attention among the centres.
+    embedded, refined by attention inside the neighborhood, joined with the features
+    of the neighbors, max-pooled, and refined by attention among the centers.
 
     Parameters
     ----------
     n_centers : int
-        Number of centres; all points if there are fewer.
+        Number of centers; all points if there are fewer.
     k : int
-        Number of neighbours; all points if there are fewer.
+        Number of neighbors; all points if there are fewer.
     in_channels, out_channels : int
         Features a point before (0 for none) and after.
     norm_axis : {"neighbors", "points"}
-        What the attention weights inside neighbourhoods are normalised over. "points"
-        is the released code's axis, kept for its weights: it lets neighbourhoods leak
+        What the attention weights inside neighborhoods are normalized over. "points"
+        is the released code's axis, kept for its weights: it lets neighborhoods leak
         into one another.
     unsigned_normals : bool, default=False
         Use features that do not depend on the signs of normals.
@@ -169,7 +182,7 @@ class RISurConvLayer(nn.Module):
         Returns
         -------
         tuple of Tensor
-            Centres and their normals, (B, S, 3), and features (B, S, out_channels).
+            Centers and their normals, (B, S, 3), and features (B, S, out_channels).
         """
         points = check_clouds(x).double()
         directions = None if normals is None else normals.double()
@@ -198,16 +211,16 @@ class RISurConvClassifier(nn.Module):
     n_classes : int
         Number of classes.
     scale : {1, 2}
-        512, 256, 128, 64 centres, or twice as many.
+        512, 256, 128, 64 centers, or twice as many.
     in_normals : bool, default=True
         Whether given normals are used; False takes estimated axes in any case.
     head : {"mlp", "tokens"}
         The residual blocks see the pooled vector alone, where their attention is
-        trivial, or also the centres of the last level.
+        trivial, or also the centers of the last level.
     n_blocks : int, default=3
         Residual (transformer) blocks; the published network has three.
     lra_k : int, default=32
-        Neighbours of the axes that stand in for missing normals.
+        Neighbors of the axes that stand in for missing normals.
     unsigned_normals : bool, default=False
         Use features that do not depend on the signs of normals.
     axis : {"both", "moment"}
@@ -216,7 +229,7 @@ class RISurConvClassifier(nn.Module):
     norm_axis : {"neighbors", "points"}
         As in :class:`RISurConvLayer`.
     sizes, neighbors, channels : sequence of int, optional
-        Centres and neighbours of the four levels, and channels of the five layers.
+        Centers and neighbors of the four levels, and channels of the five layers.
     dropout : float, default=0.4
         In the perceptron.
 
@@ -411,7 +424,7 @@ def _dense(n_in: int, n_out: int, dropout: float) -> list[nn.Module]:
 def _head(head: nn.Sequential, x: Tensor) -> Tensor:
     if head.training and len(x) < 2:
         raise ValueError(
-            "x: training needs batches of at least 2 clouds (batch normalisation in "
+            "x: training needs batches of at least 2 clouds (batch normalization in "
             f"the head), found {len(x)}"
         )
     return head(x)

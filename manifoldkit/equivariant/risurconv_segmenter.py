@@ -1,4 +1,4 @@
-"""RISurConv for parts: features are carried back from the centres to all points."""
+"""RISurConv for parts: features are carried back from the centers to all points."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldkit.equivariant._batch_norms import channel_norm
-from manifoldkit.equivariant._clouds import check_count
 from manifoldkit.equivariant.risurconv import SurfaceConv
 from manifoldkit.equivariant.surface_graph import (
     SurfaceGraph,
     SurfaceLevel,
     build_surface_graph,
 )
+from manifoldkit.linalg.checks import check_count
 
 
 class SurfacePropagation(nn.Module):
-    """Carry features from centres to points, by the convolution on local surfaces.
+    """Carry features from centers to points, by the convolution on local surfaces.
 
-    Each point looks at its nearest centres as :class:`RISurConvLayer` looks at
-    neighbours; the result is joined with the point's own features.
+    Each point looks at its nearest centers as :class:`RISurConvLayer` looks at
+    neighbors; the result is joined with the point's own features.
 
     Parameters
     ----------
     in_channels, out_channels : int
-        Features a centre, and after the convolution.
+        Features a center, and after the convolution.
     skip_channels : int
         Own features of the points.
     channels : int or None
@@ -74,9 +74,9 @@ class RISurConvSegmenter(nn.Module):
     in_normals, lra_k, unsigned_normals
         As in :class:`RISurConvClassifier`.
     sizes, neighbors, channels : sequence of int, optional
-        Centres, neighbours and channels of the levels.
+        Centers, neighbors and channels of the levels.
     up_neighbors : sequence of int
-        Centres that each point looks at on the way back, coarse to fine.
+        Centers that each point looks at on the way back, coarse to fine.
     dropout : float, default=0.4
         In the head.
 

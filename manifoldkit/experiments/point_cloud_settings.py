@@ -28,7 +28,7 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         {"model": "risurconv", "model_options": SMALL},
         True,
         30,
-        9,
+        6,
     ),
     "RISurConv, mesh normals, wider neighborhoods": (
         {"model": "risurconv", "model_options": WIDE},
@@ -91,15 +91,14 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         1,
     ),
 }
-#: contestants of which that many networks are also made to vote
+#: contestants whose networks are also made to vote, so many together
 TOGETHER = {
-    "RISurConv, mesh normals": 3,
-    "RISurConv, estimated axes": 3,
+    "RISurConv, mesh normals": (3, 6),
+    "RISurConv, estimated axes": (3,),
 }
 #: contestants and seeds on the second set
 MORE_CLASSES = {
-    "RISurConv, mesh normals": 3,
-    "RISurConv, estimated axes": 1,
+    "RISurConv, mesh normals": 1,
     "PointNet": 1,
 }
 

@@ -64,3 +64,10 @@ def test_what_does_not_fit(cloud):
         surface_features(xyz, normals, center[:, 1:], neighbors)
     with pytest.raises(ValueError, match="expected numbers below the 40 rows"):
         surface_features(xyz, normals, center, neighbors + 40)
+
+
+def test_they_are_at_hand_beside_the_networks():
+    from manifoldkit.equivariant import indexed_surfaces, risurconv
+
+    assert risurconv.order_neighbors is indexed_surfaces.order_neighbors
+    assert risurconv.surface_features is indexed_surfaces.surface_features

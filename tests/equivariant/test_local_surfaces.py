@@ -176,7 +176,7 @@ def test_bad_input(change, error, message):
 
 
 def test_step_must_be_positive():
-    with pytest.raises(ValueError, match="step: expected a positive integer"):
+    with pytest.raises(ValueError, match="step: expected an integer >= 1"):
         surface_features(*neighborhoods(), step=0)
 
 

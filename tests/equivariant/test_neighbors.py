@@ -179,7 +179,7 @@ def test_axes_of_degenerate_clouds_are_finite():
             "x: expected points of",
         ),
         (lambda x: farthest_point_sample(x, 50), r"m: expected at most 20 points"),
-        (lambda x: farthest_point_sample(x, 0), "m: expected a positive integer"),
+        (lambda x: farthest_point_sample(x, 0), "m: expected an integer >= 1"),
         (lambda x: farthest_point_sample(x, 3, start="left"), "start: expected"),
         (lambda x: farthest_point_sample(x, 3, start=20), "start: expected an index"),
         (lambda x: farthest_point_sample(x, 3, start=1.5), "start: expected an index"),

@@ -208,7 +208,7 @@ def test_segmenter(directions):
     [
         ({"directions": "random"}, "directions: expected"),
         ({"loss_weights": {"extra": 1.0}}, "loss_weights: expected among"),
-        ({"n_patches": 0}, "n_patches: expected a positive integer"),
+        ({"n_patches": 0}, "n_patches: expected an integer >= 1"),
     ],
 )
 def test_bad_options(options, message):

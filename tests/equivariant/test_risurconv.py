@@ -108,7 +108,7 @@ def test_unsigned_option_ignores_the_signs_of_normals():
     assert (signed(x, n * sign) - signed(x, n)).abs().max() > 1e-4
 
 
-def test_published_axis_of_the_normaliser_mixes_neighborhoods():
+def test_published_axis_of_the_normalizer_mixes_neighborhoods():
     """Why ``norm_axis="points"`` is not the default."""
     h = torch.randn(1, 6, 5, 16, generator=torch.Generator().manual_seed(0)).double()
     for axis, leaks in (("points", True), ("neighbors", False)):
@@ -167,7 +167,7 @@ def test_embedding_equals_its_two_layers(training):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("negative", [True, False])
-def test_fused_normalisation_equals_the_plain_one(training, negative):
+def test_fused_normalization_equals_the_plain_one(training, negative):
     x = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0)).double()
     x.requires_grad_()
     ours = nn.BatchNorm1d(4).double().train(training)
@@ -249,7 +249,7 @@ def test_duplicated_points_are_survived():
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-def test_normals_are_normalised_and_replaced():
+def test_normals_are_normalized_and_replaced():
     x, n = surfaces(2, 60)
     torch.testing.assert_close(prepare_normals(x, 3 * n), n)
     n[0, 5], n[1, 7] = 0.0, torch.nan
@@ -323,7 +323,7 @@ def test_state_goes_through_copies():
         ({"axis": "none"}, "axis: expected"),
         ({"sizes": (5, 4)}, "sizes, neighbors, channels: expected"),
         ({"norm_axis": "all"}, "norm_axis: expected"),
-        ({"lra_k": 0}, "lra_k: expected a positive integer"),
+        ({"lra_k": 0}, "lra_k: expected an integer >= 1"),
     ],
 )
 def test_bad_options(options, message):
