@@ -19,7 +19,6 @@ _BENT = {"stretch": 0.25, "mirror": True}
 RECIPES: dict[str, dict] = {
     "risurconv": {**_SHARED, **_BENT},
     "parot": {**_SHARED, **_BENT},
-    "pointnet-frames": {**_SHARED, **_BENT},
     "pointnet": {**_SHARED, "stretch": 0.25},
 }
 #: name: (settings of the estimator, are mesh normals given, epochs, seeds)
@@ -42,52 +41,29 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         30,
         3,
     ),
-    "RISurConv, mesh normals, versions neither stretched nor mirrored": (
-        {
-            "model": "risurconv",
-            "model_options": SMALL,
-            "stretch": 0.0,
-            "mirror": False,
-        },
-        True,
-        30,
-        1,
-    ),
     "PaRot, equivariant directions": (
         {"model": "parot", "model_options": {**PATCHES, "directions": "equivariant"}},
         False,
         60,
         3,
     ),
-    "PaRot, learned directions (published)": (
-        {"model": "parot", "model_options": PATCHES},
+    # mirrored and stretched versions keep it from learning
+    "PaRot, learned directions (published), one version of a cloud": (
+        {
+            "model": "parot",
+            "model_options": PATCHES,
+            "n_views": 1,
+            "n_votes": 1,
+        },
         False,
-        60,
-        1,
-    ),
-    "RISurConv, mesh normals with signs (published)": (
-        {"model": "risurconv", "model_options": {**SMALL, "unsigned_normals": False}},
-        True,
-        30,
+        25,
         1,
     ),
     "PointNet": ({"model": "pointnet", "model_options": {"width": 0.5}}, False, 15, 1),
-    "PointNet, trained on turns about one axis": (
-        {"model": "pointnet", "model_options": {"width": 0.5}, "rotation": "z"},
-        False,
-        15,
-        1,
-    ),
     "PointNet, trained on rotations": (
         {"model": "pointnet", "model_options": {"width": 0.5}, "rotation": "so3"},
         False,
         15,
-        1,
-    ),
-    "PointNet in four frames": (
-        {"model": "pointnet-frames", "model_options": {"width": 0.25}},
-        False,
-        10,
         1,
     ),
 }
