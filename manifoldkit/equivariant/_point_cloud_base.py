@@ -29,6 +29,7 @@ from manifoldkit.equivariant._point_cloud_training import (
 from manifoldkit.equivariant._point_cloud_views import (
     View,
     first_view,
+    join_views,
     training_views,
     voting_views,
 )
@@ -260,14 +261,10 @@ class PointCloudBase(BaseEstimator):
                 mirror=self.mirror,
                 generator=generator,
             )
-        points = torch.cat([view.points for view in views])
-        directions, labels = (
-            None if parts[0] is None else torch.cat(parts)
-            for parts in list(zip(*views, strict=True))[1:]
-        )
-        inputs = self._inputs(network, points, directions)
+        joined = join_views(views)
+        inputs = self._inputs(network, joined.points, joined.normals)
         known = None if category is None else category[rows]
-        targets = labels if per_point else y[rows]
+        targets = joined.extra if per_point else y[rows]
         return CloudSource(inputs, targets, known, augment, seed, len(rows))
 
     def _split(self, y: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manifoldkit.equivariant.neighbors import farthest_point_sample
+from manifoldkit.equivariant.neighbors import farthest_point_sample, group
 
 
 class View(NamedTuple):
@@ -49,6 +49,16 @@ def training_views(
     return views
 
 
+def join_views(views: list[View]) -> View:
+    """Put the clouds of several views one after the other."""
+    points, normals, extra = zip(*views, strict=True)
+    return View(
+        torch.cat(points),
+        None if normals[0] is None else torch.cat(normals),
+        None if extra[0] is None else torch.cat(extra),
+    )
+
+
 def voting_views(
     x: Tensor, normals: Tensor | None, n: int | None, n_votes: int
 ) -> list[View]:
@@ -74,15 +84,14 @@ def _spread(x: Tensor, normals: Tensor | None, extra, order: Tensor, n: int) -> 
     if n == x.shape[1]:
         return _take(x, normals, extra, order)
     among = order[:, : (n + x.shape[1]) // 2]
-    points = x.gather(1, among[..., None].expand(-1, -1, 3))
-    return _take(x, normals, extra, among.gather(1, farthest_point_sample(points, n)))
+    keep = among.gather(1, farthest_point_sample(group(x, among), n))
+    return _take(x, normals, extra, keep)
 
 
 def _take(x: Tensor, normals: Tensor | None, extra: Tensor | None, keep: Tensor):
-    rows = keep[..., None].expand(-1, -1, 3)
     return View(
-        x.gather(1, rows),
-        None if normals is None else normals.gather(1, rows),
+        group(x, keep),
+        None if normals is None else group(normals, keep),
         None if extra is None else extra.gather(1, keep),
     )
 
