@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.linalg.actions import act_on_irreps, names_irreps, turn_grid
 
 MATRICES = ("matrix", "sym_matrix", "spd", "covariance")
@@ -168,10 +167,8 @@ def parse_type(spec: Any) -> ValueType:
     if hasattr(spec, "D_from_matrix"):
         return ValueType("irreps", spec)
     if isinstance(spec, str) and names_irreps(spec):
-        try:
-            from e3nn.o3 import Irreps
-        except ImportError:
-            raise MissingExtraError("Irreps types", "e3nn", "equivariant") from None
+        from e3nn.o3 import Irreps  # seconds to import, and seldom needed
+
         return ValueType("irreps", Irreps(spec))
     known = (*INVARIANTS, *VECTORS, *MATRICES, *GRIDS)
     if spec not in known:
