@@ -8,7 +8,7 @@ from torch import Tensor
 from manifoldkit.equivariant._frame_types import Frame, GroupSpec, parse_group
 from manifoldkit.equivariant._safe_eigh import safe_eigh
 from manifoldkit.linalg.actions import haar_orthogonal, signed_permutations
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_choice, check_floating
 
 GAP_TOL = {torch.float64: 1e-10, torch.float32: 1e-4}
 _HALF_GAP_TOL = 1e-2
@@ -91,10 +91,7 @@ def pca_frame(
     """
     spec, x, mask, lead = read_points(x, group, mask)
     tol = gap_tolerance(x.dtype, gap_tol)
-    if order not in ("ascending", "descending"):
-        raise ValueError(
-            f"order: expected 'ascending' or 'descending', found {order!r}"
-        )
+    check_choice(order, ("ascending", "descending"), "order")
     if draws is not None and draws < 1:
         raise ValueError(f"draws: expected at least 1, found {draws}")
     more = flat_vectors(vectors, vectors_mask, lead, x.shape[-1])

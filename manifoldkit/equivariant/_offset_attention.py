@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldkit.equivariant._batch_norms import channel_norm
+from manifoldkit.linalg.checks import check_choice
 
 _EPS = 1e-9
 _ROWS = 1024  # tokens from which on the attention matrix is made in blocks of rows
@@ -33,10 +34,7 @@ class OffsetAttention(nn.Module):
 
     def __init__(self, channels: int, norm_axis: str = "neighbors"):
         super().__init__()
-        if norm_axis not in ("neighbors", "points"):
-            raise ValueError(
-                f"norm_axis: expected 'neighbors' or 'points', found {norm_axis!r}"
-            )
+        check_choice(norm_axis, ("neighbors", "points"), "norm_axis")
         self.norm_axis = norm_axis
         self.query = nn.Linear(channels, channels // 4, bias=False)
         self.key = nn.Linear(channels, channels // 4, bias=False)

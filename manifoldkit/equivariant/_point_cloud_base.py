@@ -34,6 +34,7 @@ from manifoldkit.equivariant._point_cloud_views import (
     voting_views,
 )
 from manifoldkit.equivariant.neighbors import farthest_point_sample
+from manifoldkit.linalg.checks import check_choice
 
 MODELS = ("risurconv", "parot", "pointnet-frames", "pointnet")
 _PREDICT_BATCH = 32
@@ -103,14 +104,8 @@ class PointCloudBase(BaseEstimator):
     def _check_settings(self) -> None:
         if self.model not in MODELS:
             raise ValueError(f"model: expected one of {MODELS}, found {self.model!r}")
-        if self.rotation not in ("none", "z", "so3"):
-            raise ValueError(
-                f"rotation: expected 'none', 'z' or 'so3', found {self.rotation!r}"
-            )
-        if self.normalize not in (None, "unit_sphere"):
-            raise ValueError(
-                f"normalize: expected 'unit_sphere' or None, found {self.normalize!r}"
-            )
+        check_choice(self.rotation, ("none", "z", "so3"), "rotation")
+        check_choice(self.normalize, (None, "unit_sphere"), "normalize")
         for name in ("max_epochs", "patience", "n_views", "n_votes"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -125,10 +120,7 @@ class PointCloudBase(BaseEstimator):
                 "lr, weight_decay, jitter: expected a positive number and numbers of "
                 f"at least 0, found {self.lr!r}, {self.weight_decay!r}, {self.jitter!r}"
             )
-        if self.on_invalid not in ("raise", "drop"):
-            raise ValueError(
-                f"on_invalid: expected 'raise' or 'drop', found {self.on_invalid!r}"
-            )
+        check_choice(self.on_invalid, ("raise", "drop"), "on_invalid")
         if not self.stretch >= 0:
             raise ValueError(
                 f"stretch: expected a number of at least 0, found {self.stretch!r}"

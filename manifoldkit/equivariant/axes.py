@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.equivariant._clouds import check_clouds
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 _GAP_EPS = 1e-30
 _SIGN_TOL = 1e-5  # of the typical offset: below it a moment has no sign
@@ -67,8 +67,7 @@ def estimate_axes(
     """
     from manifoldkit.equivariant.neighbors import group, knn
 
-    if orient not in ("outward", "none"):
-        raise ValueError(f"orient: expected 'outward' or 'none', found {orient!r}")
+    check_choice(orient, ("outward", "none"), "orient")
     check_count(k, "k")
     clouds = check_clouds(x).detach().double()
     dist, index = knn(clouds, clouds, min(k, clouds.shape[1]))

@@ -21,6 +21,7 @@ from manifoldkit._estimators import (
 from manifoldkit.equivariant._forecaster_training import Forecast, make_trainer
 from manifoldkit.equivariant.eqmotion import EqMotion
 from manifoldkit.equivariant.motion_metrics import ade, min_ade
+from manifoldkit.linalg.checks import check_choice
 
 _FORMAT = "manifoldkit.equivariant.MotionForecaster"
 _FITTED = ("history_len_", "horizon_len_", "n_agents_", "n_dims_")
@@ -328,10 +329,7 @@ class MotionForecaster(BaseEstimator):
         return model
 
     def _check_settings(self) -> None:
-        if self.supervise not in ("all", "ego"):
-            raise ValueError(
-                f"supervise: expected 'all' or 'ego', found {self.supervise!r}"
-            )
+        check_choice(self.supervise, ("all", "ego"), "supervise")
         if self.model != "eqmotion" and not callable(self.model):
             raise ValueError(
                 f"model: expected 'eqmotion' or a callable, found {self.model!r}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from manifoldkit.equivariant._frame_calls import weighted_sum
 from manifoldkit.equivariant._frame_types import ValueType, into_frame, out_of_frame
 from manifoldkit.equivariant.frames import FrameAveraging, pca_frame
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.checks import check_choice, check_floating, compute_dtype
 
 _WIDTHS = (64, 128, 128, 512, 2048)
 _VECTOR = ValueType("vector")
@@ -146,13 +146,8 @@ class FramePointNet(nn.Module):
         **options,
     ):
         super().__init__()
-        if task not in ("normals", "vectors", "classification"):
-            raise ValueError(
-                "task: expected 'normals', 'vectors' or 'classification', "
-                f"found {task!r}"
-            )
-        if frames not in ("global", "local"):
-            raise ValueError(f"frames: expected 'global' or 'local', found {frames!r}")
+        check_choice(task, ("normals", "vectors", "classification"), "task")
+        check_choice(frames, ("global", "local"), "frames")
         if (task == "classification") != (n_classes is not None):
             raise ValueError("n_classes: expected with task='classification' and only")
         self.task, self.frames, self.group, self.k = task, frames, group, k

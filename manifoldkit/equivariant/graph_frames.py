@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_finite, check_square
+from manifoldkit.linalg.checks import check_choice, check_finite, check_square
 
 # an irrational shift keeps simple fractions away from the borders of rounding
 _SHIFT = 0.3819660112501051
@@ -285,11 +285,7 @@ class GraphFrameAveraging(nn.Module):
         symmetrize: bool = False,
     ):
         super().__init__()
-        if out_type not in ("invariant", "nodes", "edges"):
-            raise ValueError(
-                "out_type: expected 'invariant', 'nodes' or 'edges', "
-                f"found {out_type!r}"
-            )
+        check_choice(out_type, ("invariant", "nodes", "edges"), "out_type")
         if samples < 1 or max_exact < 0 or (chunk is not None and chunk < 1):
             raise ValueError(
                 "samples, chunk: expected positive numbers, max_exact at least 0, "

@@ -21,7 +21,12 @@ from manifoldkit.equivariant._clouds import (
     pad_clouds,
 )
 from manifoldkit.equivariant.axes import estimate_axes
-from manifoldkit.linalg.checks import check_count, check_floating, check_tensor
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_tensor,
+)
 
 __all__ = [
     "ball_query",
@@ -96,8 +101,7 @@ def farthest_point_sample(
     >>> farthest_point_sample(x, 3)
     tensor([0, 2, 1])
     """
-    if pad not in (None, "repeat"):
-        raise ValueError(f"pad: expected None or 'repeat', found {pad!r}")
+    check_choice(pad, (None, "repeat"), "pad")
     clouds, mask, offsets = as_clouds(x, mask, batch)
     check_count(m, "m")
     sizes = mask.sum(1) if mask is not None else None

@@ -21,7 +21,7 @@ from manifoldkit.equivariant.patch_poses import (
     scale_pose,
     unit,
 )
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 _CODE = 128
 _POSE = 16
@@ -221,10 +221,7 @@ class PaRotEncoder(nn.Module):
         feat_loss: bool,
     ):
         super().__init__()
-        if directions not in ("learned", "equivariant"):
-            raise ValueError(
-                f"directions: expected 'learned' or 'equivariant', found {directions!r}"
-            )
+        check_choice(directions, ("learned", "equivariant"), "directions")
         self.n_patches = check_count(n_patches, "n_patches")
         self.k_local = check_count(k_local, "k_local")
         self.k_global = check_count(k_global, "k_global")

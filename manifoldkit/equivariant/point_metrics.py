@@ -8,6 +8,8 @@ from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils import check_random_state
 
+from manifoldkit.linalg.checks import check_choice
+
 PROTOCOLS = ("z/z", "z/so3", "so3/so3", "none/none", "none/so3")
 
 
@@ -60,8 +62,7 @@ def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state
     True
     """
     X = _clouds(X, "X")
-    if rotation not in ("none", "z", "so3"):
-        raise ValueError(f"rotation: expected 'none', 'z' or 'so3', found {rotation!r}")
+    check_choice(rotation, ("none", "z", "so3"), "rotation")
     if axis not in range(-3, 3):
         raise ValueError(f"axis: expected 0, 1 or 2, found {axis!r}")
     if rotation == "none":

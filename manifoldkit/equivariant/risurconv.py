@@ -32,7 +32,7 @@ from manifoldkit.equivariant.surface_graph import (
     surface_hierarchy,
     surface_level,
 )
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 __all__ = [
     "RISurConvClassifier",
@@ -267,12 +267,9 @@ class RISurConvClassifier(nn.Module):
         dropout: float = 0.4,
     ):
         super().__init__()
-        if head not in ("mlp", "tokens"):
-            raise ValueError(f"head: expected 'mlp' or 'tokens', found {head!r}")
-        if axis not in ("both", "moment"):
-            raise ValueError(f"axis: expected 'both' or 'moment', found {axis!r}")
-        if scale not in (1, 2):
-            raise ValueError(f"scale: expected 1 or 2, found {scale!r}")
+        check_choice(head, ("mlp", "tokens"), "head")
+        check_choice(axis, ("both", "moment"), "axis")
+        check_choice(scale, (1, 2), "scale")
         if sizes is None:
             sizes = [n * scale for n in (512, 256, 128, 64)]
         if not len(sizes) == len(neighbors) == len(channels) - 1:

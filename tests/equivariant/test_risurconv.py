@@ -318,8 +318,8 @@ def test_state_goes_through_copies():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "deep"}, "head: expected 'mlp' or 'tokens'"),
-        ({"scale": 3}, "scale: expected 1 or 2"),
+        ({"head": "deep"}, "head: expected one of .'mlp', 'tokens'."),
+        ({"scale": 3}, "scale: expected one of .1, 2."),
         ({"axis": "none"}, "axis: expected"),
         ({"sizes": (5, 4)}, "sizes, neighbors, channels: expected"),
         ({"norm_axis": "all"}, "norm_axis: expected"),

@@ -18,6 +18,7 @@ from manifoldkit.graphs.forecast.series import (
     weekday,
     window_starts,
 )
+from manifoldkit.linalg.checks import check_choice
 
 _DAY = 1440
 
@@ -66,10 +67,7 @@ class SeasonalProfile:
     """
 
     def __init__(self, horizon: int = 1, kind: str = "auto"):
-        if kind not in ("auto", "day", "week_part"):
-            raise ValueError(
-                f"profile: expected 'auto', 'day' or 'week_part', found {kind!r}"
-            )
+        check_choice(kind, ("auto", "day", "week_part"), "profile")
         self.horizon, self.kind = horizon, kind
 
     def fit(self, series: Series, rows: int) -> "SeasonalProfile":

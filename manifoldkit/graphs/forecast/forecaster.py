@@ -38,7 +38,7 @@ from manifoldkit.graphs.forecast.series import (
     window_starts,
 )
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 
 class TrafficForecaster(BaseEstimator):
@@ -314,8 +314,7 @@ class TrafficForecaster(BaseEstimator):
             horizons out of range.
         """
         check_is_fitted(self, "net_")
-        if part not in ("test", "validation"):
-            raise ValueError(f"part: expected 'test' or 'validation', found {part!r}")
+        check_choice(part, ("test", "validation"), "part")
         series = check_series(dataset, self.null_value)
         self._check_sensors(series)
         first, second = self._split(dataset, series)
@@ -345,15 +344,8 @@ class TrafficForecaster(BaseEstimator):
                 f"backbone: expected one of {list(RECIPES)} or a callable, found "
                 f"{self.backbone!r}"
             )
-        if self.residual not in ("profile", "ridge", None):
-            raise ValueError(
-                f"residual: expected 'profile', 'ridge' or None, found "
-                f"{self.residual!r}"
-            )
-        if self.scaler not in ("sensor", "global"):
-            raise ValueError(
-                f"scaler: expected 'sensor' or 'global', found {self.scaler!r}"
-            )
+        check_choice(self.residual, ("profile", "ridge", None), "residual")
+        check_choice(self.scaler, ("sensor", "global"), "scaler")
 
     def _check_sensors(self, series: Series) -> None:
         if series.values.shape[1] != self.n_sensors_:

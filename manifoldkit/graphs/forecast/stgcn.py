@@ -14,6 +14,7 @@ from manifoldkit.graphs.forecast.temporal import (
 )
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
 from manifoldkit.graphs.virtual.laplacian import ScaledLaplacian
+from manifoldkit.linalg.checks import check_choice
 
 Propagate = Callable[[Tensor], Tensor]
 
@@ -171,8 +172,7 @@ class STGCN(nn.Module):
 
 
 def _norm(kind: str, real: int, virtual: int, channels: int) -> nn.Module:
-    if kind not in ("graph", "node"):
-        raise ValueError(f"norm: expected 'graph' or 'node', found {kind!r}")
+    check_choice(kind, ("graph", "node"), "norm")
     if kind == "node":
         return nn.LayerNorm(channels)
     return NodeLayerNorm(real, virtual, channels)

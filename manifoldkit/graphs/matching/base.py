@@ -25,7 +25,7 @@ from manifoldkit.graphs.matching.packed import (
     pack,
 )
 from manifoldkit.graphs.matching.upstream import load_upstream, upstream_sizes
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 # structure means nothing before the alignment is sharp: softplus(-3) = 0.05
 _FAINT = -3.0
@@ -59,8 +59,7 @@ class MatchingNetwork(nn.Module):
         extra: int = 0,
     ):
         super().__init__()
-        if kind not in ("node", "edge"):
-            raise ValueError(f"kind: expected 'node' or 'edge', found {kind!r}")
+        check_choice(kind, ("node", "edge"), "kind")
         check_semantics(semantics)
         counts = {
             "layers": layers,

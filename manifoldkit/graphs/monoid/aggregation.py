@@ -14,7 +14,7 @@ from manifoldkit.graphs.monoid.losses import associativity_loss
 from manifoldkit.graphs.monoid.operators import ExactMonoid, GRUMonoid
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
 from manifoldkit.graphs.monoid.reduce import plan_for
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 _PERMUTE = ("train", "always", "never")
 _HALF = (torch.float16, torch.bfloat16)
@@ -322,8 +322,7 @@ class FoldAggregation(_RaggedAggregation):
         generator: torch.Generator | None = None,
     ):
         super().__init__(None, None, project=False)
-        if kind not in ("gru", "lstm"):
-            raise ValueError(f"kind: expected 'gru' or 'lstm', found {kind!r}")
+        check_choice(kind, ("gru", "lstm"), "kind")
         if permute not in _PERMUTE:
             raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -21,7 +21,7 @@ from manifoldkit.graphs.virtual.propagation import (
     LowRankPropagation,
     Road,
 )
-from manifoldkit.linalg.checks import check_count, check_floating
+from manifoldkit.linalg.checks import check_choice, check_count, check_floating
 
 
 @dataclass(frozen=True, eq=False)
@@ -429,7 +429,4 @@ def _check_settings(
         raise ValueError(f"gate: needs normalize='row', found {normalize!r}")
     if sparse_topk is not None:
         check_count(sparse_topk, "sparse_topk")
-    if direction not in ("receiver", "sender"):
-        raise ValueError(
-            f"direction: expected 'receiver' or 'sender', found {direction!r}"
-        )
+    check_choice(direction, ("receiver", "sender"), "direction")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg.checks import (
+    check_choice,
     check_finite,
     check_last,
     check_square,
@@ -141,8 +142,7 @@ def normalized(a: Tensor, how: str, self_loops: bool) -> Tensor:
 
 def check_normalization(how: str) -> None:
     """Raise ``ValueError`` on an unknown name."""
-    if how not in ("row", "sym", "none"):
-        raise ValueError(f"normalize: expected 'row', 'sym' or 'none', found {how!r}")
+    check_choice(how, ("row", "sym", "none"), "normalize")
 
 
 def inverse(x: Tensor) -> Tensor:

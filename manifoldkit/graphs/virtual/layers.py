@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.graphs._modules import redraw_parts
+from manifoldkit.linalg.checks import check_choice
 
 
 class VirtualNodeState(nn.Module):
@@ -42,8 +43,7 @@ class VirtualNodeState(nn.Module):
 
     def __init__(self, channels: int, reduce: str = "sum", dropout: float = 0.0):
         super().__init__()
-        if reduce not in ("sum", "mean"):
-            raise ValueError(f"reduce: expected 'sum' or 'mean', found {reduce!r}")
+        check_choice(reduce, ("sum", "mean"), "reduce")
         self.channels, self.reduce = channels, reduce
         self.mlp = nn.Sequential(
             nn.Linear(channels, 2 * channels),

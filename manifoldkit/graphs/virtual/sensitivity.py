@@ -10,7 +10,12 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_count, check_last, check_square
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_last,
+    check_square,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +141,7 @@ def layer_sensitivity(
     tensor([[0.2500, 0.7500],
             [0.0000, 1.0000]])
     """
-    if norm not in ("fro", "sum", "max"):
-        raise ValueError(f"norm: expected 'fro', 'sum' or 'max', found {norm!r}")
+    check_choice(norm, ("fro", "sum", "max"), "norm")
     if probes is not None and (probes < 1 or norm != "fro"):
         raise ValueError(
             f"probes: expected at least 1, with norm='fro', found {probes} with "

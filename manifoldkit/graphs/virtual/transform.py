@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 _TARGETS = ("y", "train_mask", "val_mask", "test_mask")
 
@@ -72,14 +72,8 @@ class AddVirtualNodes(BaseTransform):
         generator: torch.Generator | None = None,
     ):
         check_count(num, "num", 0)
-        if scheme not in ("all", "cluster", "random"):
-            raise ValueError(
-                f"scheme: expected 'all', 'cluster' or 'random', found {scheme!r}"
-            )
-        if features not in ("zero", "mean", "learned"):
-            raise ValueError(
-                f"features: expected 'zero', 'mean' or 'learned', found {features!r}"
-            )
+        check_choice(scheme, ("all", "cluster", "random"), "scheme")
+        check_choice(features, ("zero", "mean", "learned"), "features")
         self.num, self.scheme, self.features = num, scheme, features
         self.edge_weight, self.batch_safe = edge_weight, batch_safe
         self.extend_targets, self.generator = extend_targets, generator
