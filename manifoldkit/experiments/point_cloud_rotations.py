@@ -16,6 +16,7 @@ from manifoldkit.experiments.point_cloud_parts import segment_parts
 from manifoldkit.experiments.point_cloud_settings import (
     CONTESTANTS,
     MORE_CLASSES,
+    QUICK,
     TOGETHER,
     make_estimator,
 )
@@ -172,7 +173,7 @@ def _classify(store, subset, clouds, seeds, quick, device, out, bar) -> list[dic
     train, test = clouds
     wanted = {name: settings[3] for name, settings in CONTESTANTS.items()}
     if quick:
-        wanted = dict.fromkeys([*list(CONTESTANTS)[:3:2], "PointNet"], 1)
+        wanted = dict.fromkeys(QUICK, 1)
     elif subset == "psb21":
         wanted = MORE_CLASSES
     row = bar.add_task(subset, total=sum(wanted.values()))

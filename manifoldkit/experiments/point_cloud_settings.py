@@ -59,14 +59,16 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         25,
         1,
     ),
-    "PointNet": ({"model": "pointnet", "model_options": {"width": 0.5}}, False, 15, 1),
+    "PointNet": ({"model": "pointnet", "model_options": {"width": 0.5}}, False, 15, 3),
     "PointNet, trained on rotations": (
         {"model": "pointnet", "model_options": {"width": 0.5}, "rotation": "so3"},
         False,
         15,
-        1,
+        3,
     ),
 }
+#: contestants of a quick run
+QUICK = ("RISurConv, mesh normals", "RISurConv, estimated axes", "PointNet")
 #: contestants whose networks are also made to vote, so many together
 TOGETHER = {
     "RISurConv, mesh normals": (3, 6),
@@ -74,8 +76,9 @@ TOGETHER = {
 }
 #: contestants and seeds on the second set
 MORE_CLASSES = {
-    "RISurConv, mesh normals": 1,
-    "PointNet": 1,
+    "RISurConv, mesh normals": 3,
+    "RISurConv, estimated axes": 3,
+    "PointNet": 3,
 }
 
 
