@@ -101,9 +101,10 @@ def fetch_point_clouds(
 
     Parameters
     ----------
-    subset : {"psb12", "psb21"}
-        Twelve merged classes, or the 21 base classes with at least ten training models
-        that both official lists share.
+    subset : {"psb12", "psb21", "base"}
+        Twelve merged classes, the 21 base classes with at least ten training models
+        that both official lists share, or everything by its base class (161 in both
+        lists together, many of few models and in one list only).
     split : {"train", "test"}
         Official lists.
     path : str or Path, optional
@@ -134,10 +135,12 @@ def fetch_point_clouds(
     >>> clouds.X.shape  # doctest: +SKIP
     (450, 1024, 3)
     """
-    if subset not in ("psb12", "psb21"):
-        raise ValueError(f"subset: expected 'psb12' or 'psb21', found {subset!r}")
-    if split not in _SIZES:
-        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
+    for name, value, known in (
+        ("subset", subset, ("psb12", "psb21", "base")),
+        ("split", split, tuple(_SIZES)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {known}, found {value!r}")
     source = Source(
         f"pointclouds/psb_{split}.npz",
         _PUBLISHER,
@@ -146,7 +149,7 @@ def fetch_point_clouds(
         _SHA256[split],
     )
     file = obtain(source, lambda: convert_princeton(_originals(path), split), path)
-    arrays = read_archive(file, (*_KEYS, subset, f"{subset}_names"))
+    arrays = read_archive(file, tuple({*_KEYS, subset, f"{subset}_names"}))
     member = arrays[subset] >= 0
     normals = arrays["normal"][member].astype(np.float32) / 127
     length = np.linalg.norm(normals, axis=2, keepdims=True)

@@ -173,9 +173,12 @@ def test_princeton_is_converted_from_the_originals(tmp_path):
     assert (tmp_path / "pointclouds" / "psb_test.npz").exists()
     both = fetch_point_clouds("psb21", "test", path=tmp_path)
     assert both.class_names == ("fighter_jet|airplane", "sedan|car")
-    with pytest.raises(ValueError, match="subset: expected"):
+    every = fetch_point_clouds("base", "test", path=tmp_path)
+    assert every.class_names == both.class_names
+    np.testing.assert_array_equal(every.y, clouds.kind)
+    with pytest.raises(ValueError, match="subset: expected one of"):
         fetch_point_clouds("psb")
-    with pytest.raises(ValueError, match="split: expected"):
+    with pytest.raises(ValueError, match="split: expected one of"):
         fetch_point_clouds(split="val")
 
 
@@ -197,4 +200,5 @@ def test_archives_have_the_described_sizes():
     assert train.X.shape == (450, 1024, 3)
     assert len(fetch_point_clouds("psb12", "test").X) == 216
     assert len(fetch_point_clouds("psb21", "train").class_names) == 21
+    assert len(fetch_point_clouds("base", "train").X) == 904
     assert np.linalg.norm(train.X, axis=2).max() == pytest.approx(1, abs=1e-3)
