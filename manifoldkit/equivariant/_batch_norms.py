@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 def channel_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Batch normalization of the last axis, over all others."""
     _check_rows(norm, x)
+    if x.ndim == 2:  # no view, so that what follows may be in place
+        return norm(x)
     return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
@@ -90,17 +92,25 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     return F.linear(centered, weight, norm.bias).view(*x.shape[:-1], -1)
 
 
-def norm_relu_max(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+def norm_relu_max(
+    norm: nn.BatchNorm1d, x: Tensor, shift: Tensor | None = None
+) -> Tensor:
     """Normalize (..., k, C) over all but the last axis, ReLU, maximum over k.
 
     An increasing function commutes with the maximum, so only the chosen entries are
-    normalized (the smallest ones where the scale is negative).
+    normalized (the smallest ones where the scale is negative). ``shift`` (C,) is what
+    a bias would have added to ``x``: a batch's mean takes it away again, so that it
+    matters to the running mean alone and has gradient zero in training.
     """
     if not norm.training:
         scale, offset = eval_affine(norm)
+        if shift is not None:
+            offset = offset + scale * shift
         return F.relu(scale * _extreme(x, scale)[0] + offset)
     _check_rows(norm, x)
-    pooled, mean, var = _NormMax.apply(x, norm.weight, norm.bias, norm.eps)
+    offset = norm.bias if shift is None else norm.bias + 0.0 * shift
+    pooled, mean, var = _NormMax.apply(x, norm.weight, offset, norm.eps)
+    mean = mean if shift is None else mean + shift
     update_running(norm, mean, var, x.numel() // x.shape[-1])
     return F.relu(pooled)
 

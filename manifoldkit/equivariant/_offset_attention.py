@@ -48,14 +48,16 @@ class OffsetAttention(nn.Module):
         query, key = F.linear(h, joint).chunk(2, -1)
         mixed, total = self._attend(query, key, h)
         w_t, channels = self.transform.weight, h.shape[-1]
-        out = F.linear(h, w_t, self.transform.bias).reshape(-1, channels)
+        # rows first: adding in place to a view costs copies in the backward pass
+        out = h.reshape(-1, channels) @ w_t.T
+        offsets = torch.stack([-(w_t @ self.value.bias), self.transform.bias])
         terms = (
-            (mixed.reshape(-1, channels), (w_t @ self.value.weight).T),
-            (total.reshape(-1, 1), (w_t @ self.value.bias)[None]),
+            (mixed.reshape(-1, channels), -(w_t @ self.value.weight).T),
+            (F.pad(total.reshape(-1, 1), (0, 1), value=1.0), offsets),
         )
         for tokens, weight in terms:  # dtypes differ only under autocast
-            out.addmm_(tokens.to(out.dtype), weight.to(out.dtype), alpha=-1)
-        return h + F.relu(channel_norm(self.norm, out)).view(h.shape)
+            out.addmm_(tokens.to(out.dtype), weight.to(out.dtype))
+        return h + F.relu_(channel_norm(self.norm, out)).view(h.shape)
 
     def _attend(self, query, key, h) -> tuple[Tensor, Tensor]:
         """Columns' weighted means of the tokens, and the columns' sums after that."""

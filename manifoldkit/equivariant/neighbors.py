@@ -410,6 +410,14 @@ def group(x: Tensor, index: Tensor) -> Tensor:
     >>> group(torch.eye(3), torch.tensor([[0, 2]])).shape
     torch.Size([1, 2, 3])
     """
+    return group_rows(x, index).view(*index.shape, x.shape[-1])
+
+
+def group_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Gather as :func:`group`, into one row an index: (index.numel(), C).
+
+    The result is no view, so that adding to it in place costs nothing.
+    """
     check_tensor(x, "x")
     check_tensor(index, "index")
     if index.dtype not in (torch.int64, torch.int32):
@@ -424,7 +432,7 @@ def group(x: Tensor, index: Tensor) -> Tensor:
                 f"found {low} to {high}"
             )
     if x.ndim == 2:
-        return x[index]
+        return x.index_select(0, index.flatten())
     if x.ndim != 3 or index.ndim < 2 or index.shape[0] != x.shape[0]:
         raise ValueError(
             "x, index: expected shapes (B, N, C) and (B, ...), "
@@ -432,9 +440,7 @@ def group(x: Tensor, index: Tensor) -> Tensor:
         )
     offset = torch.arange(len(x), device=x.device) * x.shape[1]
     flat = index + offset.view(-1, *[1] * (index.ndim - 1))
-    return (
-        x.flatten(0, 1).index_select(0, flat.flatten()).view(*flat.shape, x.shape[-1])
-    )
+    return x.flatten(0, 1).index_select(0, flat.flatten())
 
 
 def three_interpolate(

@@ -22,7 +22,7 @@ from manifoldkit.equivariant.indexed_surfaces import (
     surface_features,
 )
 from manifoldkit.equivariant.local_surfaces import N_FEATURES
-from manifoldkit.equivariant.neighbors import group
+from manifoldkit.equivariant.neighbors import group, group_rows
 from manifoldkit.equivariant.surface_graph import (
     SurfaceGraph,
     SurfaceLevel,
@@ -78,7 +78,7 @@ class SurfaceEmbedding(nn.Module):
         weight = normalized_weight(weight, cov, middle, self.norm2, n)
         # the first offset is normalized away; its gradient is zero, not absent
         out = F.linear(centered, weight, self.norm2.bias + 0.0 * middle)
-        return F.relu(out).view(*x.shape[:-1], -1)
+        return F.relu_(out).view(*x.shape[:-1], -1)
 
 
 class SurfaceConv(nn.Module):
@@ -104,11 +104,15 @@ class SurfaceConv(nn.Module):
         """Return features (B, S, out_channels) of the centers."""
         h = self.around(self.embed(level.features))
         surface, rest = self.mix.weight.split([_EMBED[1], self.mix.in_features - 64], 1)
-        h = F.linear(h, surface, self.mix.bias)
-        if features is not None:  # mixed before they are gathered: fewer rows
-            before = group(F.linear(features, rest), level.index)
-            h = h + before if self.training else h.add_(before)
-        return self.between(norm_relu_max(self.norm, h))
+        tokens = h.reshape(-1, _EMBED[1])
+        if features is None:
+            rows = tokens @ surface.T
+        else:  # mixed before they are gathered: fewer rows
+            before = F.linear(features, rest)
+            rows = group_rows(before, level.index)
+            rows = rows.addmm_(tokens.to(rows.dtype), surface.T.to(rows.dtype))
+        mixed = rows.view(*h.shape[:-1], -1)
+        return self.between(norm_relu_max(self.norm, mixed, self.mix.bias))
 
 
 class RISurConvLayer(nn.Module):

@@ -184,12 +184,36 @@ def test_fused_normalization_equals_the_plain_one(training, negative):
     wants = torch.autograd.grad(two.square().sum(), [x, *plain.parameters()])
     for a, b in zip(grads, wants, strict=True):
         torch.testing.assert_close(a, b)
+    shift = torch.tensor([0.5, -1.0, 0.0, 2.0], requires_grad=True)
+    biased, apart = copy.deepcopy(ours), copy.deepcopy(ours)
+    two = norm_relu_max(biased, x + shift)
+    one = norm_relu_max(apart, x, shift.double())
+    torch.testing.assert_close(one, two)
+    for a, b in zip(apart.buffers(), biased.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+    grads = torch.autograd.grad(one.square().sum(), [x, shift])
+    wants = torch.autograd.grad(two.square().sum(), [x, shift])
+    for a, b in zip(grads, wants, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6)
     linear = nn.Linear(4, 6, bias=False).double()
     norm = nn.BatchNorm1d(6).double().train(training)
     twin = copy.deepcopy(norm)
     want = twin(linear(x.reshape(-1, 4))).view(5, 7, 6)
     torch.testing.assert_close(norm_linear(linear, norm, x), want)
     torch.testing.assert_close(norm.running_var, twin.running_var)
+
+
+def test_no_gradient_is_written_into_a_view():
+    x, n = surfaces(2, 64, dtype=torch.float32)
+    model = RISurConvClassifier(3, **SMALL)
+    seen, todo = set(), [model(x, n).sum().grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+    assert len(seen) > 100
+    assert not [node.name() for node in seen if "CopySlices" in node.name()]
 
 
 def test_first_points_of_an_order_serve_every_level():
