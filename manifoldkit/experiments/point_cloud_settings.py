@@ -41,6 +41,18 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         30,
         3,
     ),
+    "RISurConv, mesh normals, further shapes": (
+        {"model": "risurconv", "model_options": SMALL},
+        True,
+        30,
+        3,
+    ),
+    "RISurConv, estimated axes, further shapes": (
+        {"model": "risurconv", "model_options": SMALL},
+        False,
+        30,
+        3,
+    ),
     "PaRot, equivariant directions": (
         {"model": "parot", "model_options": {**PATCHES, "directions": "equivariant"}},
         False,
@@ -73,7 +85,12 @@ QUICK = ("RISurConv, mesh normals", "RISurConv, estimated axes", "PointNet")
 TOGETHER = {
     "RISurConv, mesh normals": (3, 6),
     "RISurConv, estimated axes": (3,),
+    "RISurConv, mesh normals, further shapes": (3,),
+    "RISurConv, estimated axes, further shapes": (3,),
 }
+#: contestants that train on the rest of the training list as well, whose base classes
+#: they learn but never answer
+FURTHER_SHAPES = {name for name in CONTESTANTS if name.endswith("further shapes")}
 #: contestants and seeds on the second set
 MORE_CLASSES = {
     "RISurConv, mesh normals": 3,

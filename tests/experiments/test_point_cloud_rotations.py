@@ -7,11 +7,13 @@ import pytest
 from rich.console import Console
 from sklearn.base import clone
 
+from manifoldkit import datasets
 from manifoldkit.datasets import make_point_clouds
 from manifoldkit.equivariant import rotate_clouds
 from manifoldkit.experiments import point_cloud_ablation as ablation
 from manifoldkit.experiments import point_cloud_rotations as experiment
 from manifoldkit.experiments import point_cloud_settings as settings
+from manifoldkit.experiments import point_cloud_shapes
 from manifoldkit.experiments.evaluation import Store, progress_bar
 from manifoldkit.experiments.point_cloud_changes import robustness
 from manifoldkit.experiments.point_cloud_floor import ShapeHistograms, make_floor
@@ -99,13 +101,45 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
     assert Result.load(tmp_path).metrics == result.metrics
 
 
+def test_further_shapes_are_learned_and_never_answered(tmp_path, monkeypatch):
+    shapes = ("table", "torus", "mug", "box")
+    made = make_point_clouds(40, 96, shapes=shapes, random_state=0)
+    every = datasets.ShapeSet(made.X, made.y, made.normals, shapes, np.arange(40))
+    part = made.y < 2
+    train = datasets.ShapeSet(
+        made.X[part], made.y[part], made.normals[part], shapes[:2], np.arange(40)[part]
+    )
+    monkeypatch.setattr(datasets, "fetch_point_clouds", lambda *_: every)
+    joined = point_cloud_shapes.with_further_shapes(train)
+    assert sorted(np.unique(joined.y)) == [0, 1, 2 + 2, 2 + 3]
+    assert len(joined.X) == len(joined.y) == len(joined.normals) == 40
+    name = "RISurConv, mesh normals, further shapes"
+    tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
+    monkeypatch.setitem(
+        settings.CONTESTANTS,
+        name,
+        ({"model": "risurconv", "model_options": tiny}, True, 1, 1),
+    )
+    monkeypatch.setitem(settings.RECIPES, "risurconv", {"n_points": 64})
+    # clouds of further shapes, which the network knows and may not say
+    found = experiment.train_and_test(
+        name, train, every, 0, False, "cpu", tmp_path / "part.pt"
+    )
+    table = np.array(found["probabilities"]["turned"])
+    assert table.shape == (40, 2)
+    np.testing.assert_allclose(table.sum(1), 1, atol=2e-4)
+    assert 0 < found["turned"] <= 0.5
+
+
 def test_ablation_holds_out_thirds_and_kinds(tmp_path, monkeypatch):
     tiny = {"sizes": (16, 8, 8, 8), "neighbors": (4, 4, 4, 4), "n_blocks": 0}
     options = {"n_points": 64, "model_options": tiny}
     for name in ("ABLATION", "KINDS"):
         monkeypatch.setattr(ablation, name, {"plain": options})
     once = ablation.hold_out
-    monkeypatch.setattr(ablation, "hold_out", lambda *args: once(*args, epochs=1))
+    monkeypatch.setattr(
+        ablation, "hold_out", lambda *args, **more: once(*args, epochs=1, **more)
+    )
     made = make_point_clouds(24, 96, shapes=("table", "torus"), random_state=0)
     clouds = SimpleNamespace(
         X=made.X,
@@ -114,14 +148,15 @@ def test_ablation_holds_out_thirds_and_kinds(tmp_path, monkeypatch):
         class_names=("table", "torus"),
         kind=2 * made.y + np.arange(24) // 2 % 2,
     )
-    fit, rest = ablation.kinds_of(clouds, 0.5)
+    fit, rest = ablation.kinds_of(clouds, 0, 0.5)
     assert sorted([*fit, *rest]) == list(range(24))
     assert not set(clouds.kind[fit]) & set(clouds.kind[rest])
     assert set(clouds.y[fit]) == {0, 1}
-    monkeypatch.setattr(ablation, "kinds_of", lambda clouds: (fit, rest))
+    monkeypatch.setattr(ablation, "kinds_of", lambda clouds, seed: (fit, rest))
     with progress_bar(Console(quiet=True)) as bar:
         rows = ablation.ablate(Store(tmp_path, {}, False), clouds, "cpu", bar)
-    assert [row["clouds"] for row in rows] == [8, len(rest)]
+    assert [row["clouds"] for row in rows] == [8, 3 * len(rest)]
+    assert ("log loss" in rows[0], rows[1]["log loss"] > 0) == (False, True)
     assert ("votes: 8" in rows[0], "votes: 8" in rows[1]) == (False, True)
     for row in rows:
         for key in ("votes: 1", "votes: 4"):
