@@ -95,7 +95,7 @@ EXPERIMENTS = {
     "point_cloud_rotations": Experiment(
         "rotation-invariant point clouds: trained upright, tested turned",
         "Zhang et al. 2024 (RISurConv), 2023 (PaRot)",
-        "2-3 h",
+        "4-6 h",
         ("point_clouds",),
     ),
     "particle_motion": Experiment(

@@ -21,38 +21,19 @@ RECIPES: dict[str, dict] = {
     "parot": {**_SHARED, **_BENT},
     "pointnet": {**_SHARED, "stretch": 0.25},
 }
+_RISURCONV = {"model": "risurconv", "model_options": SMALL}
 #: name: (settings of the estimator, are mesh normals given, epochs, seeds)
 CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
-    "RISurConv, mesh normals": (
-        {"model": "risurconv", "model_options": SMALL},
-        True,
-        30,
-        6,
-    ),
+    "RISurConv, mesh normals": (_RISURCONV, True, 30, 6),
     "RISurConv, mesh normals, wider neighborhoods": (
         {"model": "risurconv", "model_options": WIDE},
         True,
         30,
         1,
     ),
-    "RISurConv, estimated axes": (
-        {"model": "risurconv", "model_options": SMALL},
-        False,
-        30,
-        3,
-    ),
-    "RISurConv, mesh normals, further shapes": (
-        {"model": "risurconv", "model_options": SMALL},
-        True,
-        30,
-        3,
-    ),
-    "RISurConv, estimated axes, further shapes": (
-        {"model": "risurconv", "model_options": SMALL},
-        False,
-        30,
-        3,
-    ),
+    "RISurConv, estimated axes": (_RISURCONV, False, 30, 3),
+    "RISurConv, mesh normals, further shapes": (_RISURCONV, True, 30, 3),
+    "RISurConv, estimated axes, further shapes": (_RISURCONV, False, 30, 3),
     "PaRot, equivariant directions": (
         {"model": "parot", "model_options": {**PATCHES, "directions": "equivariant"}},
         False,
