@@ -160,16 +160,19 @@ def fetch_metr_la(
     )
 
 
-def fetch_the_hague(*, path: str | Path | None = None) -> TrafficData:
+def fetch_the_hague(
+    *, path: str | Path | None = None, download: bool = True
+) -> TrafficData:
     """Load one month of The Hague: 123 lane sensors at 13 junctions, 15-minute counts.
-
-    Nothing is downloaded: the publisher's tables are matched by hand.
 
     Parameters
     ----------
     path : str or Path, optional
         Data folder or archive; default the folder ``MANIFOLDKIT_DATA``, then the
         user's cache.
+    download : bool, default=True
+        Kept for symmetry: the publisher's tables are matched by hand, so there is
+        nothing to download automatically.
 
     Returns
     -------

@@ -49,11 +49,10 @@ def test_the_hague_keeps_what_else_is_there(tmp_path):
     assert data.mape_floor == 10
 
 
-def test_without_the_archive_the_message_says_where_to_get_it(tmp_path):
+@pytest.mark.parametrize("fetch", [fetch_metr_la, fetch_the_hague])
+def test_without_the_archive_the_message_says_where_to_get_it(fetch, tmp_path):
     with pytest.raises(DatasetNotFoundError, match=r"SHA-256.*github\.com"):
-        fetch_metr_la(path=tmp_path, download=False)
-    with pytest.raises(DatasetNotFoundError, match=r"SHA-256.*github\.com"):
-        fetch_the_hague(path=tmp_path)
+        fetch(path=tmp_path, download=False)
 
 
 def test_other_archives_are_refused(tmp_path):
