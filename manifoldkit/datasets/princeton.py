@@ -10,6 +10,7 @@ from manifoldkit.datasets.meshes import farthest_points, read_off, sample_mesh
 from manifoldkit.exceptions import DatasetNotFoundError
 
 _KEYS = ("xyz", "normal", "model_id", "base", "base_names")
+_SUBSETS = ("psb12", "psb21", "base")
 _ORIGINALS = "psb_v1"
 _PUBLISHER = "https://shape.cs.princeton.edu/benchmark/"
 _SIZES = {"train": 7_089_010, "test": 3_681_158}
@@ -135,12 +136,10 @@ def fetch_point_clouds(
     >>> clouds.X.shape  # doctest: +SKIP
     (450, 1024, 3)
     """
-    for name, value, known in (
-        ("subset", subset, ("psb12", "psb21", "base")),
-        ("split", split, tuple(_SIZES)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {known}, found {value!r}")
+    if subset not in _SUBSETS:
+        raise ValueError(f"subset: expected one of {_SUBSETS}, found {subset!r}")
+    if split not in _SIZES:
+        raise ValueError(f"split: expected one of {tuple(_SIZES)}, found {split!r}")
     source = Source(
         f"pointclouds/psb_{split}.npz",
         _PUBLISHER,
@@ -149,7 +148,7 @@ def fetch_point_clouds(
         _SHA256[split],
     )
     file = obtain(source, lambda: convert_princeton(_originals(path), split), path)
-    arrays = read_archive(file, tuple({*_KEYS, subset, f"{subset}_names"}))
+    arrays = read_archive(file, (*_KEYS, subset, f"{subset}_names"))
     member = arrays[subset] >= 0
     normals = arrays["normal"][member].astype(np.float32) / 127
     length = np.linalg.norm(normals, axis=2, keepdims=True)

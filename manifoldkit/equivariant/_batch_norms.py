@@ -93,7 +93,7 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
 
 
 def norm_relu_max(
-    norm: nn.BatchNorm1d, x: Tensor, shift: Tensor | None = None
+    norm: nn.BatchNorm1d, x: Tensor, shift: Tensor | float = 0.0
 ) -> Tensor:
     """Normalize (..., k, C) over all but the last axis, ReLU, maximum over k.
 
@@ -104,14 +104,11 @@ def norm_relu_max(
     """
     if not norm.training:
         scale, offset = eval_affine(norm)
-        if shift is not None:
-            offset = offset + scale * shift
-        return F.relu(scale * _extreme(x, scale)[0] + offset)
+        return F.relu(scale * _extreme(x, scale)[0] + (offset + scale * shift))
     _check_rows(norm, x)
-    offset = norm.bias if shift is None else norm.bias + 0.0 * shift
+    offset = norm.bias + 0.0 * shift
     pooled, mean, var = _NormMax.apply(x, norm.weight, offset, norm.eps)
-    mean = mean if shift is None else mean + shift
-    update_running(norm, mean, var, x.numel() // x.shape[-1])
+    update_running(norm, mean + shift, var, x.numel() // x.shape[-1])
     return F.relu(pooled)
 
 

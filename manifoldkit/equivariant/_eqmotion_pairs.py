@@ -8,7 +8,7 @@ are sums of D large arrays instead of reductions over two or three neighbors.
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_choice, check_floating
 
 _NORMALIZE = ("sum", "mean", "sqrt")
 _COMPACT_UP_TO = 8  # agents; beyond, skipping (i, i) saves less than it costs
@@ -59,12 +59,7 @@ def neighbor_scale(count: Tensor, normalize: str) -> Tensor | None:
 
 def check_normalize(normalize: str) -> str:
     """Return the name of a normalization, or raise ``ValueError``."""
-    if normalize not in _NORMALIZE:
-        raise ValueError(
-            f"normalize_neighbors: expected one of {list(_NORMALIZE)}, "
-            f"found {normalize!r}"
-        )
-    return normalize
+    return check_choice(normalize, _NORMALIZE, "normalize_neighbors")
 
 
 class DensePairs:

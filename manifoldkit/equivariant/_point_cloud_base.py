@@ -102,8 +102,7 @@ class PointCloudBase(BaseEstimator):
         self.verbose = verbose
 
     def _check_settings(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(f"model: expected one of {MODELS}, found {self.model!r}")
+        check_choice(self.model, MODELS, "model")
         check_choice(self.rotation, ("none", "z", "so3"), "rotation")
         check_choice(self.normalize, (None, "unit_sphere"), "normalize")
         for name in ("max_epochs", "patience", "n_views", "n_votes"):

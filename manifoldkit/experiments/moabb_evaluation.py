@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.linalg.checks import check_choice
 
 EVALUATIONS = ("within-session", "cross-session", "cross-subject")
 PARADIGMS = ("left-right", "right-feet", "three-class")
@@ -191,10 +192,7 @@ def evaluate(
         import moabb.evaluations
     except ImportError:
         raise MissingExtraError("evaluate", "moabb", "eeg") from None
-    if evaluation not in EVALUATIONS:
-        raise ValueError(
-            f"evaluation: expected one of {EVALUATIONS}, found {evaluation!r}"
-        )
+    check_choice(evaluation, EVALUATIONS, "evaluation")
     if isinstance(paradigm, str):
         paradigm = _paradigm(paradigm)
     names = {

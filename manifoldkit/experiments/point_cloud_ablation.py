@@ -8,21 +8,15 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from manifoldkit.experiments.evaluation import Store
-from manifoldkit.experiments.point_cloud_settings import SMALL
+from manifoldkit.experiments.point_cloud_settings import RECIPES, SMALL
 from manifoldkit.experiments.point_cloud_shapes import (
     probabilities_among,
     with_further_shapes,
 )
 
-_VIEWS: dict = {
-    "model": "risurconv",
-    "n_points": 512,
-    "n_views": 6,
-    "jitter": 0.005,
-    "model_options": SMALL,
-}
+_BENT: dict = {**RECIPES["risurconv"], "model_options": SMALL, "max_epochs": 30}
+_VIEWS: dict = {**_BENT, "stretch": 0.0, "mirror": False}
 _SIGNED = {**SMALL, "unsigned_normals": False}
-_BENT: dict = {**_VIEWS, "stretch": 0.25, "mirror": True}
 FURTHER = "and further shapes of the training list, 30 epochs"
 #: RISurConv with mesh normals, one thing after another; 30 epochs, a third held out
 ABLATION: dict[str, dict] = {
@@ -107,7 +101,6 @@ def hold_out(
     rest,
     votes,
     device: str = "cpu",
-    epochs: int = 30,
     seed: int = 0,
     further: bool = False,
 ) -> dict[str, float]:
@@ -122,7 +115,6 @@ def hold_out(
         train = with_further_shapes(clouds)
         fit = np.concatenate([fit, np.arange(len(clouds.X), len(train.X))])
     y = clouds.y[rest]
-    settings = {"max_epochs": epochs, **settings}
     model = PointCloudClassifier(**settings, random_state=seed, device=device)
     with threadpool_limits(1):
         model.fit(train.X[fit], train.y[fit], normals=train.normals[fit])

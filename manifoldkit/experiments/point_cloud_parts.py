@@ -8,19 +8,18 @@ from threadpoolctl import threadpool_limits
 from manifoldkit.experiments.evaluation import Store
 from manifoldkit.experiments.point_cloud_settings import PATCHES
 
-#: network: seeds
-_SEEDS = {"RISurConv": 3, "PaRot, equivariant directions": 3, "PointNet": 3}
+_NETWORKS = ("RISurConv", "PaRot, equivariant directions", "PointNet")
 
 
 def segment_parts(store: Store, seed: int, quick: bool, device: str, bar) -> list[dict]:
     """Segment generated mugs, airplanes and tables; return a row a network."""
-    wanted = {"PointNet": 1} if quick else _SEEDS
-    row = bar.add_task("parts", total=sum(wanted.values()))
+    names, n_seeds = (("PointNet",), 1) if quick else (_NETWORKS, 3)
+    row = bar.add_task("parts", total=n_seeds * len(names))
     rows = []
-    for name, n_seeds in wanted.items():
+    for name in names:
         pieces = []
         for k in range(seed, seed + n_seeds):
-            job = partial(train_parts, name, k, quick, device)
+            job = partial(_train_parts, name, k, quick, device)
             pieces.append(store.get(f"parts {name} seed {k}", job))
             bar.advance(row)
         means = {key: fmean(piece[key] for piece in pieces) for key in pieces[0]}
@@ -33,7 +32,7 @@ def segment_parts(store: Store, seed: int, quick: bool, device: str, bar) -> lis
     return rows
 
 
-def train_parts(name: str, seed: int, quick: bool, device: str) -> dict:
+def _train_parts(name: str, seed: int, quick: bool, device: str) -> dict:
     """Fit one network; return its overlaps with the parts of upright and turned."""
     from manifoldkit.datasets import make_point_clouds
     from manifoldkit.equivariant import (

@@ -15,6 +15,7 @@ from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.graphs.matching import lad_worker
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, check_semantics
 from manifoldkit.graphs.matching.lad_worker import lad
+from manifoldkit.linalg.checks import check_choice
 
 _SOLVERS = ("auto", "igraph", "networkx")
 # up to here igraph answers in well under a millisecond, faster than a process is asked
@@ -78,8 +79,7 @@ class ExactSolver:
         check_semantics(semantics)
         if budget_ms is not None and not budget_ms > 0:
             raise ValueError(f"budget_ms: expected a positive time, found {budget_ms}")
-        if solver not in _SOLVERS:
-            raise ValueError(f"solver: expected one of {_SOLVERS}, found {solver!r}")
+        check_choice(solver, _SOLVERS, "solver")
         if solver == "auto":
             have = importlib.util.find_spec("igraph") is not None
             solver = "igraph" if have else "networkx"

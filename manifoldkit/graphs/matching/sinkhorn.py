@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from manifoldkit.linalg.checks import check_count, check_floating, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_choice,
+    check_count,
+    check_floating,
+    compute_dtype,
+)
 
 _METHODS = ("auto", "log", "scaling")
 # beyond this range exp() of a logit in float64 could make a whole column vanish
@@ -88,8 +93,7 @@ def sinkhorn(
     if not tau > 0:
         raise ValueError(f"tau: expected a positive temperature, found {tau}")
     check_count(n_iter, "n_iter")
-    if method not in _METHODS:
-        raise ValueError(f"method: expected one of {_METHODS}, found {method!r}")
+    check_choice(method, _METHODS, "method")
     dtype = log_alpha.dtype
     logits = log_alpha.to(compute_dtype(dtype))
     if noise:

@@ -155,8 +155,7 @@ class LCMAggregation(_RaggedAggregation):
         num_orders: int = 1,
         generator: torch.Generator | None = None,
     ):
-        if permute not in _PERMUTE:
-            raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
+        check_choice(permute, _PERMUTE, "permute")
         check_count(num_orders, "num_orders")
         if project is None:
             project = in_channels is not None and out_channels is not None
@@ -323,8 +322,7 @@ class FoldAggregation(_RaggedAggregation):
     ):
         super().__init__(None, None, project=False)
         check_choice(kind, ("gru", "lstm"), "kind")
-        if permute not in _PERMUTE:
-            raise ValueError(f"permute: expected one of {_PERMUTE}, found {permute!r}")
+        check_choice(permute, _PERMUTE, "permute")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.state_size = out_channels
         self.kind, self.permute, self.generator = kind, permute, generator

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.monoid._gru_kernel import SymmetricGRU, symmetric_gru
-from manifoldkit.linalg.checks import check_count
+from manifoldkit.linalg.checks import check_choice, check_count
 
 _BLOCK = 1 << 17  # numbers; 512 KiB in float32
 
@@ -51,10 +51,7 @@ class ExactMonoid(Monoid):
 
     def __init__(self, kind: str = "sum"):
         super().__init__()
-        if kind not in self._KINDS:
-            raise ValueError(
-                f"kind: expected one of {list(self._KINDS)}, found {kind!r}"
-            )
+        check_choice(kind, self._KINDS, "kind")
         self.kind = kind
         self.identity = self._KINDS[kind][1]
 

@@ -418,8 +418,7 @@ class SemiAdaptiveAdjacency(nn.Module):
 def _check_settings(
     num_virtual, embed_dim, threshold, mode, normalize, gate, sparse_topk, direction
 ) -> None:
-    if mode not in kernels.MODES:
-        raise ValueError(f"mode: expected one of {list(kernels.MODES)}, found {mode!r}")
+    check_choice(mode, kernels.MODES, "mode")
     kernels.check_normalization(normalize)
     check_count(num_virtual, "num_virtual", 0)
     check_count(embed_dim, "embed_dim")

@@ -216,8 +216,7 @@ def semi_adaptive_adjacency(
             [0., 1., 1.],
             [0., 0., 0.]])
     """
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {list(MODES)}, found {mode!r}")
+    check_choice(mode, MODES, "mode")
     check_adjacency(a_dist)
     n_real = len(a_dist)
     if mode == "distance":
