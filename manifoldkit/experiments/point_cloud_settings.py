@@ -53,6 +53,12 @@ CONTESTANTS: dict[str, tuple[dict, bool, int, int]] = {
         1,
     ),
     "PointNet": ({"model": "pointnet", "model_options": {"width": 0.5}}, False, 15, 3),
+    "PointNet, trained about one axis": (
+        {"model": "pointnet", "model_options": {"width": 0.5}, "rotation": "z"},
+        False,
+        15,
+        3,
+    ),
     "PointNet, trained on rotations": (
         {"model": "pointnet", "model_options": {"width": 0.5}, "rotation": "so3"},
         False,
