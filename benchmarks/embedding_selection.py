@@ -4,7 +4,7 @@ import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
 from benchmarks.timing import compare
-from manifoldkit.spd.embedding_selection import select_delay_embedding
+from manifoldkit.spd import select_delay_embedding
 
 
 def run():

@@ -13,12 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.timing import compare, ratio_row
-from manifoldkit.equivariant import (
-    PaRotClassifier,
-    RISurConvClassifier,
-    neighbors,
-)
-from manifoldkit.equivariant.parot import haar_rotations
+from manifoldkit.equivariant import PaRotClassifier, RISurConvClassifier, neighbors
+from manifoldkit.lie import rotation
 
 
 def fps(x, m, start=None):
@@ -232,7 +228,8 @@ class LiteralPaRot:
         """Both branches, and their losses."""
         flat = patches.flatten(0, 1)
         if net.training:
-            r1, r2 = haar_rotations(2 * len(flat), flat, generator).chunk(2)
+            q = torch.randn(2 * len(flat), 4, generator=generator, dtype=flat.dtype)
+            r1, r2 = rotation.quaternion_to_matrix(q).chunk(2)
         else:
             r1 = r2 = torch.eye(3, dtype=flat.dtype).expand(len(flat), 3, 3)
         code, d1 = self.disentangle(net.net, torch.bmm(flat, r1))

@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.gbw import _spd
 from benchmarks.timing import compare
-from manifoldkit.experiments.spd_networks import NETWORKS
+from manifoldkit.experiments.spd.spd_networks import NETWORKS
 from manifoldkit.optim import build_optimizer
 from manifoldkit.spd import ConvSPDNet
 

@@ -8,31 +8,9 @@ neither torch nor any optional dependency.
 '0.1.0'
 """
 
-from importlib import import_module
+from lazy_loader import attach_stub
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (
-    "datasets",
-    "equivariant",
-    "exceptions",
-    "graphs",
-    "lie",
-    "linalg",
-    "manifolds",
-    "optim",
-    "spd",
-    "testing",
-)
-
-__all__ = ["__version__", *_SUBPACKAGES]
-
-
-def __getattr__(name):
-    if name in _SUBPACKAGES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__all__ += ["__version__"]

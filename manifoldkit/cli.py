@@ -134,7 +134,7 @@ def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     entry = EXPERIMENTS[name]
     with _plain_errors(out, entry.data):
-        run: Callable = importlib.import_module(f"manifoldkit.experiments.{name}").run
+        run: Callable = entry.load().run
         settings = _accepted(name, run, settings)
         if devices > 1 and not entry.ddp:
             able = ", ".join(key for key, other in EXPERIMENTS.items() if other.ddp)
@@ -315,8 +315,7 @@ def _presence(data: tuple[str, ...]) -> str:
 def _describe(name: str) -> None:
     """Print what there is to know about one experiment."""
     entry = EXPERIMENTS[name]
-    module = importlib.import_module(f"manifoldkit.experiments.{name}")
-    takes = inspect.signature(module.run).parameters
+    takes = inspect.signature(entry.load().run).parameters
     options = [f"--{o}" for o in ("jobs", "device") if o in takes]
     options += ["--devices"] if entry.ddp else []
     lines = [

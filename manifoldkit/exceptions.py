@@ -9,6 +9,14 @@ class NotOnManifoldError(ManifoldKitError, ValueError):
     """A value is not a point of the manifold it should be on."""
 
 
+class InvalidValueError(ManifoldKitError, ValueError, TypeError):
+    """A plain argument is of the wrong type or out of range.
+
+    Which of the two it is often depends on the reader (is ``None`` for a number a wrong
+    type or a wrong value?), so this is both a ``ValueError`` and a ``TypeError``.
+    """
+
+
 class MissingExtraError(ManifoldKitError, ImportError):
     """An optional dependency is needed and not installed.
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import manifoldkit
 from manifoldkit import cli
 from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
-from manifoldkit.experiments import eeg_demo
 from manifoldkit.experiments.catalog import Dataset
+from manifoldkit.experiments.spd import eeg_demo
 
 runner = CliRunner()
 

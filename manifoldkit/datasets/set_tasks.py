@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
-from manifoldkit.datasets._checks import check_counts, check_limits
+from manifoldkit._checks import check_integers, check_limits
 
 _LARGEST = 16  # bits of a value
 
@@ -92,7 +92,7 @@ def make_set_tasks(
     """
     if task not in _TASKS:
         raise ValueError(f"task: expected one of {sorted(_TASKS)}, found {task!r}")
-    check_counts(n_sets=n_sets, bits=bits)
+    check_integers(n_sets=n_sets, bits=bits)
     low, high = check_limits(sizes, "sizes")
     if n_sets < 1:
         raise ValueError(f"n_sets: expected a positive number, found {n_sets}")

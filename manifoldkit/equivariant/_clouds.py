@@ -1,6 +1,7 @@
 """Checks of point clouds, and ragged clouds as padded ones."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from manifoldkit.linalg.checks import check_finite, check_floating, check_tensor
@@ -118,3 +119,15 @@ def as_clouds(
         x = x.masked_fill(~mask[..., None], 0.0)
         mask = mask if mask.ndim == 2 else mask[None]
     return check_clouds(x, name), mask, None
+
+
+def one_hot_category(category: Tensor | None, n: int, n_clouds: int) -> Tensor:
+    """Categories as rows; raise where they do not fit the network."""
+    if n == 0:
+        return torch.zeros(n_clouds, 0)
+    if category is None or category.shape != (n_clouds,):
+        found = "none" if category is None else f"shape {tuple(category.shape)}"
+        raise ValueError(f"category: expected {n_clouds} numbers, found {found}")
+    if category.is_floating_point() or bool(((category < 0) | (category >= n)).any()):
+        raise ValueError(f"category: expected integers from 0 to {n - 1}")
+    return F.one_hot(category.long(), n)

@@ -1,7 +1,9 @@
 """The experiments and data sets by name: what the command line and the page list."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 
@@ -39,10 +41,12 @@ class Dataset(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """An experiment, in the module of its name in :mod:`manifoldkit.experiments`.
+    """An experiment: a module of :mod:`manifoldkit.experiments` with a ``run``.
 
     Attributes
     ----------
+    module : str
+        Its place below :mod:`manifoldkit.experiments`, such as "spd.eeg_demo".
     about, paper, cost : str
         One line, the method's paper, the time of a full run on two cores.
     data : tuple of str
@@ -51,28 +55,36 @@ class Experiment(NamedTuple):
         Whether its training goes to several devices (``--devices``).
     """
 
+    module: str
     about: str
     paper: str
     cost: str
     data: tuple[str, ...] = ()
     ddp: bool = False
 
+    def load(self) -> ModuleType:
+        """Import the module."""
+        return import_module(f"manifoldkit.experiments.{self.module}")
+
 
 _SUBGRAPH_FILES = ("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm")
 EXPERIMENTS = {
     "eeg_demo": Experiment(
+        "spd.eeg_demo",
         "motor imagery: plain and augmented covariances",
         "Carrara and Papadopoulo 2024",
         "2-4 min",
         ("physionet_mi",),
     ),
     "augmented_covariance": Experiment(
+        "spd.augmented_covariance",
         "order and lag on PhysioNet and MAMEM, over seeds",
         "Carrara and Papadopoulo 2024",
         "10-20 min",
         ("physionet_mi", "mamem"),
     ),
     "spd_networks": Experiment(
+        "spd.spd_networks",
         "SPD batch normalizations on MAMEM and ill-conditioned matrices",
         "Wang et al. 2025",
         "40-60 min",
@@ -80,12 +92,14 @@ EXPERIMENTS = {
         ddp=True,
     ),
     "rotation_continuity": Experiment(
+        "lie.rotation_continuity",
         "rotation representations: continuous ones against the others",
         "Zhou et al. 2019",
         "12-20 min",
         ddp=True,
     ),
     "affine_images": Experiment(
+        "lie.affine_images",
         "group convolutions against a plain network on deformed digits",
         "Mironenco and Forré 2024",
         "10-12 min",
@@ -93,18 +107,21 @@ EXPERIMENTS = {
         ddp=True,
     ),
     "point_cloud_rotations": Experiment(
+        "points.point_cloud_rotations",
         "rotation-invariant point clouds: trained upright, tested turned",
         "Zhang et al. 2024 (RISurConv), 2023 (PaRot)",
         "4-6 h",
         ("point_clouds",),
     ),
     "particle_motion": Experiment(
+        "motion.particle_motion",
         "EqMotion on springs and charges, beside other networks",
         "Xu et al. 2023",
         "25-40 min",
         ddp=True,
     ),
     "pedestrian_motion": Experiment(
+        "motion.pedestrian_motion",
         "EqMotion on ETH-UCY, one scene left out at a time",
         "Xu et al. 2023",
         "4-8 min",
@@ -112,6 +129,7 @@ EXPERIMENTS = {
         ddp=True,
     ),
     "graph_separation": Experiment(
+        "graphs.graph_separation",
         "graph frames on graphs that message passing cannot tell apart",
         "Puny et al. 2022",
         "10-20 min",
@@ -119,6 +137,7 @@ EXPERIMENTS = {
         ddp=True,
     ),
     "subgraph_retrieval": Experiment(
+        "graphs.subgraph_retrieval",
         "IsoNet++ on five sets of molecules, beside filter and exact solver",
         "Ramachandran et al. 2024",
         "50-70 min",
@@ -126,18 +145,21 @@ EXPERIMENTS = {
         ddp=True,
     ),
     "monoid_sets": Experiment(
+        "graphs.monoid_sets",
         "learned monoids on functions of sets, at sizes beyond training",
         "Ong and Veličković 2022",
         "35-50 min",
         ddp=True,
     ),
     "monoid_graphs": Experiment(
+        "graphs.monoid_graphs",
         "aggregations in message passing on six graph tasks",
         "Ong and Veličković 2022",
         "20-25 min",
         ddp=True,
     ),
     "traffic_virtual_nodes": Experiment(
+        "graphs.traffic_virtual_nodes",
         "long-term traffic forecasts with and without virtual nodes",
         "Cao et al. 2025",
         "60-90 min",

@@ -30,7 +30,7 @@ def write_report(result: Result, figures: dict[str, Path], file: Path) -> Path:
     Parameters
     ----------
     result : Result
-        With rows as :mod:`manifoldkit.experiments.eeg_demo` makes them.
+        With rows as :mod:`manifoldkit.experiments.spd.eeg_demo` makes them.
     figures : dict of str to Path
         Captions and PNG files.
     file : Path

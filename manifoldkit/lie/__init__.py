@@ -1,20 +1,5 @@
 """Matrix Lie groups: rotations, decompositions, Haar measures, group convolutions."""
 
-from manifoldkit._lazy import lazy_names
+from lazy_loader import attach_stub
 
-_EXPORTS: dict[str, tuple[str, ...]] = {
-    "decompositions": (
-        "iwasawa",
-        "polar",
-        "polar_log",
-        "scale_split",
-        "sym_exp",
-        "sym_inv_sqrt",
-        "sym_log",
-        "sym_sqrt",
-    ),
-    "groups": ("SL", "SO", "Affine", "GLPlus", "SPDSpace", "Scale", "bch", "bracket"),
-}
-_MODULES: tuple[str, ...] = ("haar", "losses", "nn", "rotation")
-
-__getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS, _MODULES)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -11,14 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import accepts_numpy
-from manifoldkit.linalg.checks import (
-    check_choice,
-    check_finite,
-    check_square,
-    first_index,
-)
+from manifoldkit.linalg.checks import check_finite, check_square, first_index
 from manifoldkit.linalg.elementary import eye_like
 
 VALIDATE = ("raise", "mask", "off")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manifoldkit.lie import _two_by_two
+from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie._guard import (
     accepts_numpy_checked,
@@ -25,10 +25,11 @@ from manifoldkit.lie._guard import (
     positive_definite,
     positive_determinant,
 )
-from manifoldkit.lie._newton_polar import polar_rotation
+from manifoldkit.lie.closed_forms import two_by_two
+from manifoldkit.lie.closed_forms.newton_polar import polar_rotation
 from manifoldkit.linalg import Polar, symmetric
-from manifoldkit.linalg.checks import check_choice, check_floating, compute_dtype
-from manifoldkit.linalg.symmetric import _full_precision, symmetrize
+from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.symmetric import full_precision, symmetrize
 
 DET = "a finite matrix with a positive determinant"
 SPD = "a finite symmetric positive definite matrix"
@@ -98,13 +99,13 @@ def sym_exp(x: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 1.]])
     """
-    return _symmetric(x, _two_by_two.sym_exp, symmetric.expm, None)
+    return _symmetric(x, two_by_two.sym_exp, symmetric.expm, None)
 
 
 def sym_exp_pair(x: Tensor) -> tuple[Tensor, Tensor]:
     """Exponentials of x and -x for less than twice the cost of one, without checks."""
     if x.shape[-1] == 2:
-        return _two_by_two.sym_exp_pair(x)
+        return two_by_two.sym_exp_pair(x)
     s, u = symmetric.eigh(x)
     return symmetric.expm(x, eig=(s, u)), symmetric.expm(-x, eig=(-s, u))
 
@@ -137,7 +138,7 @@ def sym_log(x: Tensor, *, validate: str = "off") -> Tensor:
     >>> torch.allclose(sym_exp(sym_log(x)), x)
     True
     """
-    return _symmetric(x, _two_by_two.sym_log, symmetric.logm, validate)
+    return _symmetric(x, two_by_two.sym_log, symmetric.logm, validate)
 
 
 @accepts_numpy_checked
@@ -153,7 +154,7 @@ def sym_sqrt(x: Tensor, *, validate: str = "off") -> Tensor:
     tensor([[2., 1.],
             [1., 2.]])
     """
-    return _symmetric(x, _two_by_two.sym_sqrt, symmetric.sqrtm, validate)
+    return _symmetric(x, two_by_two.sym_sqrt, symmetric.sqrtm, validate)
 
 
 @accepts_numpy_checked
@@ -168,14 +169,14 @@ def sym_inv_sqrt(x: Tensor, *, validate: str = "off") -> Tensor:
     tensor([[ 0.6667, -0.3333],
             [-0.3333,  0.6667]])
     """
-    return _symmetric(x, _two_by_two.sym_inv_sqrt, symmetric.invsqrtm, validate)
+    return _symmetric(x, two_by_two.sym_inv_sqrt, symmetric.invsqrtm, validate)
 
 
 def polar_factors(g: Tensor) -> tuple[Tensor, Tensor]:
     """Left polar factors of matrices in a native dtype, without checks."""
     if g.shape[-1] == 2:
-        return _two_by_two.polar(g)
-    with _full_precision(g):
+        return two_by_two.polar(g)
+    with full_precision(g):
         r = polar_rotation(g)
         return symmetrize(g @ r.mT), r
 
@@ -262,9 +263,9 @@ def polar_log(g: Tensor, *, validate: str = "off") -> PolarLog:
     """
     x, finish = guard(_native(g), positive_determinant, DET, validate)
     if x.shape[-1] == 2:
-        a, b, d, cos, sin, _ = _two_by_two.polar_log_parts(x)
-        y = _two_by_two.matrix(a, b, b, d)
-        r = _two_by_two.matrix(cos, -sin, sin, cos)
+        a, b, d, cos, sin, _ = two_by_two.polar_log_parts(x)
+        y = two_by_two.matrix(a, b, b, d)
+        r = two_by_two.matrix(cos, -sin, sin, cos)
     else:
         p, r = polar_factors(x)
         y = symmetric.logm(p)
@@ -303,7 +304,7 @@ def iwasawa(g: Tensor, *, validate: str = "off") -> Iwasawa:
             [0., 1.]]))
     """
     x, finish = guard(_native(g), positive_determinant, DET, validate)
-    with _full_precision(x):
+    with full_precision(x):
         q, r = torch.linalg.qr(x)
         diagonal = r.diagonal(dim1=-2, dim2=-1)
         sign = torch.where(diagonal < 0, -1.0, 1.0).to(x.dtype)

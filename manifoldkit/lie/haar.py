@@ -39,17 +39,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldkit.lie import _two_by_two
-from manifoldkit.lie._basis import skew_basis
-from manifoldkit.lie._so3 import unit_quaternion_matrix
+from manifoldkit._checks import check_choice, check_count, check_positive
+from manifoldkit.lie.basis import skew_basis
+from manifoldkit.lie.closed_forms import two_by_two
+from manifoldkit.lie.closed_forms.so3 import unit_quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
-from manifoldkit.linalg.checks import (
-    check_choice,
-    check_count,
-    check_positive,
-    check_square,
-    compute_dtype,
-)
+from manifoldkit.linalg.checks import check_square, compute_dtype
 from manifoldkit.linalg.qr import qr_factor
 
 WEIGHTINGS = ("haar", "none", "clipped")
@@ -132,7 +127,7 @@ def log_sinhc(x: Tensor) -> Tensor:
     >>> log_sinhc(torch.tensor([0.0, 1.0, 500.0]))
     tensor([0.0000e+00, 1.6144e-01, 4.9309e+02])
     """
-    return _two_by_two.log_sinhc_of_square(x * x)
+    return two_by_two.log_sinhc_of_square(x * x)
 
 
 def stretch_log_density(x: Tensor) -> Tensor:
@@ -159,7 +154,7 @@ def stretch_log_density(x: Tensor) -> Tensor:
     if x.shape[-1] == 2:
         delta = (x[..., 0, 0] - x[..., 1, 1]) / 2
         b = (x[..., 0, 1] + x[..., 1, 0]) / 2
-        return _two_by_two.log_sinhc_of_square(delta * delta + b * b).to(dtype)
+        return two_by_two.log_sinhc_of_square(delta * delta + b * b).to(dtype)
     try:
         t = torch.linalg.eigvalsh((x + x.mT) / 2)
     except torch.linalg.LinAlgError as error:
@@ -405,7 +400,7 @@ def haar_rotations(u: Tensor, n: int) -> Tensor:
             [ 0.7071,  0.7071]])
     """
     if n == 2:
-        return _two_by_two.rotation(math.pi * (2 * u[..., 0] - 1))
+        return two_by_two.rotation(math.pi * (2 * u[..., 0] - 1))
     if n == 3:
         first, second = (1 - u[..., 0]).sqrt(), u[..., 0].sqrt()
         a, b = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]
@@ -460,7 +455,7 @@ def rotation_proposal(
         return super_fibonacci(n, options.device), zero
     if name == "equidistant":
         j = torch.arange(n, dtype=torch.float64, device=options.device)
-        return _two_by_two.rotation(2 * math.pi * j / max(n, 1)), zero
+        return two_by_two.rotation(2 * math.pi * j / max(n, 1)), zero
     return _loguniform(u, size, options)
 
 
@@ -477,5 +472,5 @@ def _loguniform(u: Tensor, size: int, options: Options) -> tuple[Tensor, Tensor]
     w = bound * (2 * u - 1)
     a = (w @ basis.flatten(-2)).unflatten(-1, (size, size))
     log_weight = rotation_log_density(a) - rotation_log_volume(size)
-    r = _two_by_two.rotation(w[:, 0]) if size == 2 else torch.linalg.matrix_exp(a)
+    r = two_by_two.rotation(w[:, 0]) if size == 2 else torch.linalg.matrix_exp(a)
     return r, log_weight + dim * math.log(2 * bound)

@@ -1,34 +1,5 @@
 """Batched matrix mathematics with exact, stable derivatives: the ground floor."""
 
-from manifoldkit.linalg.checks import check_spd, is_spd
-from manifoldkit.linalg.orthogonal import Polar, polar, procrustes
-from manifoldkit.linalg.solvers import solve_lyapunov
-from manifoldkit.linalg.symmetric import (
-    eigh,
-    expm,
-    invsqrtm,
-    logm,
-    powm,
-    sqrtm,
-    symmetrize,
-    unvech,
-    vech,
-)
+from lazy_loader import attach_stub
 
-__all__ = [
-    "Polar",
-    "check_spd",
-    "eigh",
-    "expm",
-    "invsqrtm",
-    "is_spd",
-    "logm",
-    "polar",
-    "powm",
-    "procrustes",
-    "solve_lyapunov",
-    "sqrtm",
-    "symmetrize",
-    "unvech",
-    "vech",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -167,3 +167,16 @@ def haar_orthogonal(
         flip[..., 0] = torch.linalg.det(q).sign()
         q = q * flip[..., None, :]
     return q
+
+
+def haar_rotations(n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniformly distributed rotations (n, 3, 3), from normalized quaternions."""
+    device = like.device if generator is None else generator.device
+    q = torch.randn(n, 4, generator=generator, dtype=like.dtype, device=device)
+    w, x, y, z = (q / q.norm(dim=1, keepdim=True)).to(like.device).unbind(1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)

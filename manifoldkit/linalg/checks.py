@@ -5,11 +5,7 @@ therefore validate shapes and dtypes always and values only where a user asks
 (``validate=True``) or where an estimator takes data in.
 """
 
-import math
-from collections.abc import Iterable
 from functools import reduce
-from numbers import Integral, Real
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +14,6 @@ from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg.elementary import eye_like
 
 _HALF = (torch.float16, torch.bfloat16)
-
-Option = TypeVar("Option")
 
 #: Largest relative asymmetry that is taken for rounding and removed by symmetrizing.
 SYMMETRY_RTOL = {
@@ -117,47 +111,6 @@ def check_tensor(x: Tensor, name: str = "x") -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch tensor, found {_found(x)}")
     return x
-
-
-def check_choice(value: Option, options: Iterable[Option], name: str) -> Option:
-    """Return ``value`` if it is one of the options, else raise ``ValueError``.
-
-    >>> check_choice("mean", ("mean", "sum"), "reduction")
-    'mean'
-    """
-    options = tuple(options)
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {options}, found {value!r}")
-    return value
-
-
-def check_count(value: int, name: str, least: int = 1) -> int:
-    """Return an integer of at least ``least``, else raise ``ValueError``.
-
-    >>> check_count(3, "n_layers")
-    3
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
-    return int(value)
-
-
-def check_counts(**values: int) -> None:
-    """Raise ``ValueError`` unless all values are integers of at least one."""
-    for name, value in values.items():
-        check_count(value, name)
-
-
-def check_positive(value: float, name: str) -> float:
-    """Return a positive finite number, else raise ``ValueError``.
-
-    >>> check_positive(2, "radius")
-    2.0
-    """
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive number, found {value!r}")
-    return float(value)
 
 
 def check_last(x: Tensor, sizes: tuple[int | str, ...], name: str = "x") -> Tensor:

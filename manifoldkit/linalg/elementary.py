@@ -41,3 +41,15 @@ def safe_divide(x: Tensor, y: Tensor, limit: Tensor) -> Tensor:
     """
     zero = y == 0
     return torch.where(zero, limit, x / torch.where(zero, torch.ones_like(y), y))
+
+
+def safe_norm(x: Tensor, keepdim: bool = False) -> Tensor:
+    """Length of vectors; zero vectors have gradient zero."""
+    squared = x.square().sum(-1, keepdim=keepdim)
+    tiny = torch.finfo(x.dtype).tiny
+    return squared.clamp_min(tiny).sqrt() * (squared > tiny)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors of length one; zero stays zero."""
+    return x / safe_norm(x, keepdim=True).clamp_min(1e-12)

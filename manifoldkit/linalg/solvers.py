@@ -10,7 +10,7 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
 )
 from manifoldkit.linalg.factorizations import Eig, eigh
-from manifoldkit.linalg.symmetric import _full_precision, symmetrize
+from manifoldkit.linalg.symmetric import full_precision, symmetrize
 
 
 class _LyapunovCompiled(torch.autograd.Function):
@@ -18,7 +18,7 @@ class _LyapunovCompiled(torch.autograd.Function):
 
     @staticmethod
     def forward(a, q, s, u):
-        with _full_precision(q):
+        with full_precision(q):
             y = (u.mT @ q @ u) / (s[..., :, None] + s[..., None, :])
             return u @ y @ u.mT
 

@@ -27,7 +27,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg import _spectral
+from manifoldkit.linalg import spectral
 from manifoldkit.linalg._refine import eigen_residual
 from manifoldkit.linalg.checks import (
     check_finite,
@@ -68,7 +68,7 @@ def symmetrize(x: Tensor) -> Tensor:
     return (x + x.mT) / 2
 
 
-def _full_precision(x: Tensor):
+def full_precision(x: Tensor):
     """Keep autocast from rounding the products of a decomposition."""
     if not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
@@ -77,14 +77,14 @@ def _full_precision(x: Tensor):
 
 def _frechet(f, s: Tensor, u: Tensor, h: Tensor) -> Tensor:
     """DF(X)[h]: two products into the eigenbasis, two back."""
-    with _full_precision(h):
+    with full_precision(h):
         difference = f.first(s[..., :, None], s[..., None, :])
         return u @ (difference * (u.mT @ h @ u)) @ u.mT
 
 
 def _frechet2(f, s: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
     """D^2F(X)[h, k]."""
-    with _full_precision(h):
+    with full_precision(h):
         a, b = s[..., :, None, None], s[..., None, :, None]
         d = f.second(a, b, s[..., None, None, :])
         h, k = u.mT @ h @ u, u.mT @ k @ u
@@ -153,7 +153,7 @@ class _SpectralCompiled(torch.autograd.Function):
 
     @staticmethod
     def forward(x, s, u, f):
-        with _full_precision(x):
+        with full_precision(x):
             if not f.sees_small_eigenvalues:
                 return (u * f.value(s)[..., None, :]) @ u.mT
             core = f.first(s[..., :, None], s[..., None, :]) * eigen_residual(x, s, u)
@@ -194,7 +194,7 @@ def _round_up_to_zero(s: Tensor) -> Tensor:
     return torch.where((s < 0) & (s >= semidefinite_floor(s)), torch.zeros_like(s), s)
 
 
-def _apply(x: Tensor, f, eig: Eig | None, semidefinite: bool = False) -> Tensor:
+def apply_spectral(x: Tensor, f, eig: Eig | None, semidefinite: bool = False) -> Tensor:
     """Evaluate F on the symmetric part of x."""
     y = symmetrize(x.to(compute_dtype(x.dtype)))
     s, u = eigh(y) if eig is None else (eig[0].to(y.dtype), eig[1].to(y.dtype))
@@ -237,7 +237,7 @@ def sqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tenso
     check_square(x)
     if validate:
         check_spd(x, semidefinite=True)
-    return _apply(x, _spectral.Sqrt(), eig, semidefinite=True)
+    return apply_spectral(x, spectral.Sqrt(), eig, semidefinite=True)
 
 
 def invsqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
@@ -258,7 +258,7 @@ def invsqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Te
     check_square(x)
     if validate:
         check_spd(x)
-    return _apply(x, _spectral.InvSqrt(), eig)
+    return apply_spectral(x, spectral.InvSqrt(), eig)
 
 
 def logm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
@@ -279,7 +279,7 @@ def logm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor
     check_square(x)
     if validate:
         check_spd(x)
-    return _apply(x, _spectral.Log(), eig)
+    return apply_spectral(x, spectral.Log(), eig)
 
 
 def expm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
@@ -312,7 +312,7 @@ def expm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor
     check_square(x)
     if validate:
         check_symmetric(check_finite(x, "x"), "x")
-    return _apply(x, _spectral.Exp(), eig)
+    return apply_spectral(x, spectral.Exp(), eig)
 
 
 def powm(
@@ -361,7 +361,7 @@ def powm(
         return sqrtm(x, eig=eig)
     if power == -0.5:
         return invsqrtm(x, eig=eig)
-    return _apply(x, _spectral.Power(float(power)), eig, semidefinite=power > 0)
+    return apply_spectral(x, spectral.Power(float(power)), eig, semidefinite=power > 0)
 
 
 def vech(x: Tensor, *, isometric: bool = True) -> Tensor:

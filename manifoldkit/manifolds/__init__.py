@@ -5,19 +5,6 @@ float64, on any device; geoopt's optimizers accept ours and ours accept geoopt's
 load their module on first use.
 """
 
-from manifoldkit._lazy import lazy_names
+from lazy_loader import attach_stub
 
-_EXPORTS = {
-    "diagnostics": ("ManifoldReport", "check_manifold"),
-    "euclidean": ("Euclidean", "PositiveReals"),
-    "general_linear": ("GLPlus", "SpecialLinear"),
-    "grassmann": ("Grassmann",),
-    "parameters": ("ManifoldParameter", "as_parameter", "attach", "manifold_of"),
-    "product": ("Product",),
-    "special_orthogonal": ("SpecialOrthogonal",),
-    "spd": ("SPD",),
-    "sphere": ("Oblique", "Sphere"),
-    "stiefel": ("Stiefel",),
-}
-
-__getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

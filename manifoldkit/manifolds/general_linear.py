@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.linalg import expm, logm, polar, solve_lyapunov
-from manifoldkit.linalg.checks import check_choice
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.rotation_log import logm_rotation
 from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product

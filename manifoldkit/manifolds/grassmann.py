@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.linalg import polar
-from manifoldkit.linalg.checks import check_choice
 from manifoldkit.linalg.rotation_log import angle_over_sine
 from manifoldkit.manifolds.base import MatrixManifold
 from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns

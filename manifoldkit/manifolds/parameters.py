@@ -8,8 +8,8 @@ from geoopt import ManifoldParameter
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
+from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.linalg.checks import check_choice
 from manifoldkit.manifolds.base import check_point_argument
 from manifoldkit.manifolds.euclidean import Euclidean
 from manifoldkit.manifolds.reshaped import Reshaped

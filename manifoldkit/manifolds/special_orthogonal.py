@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.linalg import procrustes
-from manifoldkit.linalg.checks import check_choice
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.qr import qr_factor
 from manifoldkit.linalg.rotation_log import logm_rotation

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from manifoldkit.linalg.checks import check_positive
+from manifoldkit._checks import check_positive
 from manifoldkit.linalg.elementary import safe_sqrt
 from manifoldkit.manifolds.base import Manifold
 

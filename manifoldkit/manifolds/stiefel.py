@@ -2,8 +2,8 @@
 
 import torch
 
+from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg import polar
-from manifoldkit.linalg.checks import check_choice, check_count
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
 from manifoldkit.manifolds.base import MatrixManifold, trace_product
 from manifoldkit.manifolds.stiefel_log import stiefel_log

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_choice
+from manifoldkit._checks import check_choice
 from manifoldkit.optim.adam import RiemannianAdam, RiemannianAdamW
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import is_compact

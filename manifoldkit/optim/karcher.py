@@ -7,12 +7,11 @@ import torch
 from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
+from manifoldkit._checks import check_count, check_positive
 from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
 from manifoldkit.linalg.checks import (
-    check_count,
     check_finite,
     check_floating,
-    check_positive,
     check_weights,
     tolerance,
 )

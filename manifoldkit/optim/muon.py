@@ -4,7 +4,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_counts
+from manifoldkit._checks import check_counts
 from manifoldkit.linalg.qr import msign, newton_schulz_polar
 from manifoldkit.manifolds import Grassmann, SpecialOrthogonal, Stiefel
 from manifoldkit.optim.adam import RiemannianAdamW

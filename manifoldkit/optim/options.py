@@ -6,8 +6,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.linalg.checks import check_choice
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import point_tolerance
 

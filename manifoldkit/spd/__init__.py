@@ -4,25 +4,6 @@ Names load their module on first use, so that the torch functions do not wait fo
 scikit-learn and pyriemann.
 """
 
-from manifoldkit._lazy import lazy_names
+from lazy_loader import attach_stub
 
-_EXPORTS = {
-    "augmented": ("AugmentedCovariances", "augmented_covariance", "yule_walker"),
-    "batchnorm": ("BWBatchNorm", "GBWBatchNorm", "make_batchnorm"),
-    "batchnorm_peers": ("SPDBatchNorm",),
-    "batchnorm_sync": ("convert_sync_batchnorm",),
-    "classifiers": ("SPDNetClassifier",),
-    "clustering": ("make_gbw_kmeans",),
-    "embedding_selection": ("DelayEmbedding", "select_delay_embedding"),
-    "estimators": ("GBWMDM", "GBWTangentSpace"),
-    "gbw": ("gbw_distance", "gbw_exp", "gbw_geodesic", "gbw_log"),
-    "gbw_barycenter": ("gbw_mean",),
-    "filters": ("SpatioTemporalFilters",),
-    "layers": ("BiMap", "LogEig", "ReEig", "SPDResidual"),
-    "networks": ("ConvSPDNet", "SPDNet"),
-    "pooling": ("CovariancePool", "SPDPool"),
-    "pipelines": ("make_acm_classifier",),
-    "pyriemann_bridge": ("gbw_metric",),
-}
-
-__getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from manifoldkit._estimators import plain, read_content, read_weights, write_files
+from manifoldkit._faces.files import plain, read_content, read_weights, write_files
 
 _FORMAT = "manifoldkit.spd.SPDNetClassifier"
 _COVARIANCE_STATE = ("order_", "lag_", "n_channels_", "n_times_")

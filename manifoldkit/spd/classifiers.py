@@ -18,17 +18,13 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from manifoldkit._estimators import seeded
-from manifoldkit.linalg.checks import (
-    check_choice,
-    check_count,
-    check_positive,
-    check_weights,
-)
+from manifoldkit._checks import check_choice, check_count, check_positive
+from manifoldkit._faces.estimator import seeded
+from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd._classifier_files import read_classifier, write_classifier
-from manifoldkit.spd._training import hold_out, make_trainer
-from manifoldkit.spd.augmented import AugmentedCovariances
+from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.networks import SPDNet
+from manifoldkit.spd.training import hold_out, make_trainer
 from manifoldkit.spd.validation import (
     check_epochs,
     check_labels,

@@ -2,7 +2,7 @@
 
 from pyriemann.clustering import Kmeans
 
-from manifoldkit.linalg.checks import check_count
+from manifoldkit._checks import check_count
 from manifoldkit.spd.pyriemann_bridge import gbw_metric
 
 

@@ -20,12 +20,13 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_choice, check_count, check_weights
-from manifoldkit.spd._gbw_chart import check_power, power_of
-from manifoldkit.spd.gbw import gbw_distance
-from manifoldkit.spd.gbw_barycenter import gbw_mean
-from manifoldkit.spd.gbw_tangent import OUTSIDE, from_tangent_vector, tangent_vector
-from manifoldkit.spd.metric_learning import learn_metric_matrix
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg.checks import check_weights
+from manifoldkit.spd.gbw.barycenter import gbw_mean
+from manifoldkit.spd.gbw.chart import check_power, power_of
+from manifoldkit.spd.gbw.metric import gbw_distance
+from manifoldkit.spd.gbw.metric_learning import learn_metric_matrix
+from manifoldkit.spd.gbw.tangent import OUTSIDE, from_tangent_vector, tangent_vector
 from manifoldkit.spd.validation import check_labels, check_matrices, classes_of
 
 

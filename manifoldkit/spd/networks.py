@@ -6,23 +6,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import (
-    check_choice,
-    check_count,
-    check_spd,
-    check_square,
-    compute_dtype,
-)
-from manifoldkit.spd.batchnorm import GBWBatchNorm, make_batchnorm
-from manifoldkit.spd.filters import SpatioTemporalFilters
-from manifoldkit.spd.layers import (
-    BiMap,
-    LogEig,
-    ReEig,
-    SPDResidual,
-    redraw,
-)
-from manifoldkit.spd.pooling import CovariancePool
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.spd.batchnorm.factory import make_batchnorm
+from manifoldkit.spd.batchnorm.gbw import GBWBatchNorm
+from manifoldkit.spd.layers.filters import SpatioTemporalFilters
+from manifoldkit.spd.layers.maps import BiMap, LogEig, ReEig, SPDResidual, redraw
+from manifoldkit.spd.layers.pooling import CovariancePool
 
 _ORDERS = {
     "after_bimap": ("bimap", "norm", "rectify"),

@@ -10,8 +10,9 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
-from manifoldkit.linalg.checks import check_choice, check_weights
-from manifoldkit.spd.augmented import AugmentedCovariances
+from manifoldkit._checks import check_choice
+from manifoldkit.linalg.checks import check_weights
+from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.validation import check_labels, check_matrices, classes_of
 
 CLASSIFIERS = ("svm", "lr", "mdm", "fgmdm", "gbwmdm")

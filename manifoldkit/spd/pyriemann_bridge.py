@@ -12,10 +12,10 @@ from torch import Tensor
 
 from manifoldkit.linalg import check_spd
 from manifoldkit.linalg.elementary import eye_like
-from manifoldkit.spd._gbw_chart import check_power
-from manifoldkit.spd.gbw import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
-from manifoldkit.spd.gbw_barycenter import gbw_mean
-from manifoldkit.spd.gbw_tangent import tangent_vector
+from manifoldkit.spd.gbw.barycenter import gbw_mean
+from manifoldkit.spd.gbw.chart import check_power
+from manifoldkit.spd.gbw.metric import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
+from manifoldkit.spd.gbw.tangent import tangent_vector
 
 
 class _Geometry:

@@ -1,18 +1,5 @@
 """Equivariance checks for any callable, and random elements of groups."""
 
-from manifoldkit._lazy import lazy_names
+from lazy_loader import attach_stub
 
-_EXPORTS: dict[str, tuple[str, ...]] = {
-    "equivariance": ("assert_equivariant", "check_equivariance"),
-    "groups": (
-        "Element",
-        "random_general_linear",
-        "random_orthogonal",
-        "random_permutation",
-        "random_rotation",
-    ),
-    "report": ("EquivarianceReport",),
-    "types": ("transform",),
-}
-
-__getattr__, __dir__, __all__ = lazy_names(__name__, _EXPORTS)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

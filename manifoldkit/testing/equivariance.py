@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_choice
+from manifoldkit._checks import check_choice
 from manifoldkit.testing import _side_checks as side
 from manifoldkit.testing._errors import (
     Measure,

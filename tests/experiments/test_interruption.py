@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from manifoldkit import cli
-from manifoldkit.experiments import rotation_continuity
+from manifoldkit.experiments.lie import rotation_continuity
 
 pytest.importorskip("lightning")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -20,7 +20,7 @@ from manifoldkit.lie import (
     sym_log,
     sym_sqrt,
 )
-from manifoldkit.lie._general_log import general_log
+from manifoldkit.lie.closed_forms.general_log import general_log
 
 SYMMETRIC = [sym_exp, sym_log, sym_sqrt, sym_inv_sqrt]
 GROUP = [polar, polar_log, iwasawa, scale_split]

@@ -10,7 +10,7 @@ from scipy import stats
 from torch.autograd import gradcheck, gradgradcheck
 
 from manifoldkit.lie import SL, SO, Affine, GLPlus, Scale, SPDSpace, haar
-from manifoldkit.lie._basis import skew_basis
+from manifoldkit.lie.basis import skew_basis
 
 DOUBLE = {"dtype": torch.float64}
 

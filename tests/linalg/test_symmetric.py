@@ -25,7 +25,7 @@ from manifoldkit.linalg import (
     unvech,
     vech,
 )
-from manifoldkit.linalg._spectral import Exp, InvSqrt, Log, Power, Sqrt
+from manifoldkit.linalg.spectral import Exp, InvSqrt, Log, Power, Sqrt
 
 FUNCTIONS = {
     "sqrtm": (sqrtm, mpmath.sqrt),

@@ -298,7 +298,7 @@ def test_runs_on_dask(matrices, tmp_path):
 
 
 def test_runs_inside_moabb(tmp_path, monkeypatch):
-    from manifoldkit.experiments.moabb_evaluation import evaluate
+    from manifoldkit.experiments.spd.moabb_evaluation import evaluate
 
     for name in ("_MNE_FAKE_HOME_DIR", "MNE_DATA", "MOABB_RESULTS"):
         monkeypatch.setenv(name, str(tmp_path))

@@ -3,11 +3,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from scipy.signal import butter, sosfiltfilt
 
-from manifoldkit.spd.embedding_selection import (
-    METHODS,
-    DelayEmbedding,
-    select_delay_embedding,
-)
+from manifoldkit.spd.augmented.selection import DelayEmbedding
+from manifoldkit.spd.embedding_selection import METHODS, select_delay_embedding
 
 # Workers that have imported torch since their first task restart to give memory back;
 # as an error this warning would end joblib's manager thread and the test would hang.

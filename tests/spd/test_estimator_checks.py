@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from manifoldkit.spd.augmented import AugmentedCovariances
+from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.estimators import GBWMDM, GBWTangentSpace
 
 

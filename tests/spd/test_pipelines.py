@@ -18,7 +18,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
-from manifoldkit.spd.augmented import AugmentedCovariances
+from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.pipelines import make_acm_classifier
 
 # Workers that have imported torch since their first task restart to give memory back;

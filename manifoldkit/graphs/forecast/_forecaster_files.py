@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit._estimators import plain, read_content, read_tensors, write_files
+from manifoldkit._faces.files import plain, read_content, read_tensors, write_files
 
 _FORMAT = "manifoldkit.graphs.TrafficForecaster"
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from manifoldkit._checks import check_choice
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
 from manifoldkit.graphs.forecast.series import (
     Clock,
@@ -18,7 +19,6 @@ from manifoldkit.graphs.forecast.series import (
     weekday,
     window_starts,
 )
-from manifoldkit.linalg.checks import check_choice
 
 _DAY = 1440
 

@@ -10,20 +10,22 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from manifoldkit._estimators import seeded, training_log
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit._faces.estimator import seeded
+from manifoldkit._faces.training import training_log
 from manifoldkit.graphs.forecast._forecaster_files import (
     read_forecaster,
     stored_graph,
     write_forecaster,
 )
-from manifoldkit.graphs.forecast._training import (
+from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
+from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
+from manifoldkit.graphs.forecast.networks import (
     RECIPES,
     ForecastNetwork,
     make_backbone,
     make_trainer,
 )
-from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
-from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
 from manifoldkit.graphs.forecast.scaling import Standardizer
 from manifoldkit.graphs.forecast.series import (
     Series,
@@ -38,7 +40,6 @@ from manifoldkit.graphs.forecast.series import (
     window_starts,
 )
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
-from manifoldkit.linalg.checks import check_choice, check_count
 
 
 class TrafficForecaster(BaseEstimator):

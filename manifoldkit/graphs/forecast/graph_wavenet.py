@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.graphs._modules import redraw_parts
 from manifoldkit.graphs.forecast.norm import NodeBatchNorm
 from manifoldkit.graphs.forecast.stgcn import add_virtual_signal
 from manifoldkit.graphs.forecast.temporal import ByteDropout, TemporalConv
+from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
 from manifoldkit.graphs.virtual.propagation import DensePropagation
 

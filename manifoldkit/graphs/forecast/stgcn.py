@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.graphs._modules import redraw_parts
+from manifoldkit._checks import check_choice
 from manifoldkit.graphs.forecast.norm import NodeLayerNorm
 from manifoldkit.graphs.forecast.temporal import (
     Align,
     ByteDropout,
     TemporalGate,
 )
+from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
 from manifoldkit.graphs.virtual.laplacian import ScaledLaplacian
-from manifoldkit.linalg.checks import check_choice
 
 Propagate = Callable[[Tensor], Tensor]
 

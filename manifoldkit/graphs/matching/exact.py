@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.graphs.matching import lad_worker
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, check_semantics
 from manifoldkit.graphs.matching.lad_worker import lad
-from manifoldkit.linalg.checks import check_choice
 
 _SOLVERS = ("auto", "igraph", "networkx")
 # up to here igraph answers in well under a millisecond, faster than a process is asked

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifoldkit.linalg.checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_count
 
 
 class PlainGraph(NamedTuple):

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from manifoldkit.linalg.checks import (
-    check_choice,
-    check_count,
-    check_floating,
-    compute_dtype,
-)
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg.checks import check_floating, compute_dtype
 
 _METHODS = ("auto", "log", "scaling")
 # beyond this range exp() of a logit in float64 could make a whole column vanish

@@ -1,1 +1,5 @@
 """Aggregation by folding a learnable commutative monoid over ragged sets."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

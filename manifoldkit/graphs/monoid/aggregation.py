@@ -9,12 +9,12 @@ import torch_geometric.nn.aggr as pyg_aggr
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import Aggregation
 
-from manifoldkit.graphs._modules import redraw_parts
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.monoid.losses import associativity_loss
 from manifoldkit.graphs.monoid.operators import ExactMonoid, GRUMonoid
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
 from manifoldkit.graphs.monoid.reduce import plan_for
-from manifoldkit.linalg.checks import check_choice, check_count
 
 _PERMUTE = ("train", "always", "never")
 _HALF = (torch.float16, torch.bfloat16)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manifoldkit.graphs._modules import redraw_parts
-from manifoldkit.graphs.monoid._gru_kernel import SymmetricGRU, symmetric_gru
-from manifoldkit.linalg.checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.graphs.modules import redraw_parts
+from manifoldkit.graphs.monoid.gru_kernel import SymmetricGRU, symmetric_gru
 
 _BLOCK = 1 << 17  # numbers; 512 KiB in float32
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from manifoldkit._checks import check_choice, check_count
 from manifoldkit.graphs.virtual import kernels
 from manifoldkit.graphs.virtual.kernels import (
     antisymmetric_weights,
@@ -21,7 +22,7 @@ from manifoldkit.graphs.virtual.propagation import (
     LowRankPropagation,
     Road,
 )
-from manifoldkit.linalg.checks import check_choice, check_count, check_floating
+from manifoldkit.linalg.checks import check_floating
 
 
 @dataclass(frozen=True, eq=False)

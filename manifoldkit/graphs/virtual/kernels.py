@@ -7,8 +7,8 @@
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.linalg.checks import (
-    check_choice,
     check_finite,
     check_last,
     check_square,

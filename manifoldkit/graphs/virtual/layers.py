@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.graphs._modules import redraw_parts
-from manifoldkit.linalg.checks import check_choice
+from manifoldkit._checks import check_choice
+from manifoldkit.graphs.modules import redraw_parts
 
 
 class VirtualNodeState(nn.Module):

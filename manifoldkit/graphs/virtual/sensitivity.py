@@ -10,12 +10,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import (
-    check_choice,
-    check_count,
-    check_last,
-    check_square,
-)
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg.checks import check_last, check_square
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from manifoldkit.linalg.checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_count
 
 _TARGETS = ("y", "train_mask", "val_mask", "test_mask")
 

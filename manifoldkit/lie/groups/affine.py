@@ -3,16 +3,12 @@
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import common, present, recover
-from manifoldkit.linalg.checks import (
-    check_broadcast,
-    check_choice,
-    check_last,
-    compute_dtype,
-)
+from manifoldkit.linalg.checks import check_broadcast, check_last, compute_dtype
 from manifoldkit.linalg.elementary import safe_sqrt
 
 

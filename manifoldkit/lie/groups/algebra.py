@@ -2,13 +2,9 @@
 
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import accepts_numpy, full_precision
-from manifoldkit.linalg.checks import (
-    check_broadcast,
-    check_choice,
-    check_square,
-    common_dtype,
-)
+from manifoldkit.linalg.checks import check_broadcast, check_square, common_dtype
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice, check_count, check_positive
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import accepts_numpy
 from manifoldkit.lie._guard import VALIDATE, accepts_numpy_checked, guard
@@ -19,17 +20,14 @@ from manifoldkit.lie.groups.presentation import (
 )
 from manifoldkit.linalg.checks import (
     check_broadcast,
-    check_choice,
-    check_count,
     check_last,
-    check_positive,
     check_square,
     compute_dtype,
     first_index,
     tolerance,
 )
 from manifoldkit.linalg.elementary import eye_like
-from manifoldkit.linalg.symmetric import _full_precision
+from manifoldkit.linalg.symmetric import full_precision
 
 
 class MatrixGroup(Measured):
@@ -186,7 +184,7 @@ class MatrixGroup(Measured):
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         """Return the product ``g h``; batch dimensions broadcast."""
         dtype, (g, h) = self._pair(g, h, "h")
-        with _full_precision(g):
+        with full_precision(g):
             return self._compose(g, h).to(dtype)
 
     def _pair(self, g: Tensor, h: Tensor, name: str):
@@ -224,7 +222,7 @@ class MatrixGroup(Measured):
         check_last(x, (self.n,), "x")
         check_broadcast(g=(g, 2), x=(x, 1))
         dtype, (g, x) = common(g, x)
-        with _full_precision(g):
+        with full_precision(g):
             return self._act(g, x).to(dtype)
 
     def _act(self, g: Tensor, x: Tensor) -> Tensor:
@@ -234,7 +232,7 @@ class MatrixGroup(Measured):
     def adjoint(self, g: Tensor, x: Tensor) -> Tensor:
         """Return ``g x g^-1`` for ``x`` in the Lie algebra, shape (..., n, n)."""
         dtype, (g, x) = self._pair(g, x, "x")
-        with _full_precision(g):
+        with full_precision(g):
             return self._adjoint(g, x).to(dtype)
 
     def _adjoint(self, g: Tensor, x: Tensor) -> Tensor:
@@ -295,7 +293,7 @@ class MatrixGroup(Measured):
         check_last(v, (self.dim,), "v")
         x = v.to(compute_dtype(v.dtype))
         basis = self._unit_basis(x)
-        with _full_precision(x):
+        with full_precision(x):
             return (x @ basis.flatten(-2)).unflatten(-1, basis.shape[-2:]).to(v.dtype)
 
     @accepts_numpy
@@ -303,7 +301,7 @@ class MatrixGroup(Measured):
         """Orthonormal coordinates of a matrix of the Lie algebra."""
         self._element(x, "x")
         y = x.to(compute_dtype(x.dtype)) * self.alpha
-        with _full_precision(y):
+        with full_precision(y):
             return (y.flatten(-2) @ self._unit_basis(y).flatten(-2).mT).to(x.dtype)
 
     # -- coordinates
@@ -383,7 +381,7 @@ class MatrixGroup(Measured):
     def distance(self, g: Tensor, h: Tensor) -> Tensor:
         """Geodesic distance of elements, shape (...); see the class for the metric."""
         dtype, (g, h) = self._pair(g, h, "h")
-        with _full_precision(g):
+        with full_precision(g):
             return (self.alpha**0.5 * self._distance(g, h)).to(dtype)
 
     @accepts_numpy
@@ -395,5 +393,5 @@ class MatrixGroup(Measured):
         dtype, (g, h) = self._pair(g, h, "h")
         time = torch.as_tensor(t, dtype=g.dtype, device=g.device)
         check_broadcast(g=(g, 2), h=(h, 2), t=(time, 0))
-        with _full_precision(g):
+        with full_precision(g):
             return self._geodesic(g, h, time[..., None, None]).to(dtype)

@@ -3,8 +3,15 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.lie import _general_log, _two_by_two, haar
-from manifoldkit.lie._basis import skew_basis, symmetric_basis
+from manifoldkit._checks import check_choice
+from manifoldkit.lie import haar
+from manifoldkit.lie.basis import skew_basis, symmetric_basis
+from manifoldkit.lie.closed_forms import (
+    general_log as _general_log,
+)
+from manifoldkit.lie.closed_forms import (
+    two_by_two as _two_by_two,
+)
 from manifoldkit.lie.decompositions import (
     iwasawa,
     log_det,
@@ -17,7 +24,6 @@ from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import length
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.groups.spd_space import spd_distance, spd_geodesic
-from manifoldkit.linalg.checks import check_choice
 
 
 class GLPlus(MatrixGroup):

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy
-from manifoldkit.linalg.checks import check_choice, compute_dtype
+from manifoldkit.linalg.checks import compute_dtype
 
 
 class Measured(ABC):

@@ -2,13 +2,13 @@
 
 import torch
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie import haar
-from manifoldkit.lie._basis import skew_basis
+from manifoldkit.lie.basis import skew_basis
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import length
 from manifoldkit.lie.groups.rotation_maps import rotation_angle, rotation_log, skew_exp
 from manifoldkit.linalg import procrustes
-from manifoldkit.linalg.checks import check_choice
 
 
 class SO(MatrixGroup):

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.lie import _so3, _two_by_two
-from manifoldkit.lie._newton_polar import polar_rotation
+from manifoldkit.lie.closed_forms import so3 as _so3
+from manifoldkit.lie.closed_forms import two_by_two
+from manifoldkit.lie.closed_forms.newton_polar import polar_rotation
 from manifoldkit.linalg.rotation_log import logm_rotation
 
 
@@ -12,7 +13,7 @@ def skew_exp(a: Tensor) -> Tensor:
     """Rotation of a skew matrix."""
     n = a.shape[-1]
     if n == 2:
-        return _two_by_two.rotation((a[..., 1, 0] - a[..., 0, 1]) / 2)
+        return two_by_two.rotation((a[..., 1, 0] - a[..., 0, 1]) / 2)
     if n == 3:
         return _so3.exp_so3(_so3.vee(a))
     return torch.linalg.matrix_exp((a - a.mT) / 2)
@@ -20,7 +21,7 @@ def skew_exp(a: Tensor) -> Tensor:
 
 def rotation_angle(r: Tensor) -> Tensor:
     """Angle of a rotation of the plane, in (-pi, pi]."""
-    return _two_by_two.angle(
+    return two_by_two.angle(
         (r[..., 0, 0] + r[..., 1, 1]) / 2, (r[..., 1, 0] - r[..., 0, 1]) / 2
     )
 
@@ -30,7 +31,7 @@ def rotation_log(r: Tensor) -> Tensor:
     n = r.shape[-1]
     if n == 2:
         theta = rotation_angle(r)
-        return _two_by_two.matrix(0 * theta, -theta, theta, 0 * theta)
+        return two_by_two.matrix(0 * theta, -theta, theta, 0 * theta)
     if n == 3:
         return _so3.hat(_so3.log_so3(r))
     if r.dtype == torch.float64 or r.numel() == 0:

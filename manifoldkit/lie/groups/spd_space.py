@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy
-from manifoldkit.lie._basis import symmetric_basis
 from manifoldkit.lie._guard import positive_definite
+from manifoldkit.lie.basis import symmetric_basis
 from manifoldkit.lie.decompositions import (
     log_det,
     sym_exp,
@@ -17,8 +18,8 @@ from manifoldkit.lie.decompositions import (
 )
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import common, length
-from manifoldkit.linalg.checks import check_broadcast, check_choice
-from manifoldkit.linalg.symmetric import _full_precision
+from manifoldkit.linalg.checks import check_broadcast
+from manifoldkit.linalg.symmetric import full_precision
 
 
 def _between(p: Tensor, q: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class SPDSpace(MatrixGroup):
         self._element(x, "x")
         check_broadcast(g=(g, 2), x=(x, 2))
         dtype, (g, x) = common(g, x)
-        with _full_precision(g):
+        with full_precision(g):
             y = g @ x @ g.mT
             return ((y + y.mT) / 2).to(dtype)
 

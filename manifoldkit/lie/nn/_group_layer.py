@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifoldkit._checks import check_choice, check_counts
 from manifoldkit.lie.nn.kernels import (
     WINDOWS,
     KernelFactory,
@@ -15,7 +16,6 @@ from manifoldkit.lie.nn.kernels import (
     window_values,
 )
 from manifoldkit.lie.nn.sampled_group import GroupSamples
-from manifoldkit.linalg.checks import check_choice, check_counts
 
 
 class GroupLayer(nn.Module):

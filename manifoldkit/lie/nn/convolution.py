@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manifoldkit._checks import check_choice, check_counts, check_positive
 from manifoldkit.lie.nn._group_layer import GroupLayer
 from manifoldkit.lie.nn.kernels import KernelFactory, kernel_network
 from manifoldkit.lie.nn.pooling import check_features
 from manifoldkit.lie.nn.sampled_group import GroupSamples
-from manifoldkit.linalg.checks import check_choice, check_counts, check_positive
 
 
 class LiftConv2d(GroupLayer):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from manifoldkit._checks import check_counts
 from manifoldkit.lie.nn.siren import Siren
-from manifoldkit.linalg.checks import check_counts
 
 #: ``(in_features, out_features, out_scale)`` to a module on ``(..., in_features)``.
 KernelFactory = Callable[[int, int, float], nn.Module]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie.nn.sampled_group import GroupSamples
-from manifoldkit.linalg.checks import check_choice
 
 _MODES = ("max", "mean", "none")
 

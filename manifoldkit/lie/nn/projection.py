@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie.nn._group_layer import GroupLayer
 from manifoldkit.lie.nn.kernels import KernelFactory
 from manifoldkit.lie.nn.pooling import check_features
 from manifoldkit.lie.nn.sampled_group import GroupSamples
-from manifoldkit.linalg.checks import check_choice
 
 
 class GroupProject2d(GroupLayer):

@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from manifoldkit._checks import check_choice, check_counts
 from manifoldkit.lie import haar
 from manifoldkit.lie.groups.presentation import ANGLES
-from manifoldkit.linalg.checks import check_choice, check_counts, compute_dtype
+from manifoldkit.linalg.checks import compute_dtype
 
 #: ``(group, n, generator, dtype, device)`` to ``(g, g_inv, log_weight)``.
 Proposal = Callable[..., tuple[Tensor, Tensor, Tensor]]

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.linalg.checks import check_count, check_counts, check_positive
+from manifoldkit._checks import check_count, check_counts, check_positive
 
 
 class Siren(nn.Module):

@@ -4,10 +4,11 @@ import math
 
 from torch import Tensor
 
-from manifoldkit.lie import _euler, _so3
+from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie.closed_forms import euler
+from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.rotation._checks import check_rotation
-from manifoldkit.linalg.checks import check_choice
 
 _ORDERS = ("wxyz", "xyzw")
 
@@ -175,7 +176,7 @@ def euler_to_matrix(
     """
     v = check_vector(angles, 3, "angles")
     v = v * (math.pi / 180) if degrees else v
-    return _euler.angles_to_matrix(v, order).to(angles.dtype)
+    return euler.angles_to_matrix(v, order).to(angles.dtype)
 
 
 @accepts_numpy
@@ -206,5 +207,5 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     tensor([90.,  0.,  0.])
     """
     q = _so3.matrix_quaternion(check_rotation(r))
-    angles = _euler.quaternion_to_angles(q, order)
+    angles = euler.quaternion_to_angles(q, order)
     return (angles * (180 / math.pi) if degrees else angles).to(r.dtype)

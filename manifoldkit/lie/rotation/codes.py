@@ -5,20 +5,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manifoldkit.lie import _so3
+from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import (
     accepts_numpy,
     check_vector,
     full_precision,
     unit_vector,
 )
-from manifoldkit.lie._gram_schmidt import (
+from manifoldkit.lie.closed_forms import so3 as _so3
+from manifoldkit.lie.closed_forms.gram_schmidt import (
     finish,
     gram_schmidt,
     stereographic_decode,
     stereographic_encode,
 )
-from manifoldkit.lie._top_vector import top_vector
+from manifoldkit.lie.closed_forms.top_vector import top_vector
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation._checks import back, check_rotation
 from manifoldkit.lie.rotation.classic import (
@@ -37,7 +38,6 @@ from manifoldkit.lie.rotation.vectors import (
 )
 from manifoldkit.linalg.checks import (
     check_broadcast,
-    check_choice,
     check_floating,
     check_square,
     common_dtype,

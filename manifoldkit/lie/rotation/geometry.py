@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.lie import _so3, haar
+from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation._checks import check_pair, check_rotation
 from manifoldkit.linalg.checks import check_broadcast, common_dtype

@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
-from manifoldkit.lie._gram_schmidt import (
+from manifoldkit.lie.closed_forms.gram_schmidt import (
     finish,
     sixd_columns,
     stereographic_decode,
     stereographic_encode,
 )
-from manifoldkit.lie._procrustes import nearest_rotation
+from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
 from manifoldkit.lie.rotation._checks import back, check_rotation
-from manifoldkit.linalg.checks import check_choice, check_square, compute_dtype
+from manifoldkit.linalg.checks import check_square, compute_dtype
 
 LAYOUTS = ("columns", "rows")
 _STEREO_SCALE = (math.sqrt(2) + 1, math.sqrt(2) + 1, math.sqrt(2))

@@ -1,5 +1,5 @@
 """Symmetric positive definite matrices under five metrics."""
 
-from manifoldkit.manifolds.spd.common import SPD
+from lazy_loader import attach_stub
 
-__all__ = ["SPD"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -5,8 +5,9 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.linalg import eigh, symmetrize
-from manifoldkit.linalg.checks import check_choice, tolerance
+from manifoldkit.linalg.checks import tolerance
 from manifoldkit.manifolds.base import SquareMatrixManifold
 
 _CLASSES = {

@@ -17,7 +17,7 @@ from manifoldkit.graphs import (
     commutativity_loss,
     identity_loss,
 )
-from manifoldkit.graphs.monoid._gru_kernel import SymmetricGRU
+from manifoldkit.graphs.monoid.gru_kernel import SymmetricGRU
 
 LEARNABLE = [GRUMonoid, LSTMMonoid, SymmetricGRUMonoid, SymmetricMLPMonoid]
 

@@ -151,7 +151,7 @@ def test_10_batches_keep_their_shape_in_every_dimension(n):
 
 
 def test_11_everything_runs_on_the_cpu_unless_told_otherwise():
-    from manifoldkit.experiments.affine_images import run
+    from manifoldkit.experiments.lie.affine_images import run
 
     assert inspect.signature(run).parameters["device"].default == "cpu"
     net = AffineResNet(channels=4, n_samples=2, hidden=8, head=0, kernel_size=3)

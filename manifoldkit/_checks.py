@@ -1,0 +1,175 @@
+"""Checks of plain values: choices, integers, numbers, intervals.
+
+Standard library only, so that every room can use them. One rule for integers: a
+number that is no integer (2.5, ``True``, ``None``) and an integer out of range get the
+same sentence, in an error that is both a ``ValueError`` and a ``TypeError``.
+"""
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+from manifoldkit.exceptions import InvalidValueError
+
+Option = TypeVar("Option")
+
+
+def check_choice(value: Option, options: Iterable[Option], name: str) -> Option:
+    """Return ``value`` if it is one of the options, else raise ``ValueError``.
+
+    >>> check_choice("mean", ("mean", "sum"), "reduction")
+    'mean'
+    """
+    options = tuple(options)
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {options}, found {value!r}")
+    return value
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number; booleans are none.
+
+    >>> is_integer(3), is_integer(True), is_integer(3.0)
+    (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number; booleans are none.
+
+    >>> is_number(3.5), is_number("3"), is_number(True)
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """Return an integer of at least ``least``, else raise.
+
+    >>> check_count(3, "n_layers")
+    3
+    """
+    if not is_integer(value) or value < least:
+        raise InvalidValueError(
+            f"{name}: expected an integer >= {least}, found {value!r}"
+        )
+    return int(value)
+
+
+def check_counts(**values: Any) -> None:
+    """Raise unless all values are integers of at least one.
+
+    >>> check_counts(hidden=8, layers=2)
+    """
+    for name, value in values.items():
+        check_count(value, name)
+
+
+def check_integers(**values: Any) -> None:
+    """Raise unless all are integers; how large is the caller's.
+
+    >>> check_integers(n_graphs=0)
+    """
+    for name, value in values.items():
+        if not is_integer(value):
+            raise InvalidValueError(f"{name}: expected an integer, found {value!r}")
+
+
+def check_numbers(**values: Any) -> None:
+    """Raise unless all are finite real numbers.
+
+    >>> check_numbers(snr=-3.0)
+    """
+    for name, value in values.items():
+        if not is_number(value):
+            raise InvalidValueError(f"{name}: expected a number, found {value!r}")
+        if not math.isfinite(float(value)):
+            raise ValueError(f"{name}: expected a finite number, found {value!r}")
+
+
+def check_positive(value: Any, name: str) -> float:
+    """Return a positive finite number, else raise.
+
+    >>> check_positive(2, "radius")
+    2.0
+    """
+    if not is_number(value) or not 0 < value < math.inf:
+        raise InvalidValueError(f"{name}: expected a positive number, found {value!r}")
+    return float(value)
+
+
+def check_interval(
+    value: Any, name: str, low: float, high: float = math.inf, ends: str = "[]"
+) -> float:
+    """Return a number of an interval, else raise.
+
+    Parameters
+    ----------
+    value : number
+        What was given; NaN is in no interval.
+    name : str
+        The argument, for the message.
+    low, high : float
+        The ends.
+    ends : {"[]", "()", "[)", "(]"}
+        Which ends belong to it, as in mathematical notation. An infinite end never
+        does.
+
+    Examples
+    --------
+    >>> check_interval(0.2, "validation_fraction", 0, 1, "()")
+    0.2
+    >>> check_interval(-1, "weight_decay", 0)
+    Traceback (most recent call last):
+    manifoldkit.exceptions.InvalidValueError: weight_decay: expected a number >= 0, \
+found -1
+    """
+    good = is_number(value) and math.isfinite(value)
+    good = good and (value >= low if ends[0] == "[" else value > low)
+    good = good and (value <= high if ends[1] == "]" else value < high)
+    if good:
+        return float(value)
+    if high == math.inf:
+        sign = ">=" if ends[0] == "[" else ">"
+        raise InvalidValueError(
+            f"{name}: expected a number {sign} {low:g}, found {value!r}"
+        )
+    raise InvalidValueError(
+        f"{name}: expected a number in {ends[0]}{low:g}, {high:g}{ends[1]}, "
+        f"found {value!r}"
+    )
+
+
+def check_limits(value: Any, name: str, least: int = 1) -> tuple[int, int]:
+    """Return the smallest and the largest size; a single integer is both.
+
+    Raises
+    ------
+    TypeError
+        Neither an integer nor a pair of them.
+    ValueError
+        Below ``least``, or the wrong way round.
+
+    Examples
+    --------
+    >>> check_limits(5, "sizes"), check_limits((2, 16), "sizes")
+    ((5, 5), (2, 16))
+    """
+    if is_integer(value):
+        low = high = int(value)
+    else:
+        pair = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+        if not pair or isinstance(value, str | dict) or len(value) != 2:
+            raise InvalidValueError(
+                f"{name}: expected (smallest, largest), found {value!r}"
+            )
+        for end in value:
+            check_integers(**{name: end})
+        low, high = (int(end) for end in value)
+    if not least <= low <= high:
+        raise ValueError(
+            f"{name}: expected {least} <= smallest <= largest, found ({low}, {high})"
+        )
+    return low, high

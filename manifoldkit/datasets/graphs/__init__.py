@@ -1,0 +1,5 @@
+"""Graphs: pairs for subgraph search, tasks, sets that are hard to tell apart."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .molecules import MoleculeWindows as MoleculeWindows
+from .molecules import md17_windows as md17_windows
+from .separation import GraphSet as GraphSet
+from .separation import fetch_exp as fetch_exp
+from .separation import fetch_graph8c as fetch_graph8c
+from .subgraphs import SubgraphPairs as SubgraphPairs
+from .subgraphs import fetch_subgraph_pairs as fetch_subgraph_pairs
+from .subgraphs import make_molecule_graphs as make_molecule_graphs
+from .subgraphs import make_subgraph_pairs as make_subgraph_pairs
+from .tasks import GraphTasks as GraphTasks
+from .tasks import make_graph_tasks as make_graph_tasks

@@ -1,0 +1,5 @@
+"""Tracks of several agents: simulated particles, pedestrians."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

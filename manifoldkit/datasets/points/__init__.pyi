@@ -1,0 +1,11 @@
+from .meshes import Mesh as Mesh
+from .meshes import read_off as read_off
+from .meshes import sample_mesh as sample_mesh
+from .primitives import PointClouds as PointClouds
+from .primitives import make_point_clouds as make_point_clouds
+from .princeton import ShapeSet as ShapeSet
+from .princeton import fetch_point_clouds as fetch_point_clouds
+from .shapes import PartSet as PartSet
+from .shapes import load_modelnet as load_modelnet
+from .shapes import load_scanobjectnn as load_scanobjectnn
+from .shapes import load_shapenet_part as load_shapenet_part

@@ -1,0 +1,5 @@
+"""EqMotion: equivariant forecasts of several agents, with invariant reasoning."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .forecaster import MotionForecaster as MotionForecaster
+from .metrics import ade as ade
+from .metrics import edge_accuracy as edge_accuracy
+from .metrics import fde as fde
+from .metrics import min_ade as min_ade
+from .metrics import min_fde as min_fde
+from .model import EqMotion as EqMotion
+from .outputs import EqMotionOutput as EqMotionOutput
+from .pairs import neighbor_graph as neighbor_graph

@@ -1,0 +1,470 @@
+"""Motion forecasting behind scikit-learn's interface."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from manifoldkit._checks import check_choice
+from manifoldkit._faces.estimator import seeded
+from manifoldkit._faces.files import plain, read_content, read_weights, write_files
+from manifoldkit._faces.training import training_log
+from manifoldkit.equivariant.eqmotion.metrics import ade, min_ade
+from manifoldkit.equivariant.eqmotion.model import EqMotion
+from manifoldkit.equivariant.eqmotion.training import Forecast, make_trainer
+
+_FORMAT = "manifoldkit.equivariant.MotionForecaster"
+_FITTED = ("history_len_", "horizon_len_", "n_agents_", "n_dims_")
+_PREDICT_BATCH = 512
+
+
+class MotionForecaster(BaseEstimator):
+    """Forecast how several agents move on.
+
+    :class:`~manifoldkit.equivariant.EqMotion` (or a network of your own) behind
+    scikit-learn's interface, trained through skorch (extra ``train``) on the mean
+    distance between forecast and truth.
+
+    Tracks are arrays (n_samples, n_agents, n_steps, n_dims) in which NaN means "not
+    observed": an agent that is NaN throughout is padding, missing steps of the past
+    are completed by ``missing``, missing steps of the future do not count.
+
+    Parameters
+    ----------
+    model : "eqmotion" or callable, default="eqmotion"
+        A callable takes ``past_len`` and ``future_len`` and returns a torch module
+        that maps (B, N, past_len, D) to (B, N, future_len, D), without NaN.
+    history : int, optional
+        Observed steps; default half of the steps seen in ``fit``.
+    horizon : int, optional
+        Steps to forecast; default the rest.
+    hidden, channels, n_layers, n_categories, n_null, tau, n_modes
+        Of EqMotion.
+    agent_embedding : bool, default=False
+        Tell agents apart by their place in the array (joints of a skeleton).
+    missing : {"raise", "hold", "linear"}, default="raise"
+        How tracks with gaps are completed.
+    model_options : dict, optional
+        Further options of EqMotion, such as ``{"rescale": "speed"}``.
+    supervise : {"all", "ego"}, default="all"
+        Whose forecasts the loss counts: all agents, or the first of each sample.
+    step_weights : array-like of shape (horizon,), optional
+        Factors of the loss at each step to forecast; EqMotion takes
+        ``horizon / np.arange(1, 5, 4 / horizon)`` for one second of human motion.
+    entropy_weight : float, default=0.0
+        Weight in the loss of the entropy of inferred categories; makes them sharper.
+    time_reversal : bool, default=False
+        Train on the reversed tracks too.
+    lr, weight_decay : float, default=5e-4, 0.0
+        Of Adam.
+    max_epochs, batch_size : int, default=50, 64
+        Passes over the data, samples a step.
+    early_stopping : bool, default=False
+        Put ``validation_fraction`` of the samples aside, stop when their loss has not
+        improved for ``patience`` epochs, and keep the best weights.
+    validation_fraction : float, default=0.1
+        Share for early stopping.
+    patience : int, default=10
+        Epochs without improvement.
+    device : str, default="cpu"
+        Such as "cuda".
+    random_state : int, RandomState instance or None, default=None
+        Of initial weights, batches and the validation share.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trainer; ``net_.module_.network`` is the network.
+    history_ : list of dict
+        One row an epoch: ``epoch``, ``train_loss``, ``dur``, and with early stopping
+        ``valid_loss``.
+    history_len_, horizon_len_, n_agents_, n_dims_ : int
+        Sizes seen in ``fit``; only ``n_agents_`` may change afterwards.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> start, speed = rng.standard_normal((2, 64, 3, 1, 2))
+    >>> X = start + 0.1 * speed * np.arange(8)[:, None]  # nobody turns
+    >>> model = MotionForecaster(history=5, hidden=16, channels=8, n_layers=1,
+    ...                          lr=5e-3, max_epochs=60, random_state=0).fit(X)
+    >>> model.predict(X[:, :, :5]).shape
+    (64, 3, 3, 2)
+    >>> bool(model.score(X) > -0.2)
+    True
+    """
+
+    net_: Any
+
+    def __init__(
+        self,
+        model="eqmotion",
+        *,
+        history: int | None = None,
+        horizon: int | None = None,
+        hidden: int = 64,
+        channels: int = 64,
+        n_layers: int = 4,
+        n_categories: int = 2,
+        n_null: int = 0,
+        tau: float = 1.0,
+        n_modes: int = 1,
+        agent_embedding: bool = False,
+        missing: str = "raise",
+        model_options: dict | None = None,
+        supervise: str = "all",
+        step_weights=None,
+        entropy_weight: float = 0.0,
+        time_reversal: bool = False,
+        lr: float = 5e-4,
+        weight_decay: float = 0.0,
+        max_epochs: int = 50,
+        batch_size: int = 64,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        device: str = "cpu",
+        random_state=None,
+        verbose: int = 0,
+    ):
+        self.model = model
+        self.history = history
+        self.horizon = horizon
+        self.hidden = hidden
+        self.channels = channels
+        self.n_layers = n_layers
+        self.n_categories = n_categories
+        self.n_null = n_null
+        self.tau = tau
+        self.n_modes = n_modes
+        self.agent_embedding = agent_embedding
+        self.missing = missing
+        self.model_options = model_options
+        self.supervise = supervise
+        self.step_weights = step_weights
+        self.entropy_weight = entropy_weight
+        self.time_reversal = time_reversal
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_agents, n_steps, n_dims)
+            Whole tracks: ``history`` observed steps, then ``horizon`` future ones. Or
+            the observed steps alone, if ``y`` is given.
+        y : array-like of shape (n_samples, n_agents, horizon, n_dims), optional
+            The future.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Shapes or settings that do not fit; infinite positions.
+        MissingExtraError
+            skorch is not installed.
+        """
+        self._check_settings()
+        past, future = self._split(X, y)
+        if len(past) == 0:
+            raise ValueError("X: expected at least one sample, found none")
+        self.n_agents_, self.n_dims_ = past.shape[1], past.shape[3]
+        self.history_len_, self.horizon_len_ = past.shape[2], future.shape[2]
+        rng = check_random_state(self.random_state)
+        held = None
+        if self.early_stopping:
+            count = max(1, round(self.validation_fraction * len(past)))
+            if count >= len(past):
+                raise ValueError(
+                    "early_stopping: expected more samples than go into validation, "
+                    f"found {len(past)}"
+                )
+            order = rng.permutation(len(past))
+            held = past[order[:count]], future[order[:count]]
+            past, future = past[order[count:]], future[order[count:]]
+        if self.time_reversal:
+            whole = np.concatenate([past, future], 2)
+            whole = np.concatenate([whole, whole[:, :, ::-1]])
+            past, future = np.split(whole, [self.history_len_], axis=2)
+        # a copy each, because the loader wants strides that torch knows
+        past, future = np.ascontiguousarray(past), np.ascontiguousarray(future)
+        with seeded(int(rng.randint(2**31 - 1)), self.device):
+            self._build(held)
+            self.net_.fit(past, future)
+        self.history_ = training_log(self.net_)
+        self._evaluation_mode()
+        return self
+
+    def predict(self, X) -> np.ndarray:
+        """Forecast.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_agents, n_steps, n_dims)
+            The observed steps, or whole tracks, of which the future is not looked at.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_agents, horizon, n_dims)
+            With several modes (n_samples, n_agents, n_modes, horizon, n_dims). Zero
+            for agents that are NaN throughout.
+        """
+        return self._forward(X)[0]
+
+    def predict_interactions(self, X) -> np.ndarray:
+        """Infer the category of every pair of agents.
+
+        Parameters
+        ----------
+        X : array-like
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_agents, n_agents, n_categories)
+            Shares that sum to 1.
+
+        Raises
+        ------
+        ValueError
+            The network infers none.
+        """
+        category = self._forward(X)[1]
+        if category is None:
+            raise ValueError("predict_interactions: this network infers no categories")
+        return category
+
+    def score(self, X, y=None) -> float:
+        """Return minus the average displacement error, so that more is better.
+
+        Parameters
+        ----------
+        X, y : array-like
+            As for :meth:`fit`. Agents without a complete future do not count. With
+            several modes the best one of each agent does.
+        """
+        check_is_fitted(self, "net_")
+        past, future = self._split(X, y)
+        pred = torch.from_numpy(self.predict(past))
+        target = torch.from_numpy(future)
+        valid = target.isfinite().all((-1, -2))
+        valid &= torch.from_numpy(np.isfinite(past).all(-1).any(-1))
+        target = target.nan_to_num()
+        return -float((ade if self.n_modes == 1 else min_ade)(pred, target, valid))
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path.safetensors`` (weights) and ``path.json`` (everything else).
+
+        Raises
+        ------
+        TypeError
+            A parameter is not a plain value, such as a callable ``model``.
+        """
+        check_is_fitted(self, "net_")
+        state = isinstance(self.random_state, np.random.RandomState)
+        params = {
+            name: None if state and name == "random_state" else plain(name, value)
+            for name, value in self.get_params(deep=False).items()
+        }
+        content = {
+            "format": _FORMAT,
+            "params": params,
+            "fitted": {name: getattr(self, name) for name in _FITTED},
+            "history": self.history_,
+        }
+        write_files(path, self.net_.module_.state_dict(), content)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> "MotionForecaster":
+        """Read what :meth:`save` wrote; nothing is unpickled.
+
+        Parameters
+        ----------
+        path : str or Path
+            As given to :meth:`save`.
+        device : str, default="cpu"
+            Where to put the network.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            There is none, or the files hold something else.
+        """
+        content = read_content(path, _FORMAT)
+        model = cls(**(content["params"] | {"device": device}))
+        for name, value in content["fitted"].items():
+            setattr(model, name, value)
+        with seeded(0, device):
+            model._build(None)
+            model.net_.initialize()
+        read_weights(path, model.net_.module_, device)
+        model.history_ = content["history"]
+        model._evaluation_mode()
+        return model
+
+    def _check_settings(self) -> None:
+        check_choice(self.supervise, ("all", "ego"), "supervise")
+        if self.model != "eqmotion" and not callable(self.model):
+            raise ValueError(
+                f"model: expected 'eqmotion' or a callable, found {self.model!r}"
+            )
+        for name in ("max_epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if value != int(value) or value < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
+        for name, low in (("weight_decay", 0), ("entropy_weight", 0)):
+            if not getattr(self, name) >= low:
+                raise ValueError(
+                    f"{name}: expected at least {low}, found {getattr(self, name)!r}"
+                )
+        if not self.lr > 0:
+            raise ValueError(f"lr: expected a positive number, found {self.lr!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "validation_fraction: expected a number between 0 and 1, found "
+                f"{self.validation_fraction!r}"
+            )
+
+    def _split(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+        """Past and future of whole tracks, or of the two given apart."""
+        X = _check_tracks(X, "X")
+        fitted = hasattr(self, "net_")
+        if y is not None:
+            y = _check_tracks(y, "y")
+            if X.shape[:2] != y.shape[:2] or X.shape[3] != y.shape[3]:
+                raise ValueError(
+                    "y: expected the samples, agents and dimensions of X, found "
+                    f"shapes {X.shape} and {y.shape}"
+                )
+            return X, y
+        steps = X.shape[2]
+        history = self.history if self.history is not None else steps // 2
+        if self.history is None and fitted:
+            history = self.history_len_
+        horizon = steps - history if self.horizon is None else self.horizon
+        if history < 1 or horizon < 1 or history + horizon != steps:
+            raise ValueError(
+                f"X: expected history + horizon = {history} + {horizon} steps, "
+                f"shape (n_samples, n_agents, {history + horizon}, n_dims), found "
+                f"{X.shape}"
+            )
+        return X[:, :, :history], X[:, :, history:]
+
+    def _network(self) -> nn.Module:
+        if self.model != "eqmotion":
+            return self.model(self.history_len_, self.horizon_len_)
+        return EqMotion(
+            self.history_len_,
+            self.horizon_len_,
+            self.hidden,
+            self.channels,
+            self.n_layers,
+            self.n_categories,
+            self.n_null,
+            self.tau,
+            self.n_modes,
+            self.n_agents_ if self.agent_embedding else None,
+            missing=self.missing,
+            **(self.model_options or {}),
+        )
+
+    def _build(self, held) -> None:
+        """Set up the trainer."""
+        network = self._network()
+        self.net_ = make_trainer(
+            Forecast(network, takes_mask=isinstance(network, EqMotion)),
+            patience=self.patience if held is not None else None,
+            verbose=self.verbose,
+            held=held,
+            loss={
+                "n_modes": self.n_modes,
+                "ego": self.supervise == "ego",
+                "entropy_weight": self.entropy_weight,
+                "step_weights": self._step_weights(),
+            },
+            optimizer=torch.optim.Adam,
+            lr=self.lr,
+            optimizer__weight_decay=self.weight_decay,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _step_weights(self) -> list[float] | None:
+        if self.step_weights is None:
+            return None
+        weights = np.asarray(self.step_weights, dtype=float)
+        if weights.shape != (self.horizon_len_,) or not (weights >= 0).all():
+            raise ValueError(
+                f"step_weights: expected {self.horizon_len_} numbers >= 0, one a step "
+                f"to forecast, found {self.step_weights!r}"
+            )
+        return weights.tolist()
+
+    def _evaluation_mode(self) -> None:
+        self.net_.module_.eval()
+
+    def _forward(self, X) -> tuple[np.ndarray, np.ndarray | None]:
+        check_is_fitted(self, "net_")
+        X = _check_tracks(X, "X")
+        steps = (self.history_len_, self.history_len_ + self.horizon_len_)
+        if X.shape[2] not in steps or X.shape[3] != self.n_dims_:
+            raise ValueError(
+                f"X: expected shape (n_samples, n_agents, {steps[0]}, {self.n_dims_})"
+                f", or {steps[1]} steps, found {X.shape}"
+            )
+        X = torch.from_numpy(np.ascontiguousarray(X[:, :, : steps[0]]))
+        module = self.net_.module_.eval()
+        preds, categories = [], []
+        with torch.no_grad():
+            for start in range(0, max(len(X), 1), _PREDICT_BATCH):
+                pred, category = module(
+                    X[start : start + _PREDICT_BATCH].to(self.device)
+                )
+                preds.append(pred.cpu().to(X.dtype))
+                categories.append(None if category is None else category.cpu())
+        pred = torch.cat(preds).numpy()
+        if categories[0] is None:
+            return pred, None
+        return pred, torch.cat([c for c in categories if c is not None]).numpy()
+
+
+def _check_tracks(X, name: str) -> np.ndarray:
+    """Return tracks as a floating-point array, or raise ``ValueError``."""
+    X = np.asarray(X)
+    if X.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected numbers, found dtype {X.dtype}")
+    if X.ndim != 4:
+        raise ValueError(
+            f"{name}: expected shape (n_samples, n_agents, n_steps, n_dims), found "
+            f"{X.shape}"
+        )
+    X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
+    if np.isinf(X).any():
+        where = tuple(int(i) for i in np.argwhere(np.isinf(X))[0])
+        raise ValueError(
+            f"{name}{list(where)} is infinite: expected numbers, or NaN where nothing "
+            "was observed"
+        )
+    return X

@@ -1,0 +1,466 @@
+"""EqMotion: forecasts of interacting agents that turn and shift with the scene."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.equivariant.eqmotion.graphs import forward_graphs
+from manifoldkit.equivariant.eqmotion.inputs import (
+    MISSING,
+    check_category,
+    check_edges,
+    dct_matrix,
+    invariants,
+    read_tracks,
+)
+from manifoldkit.equivariant.eqmotion.layers import (
+    InteractionLayer,
+    InteractionReasoning,
+    ModalHeads,
+    masked_mean,
+    mlp,
+)
+from manifoldkit.equivariant.eqmotion.outputs import (
+    EqMotionOutput,
+    both_valid,
+    finish,
+)
+from manifoldkit.equivariant.eqmotion.pairs import (
+    DensePairs,
+    EdgePairs,
+    Pairs,
+    check_normalize,
+)
+from manifoldkit.equivariant.eqmotion.reference_names import load_reference
+
+
+class EqMotion(nn.Module):
+    r"""Motion forecasting equivariant under rotations, reflections and translations.
+
+    Each agent has vectors G (channels of positions in the frequency domain), which
+    turn with the scene, and invariant features h (from speeds and turning angles).
+    A reasoning block sorts every ordered pair into one of K categories of interaction;
+    each layer then computes
+
+    .. math::
+        G_i' &= G_i + \varphi(h_i) (G_i - \mu)
+            + \sum_j w_{ij} (G_i - G_j) + U V_i, \\
+        G_i &\leftarrow q_i - \min(\langle q_i, k_i\rangle, 0)
+            \frac{k_i}{|k_i|^2 + 10^{-4}} + \mu', \qquad
+            q_i = Q (G_i' - \mu'),\; k_i = K (G_i' - \mu'), \\
+        h_i &\leftarrow h_i + \psi\bigl(h_i, \sum_{j\ne i} m(h_i, h_j, |G_i - G_j|)
+            \bigr),
+
+    where the edge weight w is a network of the category's expert networks of
+    :math:`(h_i, h_j, |G_i - G_j|)`. So for R in O(D) and a translation t the forecast
+    of :math:`x R^T + t` is that of x, times :math:`R^T` plus t; permuted agents have
+    permuted forecasts (unless ``n_agents`` names them).
+
+    Parameters
+    ----------
+    past_len, future_len : int
+        Observed steps (2 or more) and steps to forecast.
+    hidden : int, default=64
+        Invariant features; even.
+    channels : int, default=64
+        Vectors an agent.
+    n_layers : int, default=4
+        Layers; with several modes the last one is a private layer of each mode.
+    n_categories, n_null : int, default=2, 0
+        Categories of interaction, and how many of them (the last ones) mean none.
+    tau : float, default=1.0
+        Temperature of the categories' softmax.
+    n_modes : int, default=1
+        Alternative forecasts; more than 1 adds an axis of modes to ``pred``.
+    n_agents : int, optional
+        Number of agents that differ by nature, such as joints of a skeleton: each gets
+        a learned embedding, and N must be this number.
+    use_dct : bool, default=True
+        Work on the discrete cosine transform of the tracks.
+    angle : {"reference", "atan2"}, default="reference"
+        Turning angle by the authors' formula, or by one that is accurate also for
+        small angles.
+    neighbors : {"dense", "edge_index"}, default="dense"
+        All pairs, or the edges of a graph given to ``forward``.
+    missing : {"raise", "hold", "linear"}, default="raise"
+        What to do with steps that an agent was not observed at: refuse, repeat the
+        last known position, or interpolate.
+    normalize_neighbors : {"sum", "mean", "sqrt"}, default="sum"
+        Divide sums over neighbors by 1, their number or its root.
+    category_activation : {"silu", None}, default="silu"
+        SiLU on the logits of the categories, as the authors have it, or none, which
+        lets the categories get arbitrarily sharp.
+    gumbel : bool, default=False
+        Draw one category a pair (straight-through) while training, take the likeliest
+        one in evaluation.
+    rescale : {None, "speed", "radius"}, default=None
+        Divide each scene by its root mean square speed or radius, and multiply the
+        forecast by it: adds equivariance under scaling.
+    validate : {"finite", None}, default="finite"
+        Check outside training that valid positions are finite and given categories
+        sum to 1; None never reads values.
+    device, dtype
+        Of all parameters, and so of the computation.
+
+    Raises
+    ------
+    ValueError
+        Sizes or options that do not fit.
+
+    Notes
+    -----
+    The center of the scene is taken off, and turning angles are computed, in double
+    precision before the input is cast to the parameters' dtype, so scenes far from the
+    origin lose nothing but what their own dtype has lost. Parameters that the authors'
+    code creates and never uses do not exist here. With one agent the experts get no
+    gradient (there is no pair).
+
+    References
+    ----------
+    .. [1] C. Xu et al., "EqMotion: Equivariant multi-agent motion prediction with
+       invariant interaction reasoning", CVPR 2023.
+
+    Examples
+    --------
+    >>> model = EqMotion(past_len=8, future_len=12, hidden=16, channels=8)
+    >>> x = torch.randn(2, 5, 8, 3).cumsum(2)
+    >>> out = model.predict(x)
+    >>> out.pred.shape, out.category.shape
+    (torch.Size([2, 5, 12, 3]), torch.Size([2, 5, 5, 2]))
+    >>> mirror = x * torch.tensor([-1.0, 1.0, 1.0])
+    >>> flipped = out.pred * torch.tensor([-1.0, 1.0, 1.0])
+    >>> torch.allclose(model.predict(mirror).pred, flipped, atol=1e-4)
+    True
+    """
+
+    past_dct: Tensor
+    future_dct: Tensor
+
+    def __init__(
+        self,
+        past_len: int,
+        future_len: int,
+        hidden: int = 64,
+        channels: int = 64,
+        n_layers: int = 4,
+        n_categories: int = 2,
+        n_null: int = 0,
+        tau: float = 1.0,
+        n_modes: int = 1,
+        n_agents: int | None = None,
+        use_dct: bool = True,
+        angle: str = "reference",
+        neighbors: str = "dense",
+        *,
+        missing: str = "raise",
+        normalize_neighbors: str = "sum",
+        category_activation: str | None = "silu",
+        gumbel: bool = False,
+        rescale: str | None = None,
+        validate: str | None = "finite",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        sizes = {
+            "past_len": (past_len, 2),
+            "future_len": (future_len, 1),
+            "hidden": (hidden, 2),
+            "channels": (channels, 1),
+            "n_layers": (n_layers, 1),
+            "n_categories": (n_categories, 1),
+            "n_null": (n_null, 0),
+            "n_modes": (n_modes, 1),
+            "n_agents": (1 if n_agents is None else n_agents, 1),
+        }
+        for name, (value, least) in sizes.items():
+            check_count(value, name, least)
+        if hidden % 2:
+            raise ValueError(f"hidden: expected an even number, found {hidden}")
+        if n_null >= n_categories:
+            raise ValueError(
+                f"n_null: expected fewer than n_categories = {n_categories}, "
+                f"found {n_null}"
+            )
+        if not tau > 0:
+            raise ValueError(f"tau: expected a positive temperature, found {tau}")
+        check_choice(angle, ("reference", "atan2"), "angle")
+        check_choice(neighbors, ("dense", "edge_index"), "neighbors")
+        check_choice(missing, MISSING, "missing")
+        check_choice(category_activation, ("silu", None), "category_activation")
+        check_choice(rescale, (None, "speed", "radius"), "rescale")
+        check_choice(validate, ("finite", None), "validate")
+        self.past_len, self.future_len = past_len, future_len
+        self.hidden, self.channels, self.n_layers = hidden, channels, n_layers
+        self.n_categories, self.n_null, self.tau = n_categories, n_null, tau
+        self.n_active = n_categories - n_null
+        self.n_modes, self.n_agents, self.use_dct = n_modes, n_agents, use_dct
+        self.angle, self.neighbors, self.missing = angle, neighbors, missing
+        self.normalize_neighbors = check_normalize(normalize_neighbors)
+        self.category_activation, self.gumbel = category_activation, gumbel
+        self.rescale, self.validate = rescale, validate
+        self._build({"device": device, "dtype": dtype})
+
+    def _build(self, factory: dict) -> None:
+        hidden, channels, steps = self.hidden, self.channels, self.past_len
+        self.speed_embedding = nn.Linear(steps, hidden // 2, **factory)
+        self.angle_embedding = nn.Linear(steps, hidden // 2, **factory)
+        self.register_parameter("agent_embedding", None)
+        self.agent_mlp: nn.Sequential | None = None
+        if self.n_agents is not None:
+            start = torch.randn(1, self.n_agents, hidden, **factory)
+            self.agent_embedding = nn.Parameter(start)
+            self.agent_mlp = mlp(2 * hidden, hidden, hidden, **factory)
+        self.position_channels = nn.Linear(steps, channels, bias=False, **factory)
+        self.velocity_channels = nn.Linear(steps, channels, bias=False, **factory)
+        self.reasoning = InteractionReasoning(
+            hidden,
+            channels,
+            self.n_categories,
+            self.category_activation is not None,
+            **factory,
+        )
+        shared = self.n_layers if self.n_modes == 1 else self.n_layers - 1
+        self.layers = nn.ModuleList(
+            InteractionLayer(
+                hidden,
+                channels,
+                self.n_active,
+                update_pattern=self.n_modes > 1 or i < shared - 1,
+                **factory,
+            )
+            for i in range(shared)
+        )
+        self.head: nn.Linear | None = None
+        self.heads: ModalHeads | None = None
+        if self.n_modes == 1:
+            self.head = nn.Linear(channels, self.future_len, bias=False, **factory)
+        else:
+            self.heads = ModalHeads(
+                self.n_modes,
+                hidden,
+                channels,
+                self.n_active,
+                self.future_len,
+                **factory,
+            )
+        like = self.speed_embedding.weight
+        past = dct_matrix(steps, like.dtype, like.device)
+        future = dct_matrix(self.future_len, like.dtype, like.device)
+        self.register_buffer("past_dct", past, persistent=False)
+        self.register_buffer("future_dct", future, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, by PyTorch's defaults."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | ModalHeads):
+                module.reset_parameters()
+        if self.agent_embedding is not None:
+            nn.init.normal_(self.agent_embedding)
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"{self.past_len} -> {self.future_len} steps, hidden={self.hidden}, "
+            f"channels={self.channels}, n_categories={self.n_categories}, "
+            f"n_null={self.n_null}, n_modes={self.n_modes}"
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        category: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        batch: Tensor | None = None,
+    ) -> EqMotionOutput:
+        """Forecast.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, N, T, D) or (N, T, D)
+            Observed positions; any number of agents N and spatial dimensions D. Arrays
+            become tensors; integers are refused.
+        mask : Tensor of bool, shape (B, N) or (B, N, T), optional
+            Valid agents, or observed steps. What is not valid has no influence, NaN
+            included, and its outputs are zero.
+        category : Tensor, shape (B, N, N, K), or (E, K) with a graph, optional
+            Known categories of the pairs, as shares; inferred when not given.
+        edge_index : Tensor of int, shape (2, E) or (3, E), optional
+            Senders j and receivers i, for all samples the same, or preceded by a row
+            of samples (:func:`neighbor_graph` makes these). Only these pairs interact.
+        lengths : Tensor of int, shape (B,), optional
+            Instead of a mask: the first so many agents are valid.
+        batch : Tensor of int, shape (N,), optional
+            Graph of each agent when ``x`` (N, T, D) holds several graphs, as
+            torch-geometric batches them; ``edge_index`` then numbers all agents.
+
+        Returns
+        -------
+        EqMotionOutput
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit; values that are not finite or categories that do
+            not sum to 1 (see ``validate``); partial tracks under ``missing="raise"``.
+        TypeError
+            Not floating-point numbers.
+        """
+        if batch is not None:
+            if lengths is not None:
+                raise ValueError("batch, lengths: expected one of them, found both")
+            return EqMotionOutput(
+                *forward_graphs(self, x, mask, category, edge_index, batch)
+            )
+        check = self.validate is not None and not self.training
+        tracks = read_tracks(
+            x, mask, lengths, self.past_len, self.n_agents, self.missing, check
+        )
+        kind = x.dtype if isinstance(x, Tensor) else tracks.x.dtype
+        mask, (b, n) = tracks.mask, tracks.x.shape[:2]
+        center, size, position, velocity = self._normalized(tracks.x, mask)
+        h, position, velocity = self._embed(position, velocity, mask)
+        pairs = self._pairs(edge_index, (b, n), mask, h)
+        category = self._categories(
+            category, h, position, velocity, pairs, mask, tracks.batched, check
+        )
+        pairs = pairs.without_self()
+        share = category
+        if isinstance(pairs, DensePairs):
+            share = pairs.from_dense(category)
+        for layer in self.layers:
+            h, position = layer(h, position, velocity, share, pairs, mask)
+        if self.head is not None:
+            mean = masked_mean(position, mask)
+            y, position = (self.head(position - mean) + mean)[None], position[None]
+        elif self.heads is not None:
+            y, position = self.heads(h, position, velocity, share, pairs, mask)
+        if self.use_dct:
+            y = y @ self.future_dct
+        pred, vectors = (a.permute(2, 3, 0, 4, 1) for a in (y, position))
+        pred = pred * size[..., None] + center[:, None]
+        out = EqMotionOutput(
+            (pred if self.heads is not None else pred.squeeze(2)).to(kind),
+            category,
+            h,
+            vectors if self.heads is not None else vectors.squeeze(2),
+        )
+        return finish(out, mask, tracks.batched, edge_index is not None)
+
+    def _normalized(self, x: Tensor, mask: Tensor | None):
+        """Center and scale (B, 1, 1, 1 or D), positions and velocities (D, B, N, T)."""
+        if mask is None:
+            center = x.mean((1, 2), keepdim=True)
+            weight = torch.ones((), dtype=x.dtype, device=x.device)
+            count = torch.full((), float(x.shape[1]), dtype=x.dtype, device=x.device)
+        else:
+            weight = mask[:, :, None, None].to(x.dtype)
+            count = weight.sum((1, 2, 3), keepdim=True)
+            total = (x * weight).sum((1, 2), keepdim=True)
+            center = total / (count.clamp_min(1) * x.shape[2])
+        position, velocity = x - center, x.diff(dim=2)
+        velocity = torch.cat([velocity[:, :, :1], velocity], 2)
+        size = x.new_ones(x.shape[0], 1, 1, 1)
+        if self.rescale is not None:
+            what = velocity if self.rescale == "speed" else position
+            square = (what * what * weight).sum((1, 2, 3), keepdim=True)
+            square = square / (count.clamp_min(1) * x.shape[2])
+            size = square.where(square > 0, 1.0).sqrt()
+            position, velocity = position / size, velocity / size
+        position, velocity = (a.permute(3, 0, 1, 2) for a in (position, velocity))
+        return center, size, position.contiguous(), velocity.contiguous()
+
+    def _embed(self, position: Tensor, velocity: Tensor, mask: Tensor | None):
+        """Features h (B, N, H), G and V (D, B, N, C)."""
+        dtype = self.speed_embedding.weight.dtype
+        # in double precision: acos near 1 costs half of the digits there are
+        speed, angle = (a.to(dtype) for a in invariants(velocity, self.angle))
+        position, velocity = position.to(dtype), velocity.to(dtype)
+        h = torch.cat([self.speed_embedding(speed), self.angle_embedding(angle)], -1)
+        if self.agent_embedding is not None and self.agent_mlp is not None:
+            named = torch.cat([h, self.agent_embedding.expand(h.shape)], -1)
+            h = F.silu(self.agent_mlp(named))
+        if self.use_dct:
+            position, velocity = position @ self.past_dct.T, velocity @ self.past_dct.T
+        mean = masked_mean(position, mask)
+        position = self.position_channels(position - mean) + mean
+        return h, position, self.velocity_channels(velocity)
+
+    def _pairs(self, edge_index, shape, mask, like) -> Pairs:
+        if edge_index is None:
+            if self.neighbors == "edge_index":
+                raise ValueError(
+                    "edge_index: this model has neighbors='edge_index' and needs a "
+                    "graph, found None"
+                )
+            return DensePairs(shape[1], mask, self.normalize_neighbors, like)
+        edges = check_edges(edge_index, shape[0], shape[1], like.device)
+        return EdgePairs(edges, shape, mask, self.normalize_neighbors, like)
+
+    def _categories(self, given, h, x, v, pairs, mask, batched, check) -> Tensor:
+        if given is not None:
+            given = torch.as_tensor(given, device=h.device)
+            b, n = h.shape[:2]
+            if isinstance(pairs, EdgePairs):
+                shape: tuple[int, ...] = (pairs.edges.shape[1], self.n_categories)
+                if given.ndim >= 3:
+                    given = given if batched else given[None]
+                    check_category(given, (b, n, n, self.n_categories), mask, check)
+                    given = pairs.from_dense(given)
+            else:
+                given = given if batched else given[None]
+                shape = (b, n, n, self.n_categories)
+            check_category(given, shape, mask, check)
+            if mask is not None and given.ndim == 4:
+                given = given.where(both_valid(mask), 0.0)
+            return given.to(h.dtype)
+        logits = self.reasoning(h, torch.cat([x, v], -1), pairs) / self.tau
+        if not self.gumbel:
+            return logits.softmax(-1)
+        if self.training:
+            return F.gumbel_softmax(logits, hard=True)
+        return F.one_hot(logits.argmax(-1), self.n_categories).to(h.dtype)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, *args, **kwargs) -> EqMotionOutput:
+        """Forecast in evaluation mode and without gradients; arguments of ``forward``.
+
+        The mode of the module is given back as it was.
+        """
+        training = {module: module.training for module in self.modules()}
+        try:
+            return self.eval()(x, *args, **kwargs)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+    def load_reference_state_dict(
+        self, sd: Mapping[str, Tensor], strict: bool = True
+    ) -> list[str]:
+        """Load parameters under the names of the authors' code.
+
+        Parameters
+        ----------
+        sd : mapping of str to Tensor
+            The content of a released checkpoint.
+        strict : bool, default=True
+            Refuse names that are missing or unknown.
+
+        Returns
+        -------
+        list of str
+            Names that were left out: parameters which the authors' code creates and
+            never uses (and, unless ``strict``, unknown ones).
+
+        Raises
+        ------
+        ValueError
+            Shapes of another configuration; missing or unknown names.
+        """
+        return load_reference(self, sd, strict)

@@ -1,0 +1,5 @@
+"""Frame averaging: any backbone made invariant or equivariant."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from .averaging import FrameAveraging as FrameAveraging
+from .builders import pca_frame as pca_frame
+from .graph_frames import GraphFrame as GraphFrame
+from .graph_frames import GraphFrameAveraging as GraphFrameAveraging
+from .graph_frames import graph_frame as graph_frame
+from .learned import RadialAxes as RadialAxes
+from .models import FrameGNN as FrameGNN
+from .models import FramePointNet as FramePointNet
+from .models import LocalFrames as LocalFrames
+from .models import PointNetBackbone as PointNetBackbone
+from .pairs import pair_frame as pair_frame
+from .types import Frame as Frame

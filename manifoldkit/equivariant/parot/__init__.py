@@ -1,0 +1,5 @@
+"""PaRot: patches told apart by turning them, and the poses between them."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""RISurConv: rotation-invariant convolutions on local surfaces."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from .classifier import RISurConvClassifier as RISurConvClassifier
+from .indexed import order_neighbors as order_neighbors
+from .indexed import surface_features as surface_features
+from .layers import RISurConvLayer as RISurConvLayer
+from .layers import SurfaceConv as SurfaceConv
+from .layers import SurfaceEmbedding as SurfaceEmbedding
+from .segmenter import RISurConvSegmenter as RISurConvSegmenter
+from .segmenter import SurfacePropagation as SurfacePropagation
+from .surface_graph import SurfaceGraph as SurfaceGraph
+from .surface_graph import SurfaceLevel as SurfaceLevel
+from .surfaces import SurfaceFeatures as SurfaceFeatures
+from .surfaces import surface_order as surface_order

@@ -1,0 +1,1 @@
+"""Reproductions on graphs: aggregation, forecasts, retrieval, separation."""

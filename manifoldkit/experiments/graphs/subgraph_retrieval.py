@@ -1,0 +1,432 @@
+"""Subgraph retrieval on five sets of molecules: networks beside filter and solver.
+
+Every network is chosen by validation MAP and tested once. What an exact solver does
+with the same task stands in the same table.
+"""
+
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.result import Result, command_line, environment
+
+NAME = "subgraph_retrieval"
+TITLE = "Subgraph retrieval on molecules: IsoNet++, late interaction, exact search"
+SETS = ("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm")
+VALIDATION_QUERIES = 20
+_NODE, _EDGE, _LATE = "IsoNet++ node", "IsoNet++ edge", "IsoNet edge (late)"
+
+# steps of 128 pairs and the largest learning rate
+RECIPES: dict[str, dict[str, Any]] = {
+    _NODE: {"model": "node", "steps": 400, "lr": 5e-3},
+    _EDGE: {"model": "edge", "steps": 250, "lr": 5e-3},
+    _LATE: {"model": "late", "steps": 400, "lr": 5e-3},
+}
+ABLATION = ((1, 3), (1, 5), (3, 3))
+LONG = {
+    "model": "node",
+    "steps": 6000,
+    "lr": 1e-2,
+    "weight_decay": 0.0,
+    "per_epoch": 600,
+    "validation": 45,
+}
+EARLY = {"model": "node", "steps": 350, "lr": 1e-3, "schedule": False}
+
+PAPER = [
+    {
+        "method": name,
+        **dict(zip(("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm"), row, strict=True)),
+    }
+    for name, row in {
+        "IsoNet++ node": (0.825, 0.851, 0.888, 0.855, 0.838),
+        "IsoNet++ edge": (0.847, 0.858, 0.902, 0.875, 0.902),
+        "IsoNet edge (late)": (0.690, 0.706, 0.783, 0.722, 0.753),
+        "GMN-match": (0.622, 0.710, 0.730, 0.662, 0.655),
+    }.items()
+]
+
+
+def load(name: str, quick: bool) -> tuple[Any, bool]:
+    """Return the pairs and whether they are real; quick, a simulation stands in."""
+    from manifoldkit.datasets import fetch_subgraph_pairs, make_subgraph_pairs
+    from manifoldkit.exceptions import DatasetNotFoundError
+
+    try:
+        pairs = fetch_subgraph_pairs(name, download=not quick)
+        return (shrink(pairs) if quick else pairs), True
+    except DatasetNotFoundError:
+        if not quick:
+            raise
+        return make_subgraph_pairs(30, 60, random_state=0), False
+
+
+def shrink(pairs: Any) -> Any:
+    """Keep a few queries of every split and the first 100 graphs."""
+    kept = [np.flatnonzero(pairs.split == s)[:12] for s in ("train", "val", "test")]
+    at = np.concatenate(kept)
+    return pairs._replace(
+        queries=[pairs.queries[i] for i in at],
+        corpus=pairs.corpus[:100],
+        relation=pairs.relation[at, :100],
+        split=pairs.split[at],
+    )
+
+
+def build(recipe: dict[str, Any], seed: int) -> Any:
+    """Return the network of a recipe with the weights of a seed."""
+    from manifoldkit.graphs import IsoNet, IsoNetPP
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if recipe["model"] == "late":
+            return IsoNet("edge")
+        return IsoNetPP(
+            recipe["model"], recipe.get("rounds", 3), recipe.get("layers", 5)
+        )
+
+
+def train(
+    pairs: Any,
+    recipe: dict[str, Any],
+    *,
+    seed: int,
+    device: str,
+    quick: bool,
+    folder: Path | None = None,
+) -> dict:
+    """Train, choose by validation MAP, and test; go on from a checkpoint in a folder.
+
+    Returns
+    -------
+    dict
+        Test MAP and HITS@20, the validation curve, seconds of training, and processor
+        time of training and validation.
+    """
+    from manifoldkit.experiments.training import fit
+    from manifoldkit.graphs import PackedGraphs, pairwise_ranking_loss, retrieval_scores
+    from manifoldkit.graphs.matching.retrieval.training import (
+        PairModule,
+        StratifiedPairs,
+    )
+
+    parts = {name: pairs.part(name) for name in ("train", "val", "test")}
+    corpus = PackedGraphs(pairs.corpus, device=device)
+    queries = PackedGraphs(parts["train"][0], device=device)
+    model = PairModule(build(recipe, seed).to(device), queries, corpus)
+    count = recipe.get("validation", VALIDATION_QUERIES)
+    held, truth = (part[:count] for part in parts["val"])
+    part, begin = time.time(), time.process_time()  # of a run that may be resumed
+
+    def validate(module: Any) -> dict:
+        scores = module.network.score_matrix(held, corpus)
+        found = retrieval_scores(scores.cpu().numpy(), truth)
+        spent = time.process_time() - begin
+        return {"map": found.map, "part": part, "processor": spent}
+
+    steps = 4 if quick else recipe["steps"]
+    per_epoch = max(1, min(steps // 2, recipe.get("per_epoch", 350)))
+    epochs = steps // per_epoch
+    batches = StratifiedPairs(parts["train"][1], 128, per_epoch)
+    scheduler = None
+    if recipe.get("schedule", True):
+        scheduler = partial(
+            torch.optim.lr_scheduler.OneCycleLR,
+            max_lr=recipe["lr"],
+            total_steps=epochs * per_epoch + 1,
+        )
+    log = fit(
+        model,
+        lambda m, batch: pairwise_ranking_loss(m(batch[0]), batch[1]),
+        batches,
+        optimizer=lambda m: torch.optim.Adam(
+            m.parameters(),
+            lr=recipe["lr"],
+            weight_decay=recipe.get("weight_decay", 5e-4),
+        ),
+        scheduler=scheduler,
+        scheduler_interval="step",
+        epochs=epochs,
+        validate=validate,
+        monitor="map",
+        mode="max",
+        clip=1.0,
+        device=device,
+        out=folder,
+        resume=folder is not None,
+        seed=seed,
+    )
+    asked, relation = parts["test"]
+    scores = model.network.score_matrix(asked, corpus).cpu().numpy()
+    found = retrieval_scores(scores, relation)
+    return {
+        "map": found.map,
+        "hits": found.hits,
+        "best_step": log.best["epoch"] * per_epoch,
+        "steps": epochs * per_epoch,
+        "curve": [(row["epoch"] * per_epoch, row.get("map")) for row in log.epochs],
+        "seconds": log.seconds,
+        "processor_seconds": _total(log.epochs),
+    }
+
+
+def _total(rows: list[dict]) -> float:
+    """Add up the processor time of the parts of a run that was resumed."""
+    return sum({row["part"]: row["processor"] for row in rows}.values())
+
+
+def time_networks(pairs: Any) -> dict[str, float]:
+    """Return the processor time of 10 000 pairs, by network (weights do not matter)."""
+    asked, spent = pairs.part("test")[0][:3], {}
+    for label, recipe in RECIPES.items():
+        network = build(recipe, 0)
+        network.score_matrix(asked[:1], pairs.corpus[:50])
+        begin = time.process_time()
+        network.score_matrix(asked, pairs.corpus)
+        count = len(asked) * len(pairs.corpus)
+        spent[label] = (time.process_time() - begin) / count * 1e4
+    return spent
+
+
+def without_training(pairs: Any) -> list[dict]:
+    """Rank by motif counts alone, and by filter and exact solver."""
+    from manifoldkit.graphs import CountFilter, SubgraphRetriever, retrieval_scores
+
+    asked, relation = pairs.part("test")
+    counts = CountFilter("motif6").fit(pairs.corpus)
+    begin = time.process_time()
+    scores = np.stack([counts.slack(query) for query in asked])
+    by_counts = time.process_time() - begin
+    rejected = ~counts.admits_all(asked)
+    ranked = retrieval_scores(scores, relation)
+    solver = SubgraphRetriever(model=None, verify="all").index(pairs.corpus)
+    begin = time.process_time()
+    exact = solver.evaluate(asked, relation)
+    by_solver = time.process_time() - begin
+    return [
+        {
+            "method": "motif counts (no training)",
+            "map": ranked.map,
+            "hits": ranked.hits,
+            "seconds_10k": by_counts / relation.size * 1e4,
+            "rejected": float(rejected[~relation].mean()),
+            "false_rejections": int((rejected & relation).sum()),
+        },
+        {
+            "method": "filter + exact solver",
+            "map": exact.map,
+            "hits": exact.hits,
+            "seconds_10k": by_solver / relation.size * 1e4,
+        },
+    ]
+
+
+def run(
+    out: str | Path,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "cpu",
+    console: Console | None = None,
+    sets: Iterable[str] = SETS,
+    seeds: int = 3,
+    long: bool = True,
+) -> Result:
+    """Train on every set, rank its test queries, and search exactly.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder for ``result.json``.
+    quick : bool, default=False
+        AIDS only, one seed, four steps; simulated pairs where it is not here.
+    seed : int, default=0
+        First seed of weights and batches.
+    resume : bool, default=False
+        Keep the finished trainings of an interrupted run in ``out``.
+    device : str, default="cpu"
+        Where to train.
+    console : rich Console, optional
+        Where to print.
+    sets : sequence of str
+        Which sets.
+    seeds : int, default=3
+        Trainings of every network on every set.
+    long : bool, default=True
+        Also train the node network on AIDS fifteen times as long.
+
+    Returns
+    -------
+    Result
+    """
+    console, out, sets = console or Console(), Path(out), list(sets)
+    store = Store(out, {"quick": quick, "seed": seed}, resume)
+    if quick:
+        sets, seeds, long = sets[:1], 1, False
+    data = {name: load(name, quick) for name in sets}
+
+    def piece(name: str, label: str, recipe: dict, s: int) -> dict:
+        folder = out / "checkpoints" / f"{name}-{label}-{s}".replace(" ", "_")
+        work = partial(
+            train,
+            data[name][0],
+            recipe,
+            seed=s,
+            device=device,
+            quick=quick,
+            folder=folder if resume else None,
+        )
+        row = store.get(f"{name}: {label}, seed {s}", work)
+        console.print(f"{name}: {label}, seed {s}: MAP {row['map']:.3f}")
+        return row
+
+    runs: dict[tuple[str, str], list[dict]] = {}
+    plain: dict[str, list[dict]] = {}
+    # seed by seed: an early end is still a table
+    for s in range(seed, seed + seeds):
+        for name in sets:
+            for label, recipe in RECIPES.items():
+                runs.setdefault((name, label), []).append(piece(name, label, recipe, s))
+        if s == seed:
+            for name in sets:
+                work = partial(_rows, data[name][0])
+                plain[name] = store.get(f"{name}: no training", work)["rows"]
+            speed = store.get("time", partial(time_networks, data[sets[0]][0]))
+            extra = _extras(sets[0], piece, seed, quick, long)
+    metrics: list[dict] = []
+    for name in sets:
+        for label in RECIPES:
+            row = _row(name, label, runs[name, label])
+            metrics.append(row | {"seconds_10k": speed[label]})
+        metrics += [{"set": name, **row} for row in plain[name]]
+    metrics += extra
+    result = Result(
+        name=NAME,
+        title=TITLE,
+        metrics=metrics,
+        protocol=(
+            "75 test queries rank 800 corpus graphs; MAP with ties shared, HITS@20 the "
+            "share of positives above the 20th negative. Training on 180 queries, "
+            "Adam, weight decay 5e-4, batches of 128 pairs with 17 % positives, "
+            "one-cycle learning rate; the state with the best MAP on "
+            f"{VALIDATION_QUERIES} validation queries (two or more looks) is tested "
+            "once. One recipe for all sets. spread: standard deviation over seeds "
+            f"({seeds}; one of the rows on {sets[0]} alone). The long training has "
+            f"a largest rate of {LONG['lr']}, no weight decay and validates on all "
+            f"{LONG['validation']} queries. "
+            "seconds_10k: processor time of 10 000 pairs, on the first set."
+        ),
+        data={
+            name: {
+                "provenance": "published large split" if real else "simulated pairs",
+                "citation": "Ramachandran et al. 2024; TUDatasets",
+                "is_real": real,
+            }
+            for name, (_, real) in data.items()
+        },
+        seeds=list(range(seed, seed + seeds)),
+        paper=PAPER,
+        paper_note=(
+            "test MAP of the paper's tables, after up to 1000 epochs of about 1100 "
+            "steps; ours stop after less than one epoch, the long one after five, so "
+            "they are not comparable"
+        ),
+        remarks=remarks_on(metrics),
+        command=command_line(NAME, seed, quick),
+        duration=store.seconds,
+        environment=environment(),
+    )
+    result.save(out)
+    _show(result, console)
+    return result
+
+
+def _rows(pairs: Any) -> dict:
+    return {"rows": without_training(pairs)}
+
+
+def _extras(name: str, piece: Any, seed: int, quick: bool, long: bool) -> list[dict]:
+    """The early gate, rounds by layers, and the long training, on one set."""
+    label = "IsoNet++ node, 350 steps at 1e-3"
+    rows = [_row(name, label, [piece(name, label, EARLY, seed)])]
+    for rounds, layers in () if quick else ABLATION:
+        label = f"IsoNet++ node, {rounds} rounds of {layers} layers"
+        recipe = RECIPES[_NODE] | {"rounds": rounds, "layers": layers}
+        rows.append(_row(name, label, [piece(name, label, recipe, seed)]))
+    if long:
+        label = f"IsoNet++ node, {LONG['steps']} steps"
+        rows.append(_row(name, label, [piece(name, label, LONG, seed)]))
+    return rows
+
+
+def _row(name: str, label: str, runs: list[dict]) -> dict:
+    maps = [run["map"] for run in runs]
+    spent = [r["processor_seconds"] for r in runs if "processor_seconds" in r]
+    return {
+        "set": name,
+        "method": label,
+        "map": float(np.mean(maps)),
+        "spread": float(np.std(maps, ddof=1)) if len(maps) > 1 else "",
+        "hits": float(np.mean([run["hits"] for run in runs])),
+        "steps": runs[0]["steps"],
+        "train_seconds": float(np.mean([run["seconds"] for run in runs])),
+        "processor_seconds": float(np.mean(spent)) if spent else "",
+        "seconds_10k": "",
+        "maps": maps,
+        "curve": runs[0]["curve"],
+    }
+
+
+def remarks_on(metrics: list[dict]) -> list[str]:
+    """Say what the numbers say."""
+    remarks = []
+    exact = [row for row in metrics if row["method"] == "filter + exact solver"]
+    nets = [row for row in metrics if "steps" in row]
+    if exact and nets:
+        slow = max(row["seconds_10k"] for row in exact)
+        fast = min(row["seconds_10k"] for row in nets if row["seconds_10k"] != "")
+        worst, best = min(r["map"] for r in exact), max(r["map"] for r in nets)
+        remarks.append(
+            f"Filter and exact solver: MAP of at least {worst:.3f} in at most "
+            f"{slow:.2f} s for 10 000 pairs; the best network here has {best:.3f}, "
+            f"the fastest takes {fast:.2f} s. On graphs of this size nothing has to be "
+            "learned."
+        )
+    for row in nets:
+        if "350 steps" in row["method"]:
+            verdict = "reached" if row["map"] >= 0.37 else "missed"
+            remarks.append(
+                f"{row['set']}: MAP {row['map']:.3f} after 350 steps at 1e-3 "
+                f"(target 0.37: {verdict})."
+            )
+        elif row["method"].endswith("steps"):
+            verdict = "reached" if row["map"] >= 0.55 else "missed"
+            minutes = row["processor_seconds"] / 60
+            remarks.append(
+                f"{row['set']}: MAP {row['map']:.3f} after {row['steps']} steps, "
+                f"{minutes:.0f} minutes of processor time on one core, validation "
+                f"included (target 0.55 in 30 minutes: {verdict})."
+            )
+    return remarks
+
+
+def _show(result: Result, console: Console) -> None:
+    table = Table("set", "method", "MAP", "HITS@20", "s / 10 000 pairs")
+    for row in result.metrics:
+        table.add_row(
+            row["set"],
+            row["method"],
+            f"{row['map']:.3f}",
+            f"{row['hits']:.3f}",
+            f"{row['seconds_10k']:.2f}" if row["seconds_10k"] != "" else "",
+        )
+    show(result, table, console)

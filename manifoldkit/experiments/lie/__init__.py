@@ -1,0 +1,1 @@
+"""Reproductions on Lie groups: affine images, continuity of rotations."""

@@ -1,0 +1,1 @@
+"""Reproductions on motion: particles and pedestrians."""

@@ -1,0 +1,1 @@
+"""Reproductions on point clouds under rotation."""

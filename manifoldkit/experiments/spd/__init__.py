@@ -1,0 +1,1 @@
+"""Reproductions on SPD matrices: EEG and ill-conditioned data."""

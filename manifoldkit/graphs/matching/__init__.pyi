@@ -1,0 +1,15 @@
+from .exact import ExactSolver as ExactSolver
+from .exact import Match as Match
+from .models.isonet import GMNMatch as GMNMatch
+from .models.isonet import IsoNet as IsoNet
+from .models.isonetpp import IsoNetPP as IsoNetPP
+from .models.losses import pairwise_ranking_loss as pairwise_ranking_loss
+from .models.packed import PackedGraphs as PackedGraphs
+from .retrieval.cascade import SearchResult as SearchResult
+from .retrieval.corpus import GraphCorpus as GraphCorpus
+from .retrieval.filters import CountFilter as CountFilter
+from .retrieval.metrics import average_precision as average_precision
+from .retrieval.metrics import hits_at_k as hits_at_k
+from .retrieval.metrics import precision_at_k as precision_at_k
+from .retrieval.metrics import retrieval_scores as retrieval_scores
+from .retrieval.retriever import SubgraphRetriever as SubgraphRetriever

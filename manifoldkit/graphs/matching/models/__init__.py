@@ -1,0 +1,5 @@
+"""Networks that score whether one graph contains another: IsoNet and IsoNet++."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,214 @@
+"""Necessary conditions: cheap tests that never reject a graph that holds the query."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from manifoldkit.graphs.matching.inputs import (
+    PlainGraph,
+    as_graph,
+    as_graphs,
+    check_semantics,
+)
+from manifoldkit.graphs.matching.retrieval.corpus import blocks
+from manifoldkit.graphs.matching.retrieval.motifs import motif_counts
+
+_CAP = np.iinfo(np.uint16).max
+_WALKS = 8
+
+
+class CountFilter:
+    """Reject graphs of a corpus by counts that a subgraph cannot exceed.
+
+    An injection of the query into a graph maps nodes of degree at least ``d`` to such
+    nodes, edges to edges and walks to walks; an induced one also maps every connected
+    induced subgraph to one of the same kind. So if the query has more of anything, the
+    graph does not contain it. Whatever passes may still fail.
+
+    Parameters
+    ----------
+    kind : str
+        "degree" (nodes by degree, edges, walks), or "motif" with the largest number of
+        nodes of the induced subgraphs that are counted too, such as "motif6".
+    semantics : {"induced", "monomorphism"}
+        For "monomorphism" induced subgraphs say nothing, and "motif6" does as "degree".
+    limit : int
+        Graphs with more connected sets of nodes of one size are not counted there.
+
+    Attributes
+    ----------
+    counts_ : ndarray of uint16, shape (n_corpus, n_columns)
+        Counts, capped at 65535, of the corpus.
+
+    Examples
+    --------
+    >>> path, star = (4, [(0, 1), (1, 2), (2, 3)]), (4, [(0, 1), (0, 2), (0, 3)])
+    >>> CountFilter("motif4").fit([path, star]).admits(path).tolist()
+    [True, False]
+    """
+
+    counts_: np.ndarray
+
+    def __init__(
+        self, kind: str = "motif6", semantics: str = "induced", limit: int = 100_000
+    ):
+        size = _motif_size(kind)
+        check_semantics(semantics)
+        self.kind, self.semantics, self.limit = kind, semantics, limit
+        self._size = size if semantics == "induced" else 0
+
+    def fit(self, corpus: Any, n_jobs: int | None = None) -> "CountFilter":
+        """Count in a list of graphs, or in one on disk.
+
+        Parameters
+        ----------
+        corpus : sequence of graphs
+            Read in blocks.
+        n_jobs : int, optional
+            Processes (joblib).
+
+        Returns
+        -------
+        self
+        """
+        if not isinstance(corpus, Sequence):
+            corpus = as_graphs(corpus, "corpus")
+        tables = Parallel(n_jobs)(
+            delayed(_table)(block, start, self._size, self.limit)
+            for start, block in blocks(corpus)
+        )
+        self._join(list(tables), len(corpus))
+        return self
+
+    def _join(self, tables: list, length: int) -> None:
+        """Put the tables of the blocks under common columns."""
+        self._n_basic = max((basic.shape[1] for basic, _ in tables), default=_WALKS + 1)
+        motifs = [found for _, found in tables if found is not None]
+        self._depth = np.full(length, self._size)
+        self._kinds, size = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        if motifs:
+            kind = np.concatenate([found.kind for found in motifs])
+            self._kinds, first = np.unique(kind, return_index=True)
+            size = np.concatenate([found.size for found in motifs])[first]
+        columns = np.zeros((self._n_basic + len(self._kinds), length), np.uint16)
+        start = 0
+        for basic, found in tables:
+            stop = start + len(basic)
+            columns[: basic.shape[1], start:stop] = basic.T
+            if found is not None:
+                at = self._n_basic + np.searchsorted(self._kinds, found.kind)
+                columns[at, start + found.graph] = np.minimum(found.times, _CAP)
+                self._depth[start:stop] = found.depth
+            start = stop
+        for depth in np.unique(self._depth[self._depth < self._size]):
+            # not counted there: unknown, so it admits anything
+            graphs, kinds = self._depth == depth, np.flatnonzero(size > depth)
+            columns[np.ix_(self._n_basic + kinds, graphs)] = _CAP
+        self._columns, self.counts_ = columns, columns.T
+
+    def admits(self, query: Any) -> np.ndarray:
+        """Return which graphs of the corpus may contain the query.
+
+        Parameters
+        ----------
+        query : graph
+            As in :func:`~manifoldkit.graphs.matching.inputs.as_graph`.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_corpus,)
+        """
+        return self.admits_all([as_graph(query, "query")])[0]
+
+    def admits_all(self, queries: Any) -> np.ndarray:
+        """Return the answers for many queries, which are counted together.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_queries, n_corpus)
+        """
+        demand, unseen = self._demands(as_graphs(queries, "queries"))
+        passes = np.ones((len(demand), len(self.counts_)), bool)
+        for row, need, size in zip(passes, demand, unseen, strict=True):
+            for column in np.flatnonzero(need):  # those that can reject
+                row &= self._columns[column] >= need[column]
+            if size:  # kinds that the corpus does not have where it was counted
+                row &= self._depth < size
+        return passes
+
+    def slack(self, query: Any) -> np.ndarray:
+        """Return minus the counts that are missing: a ranking without any training."""
+        demand = self._demands([as_graph(query, "query")])[0][0]
+        needed = np.flatnonzero(demand)
+        have = self.counts_[:, needed].astype(np.int64)
+        return -np.maximum(demand[needed].astype(np.int64) - have, 0).sum(1)
+
+    def _demands(self, queries: list[PlainGraph]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the queries' counts, and the size of a smallest unseen kind or 0."""
+        if not hasattr(self, "counts_"):
+            raise ValueError("admits: fit the filter on a corpus first")
+        demand = np.zeros((len(queries), self.counts_.shape[1]), np.uint16)
+        unseen = np.zeros(len(queries), np.int64)
+        basic = _basic_counts(queries)
+        width = min(basic.shape[1], self._n_basic)
+        demand[:, :width] = basic[:, :width]
+        # a degree beyond all of the corpus: no graph of it has such nodes
+        demand[basic[:, width:].any(1), _WALKS] = _CAP
+        if self._size:
+            found = motif_counts(queries, self._size, self.limit)
+            at = np.searchsorted(self._kinds, found.kind)
+            at = np.minimum(at, max(len(self._kinds) - 1, 0))
+            known = np.zeros(len(at), bool)
+            if len(self._kinds):
+                known = self._kinds[at] == found.kind
+            count = np.minimum(found.times, _CAP).astype(np.uint16)
+            demand[found.graph[known], self._n_basic + at[known]] = count[known]
+            for graph, size in zip(
+                found.graph[~known], found.size[~known], strict=True
+            ):
+                unseen[graph] = min(unseen[graph] or size, size)
+        return demand, unseen
+
+
+def _motif_size(kind: str) -> int:
+    if kind == "degree":
+        return 0
+    match = re.fullmatch(r"motif([1-9])", kind) if isinstance(kind, str) else None
+    if match is None:
+        raise ValueError(
+            f"kind: expected 'degree' or 'motif1' to 'motif9', found {kind!r}"
+        )
+    return int(match[1])
+
+
+def _table(graphs: Any, start: int, size: int, limit: int) -> tuple:
+    """Count in one block of the corpus."""
+    plain = [as_graph(g, f"corpus[{start + i}]") for i, g in enumerate(graphs)]
+    return _basic_counts(plain), motif_counts(plain, size, limit) if size else None
+
+
+def _basic_counts(graphs: list[PlainGraph]) -> np.ndarray:
+    """Return edges, walks by length, and nodes of degree at least 0, 1, 2, ..."""
+    rows, degrees = [], []
+    for graph in graphs:
+        u, v = graph.edges.T
+        degree = np.bincount(np.concatenate([u, v]), minlength=graph.num_nodes)
+        walks, ends = [], degree.astype(float)
+        for _ in range(_WALKS - 1):  # walks of 2, 3, ... edges; capped, so monotone
+            ends = np.bincount(
+                np.concatenate([u, v]),
+                np.concatenate([ends[v], ends[u]]),
+                graph.num_nodes,
+            )
+            walks.append(min(ends.sum(), _CAP))
+        degrees.append(degree)
+        rows.append([min(len(graph.edges), _CAP), *walks])
+    top = max((int(d.max(initial=0)) for d in degrees), default=0) + 1
+    at_least = np.zeros((len(graphs), top), np.int64)
+    for i, degree in enumerate(degrees):
+        at_least[i] = np.bincount(degree, minlength=top)[::-1].cumsum()[::-1]
+    basic = np.array(rows, float).reshape(len(graphs), _WALKS)
+    return np.minimum(np.concatenate([basic, at_least], 1), _CAP).astype(np.uint16)

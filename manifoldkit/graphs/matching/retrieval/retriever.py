@@ -1,0 +1,443 @@
+"""Retrieval of the graphs that contain a query, behind scikit-learn's interface."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+
+from manifoldkit._checks import check_count
+from manifoldkit.graphs.matching.exact import ExactSolver
+from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
+from manifoldkit.graphs.matching.models.base import MatchingNetwork
+from manifoldkit.graphs.matching.models.packed import PackedGraphs
+from manifoldkit.graphs.matching.retrieval.cascade import Cascade, SearchResult
+from manifoldkit.graphs.matching.retrieval.corpus import GraphCorpus
+from manifoldkit.graphs.matching.retrieval.files import (
+    read_retriever,
+    stored_corpus,
+    write_retriever,
+)
+from manifoldkit.graphs.matching.retrieval.filters import CountFilter
+from manifoldkit.graphs.matching.retrieval.metrics import (
+    RetrievalScores,
+    retrieval_scores,
+)
+from manifoldkit.graphs.matching.retrieval.settings import (
+    check_relation,
+    check_settings,
+    make_network,
+)
+from manifoldkit.graphs.matching.retrieval.training import hold_out, train
+
+_OPTIONS = (  # of the training of the networks
+    *("lr", "weight_decay", "schedule", "clip", "margin", "max_epochs", "device"),
+    *("steps_per_epoch", "batch_size", "max_seconds", "patience", "verbose"),
+)
+
+
+class SubgraphRetriever(BaseEstimator):
+    """Search a corpus for the graphs that contain a query.
+
+    Stages, each of which may be left out: a sound filter by counts, which never rejects
+    a graph that holds the query; scores of a late-interaction network, of which the
+    best go on; scores of an early-interaction network; an exact check within a time
+    budget. For graphs of about 20 nodes the exact check of everything that passes the
+    filter, ``model=None, verify="all"``, is both faster and better than any network;
+    networks rank where graphs are so large that exact answers time out, or where
+    "almost contained" is what is looked for.
+
+    Parameters
+    ----------
+    model : str or None, default="isonetpp-node"
+        "isonetpp-node", "isonetpp-edge", "isonet-node", "isonet-edge", "gmn" or None.
+    late : {"isonet-node", "isonet-edge"} or None, default=None
+        A cheaper network that chooses what ``model`` sees.
+    keep : int, default=500
+        How many graphs go on from the late stage.
+    filter : str or None, default="motif6"
+        "degree", "motif4" to "motif9" (:class:`CountFilter`), or None.
+    verify : {None, "top", "all"}, default=None
+        Exact checks: down the ranking until ``k`` graphs are verified, or of all that
+        pass the filter.
+    verify_budget_ms : float, optional
+        Time for one pair; what is not decided stays "unverified". Default no limit.
+    solver : {"auto", "igraph", "networkx"}, default="auto"
+        See :class:`ExactSolver`.
+    semantics : {"induced", "monomorphism"}, default="induced"
+        Whether edges of the corpus graph between images of unlinked nodes forbid a
+        match. Filter, networks and solver follow it.
+    rounds, layers : int, default=3, 5
+        Of IsoNet++.
+    lr, weight_decay : float, default=3e-3, 5e-4
+        Of Adam.
+    schedule : bool, default=False
+        Learning rate that rises and falls once over ``max_epochs``.
+    clip : float, default=1.0
+        Largest norm of the gradient.
+    margin : float, default=0.5
+        Of the ranking loss.
+    max_epochs, steps_per_epoch, batch_size : int, default=100, 200, 128
+        An epoch is ``steps_per_epoch`` batches of pairs.
+    max_seconds : float, optional
+        Ends training of a network after the epoch that passes it.
+    early_stopping : bool, default=True
+        Validate on MAP after every epoch, stop when it has not improved for
+        ``patience`` epochs and keep the best weights.
+    validation_fraction : float, default=0.2
+        Share of the queries, unless ``fit`` is given ``validation``.
+    patience : int, default=20
+        Epochs without improvement.
+    device : str, default="cpu"
+        Of the networks.
+    n_jobs : int, optional
+        Processes that count for the filter and answer queries (joblib).
+    random_state : int, RandomState instance or None, default=None
+        Of weights, batches and the validation share.
+    verbose : int, default=0
+        1 prints a line an epoch.
+
+    Attributes
+    ----------
+    model_, late_ : MatchingNetwork or None
+        The networks.
+    history_ : list of dict
+        One row an epoch of ``model``: ``epoch``, ``train_loss``, ``valid_map``,
+        ``dur``.
+    n_indexed_ : int
+        Graphs in the index.
+
+    Examples
+    --------
+    >>> from manifoldkit.datasets import make_molecule_graphs
+    >>> corpus = make_molecule_graphs(50, random_state=0)
+    >>> ring = (6, [(i, (i + 1) % 6) for i in range(6)])
+    >>> retriever = SubgraphRetriever(model=None, verify="all").index(corpus)
+    >>> found = retriever.search(ring, k=3)
+    >>> found.status.tolist()
+    ['verified', 'verified', 'verified']
+    """
+
+    model_: MatchingNetwork | None
+    late_: MatchingNetwork | None
+    cascade_: Cascade
+
+    def __init__(
+        self,
+        model: str | None = "isonetpp-node",
+        *,
+        late: str | None = None,
+        keep: int = 500,
+        filter: str | None = "motif6",
+        verify: str | None = None,
+        verify_budget_ms: float | None = None,
+        solver: str = "auto",
+        semantics: str = "induced",
+        rounds: int = 3,
+        layers: int = 5,
+        lr: float = 3e-3,
+        weight_decay: float = 5e-4,
+        schedule: bool = False,
+        clip: float = 1.0,
+        margin: float = 0.5,
+        max_epochs: int = 100,
+        steps_per_epoch: int = 200,
+        batch_size: int = 128,
+        max_seconds: float | None = None,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        patience: int = 20,
+        device: str = "cpu",
+        n_jobs: int | None = None,
+        random_state=None,
+        verbose: int = 0,
+    ):
+        self.model = model
+        self.late = late
+        self.keep = keep
+        self.filter = filter
+        self.verify = verify
+        self.verify_budget_ms = verify_budget_ms
+        self.solver = solver
+        self.semantics = semantics
+        self.rounds = rounds
+        self.layers = layers
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip = clip
+        self.margin = margin
+        self.max_epochs = max_epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        self.max_seconds = max_seconds
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, queries: Any, corpus: Any, relation: Any, validation: Any = None):
+        """Train the networks and index the corpus.
+
+        Parameters
+        ----------
+        queries, corpus : list of graphs
+            PyG Data, networkx graphs or pairs (num_nodes, edges); the corpus may also
+            be a :class:`GraphCorpus`.
+        relation : array-like, shape (n_queries, n_corpus)
+            One where the corpus graph contains the query, else zero.
+        validation : (queries, relation), optional
+            For early stopping; default a share of the queries.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Settings or shapes that do not fit; graphs that are directed or have loops;
+            no positive or no negative pair to learn from.
+        MissingExtraError
+            skorch is not installed.
+        """
+        check_settings(self)
+        queries = as_graphs(queries, "queries")
+        relation = check_relation(relation, len(queries), len(corpus))
+        self.model_ = self.late_ = None
+        self.history_: list[dict] = []
+        if self.model is not None or self.late is not None:
+            self._train(queries, corpus, relation, validation)
+        return self.index(corpus)
+
+    def _train(self, queries, corpus, relation, validation) -> None:
+        """Train the networks that there are to be, the late one first."""
+        rng = check_random_state(self.random_state)
+        held = None
+        if self.early_stopping and validation is not None:
+            found = as_graphs(validation[0], "validation")
+            truth = check_relation(validation[1], len(found), len(corpus), "validation")
+            held = found, truth
+        elif self.early_stopping:
+            share = self.validation_fraction
+            (queries, relation), held = hold_out(queries, relation, share, rng)
+        if relation.all() or not relation.any():
+            raise ValueError(
+                "relation: expected positive and negative pairs to learn from"
+            )
+        stored = PackedGraphs(corpus[:], device=self.device, name="corpus")
+        asked = PackedGraphs(queries, device=self.device, name="queries")
+        watched = None
+        if held is not None:
+            watched = PackedGraphs(held[0], device=self.device), held[1]
+        options = {key: getattr(self, key) for key in _OPTIONS}
+        for name in ("late", "model"):
+            kind = getattr(self, name)
+            if kind is None:
+                continue
+            seed = int(rng.randint(2**31 - 1))
+            network = make_network(self, kind, asked.node_dim, asked.edge_dim, seed)
+            rows = train(network, asked, stored, relation, watched, options, seed)
+            setattr(self, f"{name}_", network)
+            if name == "model" or not self.history_:
+                self.history_ = rows
+
+    def index(self, corpus: Any):
+        """Take in the corpus to search; one other than that of ``fit`` is fine.
+
+        Parameters
+        ----------
+        corpus : list of graphs or GraphCorpus
+            A :class:`GraphCorpus` stays on disk; only counts of it are in memory.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            Settings that do not fit; not a list of graphs.
+        NotFittedError
+            ``model`` or ``late`` names a network that was not trained.
+        """
+        check_settings(self)
+        if not isinstance(corpus, GraphCorpus):
+            corpus = as_graphs(corpus, "corpus")
+        for name in ("model", "late"):
+            asked, there = getattr(self, name), getattr(self, f"{name}_", None)
+            if asked is not None and there is None:
+                raise NotFittedError(
+                    f"{name}={asked!r} has no weights yet: call fit or "
+                    "load first, or search without networks with model=None"
+                )
+        begin = time.perf_counter()
+        self.n_indexed_ = len(corpus)
+        self.filter_ = None
+        if self.filter is not None:
+            self.filter_ = CountFilter(self.filter, self.semantics)
+            self.filter_.fit(corpus, self.n_jobs)
+        if hasattr(self, "cascade_"):
+            self.cascade_.solver.close()
+        self.cascade_ = Cascade(
+            corpus,
+            filter=self.filter_,
+            late=getattr(self, "late_", None),
+            early=getattr(self, "model_", None),
+            keep=self.keep,
+            verify=self.verify,
+            solver=ExactSolver(self.semantics, self.verify_budget_ms, self.solver),
+        )
+        self.index_seconds_ = time.perf_counter() - begin
+        return self
+
+    def search(self, query: Any, k: int = 10) -> SearchResult:
+        """Return the ``k`` graphs most likely to contain a query.
+
+        An empty query is contained in every graph; a query larger than a graph is
+        rejected there.
+
+        Parameters
+        ----------
+        query : graph
+        k : int
+
+        Returns
+        -------
+        SearchResult
+            Verified graphs first, then unverified, then rejected ones, each by score.
+
+        Raises
+        ------
+        NotFittedError
+            There is no index.
+        TypeError, ValueError
+            Not a graph; ``k`` below 1.
+        """
+        self._check_indexed()
+        check_count(k, "k")
+        return self.cascade_.search(as_graph(query, "query"), int(k))
+
+    def search_many(self, queries: Any, k: int = 10) -> list[SearchResult]:
+        """Search for several queries, in ``n_jobs`` processes."""
+        return self._answers(_search, queries, k)
+
+    def relevance(self, queries: Any, k: int = 20) -> np.ndarray:
+        """Return the order that a search gives the whole corpus, as numbers.
+
+        With ``verify="top"`` exact checks end at ``k`` verified graphs, as in a search.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_queries, n_corpus)
+            Higher is better; equal for graphs that nothing tells apart.
+        """
+        rows = self._answers(_relevance, queries, k)
+        return np.stack(rows) if rows else np.zeros((0, self.n_indexed_))
+
+    def _answers(self, answer: Callable[..., Any], queries: Any, k: int) -> list:
+        """Answer query by query, in ``n_jobs`` processes if there are several."""
+        self._check_indexed()
+        check_count(k, "k")
+        plain = as_graphs(queries, "queries")
+        if self.n_jobs in (None, 1) or len(plain) < 2:
+            return [answer(self, query, k) for query in plain]
+        return Parallel(self.n_jobs)(delayed(answer)(self, query, k) for query in plain)
+
+    def evaluate(self, queries: Any, relation: Any, k: int = 20) -> RetrievalScores:
+        """Return MAP, HITS and precision at ``k`` against the truth.
+
+        Queries without positives or without negatives are left out and counted.
+        """
+        self._check_indexed()
+        plain = as_graphs(queries, "queries")
+        relation = check_relation(relation, len(plain), self.n_indexed_)
+        return retrieval_scores(self.relevance(plain, k), relation, k)
+
+    def recall(self, queries: Any, relation: Any) -> dict[str, float]:
+        """Return the share of the positives that each stage lets through.
+
+        Returns
+        -------
+        dict
+            "filter", which is 1 as the filter is sound, and "late" with a late stage.
+        """
+        self._check_indexed()
+        plain = as_graphs(queries, "queries")
+        relation = check_relation(relation, len(plain), self.n_indexed_)
+        if not relation.any():
+            raise ValueError("relation: expected a positive pair, found none")
+        stages = [self.cascade_.passed(query) for query in plain]
+        return {
+            name: float(np.stack([s[name] for s in stages])[relation].mean())
+            for name in stages[0]
+        }
+
+    def score(self, queries: Any, relation: Any) -> float:
+        """Return the mean average precision."""
+        return self.evaluate(queries, relation).map
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path.json`` (settings) and ``path.safetensors`` (weights and index).
+
+        Raises
+        ------
+        MissingExtraError
+            safetensors is not installed.
+        TypeError
+            A setting that JSON does not hold, such as a RandomState.
+        """
+        self._check_indexed()
+        write_retriever(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None) -> "SubgraphRetriever":
+        """Read what :meth:`save` wrote and index its corpus again.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none.
+        ValueError
+            The files hold something else.
+        """
+        content, tensors = read_retriever(path)
+        retriever = cls(**content["params"])
+        if device is not None:
+            retriever.device = device
+        retriever.history_ = content["history"]
+        for name, dims in content["input_dims"].items():
+            kind, (nodes, edges) = getattr(retriever, name[:-1]), dims
+            network = make_network(retriever, kind, nodes, edges, 0)
+            network.load_state_dict(
+                {
+                    key.removeprefix(f"{name}."): value
+                    for key, value in tensors.items()
+                    if key.startswith(f"{name}.")
+                }
+            )
+            setattr(retriever, name, network.eval())
+        return retriever.index(stored_corpus(content, tensors))
+
+    def _check_indexed(self) -> None:
+        if not hasattr(self, "cascade_"):
+            raise NotFittedError("This SubgraphRetriever has no index: fit or index")
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "cascade_")
+
+
+def _search(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> SearchResult:
+    return retriever.search(query, k)
+
+
+def _relevance(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> np.ndarray:
+    return retriever.cascade_.relevance(query, k)

@@ -1,0 +1,128 @@
+"""What a retriever may be set to: checks of settings and relations, and its networks.
+
+The estimator's own file reads as the stages of a search; what its options mean for the
+networks is here.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from manifoldkit._checks import check_count
+from manifoldkit._faces.estimator import seeded
+from manifoldkit.graphs.matching.exact import ExactSolver
+from manifoldkit.graphs.matching.models.base import MatchingNetwork
+from manifoldkit.graphs.matching.models.isonet import GMNMatch, IsoNet
+from manifoldkit.graphs.matching.models.isonetpp import IsoNetPP
+from manifoldkit.graphs.matching.retrieval.filters import CountFilter
+
+_MODELS = ("isonetpp-node", "isonetpp-edge", "isonet-node", "isonet-edge", "gmn")
+_LATE = ("isonet-node", "isonet-edge")
+_VERIFY = ("top", "all")
+
+
+def check_settings(retriever: Any) -> None:
+    """Raise unless the parameters of a :class:`SubgraphRetriever` fit.
+
+    Raises
+    ------
+    ValueError
+        An unknown name or a number out of range.
+    MissingExtraError
+        The solver is not installed.
+    """
+    for name, known in (("model", _MODELS), ("late", _LATE), ("verify", _VERIFY)):
+        value = getattr(retriever, name)
+        if value is not None and value not in known:
+            raise ValueError(
+                f"{name}: expected one of {known} or None, found {value!r}"
+            )
+    counts = ("keep", "rounds", "layers", "max_epochs", "steps_per_epoch", "patience")
+    for name in counts:
+        check_count(getattr(retriever, name), name)
+    # a batch holds a positive and a negative
+    check_count(retriever.batch_size, "batch_size", 2)
+    for name in ("lr", "clip", "margin"):
+        value = getattr(retriever, name)
+        if not 0 < value < np.inf:
+            raise ValueError(f"{name}: expected a positive number, found {value}")
+    if not 0 <= retriever.weight_decay < np.inf:
+        raise ValueError(
+            f"weight_decay: expected 0 or more, found {retriever.weight_decay}"
+        )
+    if not 0 < retriever.validation_fraction < 1:
+        raise ValueError(
+            "validation_fraction: expected a share between 0 and 1, found "
+            f"{retriever.validation_fraction}"
+        )
+    ExactSolver(retriever.semantics, retriever.verify_budget_ms, retriever.solver)
+    if retriever.filter is not None:
+        CountFilter(retriever.filter, retriever.semantics)
+
+
+def check_relation(
+    relation: Any, rows: int, columns: int, name: str = "relation"
+) -> np.ndarray:
+    """Return a relation of zeros and ones as booleans.
+
+    Parameters
+    ----------
+    relation : array-like, shape (rows, columns)
+    rows, columns : int
+        Numbers of queries and of corpus graphs.
+    name : str
+        For messages.
+
+    Raises
+    ------
+    ValueError
+        Another shape, or other values.
+
+    Examples
+    --------
+    >>> check_relation([[1, 0]], 1, 2).tolist()
+    [[True, False]]
+    """
+    table = np.asarray(relation.cpu() if hasattr(relation, "cpu") else relation)
+    if table.shape != (rows, columns):
+        raise ValueError(
+            f"{name}: expected shape (n_queries, n_corpus) = ({rows}, {columns}), "
+            f"found {table.shape}"
+        )
+    if not np.isin(table, (0, 1)).all():
+        odd = table[~np.isin(table, (0, 1))].flat[0]
+        raise ValueError(f"{name}: expected zeros and ones for every pair, found {odd}")
+    return table == 1
+
+
+def make_network(
+    retriever: Any, kind: str, node_dim: int, edge_dim: int, seed: int
+) -> MatchingNetwork:
+    """Return a network by name, with the weights of a seed, on the retriever's device.
+
+    Parameters
+    ----------
+    retriever : SubgraphRetriever
+        Its ``layers``, ``rounds``, ``semantics`` and ``device`` are taken.
+    kind : str
+        Such as "isonetpp-node".
+    node_dim, edge_dim : int
+        Features of the graphs.
+    seed : int
+    """
+    family, _, of = kind.partition("-")
+    options: dict[str, Any] = {
+        "layers": retriever.layers,
+        "node_dim": node_dim,
+        "edge_dim": edge_dim,
+    }
+    with seeded(seed, retriever.device):
+        network: MatchingNetwork
+        if family == "gmn":
+            network = GMNMatch(**options)
+        elif family == "isonet":
+            network = IsoNet(of, semantics=retriever.semantics, **options)
+        else:
+            options |= {"rounds": retriever.rounds, "semantics": retriever.semantics}
+            network = IsoNetPP(of, **options)
+    return network.to(retriever.device)

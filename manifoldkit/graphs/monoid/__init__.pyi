@@ -1,0 +1,14 @@
+from .aggregation import FoldAggregation as FoldAggregation
+from .aggregation import LCMAggregation as LCMAggregation
+from .losses import associativity_loss as associativity_loss
+from .losses import commutativity_loss as commutativity_loss
+from .losses import identity_loss as identity_loss
+from .operators import ExactMonoid as ExactMonoid
+from .operators import GRUMonoid as GRUMonoid
+from .operators import LSTMMonoid as LSTMMonoid
+from .operators import Monoid as Monoid
+from .operators import SymmetricGRUMonoid as SymmetricGRUMonoid
+from .operators import SymmetricMLPMonoid as SymmetricMLPMonoid
+from .plan import SegmentTreePlan as SegmentTreePlan
+from .reduce import segment_tree_reduce as segment_tree_reduce
+from .scan import segment_tree_scan as segment_tree_scan

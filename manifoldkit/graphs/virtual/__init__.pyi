@@ -1,0 +1,12 @@
+from .adjacency import SemiAdaptiveAdjacency as SemiAdaptiveAdjacency
+from .adjacency import VirtualNodeWeights as VirtualNodeWeights
+from .kernels import gaussian_kernel_adjacency as gaussian_kernel_adjacency
+from .kernels import normalize_adjacency as normalize_adjacency
+from .kernels import semi_adaptive_adjacency as semi_adaptive_adjacency
+from .layers import VirtualNodeMPNN as VirtualNodeMPNN
+from .layers import VirtualNodeState as VirtualNodeState
+from .sensitivity import Sensitivity as Sensitivity
+from .sensitivity import layer_sensitivity as layer_sensitivity
+from .sensitivity import receptive_field as receptive_field
+from .transform import AddVirtualNodes as AddVirtualNodes
+from .transform import VirtualNodeFeatures as VirtualNodeFeatures

@@ -1,0 +1,1 @@
+"""Closed forms for rotations and small matrices, each with its exact derivatives."""

@@ -1,0 +1,9 @@
+from .affine import Affine as Affine
+from .affine import Scale as Scale
+from .algebra import bch as bch
+from .algebra import bracket as bracket
+from .base import MatrixGroup as MatrixGroup
+from .linear import SL as SL
+from .linear import GLPlus as GLPlus
+from .orthogonal import SO as SO
+from .spd_space import SPDSpace as SPDSpace

@@ -1,0 +1,14 @@
+from .convolution import GroupConv2d as GroupConv2d
+from .convolution import LiftConv2d as LiftConv2d
+from .kernels import FourierKernel as FourierKernel
+from .kernels import GaussianKernel as GaussianKernel
+from .kernels import kernel_grid as kernel_grid
+from .kernels import window_values as window_values
+from .networks import AffineResNet as AffineResNet
+from .pooling import GroupPool as GroupPool
+from .projection import GroupProject2d as GroupProject2d
+from .rotation_head import RotationHead as RotationHead
+from .sampled_group import GroupSamples as GroupSamples
+from .sampled_group import LocalBox as LocalBox
+from .sampled_group import SampledGroup as SampledGroup
+from .siren import Siren as Siren

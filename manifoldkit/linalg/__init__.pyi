@@ -1,0 +1,15 @@
+from .checks import check_spd as check_spd
+from .checks import is_spd as is_spd
+from .factorizations import eigh as eigh
+from .orthogonal import Polar as Polar
+from .orthogonal import polar as polar
+from .orthogonal import procrustes as procrustes
+from .solvers import solve_lyapunov as solve_lyapunov
+from .symmetric import expm as expm
+from .symmetric import invsqrtm as invsqrtm
+from .symmetric import logm as logm
+from .symmetric import powm as powm
+from .symmetric import sqrtm as sqrtm
+from .symmetric import symmetrize as symmetrize
+from .symmetric import unvech as unvech
+from .symmetric import vech as vech

@@ -1,0 +1,1 @@
+from .common import SPD as SPD

@@ -1,0 +1,296 @@
+"""Batch normalization of SPD matrices in the metrics that GBW is compared with."""
+
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.linalg.symmetric import Eig, full_precision
+from manifoldkit.manifolds import SPD
+from manifoldkit.manifolds.spd.flat import FlatSPD
+from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase
+from manifoldkit.spd.gbw.chart import check_power, power_of
+
+_METRICS = ("airm", "log_euclidean", "log_cholesky")
+
+
+class _AffineInvariant:
+    """Congruence by a root of the mean, the logarithm at I, and back at the bias."""
+
+    def __init__(self, congruence: str, linear: bool, iterations: int):
+        self.congruence, self.linear, self.iterations = congruence, linear, iterations
+
+    def _root(self, x: Tensor) -> Tensor:
+        return cholesky(x) if self.congruence == "cholesky" else sqrtm(x)
+
+    def _inverse_root(self, x: Tensor) -> Tensor:
+        if self.congruence != "cholesky":
+            return invsqrtm(x)
+        eye = eye_like(x).expand_as(x)
+        return torch.linalg.solve_triangular(cholesky(x), eye, upper=False)
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """What is averaged first: the matrices."""
+        return x
+
+    def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
+        """Karcher steps from the arithmetic mean."""
+        mean = start
+        for _ in range(self.iterations):
+            eig = eigh(mean)
+            root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
+            inverse = inverse[:, None]
+            step = average(logm(inverse @ y @ inverse))
+            mean = symmetrize(root @ expm(step) @ root)
+        return mean
+
+    def center(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Eig | None]:
+        """Centered matrices, or their logarithms where a dispersion is set.
+
+        And the eigendecomposition of the logarithms, which serves the exponential.
+        """
+        w = self._inverse_root(mean)[:, None]
+        y = symmetrize(w @ y @ w.mT)
+        if self.linear:
+            return y, None
+        s, u = eigh(y)
+        return logm(y, eig=(s, u)), (s.log(), u)
+
+    def expand(self, v: Tensor, bias: Tensor, eig: Eig | None) -> Tensor:
+        """Matrices around the bias."""
+        root = self._root(bias)[:, None]
+        return symmetrize(root @ (v if self.linear else expm(v, eig=eig)) @ root.mT)
+
+    def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """From a (t = 0) to b."""
+        eig = eigh(a)
+        root, inverse = sqrtm(a, eig=eig), invsqrtm(a, eig=eig)
+        return symmetrize(root @ expm(t * logm(inverse @ b @ inverse)) @ root)
+
+
+class _Flat:
+    """Global coordinates in which the geometry is Euclidean: a manifold's chart."""
+
+    def __init__(self, metric: str):
+        manifold = cast(FlatSPD, SPD(metric))
+        self.coordinates, self.matrix = manifold.chart, manifold.unchart
+
+    def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
+        """Return to matrices from the mean of the coordinates."""
+        return self.matrix(start)
+
+    def center(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Eig | None]:
+        """Differences of coordinates."""
+        return self.coordinates(y) - self.coordinates(mean)[:, None], None
+
+    def expand(self, v: Tensor, bias: Tensor, eig: Eig | None) -> Tensor:
+        """Matrices around the bias."""
+        return self.matrix(v + self.coordinates(bias)[:, None])
+
+    def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """From a (t = 0) to b."""
+        return self.matrix(torch.lerp(self.coordinates(a), self.coordinates(b), t))
+
+
+class SPDBatchNorm(BatchNormBase):
+    r"""Batch normalization of SPD matrices in another metric.
+
+    Center at the mean, scale by the dispersion, translate to the bias, in the
+    affine-invariant metric (Brooks et al.: mean; Kobler et al.: mean and dispersion;
+    LieBN's form with Cholesky factors) or in the coordinates that make the
+    log-Euclidean and log-Cholesky metrics flat (LieBN).
+
+    Parameters
+    ----------
+    n : int
+        Size of the matrices.
+    metric : {"airm", "log_euclidean", "log_cholesky"}
+        "airm": :math:`B^{1/2} (G^{-1/2} X G^{-1/2})^{\kappa} B^{1/2}`; otherwise
+        :math:`\phi^{-1}(\kappa (\phi(X) - \phi(G)) + \phi(B))`.
+    dispersion : bool, default=True
+        Scale to :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon}`; otherwise
+        :math:`\kappa = 1` and there is no scale to learn.
+    power : float, default=1
+        Normalize powers of the matrices (without effect for "log_euclidean").
+    mean_iterations : int, default=1
+        Karcher steps from the arithmetic mean, "airm" only.
+    congruence : {"symmetric", "cholesky"}
+        Root that moves matrices, "airm" only.
+    momentum, eps, affine, track_running_stats, stats_grad, parametrization, n_channels
+        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+    validate, device, dtype
+        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+
+    Attributes
+    ----------
+    bias, scale, running_mean, running_var, num_batches_tracked
+        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+
+    Raises
+    ------
+    ValueError
+        Settings out of range; in training, fewer than two matrices, or a mean that is
+        not positive definite.
+
+    References
+    ----------
+    .. [1] D. Brooks et al., "Riemannian batch normalization for SPD neural networks",
+       NeurIPS 2019.
+    .. [2] R. Kobler et al., "SPD domain-specific batch normalization to crack
+       interpretable unsupervised domain adaptation in EEG", NeurIPS 2022.
+    .. [3] Z. Chen et al., "A Lie group approach to Riemannian batch normalization",
+       ICLR 2024.
+
+    Examples
+    --------
+    >>> x = torch.eye(3) * torch.linspace(1, 2, 8)[:, None, None]
+    >>> layer = SPDBatchNorm(3, "log_euclidean", momentum=1.0)
+    >>> torch.allclose(layer(x).log2().diagonal(dim1=1, dim2=2).mean(), torch.zeros(()),
+    ...                atol=1e-6)
+    True
+    """
+
+    _extra_defaults: ClassVar[dict] = {
+        "metric": None,
+        "dispersion": True,
+        "power": 1.0,
+        "mean_iterations": 1,
+        "stats_grad": False,
+        "congruence": "symmetric",
+    }
+
+    def __init__(
+        self,
+        n: int,
+        metric: str = "airm",
+        dispersion: bool = True,
+        power: float = 1.0,
+        momentum: float | None = 0.1,
+        eps: float = 1e-5,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        mean_iterations: int = 1,
+        stats_grad: bool = False,
+        parametrization: str = "manifold",
+        congruence: str = "symmetric",
+        n_channels: int | None = None,
+        validate: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        if metric in ("bw", "gbw"):
+            raise ValueError(
+                f"metric: expected one of {list(_METRICS)}, found {metric!r}: use "
+                f"GBWBatchNorm, or make_batchnorm({metric!r}, n)"
+            )
+        self_metric = check_choice(metric, _METRICS, "metric")
+        super().__init__(
+            n,
+            momentum=momentum,
+            eps=eps,
+            affine=affine,
+            learn_scale=dispersion,
+            track_running_stats=track_running_stats,
+            parametrization=parametrization,
+            n_channels=n_channels,
+            validate=validate,
+            device=device,
+            dtype=dtype,
+        )
+        self.metric, self.dispersion = self_metric, bool(dispersion)
+        self.power = check_power(power)
+        self.mean_iterations = check_count(mean_iterations, "mean_iterations", 0)
+        self.stats_grad = stats_grad
+        self.congruence = check_choice(
+            congruence, ("symmetric", "cholesky"), "congruence"
+        )
+
+    def _space(self) -> _AffineInvariant | _Flat:
+        if self.metric == "airm":
+            return _AffineInvariant(
+                self.congruence, not self.dispersion, self.mean_iterations
+            )
+        return _Flat(self.metric)
+
+    def _deform(self, x: Tensor) -> Tensor:
+        # the logarithm of a power is a multiple: nothing would change
+        return x if self.metric == "log_euclidean" else power_of(x, self.power)
+
+    def _undeform(self, y: Tensor) -> Tensor:
+        return y if self.metric == "log_euclidean" else power_of(y, 1 / self.power)
+
+    def _variance(self, v: Tensor, average: BatchAverage) -> Tensor:
+        scale = 1 if self.metric == "log_euclidean" else self.power**2
+        return average(v.square().sum((2, 3))) / scale
+
+    def _batch_mean(self, y: Tensor, space, average: BatchAverage) -> Tensor:
+        start = average.first(space.coordinates(y))
+        mean = space.mean(y, start, average)
+        self.check_mean(mean.detach(), average.given)
+        return mean
+
+    def _statistics(
+        self, y: Tensor, space, average: BatchAverage
+    ) -> tuple[Tensor, tuple[Tensor, Eig | None], Tensor | None]:
+        """Mean, centered batch with its decomposition, and variance."""
+        if not self._uses_batch():
+            center, spread, _ = self._running()
+            mean = self._deform(self._group(center, y))
+            return mean, space.center(y, mean), self._group(spread, y)
+        differentiate = torch.is_grad_enabled() and self.stats_grad
+        with torch.set_grad_enabled(differentiate):
+            mean = self._batch_mean(y, space, average)
+        centered = space.center(y, mean)
+        var = None
+        if self.dispersion:
+            with torch.set_grad_enabled(differentiate):
+                var = self._variance(centered[0], average)
+        return mean, centered, var
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor | None, space) -> None:
+        t = self._momentum(mean)
+        old = self._deform(self._group(self._running()[0], mean))
+        self._store(self._undeform(space.geodesic(old, mean, t)), var, t)
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Normalize a batch of shape (..., n, n); in training update statistics.
+
+        ``weights`` as for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        """
+        with full_precision(x):
+            y = self._fold(x)
+            if y.numel() == 0 and not self._uses_batch():
+                return x.clone()
+            y, space = self._deform(y), self._space()
+            average = self._average(x, weights)
+            mean, (v, eig), var = self._statistics(y, space, average)
+            if self.training and self.track_running_stats:
+                self._track(mean, var, space)
+            if self.dispersion and var is not None:
+                gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
+                v = gain[:, None, None, None] * v
+                if eig is not None:
+                    eig = gain.detach()[:, None, None] * eig[0], eig[1]
+            z = space.expand(v, self._deform(self._group(self.bias, y)), eig)
+            return self._unfold(self._undeform(z), x)
+
+    @torch.no_grad()
+    def init_from_data(self, x: Tensor) -> "SPDBatchNorm":
+        """Start the bias and the running statistics at those of a batch."""
+        with full_precision(x):
+            y, space = self._deform(self._fold(x)), self._space()
+            average = self._average(x)
+            mean = self._batch_mean(y, space, average)
+            center = self._undeform(mean)
+            self._set_point("bias", center)
+            if self.track_running_stats:
+                self.reset_running_stats()
+                v, _ = space.center(y, mean)
+                var = self._variance(v, average) if self.dispersion else None
+                self._store(center, var, mean.new_ones(()))
+        return self

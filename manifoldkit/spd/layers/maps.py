@@ -1,0 +1,452 @@
+"""Layers of networks on SPD matrices: BiMap, ReEig, LogEig and the residual block.
+
+Every layer takes any batch shape and keeps dtype and device; half precision is computed
+in float32. Derivatives are exact at repeated eigenvalues.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from manifoldkit._checks import check_choice, check_count, check_positive
+from manifoldkit.linalg import logm, symmetrize, vech
+from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import eigvalsh
+from manifoldkit.linalg.symmetric import apply_spectral, full_precision
+from manifoldkit.manifolds import SPD, Stiefel, attach
+from manifoldkit.spd.layers.rectified import Clip, ClippedLog
+
+
+def check_weight(weight: Tensor) -> None:
+    """Raise ``TypeError`` unless a layer's own numbers are float32 or float64."""
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            "weight: expected parameters in float32 or float64 (inputs may have half "
+            f"precision, points of a manifold not), found {weight.dtype}"
+        )
+
+
+def redraw(
+    layer: nn.Linear | nn.Conv1d, generator: torch.Generator | None = None
+) -> None:
+    """Draw new weights of a flat layer as torch does, from a generator."""
+    if generator is None:
+        layer.reset_parameters()
+        return
+    nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+    if layer.bias is not None:
+        bound = layer.weight[0].numel() ** -0.5
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+class BiMap(nn.Module):
+    r"""Bilinear map to smaller SPD matrices, :math:`Y_o = \sum_c W_{oc}' X_c W_{oc}`.
+
+    Every :math:`W_{oc}` has orthonormal columns: a point of the Stiefel manifold, which
+    the optimizers of :mod:`manifoldkit.optim` keep there.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Sizes of the matrices, ``n_out <= n_in``.
+    n_in_channels, n_out_channels : int, default=1
+        Numbers of channels. With 1 and 1 the matrices have no channel dimension.
+    validate : bool, default=False
+        Check in ``forward`` that the input is SPD.
+    generator : torch.Generator, optional
+        Of the initial weights: the orthonormal factor of a Gaussian matrix, which is
+        uniform on the Stiefel manifold.
+    device, dtype
+        Of the weights.
+
+    Attributes
+    ----------
+    weight : ManifoldParameter, shape (n_out_channels, n_in_channels, n_in, n_out)
+        On ``Stiefel()``.
+
+    Raises
+    ------
+    ValueError
+        ``n_out > n_in``, or sizes that are not positive integers.
+
+    References
+    ----------
+    .. [1] Z. Huang, L. Van Gool, "A Riemannian network for SPD matrix learning",
+       AAAI 2017, equation 5.
+
+    Examples
+    --------
+    >>> layer = BiMap(4, 2)
+    >>> layer(torch.eye(4).expand(3, 4, 4)).shape
+    torch.Size([3, 2, 2])
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_in_channels: int = 1,
+        n_out_channels: int = 1,
+        *,
+        validate: bool = False,
+        generator: torch.Generator | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.n_in, self.n_out = check_count(n_in, "n_in"), check_count(n_out, "n_out")
+        self.n_in_channels = check_count(n_in_channels, "n_in_channels")
+        self.n_out_channels = check_count(n_out_channels, "n_out_channels")
+        if n_out > n_in:
+            raise ValueError(
+                f"n_out: expected at most n_in = {n_in}, found {n_out}: a larger "
+                "matrix would be singular"
+            )
+        self.validate = validate
+        self.single = n_in_channels == n_out_channels == 1
+        shape = (self.n_out_channels, self.n_in_channels, self.n_in, self.n_out)
+        start = torch.eye(self.n_in, self.n_out, device=device, dtype=dtype)
+        start = start.expand(shape).clone()
+        self.weight = nn.Parameter(start)
+        attach(self, "weight", Stiefel(), layout="as_is")
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights."""
+        w = self.weight
+        options = {"dtype": w.dtype, "device": w.device, "generator": generator}
+        w.copy_(Stiefel().random(*w.shape, **options))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map matrices.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n_in, n_in), or (..., n_in_channels, n_in, n_in)
+            SPD matrices; the channel dimension is there unless both numbers of channels
+            are 1.
+
+        Returns
+        -------
+        Tensor, shape (..., n_out, n_out), or (..., n_out_channels, n_out, n_out)
+        """
+        check_square(x, "x", self.n_in)
+        if not self.single and (x.ndim < 3 or x.shape[-3] != self.n_in_channels):
+            raise ValueError(
+                f"x: expected shape (..., {self.n_in_channels}, {self.n_in}, "
+                f"{self.n_in}), found {tuple(x.shape)}"
+            )
+        if self.validate:
+            check_spd(x, "x")
+        check_weight(self.weight)
+        with full_precision(x):
+            y = x.to(compute_dtype(x.dtype))
+            y = self._single(y) if self.single else self._channels(y)
+        return y.to(x.dtype)
+
+    def _single(self, x: Tensor) -> Tensor:
+        w = self.weight[0, 0]
+        # X is symmetric, so (X W)' W = W' X W: two tall products with one matrix
+        return (x @ w).mT.contiguous() @ w
+
+    def _channels(self, x: Tensor) -> Tensor:
+        outputs, inputs, n, m = self.weight.shape
+        # W_1c .. W_Oc side by side: one product a channel serves all outputs
+        wide = self.weight.permute(1, 2, 0, 3).reshape(inputs, n, outputs * m)
+        t = (x @ wide).unflatten(-1, (outputs, m)).movedim(-2, -4)
+        tall = self.weight.flatten(1, 2)
+        return tall.mT @ t.flatten(-3, -2)
+
+    def extra_repr(self) -> str:
+        """Sizes, and channels where there are several."""
+        text = f"{self.n_in}, {self.n_out}"
+        if not self.single:
+            text += f", channels={self.n_in_channels} -> {self.n_out_channels}"
+        return text
+
+
+class ReEig(nn.Module):
+    r"""Rectify eigenvalues, :math:`U \max(s, \epsilon)\, U'`.
+
+    The nonlinearity of SPDNet.
+
+    Parameters
+    ----------
+    threshold : float, default=1e-4
+        Smallest eigenvalue of the output.
+    relative : bool, default=False
+        Take the threshold times the mean eigenvalue of each matrix.
+    maximum : float, optional
+        Largest eigenvalue of the output (times the mean too, with ``relative``).
+    validate : bool, default=False
+        Check in ``forward`` that the input is positive semidefinite.
+
+    Raises
+    ------
+    ValueError
+        A threshold that is not positive, or not below the maximum.
+
+    Notes
+    -----
+    The derivative is zero at eigenvalues at or below the threshold and exact where
+    eigenvalues meet; one eigendecomposition a matrix serves both directions.
+
+    References
+    ----------
+    .. [1] Z. Huang, L. Van Gool, "A Riemannian network for SPD matrix learning",
+       AAAI 2017, equation 6.
+
+    Examples
+    --------
+    >>> ReEig(0.5)(torch.diag(torch.tensor([2., 0.1])))
+    tensor([[2.0000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+
+    def __init__(
+        self,
+        threshold: float = 1e-4,
+        relative: bool = False,
+        maximum: float | None = None,
+        validate: bool = False,
+    ):
+        super().__init__()
+        self.threshold = check_positive(threshold, "threshold")
+        if maximum is not None and not maximum > threshold:
+            raise ValueError(
+                f"maximum: expected more than the threshold {threshold}, "
+                f"found {maximum!r}"
+            )
+        self.relative, self.maximum, self.validate = relative, maximum, validate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rectify matrices of shape (..., n, n)."""
+        check_square(x, "x")
+        if self.validate:
+            check_spd(x, "x", semidefinite=True)
+        high = torch.inf if self.maximum is None else self.maximum
+        function = Clip(self.threshold, high)
+        if not self.relative:
+            return apply_spectral(x, function, None)
+        scale = mean_eigenvalue(x)
+        return apply_spectral(x / scale, function, None) * scale
+
+    def extra_repr(self) -> str:
+        """Settings."""
+        text = f"threshold={self.threshold:g}"
+        text += ", relative=True" if self.relative else ""
+        return text + (f", maximum={self.maximum:g}" if self.maximum else "")
+
+
+def mean_eigenvalue(x: Tensor) -> Tensor:
+    """Trace over size, shape (..., 1, 1)."""
+    return x.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+
+
+class LogEig(nn.Module):
+    r"""Matrix logarithm, as a vector for the flat layers behind it.
+
+    Parameters
+    ----------
+    vectorize : bool or "flat", default=True
+        True: the upper triangle with off-diagonal entries times :math:`\sqrt 2`, an
+        isometry, n (n + 1) / 2 numbers. "flat": all n^2 entries. False: the matrix.
+    threshold : float, optional
+        Rectify the eigenvalues first, as ``ReEig(threshold)`` in front would, by the
+        same eigendecomposition.
+    relative : bool, default=False
+        Take the threshold times the mean eigenvalue of each matrix.
+    validate : bool, default=False
+        Check in ``forward`` that the input is positive definite.
+
+    Raises
+    ------
+    ValueError
+        An unknown form, or a threshold that is not positive; with ``validate``, the
+        first bad matrix.
+
+    References
+    ----------
+    .. [1] Z. Huang, L. Van Gool, "A Riemannian network for SPD matrix learning",
+       AAAI 2017, equation 7.
+
+    Examples
+    --------
+    >>> LogEig()(torch.eye(3) * torch.e)
+    tensor([1., 0., 0., 1., 0., 1.])
+    """
+
+    def __init__(
+        self,
+        vectorize: bool | str = True,
+        threshold: float | None = None,
+        relative: bool = False,
+        validate: bool = False,
+    ):
+        super().__init__()
+        check_choice(vectorize, (True, False, "flat"), "vectorize")
+        if threshold is not None:
+            check_positive(threshold, "threshold")
+        self.vectorize, self.threshold = vectorize, threshold
+        self.relative, self.validate = relative, validate
+
+    def n_features(self, n: int) -> int:
+        """Length of the vector of an n x n matrix."""
+        return n * (n + 1) // 2 if self.vectorize is True else n * n
+
+    def takes_power(self, power: float) -> bool:
+        """Whether ``forward`` can be told that its input is a power."""
+        free = power > 0 and not self.relative
+        return power == 1 or self.threshold is None or free
+
+    def _log(self, x: Tensor, power: float) -> Tensor:
+        if not self.takes_power(power):
+            raise ValueError(
+                "power: expected a positive one with an absolute threshold, "
+                f"found {power!r}"
+            )
+        if self.threshold is None:
+            return logm(x, validate=self.validate)
+        if self.validate:
+            check_spd(x, "x", semidefinite=True)
+        if not self.relative:
+            return apply_spectral(x, ClippedLog(self.threshold**power), None)
+        scale = mean_eigenvalue(x)
+        eye = eye_like(x)
+        return (
+            apply_spectral(x / scale, ClippedLog(self.threshold), None)
+            + scale.log() * eye
+        )
+
+    def forward(self, x: Tensor, power: float = 1.0) -> Tensor:
+        r"""Logarithms of matrices (..., n, n): (..., n (n + 1) / 2), or as asked.
+
+        With ``power`` the input is the power of what the logarithm is taken of, whose
+        eigenvalues the threshold refers to: :math:`\log X^{1/p} = \log(X) / p`.
+        """
+        check_square(x, "x")
+        y = self._log(x, power)
+        y = y if power == 1 else y / power
+        if self.vectorize == "flat":
+            return y.flatten(-2)
+        return vech(y) if self.vectorize else y
+
+    def extra_repr(self) -> str:
+        """Settings."""
+        text = f"vectorize={self.vectorize!r}"
+        if self.threshold is not None:
+            text += f", threshold={self.threshold:g}"
+        return text + (", relative=True" if self.relative else "")
+
+
+class SPDResidual(nn.Module):
+    r"""Riemannian residual block, :math:`Y = \exp_X(v(X))`.
+
+    A small convolution over the ascending eigenvalues s of X gives numbers f, and
+    :math:`v = Q \operatorname{diag}(f)\, Q'` with a learned orthogonal Q, scaled to
+    length one in the metric at X.
+
+    Parameters
+    ----------
+    n : int
+        Size of the matrices.
+    width : int, default=3
+        Hidden channels of the convolution 1 -> width -> width -> 1.
+    kernel_size : int, default=5
+        Odd length of its kernels.
+    metric : str, default="airm"
+        Of the exponential and the length; as :class:`~manifoldkit.manifolds.SPD`.
+    unit_step : bool, default=True
+        Scale v to length one; otherwise it is taken as it is.
+    bounds : (float, float) or None, default=(1e-8, 1e8)
+        Eigenvalues of the output are clipped to this range.
+    generator : torch.Generator, optional
+        Of the convolutions and of the initial Q, uniform on the orthogonal group.
+    device, dtype
+        Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        Sizes that are not positive integers, an even kernel, or an unknown metric.
+
+    References
+    ----------
+    .. [1] I. Katsman et al., "Riemannian residual neural networks", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> x = torch.eye(4) + 0.1 * torch.ones(6, 4, 4)
+    >>> SPDResidual(4)(x).shape
+    torch.Size([6, 4, 4])
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        width: int = 3,
+        kernel_size: int = 5,
+        metric: str = "airm",
+        unit_step: bool = True,
+        bounds: tuple[float, float] | None = (1e-8, 1e8),
+        generator: torch.Generator | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.n = check_count(n, "n")
+        if check_count(kernel_size, "kernel_size") % 2 == 0:
+            raise ValueError(
+                f"kernel_size: expected an odd number, found {kernel_size}"
+            )
+        options = {"device": device, "dtype": dtype}
+        check_count(width, "width")
+        shapes = ((1, width), (width, width), (width, 1))
+        convolutions = [
+            nn.Conv1d(a, b, kernel_size, padding="same", **options) for a, b in shapes
+        ]
+        self.field = nn.Sequential(
+            convolutions[0],
+            nn.LeakyReLU(),
+            nn.BatchNorm1d(width, **options),
+            convolutions[1],
+            nn.LeakyReLU(),
+            nn.BatchNorm1d(width, **options),
+            convolutions[2],
+        )
+        self.basis = nn.Parameter(torch.eye(self.n, **options))
+        attach(self, "basis", Stiefel(), layout="as_is")
+        self.metric, self.unit_step = SPD(metric), unit_step
+        self.clip = None if bounds is None else ReEig(bounds[0], maximum=bounds[1])
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw a new basis and reset the convolutions."""
+        q = self.basis
+        options = {"dtype": q.dtype, "device": q.device, "generator": generator}
+        q.copy_(Stiefel().random(*q.shape, **options))
+        for module in self.field:
+            if isinstance(module, nn.Conv1d):
+                redraw(module, generator)
+            elif isinstance(module, nn.BatchNorm1d):
+                module.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Move matrices of shape (..., n, n)."""
+        check_square(x, "x", self.n)
+        check_weight(self.basis)
+        with full_precision(x):
+            y = symmetrize(x.to(compute_dtype(x.dtype)))
+            s = eigvalsh(y)
+            f = self.field(s.reshape(-1, 1, self.n)).reshape(s.shape)
+            v = (self.basis * f[..., None, :]) @ self.basis.mT
+            if self.unit_step:
+                square = self.metric.inner(y, v)[..., None, None]
+                tiny = torch.finfo(y.dtype).tiny
+                v = torch.where(square > tiny, v * square.clamp_min(tiny).rsqrt(), v)
+            y = self.metric.expmap(y, v)
+            y = y if self.clip is None else self.clip(y)
+        return y.to(x.dtype)

@@ -1,0 +1,9 @@
+from .equivariance import assert_equivariant as assert_equivariant
+from .equivariance import check_equivariance as check_equivariance
+from .groups import Element as Element
+from .groups import random_general_linear as random_general_linear
+from .groups import random_orthogonal as random_orthogonal
+from .groups import random_permutation as random_permutation
+from .groups import random_rotation as random_rotation
+from .report import EquivarianceReport as EquivarianceReport
+from .types import transform as transform
