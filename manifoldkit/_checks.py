@@ -6,7 +6,7 @@ same sentence, in an error that is both a ``ValueError`` and a ``TypeError``.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -123,8 +123,7 @@ def check_interval(
     0.2
     >>> check_interval(-1, "weight_decay", 0)
     Traceback (most recent call last):
-    manifoldkit.exceptions.InvalidValueError: weight_decay: expected a number >= 0, \
-found -1
+    manifoldkit.exceptions.InvalidValueError: weight_decay: expected ..., found -1
     """
     good = is_number(value) and math.isfinite(value)
     good = good and (value >= low if ends[0] == "[" else value > low)
@@ -173,3 +172,44 @@ def check_limits(value: Any, name: str, least: int = 1) -> tuple[int, int]:
             f"{name}: expected {least} <= smallest <= largest, found ({low}, {high})"
         )
     return low, high
+
+
+#: A rule takes a value and the argument's name; it raises where the value is bad.
+Rule = Callable[[Any, str], Any]
+
+positive: Rule = check_positive
+
+
+def count(least: int = 1) -> Rule:
+    """Rule for integers of at least ``least``."""
+    return lambda value, name: check_count(value, name, least)
+
+
+def interval(low: float, high: float = math.inf, ends: str = "[]") -> Rule:
+    """Rule for the numbers of an interval, see :func:`check_interval`."""
+    return lambda value, name: check_interval(value, name, low, high, ends)
+
+
+def one_of(*options: Any) -> Rule:
+    """Rule for a choice."""
+    return lambda value, name: check_choice(value, options, name)
+
+
+def optional(rule: Rule) -> Rule:
+    """Rule that lets ``None`` pass too."""
+    return lambda value, name: None if value is None else rule(value, name)
+
+
+def check_settings(owner: Any, rules: Mapping[str, Rule]) -> None:
+    """Check attributes of an object by a table of rules.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> check_settings(SimpleNamespace(layers=2), {"layers": count()})
+    >>> check_settings(SimpleNamespace(layers=2.5), {"layers": count()})
+    Traceback (most recent call last):
+    manifoldkit.exceptions.InvalidValueError: layers: expected ..., found 2.5
+    """
+    for name, rule in rules.items():
+        rule(getattr(owner, name), name)

@@ -95,8 +95,8 @@ WITHIN = {
     },
     # sub-rooms import the root files, never each other
     "datasets": {
-        **{room: {"archive"} for room in "eeg traffic points motion".split()},
-        **{room: {"archive"} for room in "images graphs".split()},
+        **{room: {"archive"} for room in ["eeg", "traffic", "points", "motion"]},
+        **{room: {"archive"} for room in ["images", "graphs"]},
         "archive": set(),
         "set_tasks": set(),
     },

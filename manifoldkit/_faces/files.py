@@ -1,4 +1,4 @@
-"""What the scikit-learn faces of torch networks share: seeds, and files.
+"""A fitted estimator as two files.
 
 A fitted estimator is two files: ``path.safetensors`` with the weights and ``path.json``
 with all else. Nothing is pickled.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from manifoldkit.exceptions import MissingExtraError
 
@@ -59,11 +59,6 @@ def read_content(path: str | Path, kind: str) -> dict[str, Any]:
 def read_tensors(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     """Read the safetensors half."""
     return _safetensors().load_file(str(_file(path, ".safetensors")), device)
-
-
-def read_weights(path: str | Path, module: nn.Module, device: str) -> None:
-    """Read the safetensors half into a module."""
-    module.load_state_dict(read_tensors(path, device))
 
 
 def plain(name: str, value):

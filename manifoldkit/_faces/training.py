@@ -1,16 +1,413 @@
-"""The trainer of the scikit-learn faces."""
+"""One trainer for all scikit-learn faces: the only file that imports skorch.
 
+It is imported late, by ``fit``, so that models predict without skorch. Early stopping,
+clipping and learning-rate schedules are skorch's own; three callbacks are ours: a
+deadline, a checkpoint from which training resumes, and a watcher that keeps the rows
+of the log and ends a training that diverges.
+"""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 
-def training_log(net: Any) -> list[dict[str, Any]]:
-    """Return the log of a skorch trainer, one row an epoch, as plain numbers."""
-    names = ("epoch", "train_loss", "valid_loss", "dur")
-    return [
-        {
-            name: row[name] if name == "epoch" else float(row[name])
-            for name in names
-            if name in row
+from manifoldkit._faces.estimator import Deadline
+from manifoldkit.exceptions import ConvergenceWarning, MissingExtraError
+
+try:
+    from skorch import NeuralNet
+    from skorch.callbacks import (
+        Callback,
+        EarlyStopping,
+        GradientNormClipping,
+        LRScheduler,
+    )
+    from skorch.dataset import Dataset
+    from skorch.helper import predefined_split
+except ImportError:
+    raise MissingExtraError("training a network", "skorch", "train") from None
+
+#: Fewer steps an epoch than this are worth a word.
+FEW_STEPS = 4
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all weights and buffers."""
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def are_finite(module: nn.Module) -> bool:
+    """Whether all weights are finite."""
+    return all(bool(p.isfinite().all()) for p in module.parameters())
+
+
+class Watcher(Callback):
+    """Adds figures to the log, and ends a training whose loss is not finite."""
+
+    def __init__(self, measure: Callable[[nn.Module], Mapping[str, float]] | None):
+        self.measure = measure
+        self.diverged = False
+        self.finite: dict[str, Tensor] = {}
+
+    def on_train_begin(self, net, **_):
+        """Remember the weights that training starts from."""
+        self.finite = weights_of(net.module_)
+
+    def on_batch_end(self, net, training, **_):
+        """Stop at the first loss that is not finite."""
+        if training and not math.isfinite(net.history[-1, "batches", -1, "train_loss"]):
+            self.stop()
+
+    def on_epoch_end(self, net, **_):
+        """Measure; remember the weights if they are finite."""
+        if not are_finite(net.module_):
+            self.stop()
+        self.finite = weights_of(net.module_)
+        for name, value in (self.measure(net.module_) if self.measure else {}).items():
+            net.history.record(name, value)
+
+    def stop(self):
+        """End the training."""
+        self.diverged = True
+        raise KeyboardInterrupt  # skorch's way to end a training cleanly
+
+
+class StopInTime(Callback):
+    """Ends training after the epoch in which the deadline has passed."""
+
+    def __init__(self, deadline: Deadline):
+        self.deadline = deadline
+
+    def on_train_begin(self, net, **_):
+        """Begin to count."""
+        self.deadline.start()
+
+    def on_epoch_end(self, net, **_):
+        """End the training if it is time."""
+        if self.deadline():
+            raise KeyboardInterrupt  # skorch's way to end a training cleanly
+
+
+class Checkpoint(Callback):
+    """A file after every epoch, from which a training goes on as if uninterrupted.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    fingerprint : str
+        Of data and settings; a file with another one is refused.
+    generator : torch.Generator
+        Of the data, beside torch's own.
+    """
+
+    def __init__(self, path: str | Path, fingerprint: str, generator: torch.Generator):
+        self.path, self.fingerprint = Path(path), fingerprint
+        self.generator = generator
+        self.stopper: Any = None
+        self.columns: Sequence[str] = ()
+        self.state: dict[str, Any] | None = None
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what the file holds, if there is one."""
+        if self.path.exists():
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["fingerprint"] != self.fingerprint:
+                raise ValueError(
+                    f"checkpoint: {self.path} belongs to other data or settings; "
+                    "remove it or name another file"
+                )
+            self.state = state
+        return self.state
+
+    def resume(self, net: Any, lr: float) -> None:
+        """Put the state that was read into a trainer that is about to begin."""
+        if self.state is None:
+            return
+        state = self.state
+        net.module_.load_state_dict(state["module"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        for group in net.optimizer_.param_groups:  # the base of a schedule
+            group.setdefault("initial_lr", lr)
+        for row in state["rows"]:
+            net.history.new_epoch()
+            for name, value in row.items():
+                net.history.record(name, value)
+        torch.set_rng_state(state["torch"])
+        self.generator.set_state(state["source"])
+
+    def on_train_begin(self, net, **_):
+        """Tell the stopper, which begins anew, what it knew."""
+        state, stopper = self.state, self.stopper
+        if state is not None and stopper is not None and state["best_state"]:
+            stopper.misses_ = state["done"] - state["best_at"]
+            stopper.dynamic_threshold_ = state["best"]
+            stopper.best_epoch_ = state["best_at"]
+            stopper.best_model_weights_ = state["best_state"]
+
+    def on_epoch_end(self, net, **_):
+        """Write the file."""
+        self.write(net)
+
+    def on_train_end(self, net, **_):
+        """Write it too where the stopper ended the last epoch before we were asked."""
+        if self.stopper is not None and self.stopper.misses_ >= self.stopper.patience:
+            self.write(net)
+
+    def write(self, net: Any) -> None:
+        """Write the file; a partial one never takes its place."""
+        stopper = self.stopper
+        best = None if stopper is None else stopper.best_model_weights_
+        state = {
+            "fingerprint": self.fingerprint,
+            "module": net.module_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "done": len(net.history),
+            "best": math.inf if best is None else float(stopper.dynamic_threshold_),
+            "best_at": -1 if best is None else stopper.best_epoch_,
+            "best_state": best,
+            "rows": rows_of(net, self.columns),
+            "torch": torch.get_rng_state(),
+            "source": self.generator.get_state(),
         }
-        for row in net.history
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".part")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+
+def rows_of(net: Any, columns: Sequence[str], begin: int = 0) -> list[dict[str, Any]]:
+    """Return the log of a trainer from an epoch on, as plain numbers.
+
+    An epoch that was broken off before its loss was known is none.
+    """
+    return [
+        {"epoch": int(entry["epoch"])}
+        | {name: float(entry[name]) for name in columns if name in entry}
+        for entry in list(net.history)[begin:]
+        if "train_loss" in entry
     ]
+
+
+def _silent(*_: Any) -> None:
+    """What skorch's callbacks print to."""
+
+
+def _schedule(name: str, lr: float, epochs: int, steps: int) -> LRScheduler:
+    """Return a learning rate by name; skorch counts the epochs of the log."""
+    if name == "step":  # a factor .95 every ten epochs
+        return LRScheduler("StepLR", step_size=10, gamma=0.95)
+    if name == "one_cycle":
+        return LRScheduler(
+            torch.optim.lr_scheduler.OneCycleLR,
+            step_every="batch",
+            max_lr=lr,
+            total_steps=epochs * steps + 1,
+        )
+
+    def cosine(epoch: int) -> float:  # down to a hundredth
+        rate = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        return 0.01 + 0.99 * rate
+
+    return LRScheduler("LambdaLR", lr_lambda=cosine)
+
+
+def given(dataset: Any, **_: Any) -> Any:
+    """Hand skorch batches that the data set makes itself."""
+    return dataset.X if hasattr(dataset, "X") else dataset
+
+
+def first(batch: Any) -> Any:
+    """Hand skorch batches that the data set gives whole."""
+    return batch
+
+
+def train(
+    module: nn.Module,
+    criterion: nn.Module,
+    data: Any,
+    held: Any = None,
+    *,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    lr: float,
+    epochs: int,
+    batch_size: int = 128,
+    loader: Mapping[str, Any] | None = None,
+    schedule: str | None = None,
+    clip: float | None = None,
+    patience: int | None = None,
+    monitor: str = "valid_loss",
+    higher_is_better: bool = False,
+    threshold: float = 1e-4,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    columns: Sequence[str] = ("train_loss", "valid_loss", "dur"),
+    deadline: Deadline | None = None,
+    checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
+    verbose: int = 0,
+    net: Any = None,
+    whole: bool = True,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    module, criterion : nn.Module
+        The network; the loss of its output and a batch of targets.
+    data, held : torch Dataset, or pair of arrays (X, y)
+        To train on; to validate on after every epoch.
+    optimizer : callable
+        Takes parameter groups and ``lr``.
+    lr, epochs, batch_size
+        As ever.
+    loader : mapping, optional
+        skorch's options of the iterators, such as ``iterator_train__drop_last``.
+    schedule : {"step", "one_cycle", "cosine"}, optional
+        Of the learning rate.
+    clip : float, optional
+        Largest norm of the gradient.
+    patience : int, optional
+        Epochs without a better ``monitor`` after which training ends; the best weights
+        are kept.
+    monitor, higher_is_better, threshold
+        What is better, and by which share it must be.
+    measure : callable, optional
+        Called with the network after every epoch; its figures go to the log.
+    columns : sequence of str
+        Figures of the rows that are returned.
+    deadline : Deadline, optional
+        Ends training after the epoch in which it passes.
+    checkpoint : Checkpoint, optional
+        Written after every epoch; if it is there, training goes on from it.
+    device, verbose
+        1 prints a line an epoch.
+    net : NeuralNet, optional
+        What an earlier call returned: its optimizer and its log go on.
+    whole : bool, default=True
+        A whole fit, which is told if its epochs have few steps.
+
+    Returns
+    -------
+    net : skorch.NeuralNet
+        ``net.module_`` is the network.
+    rows : list of dict
+        One an epoch of this call: ``epoch`` and the columns.
+
+    Warns
+    -----
+    ConvergenceWarning
+        The loss or a weight is not finite: training ends, and the best or the last
+        finite weights are kept. Or every epoch has fewer than four steps.
+    """
+    state = checkpoint.read() if checkpoint is not None else None
+    done = 0 if state is None else int(state["done"])
+    X, y = data if isinstance(data, tuple) else (data, None)
+    if isinstance(held, tuple):
+        held = Dataset(*held)
+    watcher = Watcher(measure)
+    stopper = None
+    callbacks: list[tuple[str, Callback]] = []
+    if clip is not None:
+        callbacks.append(("clip", GradientNormClipping(clip)))
+    if schedule is not None:
+        rate = _schedule(schedule, lr, epochs, len(X))
+        callbacks.append(("schedule", rate))
+    callbacks.append(("watcher", watcher))
+    if patience is not None:
+        stopper = EarlyStopping(
+            monitor,
+            patience=patience,
+            threshold=threshold,
+            lower_is_better=not higher_is_better,
+            load_best=True,
+            sink=_silent,
+        )
+        callbacks.append(("early_stopping", stopper))
+    if checkpoint is not None:
+        checkpoint.stopper, checkpoint.columns = stopper, columns
+        callbacks.append(("checkpoint", checkpoint))
+    if deadline is not None:
+        callbacks.append(("deadline", StopInTime(deadline)))
+    if net is None:
+        net = NeuralNet(
+            module,
+            criterion,
+            optimizer=optimizer,
+            lr=lr,
+            batch_size=batch_size,
+            iterator_train__shuffle=True,
+            train_split=None,
+            device=device,
+            verbose=verbose,
+            callbacks=callbacks,
+            **(loader or {}),
+            **({} if verbose else {"callbacks__print_log": None}),
+        )
+        net.initialize()
+    else:
+        vars(net).update(loader or {})
+        net.callbacks = callbacks
+        net.initialize_callbacks()
+    net.train_split = None if held is None else predefined_split(held)
+    known = len(net.history)
+    if checkpoint is not None:
+        checkpoint.resume(net, lr)
+    stopped = (
+        state is not None
+        and stopper is not None
+        and (state["done"] - state["best_at"] >= patience)
+    )
+    if done < epochs and not stopped:
+        _run(net, X, y, epochs - done, watcher, stopper)
+    elif state is not None and state["best_state"] is not None:
+        net.module_.load_state_dict(state["best_state"])
+    elif state is not None:
+        net.module_.load_state_dict(state["module"])
+    _tell(net, known, lr, watcher, whole)
+    # callbacks and split hold data, which copies and pickles do not need
+    net.callbacks, net.train_split = None, None
+    ours = {id(callback) for _, callback in callbacks}
+    net.callbacks_ = [pair for pair in net.callbacks_ if id(pair[1]) not in ours]
+    net.module_.eval()
+    return net, rows_of(net, columns, known)
+
+
+def _run(net: Any, X: Any, y: Any, epochs: int, watcher: Watcher, stopper: Any) -> None:
+    """Train; leave the best weights, else the last finite ones."""
+    try:
+        net.partial_fit(X, y, epochs=epochs)
+    except (ValueError, RuntimeError):
+        # networks refuse what is not finite; if the weights are, it is not our matter
+        if are_finite(net.module_):
+            raise
+        watcher.diverged = True
+        net.notify("on_train_end", X=X, y=y)
+    if watcher.diverged:
+        if stopper is None or stopper.best_model_weights_ is None:
+            net.module_.load_state_dict(watcher.finite)
+        net.initialize_optimizer()  # its moments are not finite either
+
+
+def _tell(net: Any, known: int, lr: float, watcher: Watcher, whole: bool) -> None:
+    epochs = list(net.history)[known:]
+    if watcher.diverged:
+        warnings.warn(
+            f"training diverged in epoch {len(net.history)}: the loss or a weight is "
+            f"not finite. Training ended and the last good weights are kept; use a "
+            f"smaller lr than {lr:g}, clip gradients, or scale the input",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    steps = [e["train_batch_count"] for e in epochs if "train_batch_count" in e]
+    if whole and steps and max(steps) < FEW_STEPS:
+        warnings.warn(
+            f"an epoch takes {max(steps)} steps only, {sum(steps)} in all: a smaller "
+            "batch_size or more max_epochs train the network further",
+            ConvergenceWarning,
+            stacklevel=4,
+        )

@@ -10,6 +10,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice as check_choice
+from manifoldkit._checks import check_count as check_count
+from manifoldkit._checks import check_counts as check_counts
+from manifoldkit._checks import check_positive as check_positive
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg.elementary import eye_like
 

@@ -1,30 +1,39 @@
 """SPDNet as a scikit-learn classifier, trained through skorch."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_is_fitted,
 )
+from torch import Tensor
 
-from manifoldkit._checks import check_choice, check_count, check_positive
-from manifoldkit._faces.estimator import seeded
+from manifoldkit._checks import one_of, positive
+from manifoldkit._faces.estimator import (
+    TRAINING,
+    Loaded,
+    TorchFace,
+    evaluate,
+    seeded,
+    split_off,
+)
 from manifoldkit.linalg.checks import check_weights
-from manifoldkit.spd._classifier_files import read_classifier, write_classifier
 from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.networks import SPDNet
-from manifoldkit.spd.training import hold_out, make_trainer
+from manifoldkit.spd.training import WeightedCrossEntropy, make_optimizer
 from manifoldkit.spd.validation import (
     check_epochs,
     check_labels,
@@ -32,12 +41,17 @@ from manifoldkit.spd.validation import (
     classes_of,
 )
 
-_HISTORY = ("train_loss", "valid_loss", "valid_accuracy", "dur")
+_COLUMNS = ("train_loss", "valid_loss", "valid_accuracy", "dur")
+_COVARIANCE_STATE = ("order_", "lag_", "n_channels_", "n_times_")
 _PREDICT_BATCH = 512
 
 
 class SPDNetClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    TorchFace,
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     r"""Deep network on SPD matrices or raw epochs.
 
@@ -107,9 +121,9 @@ class SPDNetClassifier(
     history_ : list of dict
         One row an epoch: ``epoch``, ``train_loss``, ``dur``, and with early stopping
         ``valid_loss`` and ``valid_accuracy``.
-    net_ : skorch.NeuralNet
-        The trainer; ``net_.module_`` is the network, in the dtype of the training data
-        (float32 or float64).
+    net_ : skorch.NeuralNet, or what stands for it in a loaded model
+        ``net_.module_`` is the network, in the dtype of the training data (float32 or
+        float64).
     scale_ : float
         What the matrices are divided by.
     n_channels_ : int
@@ -139,19 +153,24 @@ class SPDNetClassifier(
     1.0
     """
 
-    net_: Any
+    _format = "manifoldkit.spd.SPDNetClassifier"
+    _settings = TRAINING | {
+        "input": one_of("covariance", "signal"),
+        "manifold_lr": positive,
+        "threshold": positive,
+    }
 
     def __init__(
         self,
-        dims=None,
+        dims: Sequence[int] | None = None,
         *,
         batchnorm: str | None = "gbw",
         power: float = 1.0,
         learn_metric: bool = True,
         input: str = "covariance",
-        order=1,
-        lag=1,
-        estimator="oas",
+        order: int | str = 1,
+        lag: int | str = 1,
+        estimator: str | Callable[..., Any] = "oas",
         rescale: bool = True,
         init_from_data: bool = True,
         threshold: float = 1e-4,
@@ -166,9 +185,9 @@ class SPDNetClassifier(
         early_stopping: bool = False,
         validation_fraction: float = 0.2,
         patience: int = 10,
-        class_weight=None,
+        class_weight: Mapping[Any, float] | str | None = None,
         device: str = "cpu",
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         warm_start: bool = False,
     ):
@@ -200,7 +219,9 @@ class SPDNetClassifier(
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train the network.
 
         Parameters
@@ -234,7 +255,13 @@ class SPDNetClassifier(
             X = self._prepare(X)
         return self._train(X, targets, self.max_epochs)
 
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Train for one epoch on the data given.
 
         Parameters
@@ -258,8 +285,9 @@ class SPDNetClassifier(
         y = check_labels(X, y, "SPDNetClassifier")
         if not again and classes is None:
             raise ValueError("classes: expected in the first call of partial_fit")
-        labels = self.classes_ if again else np.unique(classes)
-        if classes is not None and not np.array_equal(np.unique(classes), labels):
+        given = None if classes is None else np.unique(np.asarray(classes))
+        labels = self.classes_ if again or given is None else given
+        if given is not None and not np.array_equal(given, labels):
             raise ValueError(
                 f"classes: expected {labels.tolist()} as before, found {classes!r}"
             )
@@ -267,23 +295,7 @@ class SPDNetClassifier(
         X = self._prepare(X, fitting=not again)
         if not again:
             self._build(X, labels)
-        return self._train(X, targets, 1)
-
-    def _check_settings(self) -> None:
-        check_choice(self.input, ("covariance", "signal"), "input")
-        for name in ("lr", "manifold_lr", "threshold"):
-            check_positive(getattr(self, name), name)
-        for name in ("max_epochs", "batch_size", "patience"):
-            check_count(getattr(self, name), name)
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                "validation_fraction: expected a number between 0 and 1, "
-                f"found {self.validation_fraction!r}"
-            )
-        if not self.weight_decay >= 0:
-            raise ValueError(
-                f"weight_decay: expected at least 0, found {self.weight_decay!r}"
-            )
+        return self._train(X, targets, 1, whole=False)
 
     def _check_input(self, X, fitting: bool = False) -> np.ndarray:
         n = None if fitting else self.n_channels_
@@ -332,141 +344,155 @@ class SPDNetClassifier(
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.history_: list[dict] = []
         with self._randomness():
-            self.net_ = self._make_trainer(X.shape[1], torch.from_numpy(X[:0]).dtype)
-            self.net_.initialize()
+            module = self._network(X.shape[1], torch.from_numpy(X[:0]).dtype)
+            module = module.to(self.device)
             if self.init_from_data:
                 x = torch.from_numpy(np.ascontiguousarray(X)).to(self.device)
-                self.net_.module_.init_from_data(x)
+                module.init_from_data(x)
+        self.net_ = Loaded(module)
 
     def _randomness(self):
         return seeded(self._seed + len(self.history_), self.device)
 
-    def _make_trainer(self, n: int, dtype: torch.dtype):
-        module = {
-            "n_in": n,
-            "dims": (max(n // 2, 1),) if self.dims is None else tuple(self.dims),
-            "n_classes": len(self.classes_),
-            "batchnorm": self.batchnorm,
-            "power": self.power,
-            "learn_metric": self.learn_metric,
-            "position": self.position,
-            "threshold": self.threshold,
-            "n_residual": self.n_residual,
-            "dtype": dtype,
-        }
-        return make_trainer(
-            SPDNet,
-            patience=self.patience if self.early_stopping else None,
-            verbose=self.verbose,
-            **{f"module__{name}": value for name, value in module.items()},
-            optimizer__name=self.optimizer,
-            optimizer__manifold_lr=self.manifold_lr,
-            optimizer__weight_decay=self.weight_decay,
-            lr=self.lr,
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            device=self.device,
+    def _network(self, n: int, dtype: torch.dtype) -> SPDNet:
+        return SPDNet(
+            n_in=n,
+            dims=(max(n // 2, 1),) if self.dims is None else tuple(self.dims),
+            n_classes=len(self.classes_),
+            batchnorm=self.batchnorm,
+            power=self.power,
+            learn_metric=self.learn_metric,
+            position=self.position,
+            threshold=self.threshold,
+            n_residual=self.n_residual,
+            dtype=dtype,
         )
 
-    def _train(self, X: np.ndarray, targets: np.ndarray, epochs: int):
-        net = self.net_
-        double = next(net.module_.parameters()).dtype == torch.float64
+    def _train(
+        self, X: np.ndarray, targets: np.ndarray, epochs: int, whole: bool = True
+    ) -> Self:
+        from manifoldkit._faces.training import train
+
+        module = self.net_.module_
+        double = next(module.parameters()).dtype == torch.float64
         dtype = np.float64 if double else np.float32
         X, targets = X.astype(dtype, copy=False), targets.astype(dtype, copy=False)
-        known, before = len(net.history), len(self.history_)
+        held = measure = None
         with self._randomness():
             if self.early_stopping:
-                fraction = self.validation_fraction
-                X, targets = hold_out(net, X, targets, fraction, self._seed)
+                share, codes = self.validation_fraction, targets[:, 0]
+                rows, aside = split_off(len(X), share, self._seed, codes)
+                held = X[aside], targets[aside]
+                X, targets = X[rows], targets[rows]
+                measure = partial(self._accuracy, *held)
             # a last batch of one matrix has no dispersion to normalize
             alone = len(X) % self.batch_size == 1 and len(X) > 1 and self.batch_size > 1
-            net.iterator_train__drop_last, net.max_epochs = alone, epochs
-            net.partial_fit(X, targets)
-        net.train_split = None
-        self.history_ += [
-            {"epoch": before + i} | {k: float(row[k]) for k in _HISTORY if k in row}
-            for i, row in enumerate(list(net.history)[known:], 1)
-        ]
+            self.net_, log = train(
+                module,
+                WeightedCrossEntropy(),
+                (X, targets),
+                held,
+                optimizer=partial(
+                    make_optimizer,
+                    name=self.optimizer,
+                    manifold_lr=self.manifold_lr,
+                    weight_decay=self.weight_decay,
+                ),
+                lr=self.lr,
+                epochs=epochs,
+                batch_size=self.batch_size,
+                loader={"iterator_train__drop_last": alone},
+                patience=self.patience if self.early_stopping else None,
+                measure=measure,
+                columns=_COLUMNS,
+                device=self.device,
+                verbose=self.verbose,
+                net=None if isinstance(self.net_, Loaded) else self.net_,
+                whole=whole,
+            )
+        before = len(self.history_)
+        self.history_ += [row | {"epoch": before + i} for i, row in enumerate(log, 1)]
         return self
 
-    def _evaluate(self, X, method: str) -> np.ndarray:
+    def _accuracy(
+        self, X: np.ndarray, targets: np.ndarray, module: SPDNet
+    ) -> dict[str, float]:
+        codes = self._batches(module, X, "forward").argmax(1)
+        return {"valid_accuracy": float((codes == targets[:, 0]).mean())}
+
+    def _batches(self, module: SPDNet, X: np.ndarray, method: str) -> np.ndarray:
+        function, dtype = getattr(module, method), next(module.parameters()).dtype
+        x = torch.from_numpy(np.ascontiguousarray(X)).to(dtype)
+        parts = evaluate(function, {"x": x}, _PREDICT_BATCH, self.device)
+        return torch.cat(parts).cpu().numpy()
+
+    def _evaluate(self, X: ArrayLike, method: str) -> np.ndarray:
         check_is_fitted(self, "net_")
         X = self._prepare(self._check_input(X))
-        module = self.net_.module_.eval()
-        like = next(module.parameters())
-        x = torch.from_numpy(np.ascontiguousarray(X))
-        with torch.no_grad():
-            parts = [
-                getattr(module, method)(part.to(like)).cpu()
-                for part in x.split(_PREDICT_BATCH)
-            ]
-        return torch.cat(parts).numpy()
+        return self._batches(self.net_.module_.eval(), X, method)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return class probabilities, shape (n_matrices, n_classes)."""
         scores = torch.from_numpy(self._evaluate(X, "forward"))
         return scores.softmax(-1).numpy()
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the class scores (logits); for two classes their difference."""
         scores = self._evaluate(X, "forward")
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the label of the largest score, shape (n_matrices,)."""
         codes = self._evaluate(X, "forward").argmax(1)
         return self.classes_[codes]
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Return the LogEig features in front of the linear layer, (n_matrices, k)."""
         return self._evaluate(X, "features")
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.net_.module_.n_features
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path.safetensors`` (weights) and ``path.json`` (all else).
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        module = self.net_.module_
+        content = {
+            "classes": self.classes_.tolist(),
+            "classes_dtype": self.classes_.dtype.str,
+            "n_channels": int(self.n_channels_),
+            "n_in": int(module.n_in),
+            "scale": self.scale_,
+            "seed": self._seed,
+            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
+            "history": self.history_,
+        }
+        if self.input == "signal":
+            content["covariances"] = {
+                k: int(getattr(self.covariances_, k)) for k in _COVARIANCE_STATE
+            }
+        return module.state_dict(), content
 
-        Parameters
-        ----------
-        path : str or Path
-            Without the suffix.
+    @staticmethod
+    def _parameters(stored: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(stored["class_weight"], list):  # labels that are not strings
+            stored["class_weight"] = dict(stored["class_weight"])
+        return stored
 
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Nothing is fitted.
-        TypeError
-            A parameter that JSON does not hold, such as a callable estimator.
-        """
-        check_is_fitted(self, "net_")
-        write_classifier(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "SPDNetClassifier":
-        """Read what :meth:`save` wrote.
-
-        Nothing is unpickled. The optimizer starts anew if training goes on.
-
-        Parameters
-        ----------
-        path : str or Path
-            Without the suffix.
-        device : str, default="cpu"
-            Where the network goes, whatever it was trained on.
-
-        Raises
-        ------
-        FileNotFoundError
-            There are no such files.
-        ValueError
-            The files hold something else.
-        """
-        return read_classifier(cls, path, device)
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        dtype = np.dtype(content["classes_dtype"])
+        self.classes_ = np.array(content["classes"], dtype=dtype)
+        self.n_channels_, self.scale_ = content["n_channels"], content["scale"]
+        self._seed, self.history_ = content["seed"], content["history"]
+        if self.input == "signal":
+            self.covariances_ = self._make_covariances()
+            for name, value in content["covariances"].items():
+                setattr(self.covariances_, name, value)
+        with self._randomness():
+            module = self._network(content["n_in"], getattr(torch, content["dtype"]))
+        self._adopt(module, tensors)

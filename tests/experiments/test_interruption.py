@@ -17,7 +17,7 @@ pytest.importorskip("lightning")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 QUICK = ("run", "rotation_continuity", "--quick", "--seed", "3")
 SMALLER = """
-from manifoldkit.experiments import rotation_continuity as e
+from manifoldkit.experiments.lie import rotation_continuity as e
 e.QUICK = {task: 5 for task in e.QUICK}
 e.score_clouds = lambda rep, steps, *rest: e.score_autoencoder(rep, steps, *rest)
 """

@@ -47,7 +47,7 @@ def test_rendering_shows_what_matters(tmp_path):
         remarks=["worse than hoped"],
         command="manifoldkit run toy",
     ).save(tmp_path / "toy")
-    untried = Experiment("never run", "Somebody 1999", "3 h")
+    untried = Experiment("spd.never", "never run", "Somebody 1999", "3 h")
     page = render(tmp_path, {"untried": untried})
     for part in (
         "SIMULATED",

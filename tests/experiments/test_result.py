@@ -1,6 +1,5 @@
 """Results as files."""
 
-import importlib
 import inspect
 import json
 import re
@@ -87,9 +86,7 @@ def test_the_interval_of_few_subjects_is_students():
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_the_command_of_a_result_names_the_seed(name):
     assert command_line(name, 7, False) == f"manifoldkit run {name} --seed 7"
-    source = inspect.getsource(
-        importlib.import_module(f"manifoldkit.experiments.{name}")
-    )
+    source = inspect.getsource(EXPERIMENTS[name].load())
     called = re.search(r"\bcommand=([^\n]*)", source)
     assert called is not None
     assert "seed" in called[1]

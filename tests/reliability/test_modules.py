@@ -288,7 +288,7 @@ def test_every_public_module_is_in_the_table():
             continue
         full = f"{module.removeprefix('manifoldkit.')}.{name}"
         if issubclass(value, Manifold):
-            assert name in MANIFOLDS, f"{name}: add it to MANIFOLDS"
+            assert name in {*MANIFOLDS, "Manifold"}, f"{name}: add it to MANIFOLDS"
         else:
             assert full in CASES.keys() | ABSTRACT, f"{full}: add it to CASES"
 

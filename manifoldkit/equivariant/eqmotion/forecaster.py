@@ -1,29 +1,28 @@
 """Motion forecasting behind scikit-learn's interface."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice
-from manifoldkit._faces.estimator import seeded
-from manifoldkit._faces.files import plain, read_content, read_weights, write_files
-from manifoldkit._faces.training import training_log
+from manifoldkit._checks import interval, one_of
+from manifoldkit._faces.estimator import TRAINING, TorchFace, evaluate, seeded
 from manifoldkit.equivariant.eqmotion.metrics import ade, min_ade
 from manifoldkit.equivariant.eqmotion.model import EqMotion
-from manifoldkit.equivariant.eqmotion.training import Forecast, make_trainer
+from manifoldkit.equivariant.eqmotion.training import DisplacementLoss, Forecast
 
-_FORMAT = "manifoldkit.equivariant.MotionForecaster"
 _FITTED = ("history_len_", "horizon_len_", "n_agents_", "n_dims_")
 _PREDICT_BATCH = 512
 
 
-class MotionForecaster(BaseEstimator):
+class MotionForecaster(TorchFace, BaseEstimator):
     """Forecast how several agents move on.
 
     :class:`~manifoldkit.equivariant.EqMotion` (or a network of your own) behind
@@ -80,8 +79,8 @@ class MotionForecaster(BaseEstimator):
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        The trainer; ``net_.module_.network`` is the network.
+    net_ : skorch.NeuralNet, or what stands for it in a loaded model
+        ``net_.module_.network`` is the network.
     history_ : list of dict
         One row an epoch: ``epoch``, ``train_loss``, ``dur``, and with early stopping
         ``valid_loss``.
@@ -102,11 +101,16 @@ class MotionForecaster(BaseEstimator):
     True
     """
 
-    net_: Any
+    _format = "manifoldkit.equivariant.MotionForecaster"
+    _forgets_generator = True
+    _settings = TRAINING | {
+        "supervise": one_of("all", "ego"),
+        "entropy_weight": interval(0),
+    }
 
     def __init__(
         self,
-        model="eqmotion",
+        model: str | Callable[..., nn.Module] = "eqmotion",
         *,
         history: int | None = None,
         horizon: int | None = None,
@@ -121,7 +125,7 @@ class MotionForecaster(BaseEstimator):
         missing: str = "raise",
         model_options: dict | None = None,
         supervise: str = "all",
-        step_weights=None,
+        step_weights: ArrayLike | None = None,
         entropy_weight: float = 0.0,
         time_reversal: bool = False,
         lr: float = 5e-4,
@@ -132,7 +136,7 @@ class MotionForecaster(BaseEstimator):
         validation_fraction: float = 0.1,
         patience: int = 10,
         device: str = "cpu",
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
         self.model = model
@@ -163,7 +167,7 @@ class MotionForecaster(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Train the network.
 
         Parameters
@@ -209,14 +213,30 @@ class MotionForecaster(BaseEstimator):
             past, future = np.split(whole, [self.history_len_], axis=2)
         # a copy each, because the loader wants strides that torch knows
         past, future = np.ascontiguousarray(past), np.ascontiguousarray(future)
+        from manifoldkit._faces.training import train
+
         with seeded(int(rng.randint(2**31 - 1)), self.device):
-            self._build(held)
-            self.net_.fit(past, future)
-        self.history_ = training_log(self.net_)
-        self._evaluation_mode()
+            self.net_, self.history_ = train(
+                self._module(),
+                DisplacementLoss(
+                    self.n_modes,
+                    self.supervise == "ego",
+                    self.entropy_weight,
+                    self._step_weights(),
+                ),
+                (past, future),
+                held,
+                optimizer=partial(torch.optim.Adam, weight_decay=self.weight_decay),
+                lr=self.lr,
+                epochs=self.max_epochs,
+                batch_size=self.batch_size,
+                patience=self.patience if held is not None else None,
+                device=self.device,
+                verbose=self.verbose,
+            )
         return self
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Forecast.
 
         Parameters
@@ -232,7 +252,7 @@ class MotionForecaster(BaseEstimator):
         """
         return self._forward(X)[0]
 
-    def predict_interactions(self, X) -> np.ndarray:
+    def predict_interactions(self, X: ArrayLike) -> np.ndarray:
         """Infer the category of every pair of agents.
 
         Parameters
@@ -255,7 +275,7 @@ class MotionForecaster(BaseEstimator):
             raise ValueError("predict_interactions: this network infers no categories")
         return category
 
-    def score(self, X, y=None) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike | None = None) -> float:
         """Return minus the average displacement error, so that more is better.
 
         Parameters
@@ -273,77 +293,24 @@ class MotionForecaster(BaseEstimator):
         target = target.nan_to_num()
         return -float((ade if self.n_modes == 1 else min_ade)(pred, target, valid))
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path.safetensors`` (weights) and ``path.json`` (everything else).
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        fitted = {name: getattr(self, name) for name in _FITTED}
+        content = {"fitted": fitted, "history": self.history_}
+        return self.net_.module_.state_dict(), content
 
-        Raises
-        ------
-        TypeError
-            A parameter is not a plain value, such as a callable ``model``.
-        """
-        check_is_fitted(self, "net_")
-        state = isinstance(self.random_state, np.random.RandomState)
-        params = {
-            name: None if state and name == "random_state" else plain(name, value)
-            for name, value in self.get_params(deep=False).items()
-        }
-        content = {
-            "format": _FORMAT,
-            "params": params,
-            "fitted": {name: getattr(self, name) for name in _FITTED},
-            "history": self.history_,
-        }
-        write_files(path, self.net_.module_.state_dict(), content)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "MotionForecaster":
-        """Read what :meth:`save` wrote; nothing is unpickled.
-
-        Parameters
-        ----------
-        path : str or Path
-            As given to :meth:`save`.
-        device : str, default="cpu"
-            Where to put the network.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            There is none, or the files hold something else.
-        """
-        content = read_content(path, _FORMAT)
-        model = cls(**(content["params"] | {"device": device}))
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         for name, value in content["fitted"].items():
-            setattr(model, name, value)
-        with seeded(0, device):
-            model._build(None)
-            model.net_.initialize()
-        read_weights(path, model.net_.module_, device)
-        model.history_ = content["history"]
-        model._evaluation_mode()
-        return model
+            setattr(self, name, value)
+        self.history_ = content["history"]
+        with seeded(0, self.device):
+            module = self._module()
+        self._adopt(module, tensors)
 
     def _check_settings(self) -> None:
-        check_choice(self.supervise, ("all", "ego"), "supervise")
+        super()._check_settings()
         if self.model != "eqmotion" and not callable(self.model):
             raise ValueError(
                 f"model: expected 'eqmotion' or a callable, found {self.model!r}"
-            )
-        for name in ("max_epochs", "batch_size", "patience"):
-            value = getattr(self, name)
-            if value != int(value) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
-        for name, low in (("weight_decay", 0), ("entropy_weight", 0)):
-            if not getattr(self, name) >= low:
-                raise ValueError(
-                    f"{name}: expected at least {low}, found {getattr(self, name)!r}"
-                )
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected a positive number, found {self.lr!r}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                "validation_fraction: expected a number between 0 and 1, found "
-                f"{self.validation_fraction!r}"
             )
 
     def _split(self, X, y) -> tuple[np.ndarray, np.ndarray]:
@@ -372,7 +339,7 @@ class MotionForecaster(BaseEstimator):
         return X[:, :, :history], X[:, :, history:]
 
     def _network(self) -> nn.Module:
-        if self.model != "eqmotion":
+        if callable(self.model):
             return self.model(self.history_len_, self.horizon_len_)
         return EqMotion(
             self.history_len_,
@@ -389,27 +356,9 @@ class MotionForecaster(BaseEstimator):
             **(self.model_options or {}),
         )
 
-    def _build(self, held) -> None:
-        """Set up the trainer."""
+    def _module(self) -> Forecast:
         network = self._network()
-        self.net_ = make_trainer(
-            Forecast(network, takes_mask=isinstance(network, EqMotion)),
-            patience=self.patience if held is not None else None,
-            verbose=self.verbose,
-            held=held,
-            loss={
-                "n_modes": self.n_modes,
-                "ego": self.supervise == "ego",
-                "entropy_weight": self.entropy_weight,
-                "step_weights": self._step_weights(),
-            },
-            optimizer=torch.optim.Adam,
-            lr=self.lr,
-            optimizer__weight_decay=self.weight_decay,
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        return Forecast(network, takes_mask=isinstance(network, EqMotion))
 
     def _step_weights(self) -> list[float] | None:
         if self.step_weights is None:
@@ -422,9 +371,6 @@ class MotionForecaster(BaseEstimator):
             )
         return weights.tolist()
 
-    def _evaluation_mode(self) -> None:
-        self.net_.module_.eval()
-
     def _forward(self, X) -> tuple[np.ndarray, np.ndarray | None]:
         check_is_fitted(self, "net_")
         X = _check_tracks(X, "X")
@@ -434,20 +380,12 @@ class MotionForecaster(BaseEstimator):
                 f"X: expected shape (n_samples, n_agents, {steps[0]}, {self.n_dims_})"
                 f", or {steps[1]} steps, found {X.shape}"
             )
-        X = torch.from_numpy(np.ascontiguousarray(X[:, :, : steps[0]]))
+        x = torch.from_numpy(np.ascontiguousarray(X[:, :, : steps[0]]))
         module = self.net_.module_.eval()
-        preds, categories = [], []
-        with torch.no_grad():
-            for start in range(0, max(len(X), 1), _PREDICT_BATCH):
-                pred, category = module(
-                    X[start : start + _PREDICT_BATCH].to(self.device)
-                )
-                preds.append(pred.cpu().to(X.dtype))
-                categories.append(None if category is None else category.cpu())
-        pred = torch.cat(preds).numpy()
-        if categories[0] is None:
-            return pred, None
-        return pred, torch.cat([c for c in categories if c is not None]).numpy()
+        parts = evaluate(module, {"x": x}, _PREDICT_BATCH, self.device)
+        pred = torch.cat([pred.cpu().to(x.dtype) for pred, _ in parts]).numpy()
+        categories = [category.cpu() for _, category in parts if category is not None]
+        return pred, torch.cat(categories).numpy() if categories else None
 
 
 def _check_tracks(X, name: str) -> np.ndarray:

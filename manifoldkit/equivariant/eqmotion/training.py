@@ -1,9 +1,7 @@
-"""What :class:`~manifoldkit.equivariant.MotionForecaster` needs of skorch and files."""
+"""Module and loss of :class:`~manifoldkit.equivariant.MotionForecaster`."""
 
 import torch
 from torch import Tensor, nn
-
-from manifoldkit.exceptions import MissingExtraError
 
 
 class Forecast(nn.Module):
@@ -72,42 +70,3 @@ class DisplacementLoss(nn.Module):
             entropy = torch.special.entr(category).sum(-1).mean()
             loss = loss + self.entropy_weight * entropy
         return loss
-
-
-def _silent(*_) -> None:
-    """What skorch's callbacks print to."""
-
-
-def make_trainer(
-    module: nn.Module, *, patience: int | None, verbose: int, held, loss: dict, **kw
-):
-    """Return a skorch trainer of a network, with early stopping on demand.
-
-    Raises
-    ------
-    MissingExtraError
-        skorch is not installed.
-    """
-    try:
-        from skorch import NeuralNet
-        from skorch.callbacks import EarlyStopping
-        from skorch.dataset import Dataset
-        from skorch.helper import predefined_split
-    except ImportError:
-        raise MissingExtraError("MotionForecaster", "skorch", "train") from None
-    callbacks = []
-    if patience is not None:
-        stop = EarlyStopping(patience=patience, load_best=True, sink=_silent)
-        callbacks.append(("early_stopping", stop))
-    if not verbose:
-        kw["callbacks__print_log"] = None
-    return NeuralNet(
-        module,
-        DisplacementLoss,
-        **{f"criterion__{key}": value for key, value in loss.items()},
-        iterator_train__shuffle=True,
-        train_split=None if held is None else predefined_split(Dataset(*held)),
-        callbacks=callbacks,
-        verbose=verbose,
-        **kw,
-    )

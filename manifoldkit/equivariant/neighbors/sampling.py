@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.equivariant._clouds import (
-    as_clouds,
-)
+from manifoldkit.equivariant.neighbors.ragged import as_clouds
 
 
 def farthest_point_sample(
@@ -88,7 +86,7 @@ def farthest_point_sample(
     points = clouds.detach().double()
     first = _first_points(points, mask, start, generator)
     count = min(m, clouds.shape[1])
-    index = _sample(points, mask, first, count)
+    index = sample(points, mask, first, count)
     if m > smallest:
         size = torch.full((len(index),), smallest) if sizes is None else sizes
         turn = (
@@ -130,7 +128,8 @@ def _first_points(points, mask, start, generator) -> Tensor:
     return torch.full((n_clouds,), start, dtype=torch.int64, device=points.device)
 
 
-def _sample(points, mask, first, m) -> Tensor:
+def sample(points, mask, first, m) -> Tensor:
+    """Sample farthest points by the fast library where it can, else by the loop."""
     enough = mask is None or int(mask.sum(1).min()) >= m
     fast = points.device.type == "cpu" and importlib.util.find_spec("torch_quickfps")
     if enough and fast:
@@ -139,9 +138,9 @@ def _sample(points, mask, first, m) -> Tensor:
         again = (ordered[:, 1:] == ordered[:, :-1]).any(1)
         if bool(again.any()):  # duplicates of points: only the loop keeps them apart
             rest = None if mask is None else mask[again]
-            index[again] = _sample_loop(points[again], rest, first[again], m)
+            index[again] = sample_loop(points[again], rest, first[again], m)
         return index
-    return _sample_loop(points, mask, first, m)
+    return sample_loop(points, mask, first, m)
 
 
 def _sample_fast(points, mask, first, m) -> Tensor:
@@ -157,7 +156,8 @@ def _sample_fast(points, mask, first, m) -> Tensor:
     return index
 
 
-def _sample_loop(points, mask, first, m) -> Tensor:
+def sample_loop(points, mask, first, m) -> Tensor:
+    """Sample farthest points step by step, all clouds at once."""
     planes = points.movedim(-1, 0).contiguous()  # one axis a plane: no strided sums
     nearest = points.new_full(points.shape[:2], float("inf"))
     if mask is not None:

@@ -13,9 +13,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from manifoldkit._checks import check_count
-from manifoldkit.equivariant._clouds import (
-    as_clouds,
-)
+from manifoldkit.equivariant.neighbors.ragged import as_clouds
 
 _CHUNK = 1 << 22  # entries of one block of distances
 
@@ -79,16 +77,17 @@ def knn(
             f"cloud, found {k}"
         )
     if refs.device.type == "cpu":
-        dist, index = _knn_tree(places.detach(), refs.detach(), k, mask)
+        dist, index = knn_tree(places.detach(), refs.detach(), k, mask)
     else:
-        dist, index = _knn_dense(places.detach(), refs.detach(), k, mask)
+        dist, index = knn_dense(places.detach(), refs.detach(), k, mask)
     dist = dist.to(query.dtype)
     if ref_offsets is not None:
         return dist[shown], (index + ref_offsets[:, None, None])[shown]
     return (dist, index) if query.ndim == 3 else (dist[0], index[0])
 
 
-def _knn_tree(query, ref, k, mask) -> tuple[Tensor, Tensor]:
+def knn_tree(query, ref, k, mask) -> tuple[Tensor, Tensor]:
+    """Nearest neighbors by SciPy's tree, cloud by cloud."""
     dist = np.empty((*query.shape[:2], k))
     index = np.empty((*query.shape[:2], k), dtype=np.int64)
     queries, refs = query.double().numpy(), ref.double().numpy()
@@ -113,7 +112,8 @@ def _query(points, queries, k) -> tuple[np.ndarray, np.ndarray]:
     return d[:, :k], i[:, :k]
 
 
-def _knn_dense(query, ref, k, mask) -> tuple[Tensor, Tensor]:
+def knn_dense(query, ref, k, mask) -> tuple[Tensor, Tensor]:
+    """Nearest neighbors by all distances, in blocks."""
     query, ref = query.double(), ref.double()
     step = max(1, _CHUNK // max(1, ref.shape[0] * ref.shape[1]))
     parts = []

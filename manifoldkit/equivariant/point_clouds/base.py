@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,16 +13,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice
-from manifoldkit._faces.estimator import seeded
-from manifoldkit._faces.files import plain, read_content, read_weights, write_files
+from manifoldkit._checks import Rule, count, interval, one_of
+from manifoldkit._faces.estimator import (
+    TRAINING,
+    Loaded,
+    TorchFace,
+    seeded,
+    split_off,
+)
 from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
 from manifoldkit.equivariant.point_clouds.networks import geometry
 from manifoldkit.equivariant.point_clouds.training import (
     CloudSource,
     ScoreLoss,
     Trainee,
-    train,
 )
 from manifoldkit.equivariant.point_clouds.views import (
     View,
@@ -36,12 +41,22 @@ _PREDICT_BATCH = 32
 _SMALLEST = 8
 
 
-class PointCloudBase(BaseEstimator):
+class PointCloudBase(TorchFace, BaseEstimator):
     """Settings, input checks, training and files."""
 
     net_: Any
     on_invalid = "raise"  # a setting of the classifier alone: parts need every point
-    _format = ""
+    _settings: ClassVar[dict[str, Rule]] = TRAINING | {
+        "model": one_of(*MODELS),
+        "rotation": one_of("none", "z", "so3"),
+        "normalize": one_of(None, "unit_sphere"),
+        "n_views": count(),
+        "n_votes": count(),
+        "batch_size": count(2),  # one cloud has no statistics
+        "jitter": interval(0),
+        "stretch": interval(0),
+        "on_invalid": one_of("raise", "drop"),
+    }
 
     def __init__(
         self,
@@ -95,35 +110,6 @@ class PointCloudBase(BaseEstimator):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-
-    def _check_settings(self) -> None:
-        check_choice(self.model, MODELS, "model")
-        check_choice(self.rotation, ("none", "z", "so3"), "rotation")
-        check_choice(self.normalize, (None, "unit_sphere"), "normalize")
-        for name in ("max_epochs", "patience", "n_views", "n_votes"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: expected at least 1, found {getattr(self, name)!r}"
-                )
-        if self.batch_size < 2:
-            raise ValueError(
-                f"batch_size: expected at least 2, found {self.batch_size!r}"
-            )
-        if not self.lr > 0 or not self.weight_decay >= 0 or not self.jitter >= 0:
-            raise ValueError(
-                "lr, weight_decay, jitter: expected a positive number and numbers of "
-                f"at least 0, found {self.lr!r}, {self.weight_decay!r}, {self.jitter!r}"
-            )
-        check_choice(self.on_invalid, ("raise", "drop"), "on_invalid")
-        if not self.stretch >= 0:
-            raise ValueError(
-                f"stretch: expected a number of at least 0, found {self.stretch!r}"
-            )
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                "validation_fraction: expected a number between 0 and 1, "
-                f"found {self.validation_fraction!r}"
-            )
 
     # input
 
@@ -208,19 +194,33 @@ class PointCloudBase(BaseEstimator):
         trainee = Trainee(network)
         if self.model == "risurconv":
             trainee.template = source.inputs[:1]
+        from manifoldkit._faces.training import Checkpoint, first, train
+
+        size = min(self.batch_size, max(len(source), 2))
+        checkpoint = None
+        if self.checkpoint is not None:
+            known = self._fingerprint(x, y, seed)
+            checkpoint = Checkpoint(self.checkpoint, known, source.generator)
         with seeded(seed, self.device):
             self.net_, self.history_ = train(
                 trainee,
+                ScoreLoss(self.smoothing, weights),
                 source,
                 held,
-                epochs=self.max_epochs,
+                optimizer=partial(torch.optim.Adam, weight_decay=self.weight_decay),
                 lr=self.lr,
-                weight_decay=self.weight_decay,
-                batch_size=min(self.batch_size, max(len(source), 2)),
-                loss=ScoreLoss(self.smoothing, weights),
+                epochs=self.max_epochs,
+                batch_size=size,
+                loader={
+                    # a last batch of one cloud has no statistics
+                    "iterator_train__drop_last": len(source) % size == 1,
+                    "iterator_train__collate_fn": first,
+                    "iterator_valid__collate_fn": first,
+                },
+                schedule="cosine",
                 patience=self.patience if self.early_stopping else None,
-                checkpoint=self.checkpoint,
-                fingerprint=self._fingerprint(x, y, seed),
+                threshold=0.0,
+                checkpoint=checkpoint,
                 device=self.device,
                 verbose=self.verbose,
             )
@@ -254,22 +254,11 @@ class PointCloudBase(BaseEstimator):
         return CloudSource(inputs, targets, known, augment, seed, len(rows))
 
     def _split(self, y: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.model_selection import train_test_split
-
-        rows = np.arange(len(y))
-        labels = y.numpy() if y.ndim == 1 else None
+        share, labels = self.validation_fraction, y.numpy() if y.ndim == 1 else None
         try:
-            kept, held = train_test_split(
-                rows,
-                test_size=self.validation_fraction,
-                random_state=seed % 2**31,
-                stratify=labels,
-            )
+            return split_off(len(y), share, seed, labels)
         except ValueError:  # a class with a single cloud
-            kept, held = train_test_split(
-                rows, test_size=self.validation_fraction, random_state=seed % 2**31
-            )
-        return kept, held
+            return split_off(len(y), share, seed)
 
     def _fingerprint(self, x: Tensor, y: Tensor, seed: int) -> str:
         digest = hashlib.sha256()
@@ -304,36 +293,18 @@ class PointCloudBase(BaseEstimator):
                 parts.append(getattr(network, method)(inputs, **known).cpu())
         return torch.cat(parts)
 
-    def _save(self, path: str | Path, content: dict) -> None:
-        check_is_fitted(self, "net_")
-        params = self.get_params()
-        params["checkpoint"] = params["checkpoint"] and str(params["checkpoint"])
-        params = {k: plain(k, v) for k, v in params.items()}
-        write_files(
-            path,
-            self.net_.module_.network.state_dict(),
-            {"format": self._format, "params": params, **content},
-        )
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self.net_.module_.network.state_dict(), {"history": self.history_}
 
-    @classmethod
-    def _load(cls, path: str | Path, device: str) -> tuple[Any, dict]:
-        content = read_content(path, cls._format)
-        model = cls(**content["params"] | {"device": device})
-        low, high = model.scale_range
-        model.scale_range = (low, high)
-        return model, content
+    @staticmethod
+    def _parameters(stored: dict[str, Any]) -> dict[str, Any]:
+        return stored | {"scale_range": tuple(stored["scale_range"])}
 
-    def _adopt(self, network: nn.Module, path: str | Path) -> None:
-        """Take a network with the weights of a file for fitted."""
-        read_weights(path, network, self.device)
-        self.net_ = _Loaded(Trainee(network).to(self.device))
-
-
-class _Loaded:
-    """Stands in for the trainer of a network that was read from a file."""
-
-    def __init__(self, module: nn.Module):
-        self.module_ = module
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.history_ = content["history"]
+        network = self._network()
+        network.load_state_dict(tensors)
+        self.net_ = Loaded(Trainee(network).to(self.device).eval())
 
 
 def _as_list(X, name: str) -> list[np.ndarray]:

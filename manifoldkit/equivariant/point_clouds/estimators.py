@@ -1,6 +1,7 @@
 """Point-cloud classification and segmentation behind scikit-learn's interface."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,8 +93,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     history_ : list of dict
         One row an epoch: ``epoch``, ``train_loss``, ``dur``, and with early stopping
         ``valid_loss``.
-    net_ : skorch.NeuralNet
-        The trainer; ``net_.module_.network`` is the network.
+    net_ : skorch.NeuralNet, or what stands for it in a loaded model
+        ``net_.module_.network`` is the network.
 
     Examples
     --------
@@ -245,25 +246,18 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         right = self.predict(X, normals) == np.asarray(y)
         return float(np.average(right, weights=sample_weight))
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path.safetensors`` (weights) and ``path.json`` (all else)."""
-        check_is_fitted(self, "net_")
-        content = {
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, content = super()._content()
+        classes = {
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
-            "history": self.history_,
         }
-        self._save(path, content)
+        return tensors, classes | content
 
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "PointCloudClassifier":
-        """Read what :meth:`save` wrote; nothing is unpickled."""
-        model, content = cls._load(path, device)
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         dtype = np.dtype(content["classes_dtype"])
-        model.classes_ = np.array(content["classes"], dtype=dtype)
-        model.history_ = content["history"]
-        model._adopt(model._network(), path)
-        return model
+        self.classes_ = np.array(content["classes"], dtype=dtype)
+        super()._restore(content, tensors)
 
 
 class PointCloudSegmenter(PointCloudBase):
@@ -400,24 +394,17 @@ class PointCloudSegmenter(PointCloudBase):
         predicted = self.predict(X, category, normals)
         return part_iou(np.asarray(y), predicted, kinds, self.parts_)["instance"]
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path.safetensors`` (weights) and ``path.json`` (all else)."""
-        check_is_fitted(self, "net_")
-        content = {
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, content = super()._content()
+        parts = {
             "n_parts": self.n_parts_,
             "n_categories": self.n_categories_,
             "parts": {str(k): v for k, v in self.parts_.items()},
-            "history": self.history_,
         }
-        self._save(path, content)
+        return tensors, parts | content
 
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "PointCloudSegmenter":
-        """Read what :meth:`save` wrote; nothing is unpickled."""
-        model, content = cls._load(path, device)
-        model.n_parts_ = content["n_parts"]
-        model.n_categories_ = content["n_categories"]
-        model.parts_ = {int(k): v for k, v in content["parts"].items()}
-        model.history_ = content["history"]
-        model._adopt(model._network(), path)
-        return model
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.n_parts_ = content["n_parts"]
+        self.n_categories_ = content["n_categories"]
+        self.parts_ = {int(k): v for k, v in content["parts"].items()}
+        super()._restore(content, tensors)

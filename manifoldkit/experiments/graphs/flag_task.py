@@ -39,17 +39,16 @@ class FlagNetwork(nn.Module):
         self.embed = nn.Linear(1, HIDDEN)
         layers = [GCNConv(HIDDEN, HIDDEN) for _ in range(LAYERS)]
         self.net = VirtualNodeMPNN(layers, HIDDEN) if state else nn.ModuleList(layers)
-        self.state = state
         self.head = nn.Linear(HIDDEN, 1)
 
     def forward(self, data) -> Tensor:
         """Return a logit for every node."""
         h = self.embed(data.x)
-        if self.state:
-            h = self.net(h, data.edge_index, batch=data.batch)
-        else:
+        if isinstance(self.net, nn.ModuleList):
             for layer in self.net:
                 h = torch.relu(layer(h, data.edge_index))
+        else:
+            h = self.net(h, data.edge_index, batch=data.batch)
         return self.head(h)[:, 0]
 
 

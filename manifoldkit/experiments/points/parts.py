@@ -2,6 +2,7 @@
 
 from functools import partial
 from statistics import fmean, pstdev
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -45,7 +46,7 @@ def _train_parts(name: str, seed: int, quick: bool, device: str) -> dict:
     n_train, n_test, n_points = (30, 15, 128) if quick else (180, 90, 512)
     train = make_point_clouds(n_train, n_points, shapes=shapes, random_state=0)
     test = make_point_clouds(n_test, n_points, shapes=shapes, random_state=1)
-    model, options = {
+    choices: dict[str, tuple[str, dict[str, Any]]] = {
         "RISurConv": (
             "risurconv",
             {
@@ -60,7 +61,8 @@ def _train_parts(name: str, seed: int, quick: bool, device: str) -> dict:
             {**PATCHES, "directions": "equivariant"},
         ),
         "PointNet": ("pointnet", {"width": 0.5}),
-    }[name]
+    }
+    model, options = choices[name]
     fitted = PointCloudSegmenter(
         model,
         model_options=options,

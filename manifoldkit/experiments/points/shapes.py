@@ -8,6 +8,8 @@ def with_further_shapes(train):
     from manifoldkit.datasets import fetch_point_clouds
 
     every = fetch_point_clouds("base", "train")
+    if every.model_id is None or every.normals is None:
+        raise ValueError("fetch_point_clouds: expected shapes with ids and normals")
     rest = ~np.isin(every.model_id, train.model_id)
     return train._replace(
         X=np.concatenate([train.X, every.X[rest]]),

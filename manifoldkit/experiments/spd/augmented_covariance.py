@@ -22,7 +22,6 @@ from manifoldkit.experiments.evaluation import (
     show,
     worker_pool,
 )
-from manifoldkit.experiments.spd.moabb_evaluation import published_rows
 from manifoldkit.experiments.result import (
     Result,
     command_line,
@@ -31,6 +30,7 @@ from manifoldkit.experiments.result import (
     student_interval,
     wilson_interval,
 )
+from manifoldkit.experiments.spd.moabb_evaluation import published_rows
 
 NAME = "augmented_covariance"
 TITLE = "Augmented covariances: order and lag against the plain covariance"

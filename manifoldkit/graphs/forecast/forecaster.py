@@ -1,34 +1,45 @@
 """Traffic forecasting behind scikit-learn's interface."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
-from manifoldkit._faces.estimator import seeded
-from manifoldkit._faces.training import training_log
-from manifoldkit.graphs.forecast._forecaster_files import (
-    read_forecaster,
-    stored_graph,
-    write_forecaster,
+from manifoldkit._checks import (
+    Rule,
+    check_choice,
+    count,
+    interval,
+    one_of,
+    optional,
+    positive,
+)
+from manifoldkit._faces.estimator import (
+    TRAINING,
+    Deadline,
+    TorchFace,
+    evaluate,
+    seeded,
 )
 from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
 from manifoldkit.graphs.forecast.networks import (
     RECIPES,
     ForecastNetwork,
+    MaskedMAE,
     make_backbone,
-    make_trainer,
 )
 from manifoldkit.graphs.forecast.scaling import Standardizer
 from manifoldkit.graphs.forecast.series import (
     Series,
+    WindowLoader,
     Windows,
     as_graph,
     check_readings,
@@ -42,7 +53,7 @@ from manifoldkit.graphs.forecast.series import (
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
 
 
-class TrafficForecaster(BaseEstimator):
+class TrafficForecaster(TorchFace, BaseEstimator):
     """Forecast the readings of all sensors of a road network.
 
     A graph network on the sensors, with virtual nodes, behind scikit-learn's
@@ -98,8 +109,8 @@ class TrafficForecaster(BaseEstimator):
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        The trainer; ``net_.module_.backbone`` is the network.
+    net_ : skorch.NeuralNet, or what stands for it in a loaded model
+        ``net_.module_.backbone`` is the network.
     adjacency_ : SemiAdaptiveAdjacency
         The learned graph (``explain``, ``plot``).
     history_ : list of dict
@@ -123,11 +134,23 @@ class TrafficForecaster(BaseEstimator):
     6
     """
 
-    net_: Any
+    _format = "manifoldkit.graphs.TrafficForecaster"
+    _forgets_generator = True
+    _settings: ClassVar[dict[str, Rule]] = {
+        **{k: v for k, v in TRAINING.items() if k != "validation_fraction"},
+        "lr": interval(0),  # 0 keeps the start, which may be a ridge regression
+        "weight_decay": optional(interval(0)),
+        "history": count(),
+        "horizon": count(),
+        "clip": optional(positive),
+        "max_seconds": optional(interval(0)),
+        "residual": one_of("profile", "ridge", None),
+        "scaler": one_of("sensor", "global"),
+    }
 
     def __init__(
         self,
-        backbone="stgcn",
+        backbone: str | Callable[..., nn.Module] = "stgcn",
         *,
         history: int = 12,
         horizon: int = 12,
@@ -140,7 +163,7 @@ class TrafficForecaster(BaseEstimator):
         residual: str | None = "profile",
         profile: str = "auto",
         scaler: str = "sensor",
-        split=None,
+        split: Sequence[float] | None = None,
         null_value: float | None = None,
         lr: float = 1e-3,
         weight_decay: float | None = None,
@@ -150,7 +173,7 @@ class TrafficForecaster(BaseEstimator):
         patience: int = 30,
         max_seconds: float | None = None,
         device: str = "cpu",
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
         self.backbone = backbone
@@ -178,7 +201,7 @@ class TrafficForecaster(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, dataset, y=None) -> "TrafficForecaster":
+    def fit(self, dataset: Any, y: None = None) -> Self:
         """Train on the first part of a data set, with early stopping on the second.
 
         Parameters
@@ -211,8 +234,8 @@ class TrafficForecaster(BaseEstimator):
         minutes = series.clock.minutes(np.arange(len(series.values)))
         z = torch.from_numpy(self.scaler_.transform(series.values, minutes))
         sizes = (self.history, self.horizon)
-        train = window_starts(0, first, *sizes)
-        if not len(train):
+        train_starts = window_starts(0, first, *sizes)
+        if not len(train_starts):
             raise ValueError(
                 f"horizon: {self.history} + {self.horizon} steps do not fit the "
                 f"training part of {first} rows"
@@ -221,16 +244,43 @@ class TrafficForecaster(BaseEstimator):
         highway = None
         if self.residual == "ridge":
             highway = ridge_map(z[:first].numpy(), *sizes, alpha=1.0)
-        valid = Windows(z, minutes, held, *sizes) if len(held) else None
+        from manifoldkit._faces.training import train
+
         rng = check_random_state(self.random_state)
+        recipe = (
+            RECIPES.get(self.backbone, {}) if isinstance(self.backbone, str) else {}
+        )
+        decay = self.weight_decay
+        deadline = Deadline(self.max_seconds)
         with seeded(int(rng.randint(2**31 - 1)), self.device):
-            self._build(graph, highway, valid)
-            self.net_.fit(Windows(z, minutes, train, *sizes), None)
-        self.history_ = training_log(self.net_)
-        self.net_.module_.eval()
+            self.net_, self.history_ = train(
+                self._network(graph, highway),
+                MaskedMAE(torch.as_tensor(self.scaler_.scale_)),
+                Windows(z, minutes, train_starts, *sizes),
+                Windows(z, minutes, held, *sizes) if len(held) else None,
+                optimizer=partial(
+                    torch.optim.Adam,
+                    weight_decay=(
+                        recipe.get("weight_decay", 0.0) if decay is None else decay
+                    ),
+                ),
+                lr=self.lr,
+                epochs=self.max_epochs,
+                batch_size=self.batch_size,
+                loader={
+                    "iterator_train": partial(WindowLoader, stop=deadline),
+                    "iterator_valid": WindowLoader,
+                },
+                schedule="step",
+                clip=recipe.get("clip") if self.clip is None else self.clip,
+                patience=self.patience if len(held) else None,
+                deadline=deadline,
+                device=self.device,
+                verbose=self.verbose,
+            )
         return self
 
-    def predict(self, history, t0=None) -> np.ndarray:
+    def predict(self, history: ArrayLike, t0: Any = None) -> np.ndarray:
         """Forecast.
 
         Parameters
@@ -281,12 +331,16 @@ class TrafficForecaster(BaseEstimator):
         out = np.concatenate([empty, *parts])
         return out[0] if single else out
 
-    def score(self, dataset, y=None) -> float:
+    def score(self, dataset: Any, y: None = None) -> float:
         """Return minus the mean absolute error on the test part: more is better."""
         return -self.evaluate(dataset).mae
 
     def evaluate(
-        self, dataset, horizons=None, mape_floor: float | None = None, part="test"
+        self,
+        dataset: Any,
+        horizons: Sequence[int] | None = None,
+        mape_floor: float | None = None,
+        part: str = "test",
     ) -> ForecastReport:
         """Return errors by horizon on the last part of a data set.
 
@@ -338,15 +392,12 @@ class TrafficForecaster(BaseEstimator):
         return sums.report(horizons)
 
     def _check_settings(self) -> None:
-        for name in ("history", "horizon", "batch_size", "max_epochs"):
-            check_count(getattr(self, name), name)
+        super()._check_settings()
         if not callable(self.backbone) and self.backbone not in RECIPES:
             raise ValueError(
                 f"backbone: expected one of {list(RECIPES)} or a callable, found "
                 f"{self.backbone!r}"
             )
-        check_choice(self.residual, ("profile", "ridge", None), "residual")
-        check_choice(self.scaler, ("sensor", "global"), "scaler")
 
     def _check_sensors(self, series: Series) -> None:
         if series.values.shape[1] != self.n_sensors_:
@@ -369,52 +420,26 @@ class TrafficForecaster(BaseEstimator):
     def _scaler(self) -> Standardizer:
         return Standardizer(self.profile if self.residual else None, self.scaler)
 
-    def _build(self, graph: Tensor, highway, valid: Windows | None) -> None:
+    def _network(self, graph: Tensor, highway: Any) -> ForecastNetwork:
         dtype = getattr(torch, self.dtype_)
-        graph = graph.to(dtype)
+        self._graph = graph.to(dtype)
         self.adjacency_ = SemiAdaptiveAdjacency(
-            graph,
+            self._graph,
             self.virtual_nodes,
             mode=self.adjacency,
             gate=self.gate,
             bidirectional=self.bidirectional,
             **(self.adjacency_options or {}),
         )
-        self._graph = graph
         if highway is not None:
             highway = torch.as_tensor(np.asarray(highway), dtype=dtype)
-        network = ForecastNetwork(
-            make_backbone(
-                self.backbone,
-                self.adjacency_,
-                (self.history, self.horizon),
-                self.backbone_options or {},
-            ),
-            highway,
-        ).to(dtype)
-        recipe = (
-            RECIPES.get(self.backbone, {}) if isinstance(self.backbone, str) else {}
+        backbone = make_backbone(
+            self.backbone,
+            self.adjacency_,
+            (self.history, self.horizon),
+            self.backbone_options or {},
         )
-        decay = self.weight_decay
-        self.net_ = make_trainer(
-            network,
-            scale=torch.as_tensor(self.scaler_.scale_),
-            held=valid,
-            patience=self.patience,
-            max_seconds=self.max_seconds,
-            clip=recipe.get("clip") if self.clip is None else self.clip,
-            decay_every=10,
-            decay=0.95,
-            verbose=self.verbose,
-            optimizer=torch.optim.Adam,
-            lr=self.lr,
-            optimizer__weight_decay=(
-                recipe.get("weight_decay", 0.0) if decay is None else decay
-            ),
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        return ForecastNetwork(backbone, highway).to(dtype)
 
     def _forecast(self, past: np.ndarray, begin: np.ndarray) -> np.ndarray:
         """Forecast histories (B, history, N) that begin at some minutes (B,)."""
@@ -425,55 +450,51 @@ class TrafficForecaster(BaseEstimator):
             "day": time_of_day(own).astype(self.dtype_),
             "week": (weekday(own) / 7).astype(self.dtype_),
         }
+        tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
         module = self.net_.module_.eval()
-        with torch.no_grad():
-            out = module(
-                **{k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
-            )
+        (out,) = evaluate(module, tensors, max(len(past), 1), self.device)
         return self.scaler_.restore(out.cpu().numpy(), ahead)
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path.safetensors`` (weights, graph, scaler) and ``path.json``.
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = self.net_.module_.state_dict()
+        tensors = {f"network.{k}": v for k, v in state.items()}
+        coo = self._graph.to_sparse_coo().coalesce()
+        tensors |= {"graph.index": coo.indices(), "graph.weight": coo.values()}
+        scaler = self.scaler_.arrays()
+        tensors |= {k: torch.from_numpy(v) for k, v in scaler.items()}
+        profile = self.scaler_.profile_
+        return tensors, {
+            "n_sensors": self.n_sensors_,
+            "step_minutes": self.step_minutes_,
+            "dtype": self.dtype_,
+            "sparse": self.adjacency_.is_sparse,
+            "profile_split": profile is not None and profile.split_,
+            "history": self.history_,
+        }
 
-        Raises
-        ------
-        TypeError
-            A parameter is not a plain value, such as a callable ``backbone``.
-        """
-        check_is_fitted(self, "net_")
-        write_forecaster(path, self)
+    @staticmethod
+    def _parameters(stored: dict[str, Any]) -> dict[str, Any]:
+        both = ("backbone_options", "split")
+        return stored | {name: _tuples(stored[name]) for name in both}
 
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "TrafficForecaster":
-        """Read what :meth:`save` wrote; nothing is unpickled.
-
-        Parameters
-        ----------
-        path : str or Path
-            As given to :meth:`save`.
-        device : str, default="cpu"
-            Where to put the network.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            There is none, or the files hold something else.
-        """
-        content, tensors = read_forecaster(path)
-        model = cls(**(content["params"] | {"device": device}))
-        model.n_sensors_ = content["n_sensors"]
-        model.step_minutes_, model.dtype_ = content["step_minutes"], content["dtype"]
-        model.scaler_ = model._scaler().restore_arrays(
-            tensors, model.step_minutes_, content["profile_split"]
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.n_sensors_, self.dtype_ = content["n_sensors"], content["dtype"]
+        self.step_minutes_, self.history_ = content["step_minutes"], content["history"]
+        self.scaler_ = self._scaler().restore_arrays(
+            tensors, self.step_minutes_, content["profile_split"]
         )
-        graph = stored_graph(content, tensors)
-        with seeded(0, device):
-            model._build(graph, tensors.get("network.highway"), None)
-            model.net_.initialize()
-        module = model.net_.module_
-        module.load_state_dict(
-            {k: tensors[f"network.{k}"] for k in module.state_dict()}
-        )
-        model.history_ = content["history"]
-        module.eval()
-        return model
+        n = self.n_sensors_
+        index, weight = tensors["graph.index"], tensors["graph.weight"]
+        graph = torch.sparse_coo_tensor(index, weight, (n, n), check_invariants=True)
+        graph = graph if content["sparse"] else graph.to_dense()
+        with seeded(0, self.device):
+            module = self._network(graph, tensors.get("network.highway"))
+        state = {k: tensors[f"network.{k}"] for k in module.state_dict()}
+        self._adopt(module, state)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only; sequences among the parameters were tuples."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -52,6 +52,7 @@ class DelayEmbedding:
 
     Examples
     --------
+    >>> from manifoldkit.spd import select_delay_embedding
     >>> X = np.random.default_rng(0).standard_normal((4, 2, 300))
     >>> chosen = select_delay_embedding(X, method="bic", max_order=4)
     >>> chosen.order, chosen.lag, list(chosen.curves)

@@ -7,14 +7,16 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from manifoldkit.equivariant import neighbors as nb
-from manifoldkit.equivariant.neighbors.grouping import group, three_interpolate
-from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
-from manifoldkit.equivariant.neighbors.search import (
+from manifoldkit.equivariant.neighbors import (
     ball_query,
     estimate_axes,
+    farthest_point_sample,
+    group,
     knn,
     pad_clouds,
+    sampling,
+    search,
+    three_interpolate,
 )
 
 
@@ -41,7 +43,7 @@ def test_farthest_points_equal_the_naive_loop(fast, start, monkeypatch):
     if fast and importlib.util.find_spec("torch_quickfps") is None:
         pytest.skip("torch-quickfps is not installed")
     if not fast:
-        monkeypatch.setattr(nb, "_sample", nb._sample_loop)
+        monkeypatch.setattr(sampling, "sample", sampling.sample_loop)
     x = cloud(3, 90, 3)
     index = farthest_point_sample(x, 40, start=start)
     for row, points in zip(index, x, strict=True):
@@ -63,7 +65,7 @@ def test_farthest_points_do_not_depend_on_pose_or_order():
 @pytest.mark.parametrize("fast", [True, False])
 def test_duplicates_come_last_and_never_twice(fast, monkeypatch):
     if not fast:
-        monkeypatch.setattr(nb, "_sample", nb._sample_loop)
+        monkeypatch.setattr(sampling, "sample", sampling.sample_loop)
     x = cloud(1, 10, 3).repeat(1, 3, 1)
     index = farthest_point_sample(x, 25)[0]
     assert len(set(index.tolist())) == 25
@@ -92,12 +94,12 @@ def test_masked_and_ragged_clouds_equal_each_alone():
     assert len(set(short[1].tolist())) == 15
 
 
-@pytest.mark.parametrize("search", ["_knn_tree", "_knn_dense"])
-def test_nearest_equal_brute_force_with_ties_by_index(search):
+@pytest.mark.parametrize("find", [search.knn_tree, search.knn_dense])
+def test_nearest_equal_brute_force_with_ties_by_index(find):
     # a lattice is full of equal distances
     x = torch.cartesian_prod(*[torch.arange(4.0)] * 3).double()[None]
     x = x[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
-    dist, index = getattr(nb, search)(x, x, 9, None)
+    dist, index = find(x, x, 9, None)
     full = (x[0][:, None] - x[0]).square().sum(-1)
     want = full.sort(dim=-1, stable=True)
     torch.testing.assert_close(dist[0], want.values[:, :9].sqrt())
@@ -107,7 +109,8 @@ def test_nearest_equal_brute_force_with_ties_by_index(search):
 def test_nearest_on_both_paths_agree_and_respect_masks():
     x, query = cloud(3, 70, 3), cloud(3, 20, 3, seed=1)
     mask = torch.rand(3, 70, generator=torch.Generator().manual_seed(2)) > 0.3
-    tree, dense = nb._knn_tree(query, x, 6, mask), nb._knn_dense(query, x, 6, mask)
+    tree = search.knn_tree(query, x, 6, mask)
+    dense = search.knn_dense(query, x, 6, mask)
     assert torch.equal(tree[1], dense[1])
     assert bool(mask.gather(1, tree[1].flatten(1)).all())
     torch.testing.assert_close(tree[0], dense[0], rtol=0, atol=1e-14)

@@ -72,12 +72,8 @@ def test_what_does_not_fit(cloud):
 
 
 def test_they_are_at_hand_beside_the_networks():
-    from manifoldkit.equivariant.risurconv import (
-        classifier as risurconv,
-    )
-    from manifoldkit.equivariant.risurconv import (
-        indexed as indexed_surfaces,
-    )
+    from manifoldkit.equivariant import risurconv
+    from manifoldkit.equivariant.risurconv import indexed as indexed_surfaces
 
     assert risurconv.order_neighbors is indexed_surfaces.order_neighbors
     assert risurconv.surface_features is indexed_surfaces.surface_features

@@ -3,34 +3,34 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
+from torch import Tensor
 
 from manifoldkit._checks import check_count
+from manifoldkit._faces.estimator import TorchFace
+from manifoldkit._faces.files import read_content, read_tensors
 from manifoldkit.graphs.matching.exact import ExactSolver
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
 from manifoldkit.graphs.matching.models.base import MatchingNetwork
 from manifoldkit.graphs.matching.models.packed import PackedGraphs
 from manifoldkit.graphs.matching.retrieval.cascade import Cascade, SearchResult
 from manifoldkit.graphs.matching.retrieval.corpus import GraphCorpus
-from manifoldkit.graphs.matching.retrieval.files import (
-    read_retriever,
-    stored_corpus,
-    write_retriever,
-)
+from manifoldkit.graphs.matching.retrieval.files import corpus_tensors, stored_corpus
 from manifoldkit.graphs.matching.retrieval.filters import CountFilter
 from manifoldkit.graphs.matching.retrieval.metrics import (
     RetrievalScores,
     retrieval_scores,
 )
 from manifoldkit.graphs.matching.retrieval.settings import (
+    SETTINGS,
     check_relation,
-    check_settings,
     make_network,
 )
 from manifoldkit.graphs.matching.retrieval.training import hold_out, train
@@ -41,7 +41,7 @@ _OPTIONS = (  # of the training of the networks
 )
 
 
-class SubgraphRetriever(BaseEstimator):
+class SubgraphRetriever(TorchFace, BaseEstimator):
     """Search a corpus for the graphs that contain a query.
 
     Stages, each of which may be left out: a sound filter by counts, which never rejects
@@ -123,6 +123,8 @@ class SubgraphRetriever(BaseEstimator):
     ['verified', 'verified', 'verified']
     """
 
+    _format = "manifoldkit.graphs.SubgraphRetriever"
+    _settings = SETTINGS
     model_: MatchingNetwork | None
     late_: MatchingNetwork | None
     cascade_: Cascade
@@ -154,7 +156,7 @@ class SubgraphRetriever(BaseEstimator):
         patience: int = 20,
         device: str = "cpu",
         n_jobs: int | None = None,
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
         self.model = model
@@ -184,7 +186,9 @@ class SubgraphRetriever(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, queries: Any, corpus: Any, relation: Any, validation: Any = None):
+    def fit(
+        self, queries: Any, corpus: Any, relation: ArrayLike, validation: Any = None
+    ) -> Self:
         """Train the networks and index the corpus.
 
         Parameters
@@ -209,7 +213,7 @@ class SubgraphRetriever(BaseEstimator):
         MissingExtraError
             skorch is not installed.
         """
-        check_settings(self)
+        self._check_settings()
         queries = as_graphs(queries, "queries")
         relation = check_relation(relation, len(queries), len(corpus))
         self.model_ = self.late_ = None
@@ -217,6 +221,12 @@ class SubgraphRetriever(BaseEstimator):
         if self.model is not None or self.late is not None:
             self._train(queries, corpus, relation, validation)
         return self.index(corpus)
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        ExactSolver(self.semantics, self.verify_budget_ms, self.solver)
+        if self.filter is not None:
+            CountFilter(self.filter, self.semantics)
 
     def _train(self, queries, corpus, relation, validation) -> None:
         """Train the networks that there are to be, the late one first."""
@@ -250,7 +260,7 @@ class SubgraphRetriever(BaseEstimator):
             if name == "model" or not self.history_:
                 self.history_ = rows
 
-    def index(self, corpus: Any):
+    def index(self, corpus: Any) -> Self:
         """Take in the corpus to search; one other than that of ``fit`` is fine.
 
         Parameters
@@ -269,7 +279,7 @@ class SubgraphRetriever(BaseEstimator):
         NotFittedError
             ``model`` or ``late`` names a network that was not trained.
         """
-        check_settings(self)
+        self._check_settings()
         if not isinstance(corpus, GraphCorpus):
             corpus = as_graphs(corpus, "corpus")
         for name in ("model", "late"):
@@ -385,22 +395,37 @@ class SubgraphRetriever(BaseEstimator):
         """Return the mean average precision."""
         return self.evaluate(queries, relation).map
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path.json`` (settings) and ``path.safetensors`` (weights and index).
-
-        Raises
-        ------
-        MissingExtraError
-            safetensors is not installed.
-        TypeError
-            A setting that JSON does not hold, such as a RandomState.
-        """
-        self._check_indexed()
-        write_retriever(path, self)
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, sizes = {}, {}
+        for name in ("model_", "late_"):
+            network = getattr(self, name, None)
+            if network is not None:
+                for key, value in network.state_dict().items():
+                    tensors[f"{name}.{key}"] = value
+                sizes[name] = network.input_dims
+        history = getattr(self, "history_", [])
+        content: dict[str, Any] = {"input_dims": sizes, "history": history}
+        corpus = self.cascade_.corpus
+        if isinstance(corpus, GraphCorpus):
+            content["corpus"] = str(corpus.folder.resolve())
+        else:
+            tensors |= corpus_tensors(corpus)
+        return tensors, content
 
     @classmethod
-    def load(cls, path: str | Path, device: str | None = None) -> "SubgraphRetriever":
-        """Read what :meth:`save` wrote and index its corpus again.
+    def load(cls, path: str | Path, device: str | None = None) -> Self:
+        """Read what :meth:`save` wrote, and index its corpus again.
+
+        Parameters
+        ----------
+        path : str or Path
+            Without the suffix.
+        device : str, optional
+            Where the networks go; default where they were trained.
+
+        Returns
+        -------
+        A fitted retriever.
 
         Raises
         ------
@@ -409,23 +434,22 @@ class SubgraphRetriever(BaseEstimator):
         ValueError
             The files hold something else.
         """
-        content, tensors = read_retriever(path)
+        content, tensors = read_content(path, cls._format), read_tensors(path)
         retriever = cls(**content["params"])
-        if device is not None:
-            retriever.device = device
-        retriever.history_ = content["history"]
-        for name, dims in content["input_dims"].items():
-            kind, (nodes, edges) = getattr(retriever, name[:-1]), dims
-            network = make_network(retriever, kind, nodes, edges, 0)
+        retriever.device = device or retriever.device
+        retriever._restore(content, tensors)
+        return retriever
+
+    def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.history_ = content["history"]
+        for name, (nodes, edges) in content["input_dims"].items():
+            network = make_network(self, getattr(self, name[:-1]), nodes, edges, 0)
+            start = f"{name}."
             network.load_state_dict(
-                {
-                    key.removeprefix(f"{name}."): value
-                    for key, value in tensors.items()
-                    if key.startswith(f"{name}.")
-                }
+                {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
             )
-            setattr(retriever, name, network.eval())
-        return retriever.index(stored_corpus(content, tensors))
+            setattr(self, name, network.eval())
+        self.index(stored_corpus(content, tensors))
 
     def _check_indexed(self) -> None:
         if not hasattr(self, "cascade_"):

@@ -8,56 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from manifoldkit._checks import check_count
-from manifoldkit._faces.estimator import seeded
-from manifoldkit.graphs.matching.exact import ExactSolver
+from manifoldkit._checks import count, interval, one_of, optional, positive
+from manifoldkit._faces.estimator import TRAINING, seeded
 from manifoldkit.graphs.matching.models.base import MatchingNetwork
 from manifoldkit.graphs.matching.models.isonet import GMNMatch, IsoNet
 from manifoldkit.graphs.matching.models.isonetpp import IsoNetPP
-from manifoldkit.graphs.matching.retrieval.filters import CountFilter
 
 _MODELS = ("isonetpp-node", "isonetpp-edge", "isonet-node", "isonet-edge", "gmn")
 _LATE = ("isonet-node", "isonet-edge")
 _VERIFY = ("top", "all")
 
 
-def check_settings(retriever: Any) -> None:
-    """Raise unless the parameters of a :class:`SubgraphRetriever` fit.
-
-    Raises
-    ------
-    ValueError
-        An unknown name or a number out of range.
-    MissingExtraError
-        The solver is not installed.
-    """
-    for name, known in (("model", _MODELS), ("late", _LATE), ("verify", _VERIFY)):
-        value = getattr(retriever, name)
-        if value is not None and value not in known:
-            raise ValueError(
-                f"{name}: expected one of {known} or None, found {value!r}"
-            )
-    counts = ("keep", "rounds", "layers", "max_epochs", "steps_per_epoch", "patience")
-    for name in counts:
-        check_count(getattr(retriever, name), name)
-    # a batch holds a positive and a negative
-    check_count(retriever.batch_size, "batch_size", 2)
-    for name in ("lr", "clip", "margin"):
-        value = getattr(retriever, name)
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name}: expected a positive number, found {value}")
-    if not 0 <= retriever.weight_decay < np.inf:
-        raise ValueError(
-            f"weight_decay: expected 0 or more, found {retriever.weight_decay}"
-        )
-    if not 0 < retriever.validation_fraction < 1:
-        raise ValueError(
-            "validation_fraction: expected a share between 0 and 1, found "
-            f"{retriever.validation_fraction}"
-        )
-    ExactSolver(retriever.semantics, retriever.verify_budget_ms, retriever.solver)
-    if retriever.filter is not None:
-        CountFilter(retriever.filter, retriever.semantics)
+#: What a retriever may be set to; its filter and its solver check their own settings.
+SETTINGS = TRAINING | {
+    "model": one_of(*_MODELS, None),
+    "late": one_of(*_LATE, None),
+    "verify": one_of(*_VERIFY, None),
+    **dict.fromkeys(("keep", "rounds", "layers", "steps_per_epoch"), count()),
+    "batch_size": count(2),  # a batch holds a positive and a negative
+    "clip": positive,
+    "margin": positive,
+    "max_seconds": optional(interval(0)),
+}
 
 
 def check_relation(

@@ -1,15 +1,14 @@
-"""How the retriever's networks are trained: held-out queries, batches, skorch."""
+"""How the retriever's networks are trained: held-out queries, batches, loss."""
 
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._faces.estimator import seeded
-from manifoldkit.exceptions import MissingExtraError
+from manifoldkit._faces.estimator import Deadline, seeded
 from manifoldkit.graphs.matching.models.base import MatchingNetwork
 from manifoldkit.graphs.matching.models.losses import pairwise_ranking_loss
 from manifoldkit.graphs.matching.models.packed import PackedGraphs
@@ -151,94 +150,36 @@ def train(
     MissingExtraError
         skorch is not installed.
     """
-    try:
-        from skorch import NeuralNet
-        from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
-    except ImportError:
-        raise MissingExtraError("training", "skorch", "train") from None
+    from manifoldkit._faces.training import given
+    from manifoldkit._faces.training import train as train_face
+
     steps = options["steps_per_epoch"]
-    callbacks: list = [("clip", GradientNormClipping(options["clip"]))]
-    if options["schedule"]:
-        total = options["max_epochs"] * steps
-        rule = LRScheduler(
-            torch.optim.lr_scheduler.OneCycleLR,
-            step_every="batch",
-            max_lr=options["lr"],
-            total_steps=total + 1,
-        )
-        callbacks.append(("schedule", rule))
-    callbacks.append(("watch", _watcher(held, options["max_seconds"])))
-    if held is not None:
-        stop = EarlyStopping(
-            "valid_map",
-            patience=options["patience"],
-            lower_is_better=False,
-            load_best=True,
-            sink=_silent,
-        )
-        callbacks.append(("early_stopping", stop))
-    net = NeuralNet(
-        PairModule(network, queries, corpus),
-        RankingLoss,
-        criterion__margin=options["margin"],
-        optimizer=torch.optim.Adam,
-        lr=options["lr"],
-        optimizer__weight_decay=options["weight_decay"],
-        max_epochs=options["max_epochs"],
-        iterator_train=_given,
-        train_split=None,
-        callbacks=callbacks,
-        verbose=options["verbose"],
-        device=options["device"],
-    )
-    if not options["verbose"]:
-        net.set_params(callbacks__print_log=None)
-    data = StratifiedPairs(relation, options["batch_size"], steps)
+    pairs = StratifiedPairs(relation, options["batch_size"], steps)
+
+    def measure(module: nn.Module) -> dict[str, float]:
+        if held is None:
+            return {}
+        scores = network.score_matrix(held[0], corpus)
+        return {"valid_map": retrieval_scores(scores.cpu().numpy(), held[1]).map}
+
     with seeded(seed, options["device"]):
-        net.fit(data, None)
-    network.eval()
-    # an epoch that the time limit ended before its first batch is none
-    return [_row(entry) for entry in net.history if "train_loss" in entry]
-
-
-def _given(dataset: Any, **_: Any) -> Any:
-    """Hand skorch the batches as they are."""
-    return dataset.X if hasattr(dataset, "X") else dataset
-
-
-def _row(entry: Any) -> dict:
-    keys = ("epoch", "train_loss", "valid_map", "dur")
-    row = {key: float(entry[key]) for key in keys if key in entry}
-    return row | {"epoch": int(row["epoch"])}
-
-
-def _silent(*_: Any) -> None:
-    """What skorch's callbacks print to."""
-
-
-def _watcher(held: Any, max_seconds: float | None) -> Any:
-    """Return a callback that validates and keeps the time."""
-    from skorch.callbacks import Callback
-
-    class Watch(Callback):
-        def on_train_begin(self, net: Any, **_: Any) -> None:
-            self.started = time.monotonic()
-
-        def on_epoch_end(self, net: Any, **_: Any) -> None:
-            if held is not None:
-                network = net.module_.network
-                network.eval()
-                scores = network.score_matrix(held[0], net.module_.corpus)
-                network.train()
-                value = retrieval_scores(scores.cpu().numpy(), held[1]).map
-                net.history.record("valid_map", value)
-            spent = time.monotonic() - self.started
-            if max_seconds is not None and spent >= max_seconds:
-                net.history.record("train_time_up", True)
-                self.over = True
-
-        def on_batch_begin(self, net: Any, **_: Any) -> None:
-            if getattr(self, "over", False):
-                raise KeyboardInterrupt  # skorch's own way to end a training
-
-    return Watch()
+        _, rows = train_face(
+            PairModule(network, queries, corpus),
+            RankingLoss(options["margin"]),
+            pairs,
+            optimizer=partial(torch.optim.Adam, weight_decay=options["weight_decay"]),
+            lr=options["lr"],
+            epochs=options["max_epochs"],
+            loader={"iterator_train": given},
+            schedule="one_cycle" if options["schedule"] else None,
+            clip=options["clip"],
+            patience=None if held is None else options["patience"],
+            monitor="valid_map",
+            higher_is_better=True,
+            measure=measure,
+            columns=("train_loss", "valid_map", "dur"),
+            deadline=Deadline(options["max_seconds"]),
+            device=options["device"],
+            verbose=options["verbose"],
+        )
+    return rows

@@ -1,0 +1,14 @@
+from .graphs import graph_separation as graph_separation
+from .graphs import monoid_graphs as monoid_graphs
+from .graphs import monoid_sets as monoid_sets
+from .graphs import subgraph_retrieval as subgraph_retrieval
+from .graphs import traffic_virtual_nodes as traffic_virtual_nodes
+from .lie import affine_images as affine_images
+from .lie import rotation_continuity as rotation_continuity
+from .motion import particle_motion as particle_motion
+from .motion import pedestrian_motion as pedestrian_motion
+from .points import point_cloud_rotations as point_cloud_rotations
+from .spd import augmented_covariance as augmented_covariance
+from .spd import eeg_demo as eeg_demo
+from .spd import ill_conditioned as ill_conditioned
+from .spd import spd_networks as spd_networks

@@ -1,0 +1,2 @@
+from . import affine_images as affine_images
+from . import rotation_continuity as rotation_continuity

@@ -1,0 +1,1 @@
+from . import point_cloud_rotations as point_cloud_rotations
