@@ -52,10 +52,12 @@ class Watcher(Callback):
     def __init__(self, measure: Callable[[nn.Module], Mapping[str, float]] | None):
         self.measure = measure
         self.diverged = False
+        self.epochs = 0
         self.finite: dict[str, Tensor] = {}
 
     def on_train_begin(self, net, **_):
         """Remember the weights that training starts from."""
+        self.epochs = len(net.history)
         self.finite = weights_of(net.module_)
 
     def on_batch_end(self, net, training, **_):
@@ -67,7 +69,7 @@ class Watcher(Callback):
         """Measure; remember the weights if they are finite."""
         if not are_finite(net.module_):
             self.stop()
-        self.finite = weights_of(net.module_)
+        self.epochs, self.finite = len(net.history), weights_of(net.module_)
         for name, value in (self.measure(net.module_) if self.measure else {}).items():
             net.history.record(name, value)
 
@@ -113,8 +115,15 @@ class Checkpoint(Callback):
         self.columns: Sequence[str] = ()
         self.state: dict[str, Any] | None = None
 
-    def read(self) -> dict[str, Any] | None:
-        """Return what the file holds, if there is one."""
+    def begin(self, stopper: EarlyStopping | None, columns: Sequence[str]) -> None:
+        """Read the file, if there is one.
+
+        Raises
+        ------
+        ValueError
+            It belongs to other data or settings.
+        """
+        self.stopper, self.columns = stopper, columns
         if self.path.exists():
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             if state["fingerprint"] != self.fingerprint:
@@ -123,12 +132,11 @@ class Checkpoint(Callback):
                     "remove it or name another file"
                 )
             self.state = state
-        return self.state
 
-    def resume(self, net: Any, lr: float) -> None:
-        """Put the state that was read into a trainer that is about to begin."""
+    def resume(self, net: Any, lr: float, epochs: int) -> int:
+        """Put the state that was read into a trainer; return the epochs to go."""
         if self.state is None:
-            return
+            return epochs
         state = self.state
         net.module_.load_state_dict(state["module"])
         net.optimizer_.load_state_dict(state["optimizer"])
@@ -140,6 +148,14 @@ class Checkpoint(Callback):
                 net.history.record(name, value)
         torch.set_rng_state(state["torch"])
         self.generator.set_state(state["source"])
+        left = max(epochs - state["done"], 0)
+        if self.stopper is not None and (
+            state["done"] - state["best_at"] >= self.stopper.patience
+        ):
+            left = 0
+        if not left and state["best_state"]:
+            net.module_.load_state_dict(state["best_state"])
+        return left
 
     def on_train_begin(self, net, **_):
         """Tell the stopper, which begins anew, what it knew."""
@@ -263,19 +279,26 @@ def train(
         To train on; to validate on after every epoch.
     optimizer : callable
         Takes parameter groups and ``lr``.
-    lr, epochs, batch_size
-        As ever.
+    lr : float
+        Learning rate, before any schedule.
+    epochs, batch_size : int
+        Passes over the data; samples a step.
     loader : mapping, optional
         skorch's options of the iterators, such as ``iterator_train__drop_last``.
     schedule : {"step", "one_cycle", "cosine"}, optional
-        Of the learning rate.
+        How the learning rate changes: by .95 every ten epochs; up and down once over
+        all batches; along a cosine to a hundredth.
     clip : float, optional
         Largest norm of the gradient.
     patience : int, optional
         Epochs without a better ``monitor`` after which training ends; the best weights
         are kept.
-    monitor, higher_is_better, threshold
-        What is better, and by which share it must be.
+    monitor : str
+        Figure of the log that says which weights are better.
+    higher_is_better : bool
+        Whether a larger ``monitor`` is better.
+    threshold : float
+        Share by which it must be better to count.
     measure : callable, optional
         Called with the network after every epoch; its figures go to the log.
     columns : sequence of str
@@ -284,7 +307,9 @@ def train(
         Ends training after the epoch in which it passes.
     checkpoint : Checkpoint, optional
         Written after every epoch; if it is there, training goes on from it.
-    device, verbose
+    device : str
+        Where the network is trained.
+    verbose : int
         1 prints a line an epoch.
     net : NeuralNet, optional
         What an earlier call returned: its optimizer and its log go on.
@@ -298,26 +323,21 @@ def train(
     rows : list of dict
         One an epoch of this call: ``epoch`` and the columns.
 
+    Raises
+    ------
+    KeyboardInterrupt
+        The user's; the network is trained as far as it got.
+
     Warns
     -----
     ConvergenceWarning
         The loss or a weight is not finite: training ends, and the best or the last
         finite weights are kept. Or every epoch has fewer than four steps.
     """
-    state = checkpoint.read() if checkpoint is not None else None
-    done = 0 if state is None else int(state["done"])
     X, y = data if isinstance(data, tuple) else (data, None)
-    if isinstance(held, tuple):
-        held = Dataset(*held)
-    watcher = Watcher(measure)
-    stopper = None
-    callbacks: list[tuple[str, Callback]] = []
-    if clip is not None:
-        callbacks.append(("clip", GradientNormClipping(clip)))
-    if schedule is not None:
-        rate = _schedule(schedule, lr, epochs, len(X))
-        callbacks.append(("schedule", rate))
-    callbacks.append(("watcher", watcher))
+    whole_batches = (loader or {}).get("iterator_train") is given
+    steps = len(X) if whole_batches else math.ceil(len(X) / batch_size)
+    watcher, stopper = Watcher(measure), None
     if patience is not None:
         stopper = EarlyStopping(
             monitor,
@@ -327,12 +347,17 @@ def train(
             load_best=True,
             sink=_silent,
         )
-        callbacks.append(("early_stopping", stopper))
     if checkpoint is not None:
-        checkpoint.stopper, checkpoint.columns = stopper, columns
-        callbacks.append(("checkpoint", checkpoint))
-    if deadline is not None:
-        callbacks.append(("deadline", StopInTime(deadline)))
+        checkpoint.begin(stopper, columns)
+    callbacks: dict[str, Callback | None] = {  # called in this order
+        "clip": None if clip is None else GradientNormClipping(clip),
+        "schedule": schedule and _schedule(schedule, lr, epochs, steps),
+        "watcher": watcher,
+        "early_stopping": stopper,
+        "checkpoint": checkpoint,
+        "deadline": None if deadline is None else StopInTime(deadline),
+    }
+    ours = [(name, call) for name, call in callbacks.items() if call is not None]
     if net is None:
         net = NeuralNet(
             module,
@@ -341,48 +366,48 @@ def train(
             lr=lr,
             batch_size=batch_size,
             iterator_train__shuffle=True,
-            train_split=None,
             device=device,
             verbose=verbose,
-            callbacks=callbacks,
+            callbacks=ours,
             **(loader or {}),
             **({} if verbose else {"callbacks__print_log": None}),
         )
         net.initialize()
     else:
         vars(net).update(loader or {})
-        net.callbacks = callbacks
+        net.callbacks = ours
         net.initialize_callbacks()
+    if isinstance(held, tuple):
+        held = Dataset(*held)
     net.train_split = None if held is None else predefined_split(held)
     known = len(net.history)
-    if checkpoint is not None:
-        checkpoint.resume(net, lr)
-    stopped = (
-        state is not None
-        and stopper is not None
-        and (state["done"] - state["best_at"] >= patience)
-    )
-    if done < epochs and not stopped:
-        _run(net, X, y, epochs - done, watcher, stopper)
-    elif state is not None and state["best_state"] is not None:
-        net.module_.load_state_dict(state["best_state"])
-    elif state is not None:
-        net.module_.load_state_dict(state["module"])
+    left = epochs if checkpoint is None else checkpoint.resume(net, lr, epochs)
+    if left:
+        _run(net, X, y, left, watcher, stopper, deadline)
     _tell(net, known, lr, watcher, whole)
     # callbacks and split hold data, which copies and pickles do not need
     net.callbacks, net.train_split = None, None
-    ours = {id(callback) for _, callback in callbacks}
-    net.callbacks_ = [pair for pair in net.callbacks_ if id(pair[1]) not in ours]
+    mine = {id(call) for _, call in ours}
+    net.callbacks_ = [pair for pair in net.callbacks_ if id(pair[1]) not in mine]
     net.module_.eval()
     return net, rows_of(net, columns, known)
 
 
-def _run(net: Any, X: Any, y: Any, epochs: int, watcher: Watcher, stopper: Any) -> None:
+def _run(
+    net: Any,
+    X: Any,
+    y: Any,
+    epochs: int,
+    watcher: Watcher,
+    stopper: EarlyStopping | None,
+    deadline: Deadline | None,
+) -> None:
     """Train; leave the best weights, else the last finite ones."""
+    goal = len(net.history) + epochs
     try:
         net.partial_fit(X, y, epochs=epochs)
     except (ValueError, RuntimeError):
-        # networks refuse what is not finite; if the weights are, it is not our matter
+        # networks refuse what is not finite; where the weights are, it is their matter
         if are_finite(net.module_):
             raise
         watcher.diverged = True
@@ -391,23 +416,29 @@ def _run(net: Any, X: Any, y: Any, epochs: int, watcher: Watcher, stopper: Any) 
         if stopper is None or stopper.best_model_weights_ is None:
             net.module_.load_state_dict(watcher.finite)
         net.initialize_optimizer()  # its moments are not finite either
+        return
+    patient = stopper is None or stopper.misses_ < stopper.patience
+    in_time = deadline is None or not deadline()
+    if watcher.epochs < goal and patient and in_time:
+        raise KeyboardInterrupt  # the user's, which skorch keeps for itself
 
 
 def _tell(net: Any, known: int, lr: float, watcher: Watcher, whole: bool) -> None:
-    epochs = list(net.history)[known:]
+    """Warn of a training that diverged, and of epochs with few steps."""
     if watcher.diverged:
         warnings.warn(
             f"training diverged in epoch {len(net.history)}: the loss or a weight is "
-            f"not finite. Training ended and the last good weights are kept; use a "
+            "not finite. Training ended and the last good weights are kept; use a "
             f"smaller lr than {lr:g}, clip gradients, or scale the input",
             ConvergenceWarning,
             stacklevel=4,
         )
-    steps = [e["train_batch_count"] for e in epochs if "train_batch_count" in e]
+    epochs = [e for e in list(net.history)[known:] if "train_batch_count" in e]
+    steps = [int(e["train_batch_count"]) for e in epochs]
     if whole and steps and max(steps) < FEW_STEPS:
         warnings.warn(
-            f"an epoch takes {max(steps)} steps only, {sum(steps)} in all: a smaller "
-            "batch_size or more max_epochs train the network further",
+            f"an epoch takes {max(steps)} step(s), {sum(steps)} in all: lower "
+            "batch_size or raise max_epochs if the network shall learn more",
             ConvergenceWarning,
             stacklevel=4,
         )
