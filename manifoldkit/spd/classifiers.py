@@ -75,7 +75,8 @@ class SPDNetClassifier(
         (n_epochs, n_channels, n_times) whose covariances, or augmented covariances,
         are taken first.
     order, lag, estimator
-        For epochs, as in :class:`~manifoldkit.spd.AugmentedCovariances`.
+        Covariances that are taken of epochs, with the meaning that the names have in
+        :class:`~manifoldkit.spd.AugmentedCovariances`.
     rescale : bool, default=True
         Divide all matrices by the mean eigenvalue of the training matrices, which makes
         the network free of the signals' units.
@@ -83,15 +84,17 @@ class SPDNetClassifier(
         Start the metric and bias of the "gbw" normalization at means of the training
         data, which keeps samples inside the domain of the exponential.
     threshold : float, default=1e-4
-        Of ReEig, in units of the mean eigenvalue with ``rescale``.
+        Smallest eigenvalue that ReEig leaves as it is, in units of the mean eigenvalue
+        with ``rescale``.
     position, n_residual
-        As in :class:`~manifoldkit.spd.SPDNet`.
+        Where the normalization stands and how many residual blocks follow, see
+        :class:`~manifoldkit.spd.SPDNet`.
     optimizer : {"adam", "adamw", "sgd"}, default="adam"
-        As in :func:`~manifoldkit.optim.build_optimizer`.
+        Optimizer that :func:`~manifoldkit.optim.build_optimizer` builds.
     lr, manifold_lr : float
         Learning rates of the flat parameters and of those on manifolds.
     weight_decay : float, default=0.0
-        Of the flat parameters.
+        Decay of the flat parameters; those on manifolds have none.
     max_epochs : int, default=50
         Passes over the data in ``fit``.
     batch_size : int, default=32
@@ -106,9 +109,9 @@ class SPDNetClassifier(
     class_weight : dict, "balanced" or None
         Weights of the classes in the loss.
     device : str, default="cpu"
-        Such as "cuda".
+        Where the network is trained and applied, such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, batches and the validation split.
+        Draws the initial weights, the batches and the validation split.
     verbose : int, default=0
         1 prints a line an epoch.
     warm_start : bool, default=False
@@ -248,11 +251,9 @@ class SPDNetClassifier(
         y = check_labels(X, y, "SPDNetClassifier")
         classes = self.classes_ if again else classes_of(y)
         targets = self._targets(X, y, classes, sample_weight)
+        X = self._prepare(X, fitting=not again)
         if not again:
-            X = self._prepare(X, fitting=True)
             self._build(X, classes)
-        else:
-            X = self._prepare(X)
         return self._train(X, targets, self.max_epochs)
 
     def partial_fit(

@@ -43,7 +43,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
     horizon : int, optional
         Steps to forecast; default the rest.
     hidden, channels, n_layers, n_categories, n_null, tau, n_modes
-        Of EqMotion.
+        Sizes of the network, see :class:`~manifoldkit.equivariant.EqMotion`.
     agent_embedding : bool, default=False
         Tell agents apart by their place in the array (joints of a skeleton).
     missing : {"raise", "hold", "linear"}, default="raise"
@@ -60,7 +60,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
     time_reversal : bool, default=False
         Train on the reversed tracks too.
     lr, weight_decay : float, default=5e-4, 0.0
-        Of Adam.
+        Learning rate and weight decay of Adam.
     max_epochs, batch_size : int, default=50, 64
         Passes over the data, samples a step.
     early_stopping : bool, default=False
@@ -71,9 +71,9 @@ class MotionForecaster(TorchFace, BaseEstimator):
     patience : int, default=10
         Epochs without improvement.
     device : str, default="cpu"
-        Such as "cuda".
+        Where the network is trained and applied, such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, batches and the validation share.
+        Draws the initial weights, the batches and the validation share.
     verbose : int, default=0
         1 prints a line an epoch.
 

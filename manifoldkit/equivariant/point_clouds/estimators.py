@@ -61,7 +61,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     smoothing : float, default=0.1
         Label smoothing, spread over the other classes.
     lr, weight_decay : float, default=1e-3, 1e-4
-        Of Adam; the rate falls to a hundredth along a cosine.
+        Learning rate and weight decay of Adam; the rate falls to a hundredth along a
+        cosine.
     max_epochs, batch_size : int, default=40, 32
         Passes over the data, clouds a step.
     early_stopping : bool, default=False
@@ -75,9 +76,9 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         File to write after every epoch. A later ``fit`` with the same data and settings
         goes on from it, and ends as an uninterrupted one would.
     device : str, default="cpu"
-        Such as "cuda".
+        Where the network is trained and applied, such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, batches, views and the validation share. Resuming from a
+        Draws initial weights, batches, views and the validation share. Resuming from a
         checkpoint needs an int.
     verbose : int, default=0
         1 prints a line an epoch.
@@ -268,15 +269,16 @@ class PointCloudSegmenter(PointCloudBase):
     Parameters
     ----------
     model, n_points, normalize, rotation, rotation_axis, scale_range
-        As in :class:`PointCloudClassifier`.
+        Network and sizes, with the meaning that :class:`PointCloudClassifier` gives
+        them.
     jitter, n_views, stretch, mirror, n_votes
-        As in :class:`PointCloudClassifier`.
+        Views of each cloud in training and prediction, see there.
     model_options, smoothing, lr, weight_decay, max_epochs, batch_size
-        As in :class:`PointCloudClassifier`.
+        Options of the network and of its training, see there.
     early_stopping, validation_fraction, patience, checkpoint
-        As in :class:`PointCloudClassifier`.
+        When training ends and from where it goes on, see there.
     device, random_state, verbose
-        As in :class:`PointCloudClassifier`.
+        Where it runs, what it draws and what it prints, see there.
 
     Attributes
     ----------
@@ -284,8 +286,11 @@ class PointCloudSegmenter(PointCloudBase):
         Number of part labels.
     parts_ : dict of int to list of int
         Part labels of each category.
-    history_, net_
-        As in :class:`PointCloudClassifier`.
+    history_ : list of dict
+        One row an epoch: ``epoch``, ``train_loss``, ``dur``, and with early stopping
+        ``valid_loss``.
+    net_ : skorch.NeuralNet, or what stands for it in a loaded model
+        ``net_.module_.network`` is the network.
 
     Examples
     --------

@@ -29,6 +29,11 @@ from manifoldkit._faces.estimator import (
     seeded,
 )
 from manifoldkit.graphs.forecast.baselines import cut_windows, ridge_map
+from manifoldkit.graphs.forecast.files import (
+    as_tuples,
+    graph_tensors,
+    stored_graph,
+)
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
 from manifoldkit.graphs.forecast.networks import (
     RECIPES,
@@ -74,7 +79,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     adjacency : {"semi", "adaptive", "all_ones", "distance"}, default="semi"
         Mode of :class:`~manifoldkit.graphs.SemiAdaptiveAdjacency`.
     gate, bidirectional : bool, default=False
-        Of the adjacency.
+        Whether the adjacency weighs its virtual nodes, and knows both directions.
     adjacency_options, backbone_options : dict, optional
         Further options of the adjacency and of the backbone, such as
         ``{"channels": (32, 16, 32), "order": 2}``.
@@ -83,7 +88,8 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         "ridge" moreover adds a ridge regression from the history, at which training
         starts. On small data this matters more than the network.
     profile : {"auto", "day", "week_part"}, default="auto"
-        See :class:`~manifoldkit.graphs.forecast.baselines.SeasonalProfile`.
+        Days that share a profile: all, or workdays and weekends apart, which "auto"
+        does when the training rows cover two weeks.
     scaler : {"sensor", "global"}, default="sensor"
         Mean and standard deviation of each sensor, or of all together.
     split : tuple, optional
@@ -93,17 +99,18 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     null_value : float, optional
         The reading that means "missing"; by default only NaN does.
     lr, weight_decay, clip : float, optional
-        Of Adam, and the largest gradient norm; by default those of the backbone's
-        published recipe. The rate falls by 5 % every 10 epochs.
+        Learning rate and weight decay of Adam, and the largest gradient norm; by
+        default those of the backbone's published recipe. The rate falls by 5 % every
+        10 epochs.
     max_epochs, batch_size, patience : int, default=100, 64, 30
         Passes; windows a step; epochs without a better validation loss after which
         training ends. The best weights are kept.
     max_seconds : float, optional
         Wall-clock time after which training ends, with the best weights so far.
     device : str, default="cpu"
-        Such as "cuda".
+        Where the network is trained and applied, such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights and batches.
+        Draws the initial weights and the batches.
     verbose : int, default=0
         1 prints a line an epoch.
 
@@ -116,7 +123,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     history_ : list of dict
         One row an epoch: ``epoch``, ``train_loss``, ``valid_loss``, ``dur``.
     n_sensors_, step_minutes_ : int
-        Seen in ``fit``.
+        Sensors, and minutes between rows, that ``fit`` has seen.
     scaler_ : Standardizer
         Profile (``profile_``), mean and scale (``center_``, ``scale_``), fitted on the
         training rows.
@@ -458,8 +465,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = self.net_.module_.state_dict()
         tensors = {f"network.{k}": v for k, v in state.items()}
-        coo = self._graph.to_sparse_coo().coalesce()
-        tensors |= {"graph.index": coo.indices(), "graph.weight": coo.values()}
+        tensors |= graph_tensors(self._graph)
         scaler = self.scaler_.arrays()
         tensors |= {k: torch.from_numpy(v) for k, v in scaler.items()}
         profile = self.scaler_.profile_
@@ -475,7 +481,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     @staticmethod
     def _parameters(stored: dict[str, Any]) -> dict[str, Any]:
         both = ("backbone_options", "split")
-        return stored | {name: _tuples(stored[name]) for name in both}
+        return stored | {name: as_tuples(stored[name]) for name in both}
 
     def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.n_sensors_, self.dtype_ = content["n_sensors"], content["dtype"]
@@ -483,18 +489,8 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         self.scaler_ = self._scaler().restore_arrays(
             tensors, self.step_minutes_, content["profile_split"]
         )
-        n = self.n_sensors_
-        index, weight = tensors["graph.index"], tensors["graph.weight"]
-        graph = torch.sparse_coo_tensor(index, weight, (n, n), check_invariants=True)
-        graph = graph if content["sparse"] else graph.to_dense()
+        graph = stored_graph(tensors, self.n_sensors_, content["sparse"])
         with seeded(0, self.device):
             module = self._network(graph, tensors.get("network.highway"))
         state = {k: tensors[f"network.{k}"] for k in module.state_dict()}
         self._adopt(module, state)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON knows lists only; sequences among the parameters were tuples."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value

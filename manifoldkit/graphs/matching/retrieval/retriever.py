@@ -68,20 +68,20 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
     verify_budget_ms : float, optional
         Time for one pair; what is not decided stays "unverified". Default no limit.
     solver : {"auto", "igraph", "networkx"}, default="auto"
-        See :class:`ExactSolver`.
+        Who answers exactly, see :class:`~manifoldkit.graphs.ExactSolver`.
     semantics : {"induced", "monomorphism"}, default="induced"
         Whether edges of the corpus graph between images of unlinked nodes forbid a
         match. Filter, networks and solver follow it.
     rounds, layers : int, default=3, 5
-        Of IsoNet++.
+        Rounds and layers of the networks.
     lr, weight_decay : float, default=3e-3, 5e-4
-        Of Adam.
+        Learning rate and weight decay of Adam.
     schedule : bool, default=False
         Learning rate that rises and falls once over ``max_epochs``.
     clip : float, default=1.0
         Largest norm of the gradient.
     margin : float, default=0.5
-        Of the ranking loss.
+        Distance that the ranking loss asks for between positives and negatives.
     max_epochs, steps_per_epoch, batch_size : int, default=100, 200, 128
         An epoch is ``steps_per_epoch`` batches of pairs.
     max_seconds : float, optional
@@ -94,11 +94,11 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
     patience : int, default=20
         Epochs without improvement.
     device : str, default="cpu"
-        Of the networks.
+        Where the networks are trained and applied.
     n_jobs : int, optional
         Processes that count for the filter and answer queries (joblib).
     random_state : int, RandomState instance or None, default=None
-        Of weights, batches and the validation share.
+        Draws the weights, the batches and the validation share.
     verbose : int, default=0
         1 prints a line an epoch.
 
