@@ -25,6 +25,7 @@ import manifoldkit
 ROOT = Path(__file__).resolve().parent.parent
 SURFACE = json.loads((ROOT / "tests" / "api_surface.json").read_text())
 ROOMS = [name for name in SURFACE if name != "manifoldkit"]
+pytestmark = pytest.mark.timeout(900)  # mypy reads torch for a minute, the first time
 
 START = """\
 from typing import assert_type
@@ -89,7 +90,7 @@ CALLS = [
         "losses.geodesic_loss(a, b, reduction='sum')",
         "losses.geodesic_loss(a, b, reduce='sum')",
     ),
-    ("nn.GroupPool(kind='mean')", "nn.GroupPool(knd='mean')"),
+    ("nn.GroupPool(space='mean')", "nn.GroupPool(spce='mean')"),
     ("linalg.powm(a, 0.5, validate=True)", "linalg.powm(a, 0.5, valdate=True)"),
     ("linalg.procrustes(a, b, special=True)", "linalg.procrustes(a, b, specail=True)"),
     ("manifolds.SPD('airm')", "manifolds.SPD(metrc='airm')"),
@@ -107,8 +108,8 @@ CALLS = [
         "optim.karcher_mean(manifolds.SPD(), a, maxiter=3)",
     ),
     (
-        "optim.build_optimizer(net, manifold_lr=0.1)",
-        "optim.build_optimizer(net, nmae='adamw', 3)".replace(", 3", ""),
+        "optim.to_pymanopt(manifolds.Sphere(), torch.sum, (3,), dim=2)",
+        "optim.to_pymanopt(manifolds.Sphere(), torch.sum, (3,), dmi=2)",
     ),
     ("testing.random_rotation(d=3)", "testing.random_rotation(dim=3)"),
     (
@@ -134,7 +135,7 @@ INFERENCES = {
     "equivariant.pca_frame(a)": "equivariant.Frame",
     "equivariant.MotionForecaster().fit(X)": "equivariant.MotionForecaster",
     "equivariant.PointCloudClassifier().fit(X, y)": "equivariant.PointCloudClassifier",
-    "equivariant.rotate_clouds(a)": "Tensor",
+    "equivariant.ade(a, b)": "Tensor",
     "graphs.sinkhorn(a)": "Tensor",
     "graphs.TrafficForecaster().fit(X)": "graphs.TrafficForecaster",
     "graphs.TrafficForecaster.load('model')": "graphs.TrafficForecaster",
@@ -189,6 +190,17 @@ def value_of(name):
     """Return the value of a public name."""
     return functools.reduce(getattr, name.split(".")[1:], manifoldkit)
 
+
+# mypy knows nothing of classes of libraries without types; pyright reads their code.
+FOREIGN = {
+    "manifoldkit.lie.rotation.to_scipy",
+    "manifoldkit.manifolds.as_parameter",
+    "manifoldkit.manifolds.attach",
+    "manifoldkit.manifolds.manifold_of",
+    "manifoldkit.optim.to_pymanopt",
+    "manifoldkit.spd.make_acm_classifier",
+    "manifoldkit.spd.make_gbw_kmeans",
+}
 
 # The script, and what the checkers say about its lines
 
@@ -259,7 +271,7 @@ def once(tmp_path_factory, name, work):
     with lock:
         result = folder / name / "said.json"
         if not result.exists():
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
             result.write_text(json.dumps(work(folder / name)))
         return json.loads(result.read_text())
 
@@ -293,22 +305,26 @@ def test_the_script_itself_is_clean(said):
     assert not errors(said, "start", "")
 
 
+def revealed(said, name):
+    """Return the type that a checker shows for a public name."""
+    texts = [text for _, text in said["reveal", name]]
+    found = re.search(r'(?:Revealed type|Type of ".*") is "(.*)"', "".join(texts), re.S)
+    return found[1] if found else f"nothing, but says {texts}"
+
+
+def is_known(name, shown):
+    """Whether a type is one, and what a function returns too."""
+    if shown.startswith("nothing") or shown in ("Any", "Unknown"):
+        return False
+    result = shown.split("->")[-1].strip()
+    known = result != "Any" or name in FOREIGN
+    return known and "Unknown" not in result and "(*Any, **Any)" not in shown
+
+
 def test_no_public_name_is_any(said):
     """Neither bare, nor as what a function returns or a class makes."""
-    shown, unknown = set(), []
-    for name in reveals():
-        for _, text in said["reveal", name]:
-            if found := re.search(
-                r'(?:Revealed type|Type of ".*") is "(.*)"', text, re.S
-            ):
-                shown.add(name)
-                if (
-                    found[1] in ("Any", "Unknown")
-                    or "Unknown" in found[1].split("->")[-1]
-                ):
-                    unknown.append(f"{name}: {found[1]}")
-        unknown += [f"{name}: {text}" for text in errors(said, "reveal", name)]
-    assert shown == set(reveals()), sorted(set(reveals()) - shown)
+    shown = {name: revealed(said, name) for name in reveals()}
+    unknown = [f"{k}: {v}" for k, v in shown.items() if not is_known(k, v)]
     assert not unknown, "\n".join(unknown)
 
 
@@ -324,20 +340,22 @@ def test_calls_name_every_room():
 
 @pytest.mark.parametrize(("good", "bad"), CALLS, ids=[bad for _, bad in CALLS])
 def test_a_wrong_keyword_is_refused(said, good, bad):
-    assert not errors(said, "good", good)
-    assert errors(said, "bad", bad), "accepted"
+    accepted, refused = errors(said, "good", good), errors(said, "bad", bad)
+    assert not accepted
+    assert refused, f"{bad} is accepted"
 
 
 @pytest.mark.parametrize("code", INFERENCES)
 def test_types_are_inferred(said, code):
-    assert not errors(said, "infer", code)
+    found = errors(said, "infer", code)
+    assert not found
 
 
 # Annotations
 
 
 def functions_of(cls):
-    """Yield (name, function) of what a class of ours offers, inherited from us or not."""
+    """Yield (name, function) of what a class offers, unless others wrote it."""
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] != "manifoldkit":
             continue
@@ -420,7 +438,7 @@ SIGNATURES = {
     "from manifoldkit import spd\nspd.gbw_distance(": "power",
     "import manifoldkit as mk\nmk.datasets.load_eeg_demo(": "return_X_y",
     "from manifoldkit.equivariant import FrameAveraging\nFrameAveraging(": "frame",
-    "from manifoldkit.lie import rotation\nrotation.encode(": "kind",
+    "from manifoldkit.lie import rotation\nrotation.encode(": "rep",
     "from manifoldkit.graphs import TrafficForecaster\nTrafficForecaster(": "history",
     "from manifoldkit.optim import karcher_mean\nkarcher_mean(": "max_iter",
 }
