@@ -82,5 +82,6 @@ html_theme_options = {
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
 _ALONE = ("index", "installation", "getting_started", "choosing", "comparison")
-_ALONE += ("reproductions", "performance", "guide/scaling")  # no section beside
+_ALONE += ("reproductions", "performance", "guide/scaling")
+_ALONE += ("architecture",)  # no section beside
 html_sidebars = {page: [] for page in _ALONE}

@@ -448,3 +448,41 @@ def test_notebooks_are_committed_without_outputs(path):
         if cell["cell_type"] == "code":
             assert not cell["outputs"], f"{path.name}: clear the outputs"
             assert cell["execution_count"] is None
+
+
+DOCS = ROOT / "docs"
+
+
+def drawn_arrows():
+    """Yield (room, room it may import) of the drawing; ``*`` is every room."""
+    text = (DOCS / "_static" / "architecture.svg").read_text(encoding="utf-8")
+    for start, end in re.findall(r'data-from="([^"]+)" data-to="([^"]+)"', text):
+        yield from ((a, b) for a in start.split() for b in end.split())
+
+
+def test_the_drawing_shows_the_rooms_and_what_they_may_import():
+    text = (DOCS / "_static" / "architecture.svg").read_text(encoding="utf-8")
+    top = {room for room in FREE if not room.startswith("__")}
+    assert set(re.findall(r'data-room="(\w+)"', text)) == set(ALLOWED) | top
+    assert set(re.findall(r'class="name"[^>]*>(\w+)', text)) == set(ALLOWED) | top
+    wanted = {(a, b) for a, rooms in ALLOWED.items() for b in rooms}
+    assert set(drawn_arrows()) == wanted | {(room, "*") for room in top}
+
+
+def test_the_page_names_every_room_and_part():
+    """Parts stand in an order in which each imports only those before it."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert "_static/architecture.svg" in text
+    names = set(re.findall(r"`([^`]+)`", text))
+    assert names >= set(ALLOWED) | {room for room in FREE if not room.startswith("__")}
+    rows = text.partition("## Inside a room")[2]
+    for room, table in WITHIN.items():
+        pattern = rf"^\| `{room.replace('/', '.')}` \| (.*) \|$"
+        (row,) = re.findall(pattern, rows, re.M)
+        floors = [set(re.findall(r"`(\w+)`", floor)) for floor in row.split(";")]
+        assert set().union(*floors) == set(table), room
+        below = set()
+        for floor in floors:
+            for part in floor:
+                assert table[part] <= below, f"{room}: {part} stands too early"
+            below |= floor
