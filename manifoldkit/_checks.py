@@ -43,10 +43,10 @@ def check_selection(
     numbers = isinstance(options, range)
     pool: Any = options if isinstance(options, range) else tuple(options)
     several = isinstance(values, Iterable) and not isinstance(values, str)
-    found = tuple(values) if several else ()
+    found: tuple[Any, ...] = tuple(values) if several else ()
     known = all((is_integer(v) or not numbers) and v in pool for v in found)
     if known and len(set(found)) == len(found) >= least:
-        return found
+        return tuple(int(v) for v in found) if numbers else found  # type: ignore[misc]
     some = "some" if least == 1 else f"{least} or more"
     raise InvalidValueError(
         f"{name}: expected {some} of {f'{pool[0]}..{pool[-1]}' if numbers else pool}, "
