@@ -12,7 +12,7 @@ import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -144,8 +144,19 @@ def open_hdf5(file: Path) -> Iterator[Any]:
         yield store
 
 
-def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Read all arrays of an archive.
+def read_archive(
+    file: Path, keys: Collection[str] = (), *, only: bool = False
+) -> dict[str, np.ndarray]:
+    """Read the arrays of an archive, which must have some keys.
+
+    Parameters
+    ----------
+    file : Path
+        The archive.
+    keys : collection of str
+        What has to be there.
+    only : bool, default=False
+        Read no other arrays.
 
     Raises
     ------
@@ -153,7 +164,7 @@ def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
         The file is truncated, tampered with, holds pickled objects or lacks a key.
     """
     with open_archive(file) as archive:
-        arrays = {key: archive[key] for key in archive.files}
+        arrays = {k: archive[k] for k in archive.files if not only or k in keys}
     missing = sorted(set(keys) - arrays.keys())
     if missing:
         refuse(file, f"it has no {', '.join(missing)}")

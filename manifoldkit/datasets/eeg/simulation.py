@@ -148,7 +148,7 @@ def _rhythms(
     activity = [
         0.9 * _rhythm(rng, shape, sfreq, hertz, 2.0)
         + 0.43 * _rhythm(rng, shape, sfreq, 2 * hertz, 4.0)
-        for hertz in rng.uniform(10, 12, power.shape[1])
+        for hertz in rng.uniform(10, 12, power.shape[1:])
     ]
     return _at_sensors(mixing, power, np.stack(activity, axis=1))
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from manifoldkit._checks import check_integers, check_numbers
-from manifoldkit.datasets.archive import Source, obtain, read_archive
+from manifoldkit._checks import check_choice, check_count, check_interval
+from manifoldkit.datasets.archive import (
+    Arrays,
+    Source,
+    check_array,
+    data_folder,
+    obtain,
+    read_archive,
+    refuse,
+)
 
 if TYPE_CHECKING:
     import torch
 
 _MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_FILES = {
+#: SHA-256 of the two originals.
+ORIGINALS = {
     "t10k-images-idx3-ubyte.gz": (
         "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
     ),
@@ -108,26 +118,45 @@ def pad_images(X: np.ndarray, size: int) -> np.ndarray:
            [0, 1, 1, 0],
            [0, 0, 0, 0]], dtype=uint8)
     """
-    if size < 1:
-        raise ValueError(f"size: expected at least 1, found {size}")
+    check_count(size, "size")
     out = np.zeros((len(X), size, size), dtype=X.dtype)
     height, width = X.shape[1:]
-    h, w = min(size, height), min(size, width)
-    rows = slice((size - h) // 2, (size - h) // 2 + h)
-    columns = slice((size - w) // 2, (size - w) // 2 + w)
-    from_rows = slice((height - h) // 2, (height - h) // 2 + h)
-    from_columns = slice((width - w) // 2, (width - w) // 2 + w)
-    out[:, rows, columns] = X[:, from_rows, from_columns]
+    out[:, _middle(size, height), _middle(size, width)] = X[
+        :, _middle(height, size), _middle(width, size)
+    ]
     return out
 
 
+def _middle(length: int, other: int) -> slice:
+    """The middle of a length that an other length covers."""
+    shared = min(length, other)
+    start = (length - shared) // 2
+    return slice(start, start + shared)
+
+
+@overload
+def fetch_mnist(
+    split: str = ...,
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[False] = ...,
+) -> ImageSet: ...
+@overload
+def fetch_mnist(
+    split: str = ...,
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[True],
+) -> Arrays: ...
 def fetch_mnist(
     split: str = "train",
     *,
     path: str | Path | None = None,
     download: bool = True,
     return_X_y: bool = False,
-):
+) -> ImageSet | Arrays:
     """Load 6000 training or 2000 test images of handwritten digits, 28 x 28 pixels.
 
     They are the first 8000 images of MNIST's *test* file (t10k), which is small enough
@@ -162,35 +191,41 @@ def fetch_mnist(
     >>> fetch_mnist("train")  # doctest: +SKIP
     ImageSet('mnist_train', 6000 images 28 x 28)
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
+    check_choice(split, ("train", "test"), "split")
     file = obtain(_MNIST, _convert_mnist, path, download)
     arrays = read_archive(file, [f"{a}_{s}" for a in "Xy" for s in ("train", "test")])
     X, y = arrays[f"X_{split}"], arrays[f"y_{split}"]
     _check_images(X, y, file, 28)
-    if return_X_y:
-        return X, y.astype(np.int64)
-    return ImageSet(
+    rows = "0 to 5999" if split == "train" else "6000 to 7999"
+    images = ImageSet(
         X=X,
         y=y.astype(np.int64),
         name=f"mnist_{split}",
         is_real=True,
-        provenance=(
-            "MNIST, images "
-            + ("0 to 5999" if split == "train" else "6000 to 7999")
-            + " of the t10k file"
-        ),
+        provenance=f"MNIST, images {rows} of the t10k file",
         citation=_CITATION,
         license=_LICENSE,
     )
+    return (images.X, images.y) if return_X_y else images
 
 
+@overload
+def fetch_affine_mnist(
+    *, path: str | Path | None = ..., download: bool = ..., return_X_y: Literal[True]
+) -> Arrays: ...
+@overload
+def fetch_affine_mnist(
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[False] = ...,
+) -> ImageSet: ...
 def fetch_affine_mnist(
     *,
     path: str | Path | None = None,
     download: bool = True,
     return_X_y: bool = False,
-):
+) -> ImageSet | Arrays:
     """Load the 2000 test digits of MNIST, each under one random affine map, 40 x 40.
 
     In the style of affNIST, but not that set: say "affine MNIST (ours)". Rotation up to
@@ -217,15 +252,9 @@ def fetch_affine_mnist(
     arrays = read_archive(file, ("X", "y", "affine"))
     X, y, affine = arrays["X"], arrays["y"], arrays["affine"]
     _check_images(X, y, file, 40)
-    if affine.shape != (len(X), 2, 3) or not np.isfinite(affine).all():
-        raise ValueError(
-            f"{file} is not the archive expected: affine has shape {affine.shape}, "
-            f"expected finite numbers ({len(X)}, 2, 3)"
-        )
-    if return_X_y:
-        return X, y.astype(np.int64)
+    check_array(file, "affine", affine, (len(X), 2, 3))
     drawn = str(arrays.get("origin", "the maps of the published figures"))
-    return ImageSet(
+    images = ImageSet(
         X=X,
         y=y.astype(np.int64),
         affine=affine.astype(np.float32),
@@ -238,11 +267,38 @@ def fetch_affine_mnist(
         citation=_CITATION + "; after Tieleman, affNIST, 2013",
         license=_LICENSE,
     )
+    return (images.X, images.y) if return_X_y else images
 
 
+class _Maps(TypedDict, total=False):
+    size: int
+    rotation: float
+    shear: float
+    scale: float
+    translation: float
+    severity: float
+    random_state: int | np.random.Generator | None
+
+
+@overload
+def make_affine_digits(
+    X: np.ndarray | None = ...,
+    y: ArrayLike | None = ...,
+    *,
+    return_X_y: Literal[False] = ...,
+    **maps: Unpack[_Maps],
+) -> ImageSet: ...
+@overload
+def make_affine_digits(
+    X: np.ndarray | None = ...,
+    y: ArrayLike | None = ...,
+    *,
+    return_X_y: Literal[True],
+    **maps: Unpack[_Maps],
+) -> Arrays: ...
 def make_affine_digits(
     X: np.ndarray | None = None,
-    y: np.ndarray | None = None,
+    y: ArrayLike | None = None,
     *,
     size: int = 40,
     rotation: float = 20.0,
@@ -252,7 +308,7 @@ def make_affine_digits(
     severity: float = 1.0,
     random_state: int | np.random.Generator | None = 0,
     return_X_y: bool = False,
-):
+) -> ImageSet | Arrays:
     r"""Put images on a larger frame under random affine maps.
 
     Each image goes through :math:`p \mapsto M p + t` about its center, where
@@ -278,7 +334,7 @@ def make_affine_digits(
     severity : float, default=1.0
         Multiplies all four; 0 only pads.
     random_state : int, Generator or None
-        Of the draw.
+        Seed of the draw.
     return_X_y : bool, default=False
         Return ``(X, y)`` only.
 
@@ -288,11 +344,9 @@ def make_affine_digits(
 
     Raises
     ------
-    TypeError
-        A size that is not a whole number, ranges that are no numbers.
-    ValueError
-        Images that are not uint8 or have no labels; ranges below 0; a scale that would
-        reach 0; a size below 1.
+    ValueError, TypeError
+        Images that are not uint8 or have no labels; ranges that are no numbers of at
+        least 0; a scale that would reach 0; a size that is no integer of at least 1.
 
     Examples
     --------
@@ -300,37 +354,23 @@ def make_affine_digits(
     >>> make_affine_digits()
     ImageSet('affine_digits', 1797 images 40 x 40)
     """
-    check_integers(size=size)
-    if size < 1:
-        raise ValueError(f"size: expected at least 1, found {size}")
+    check_count(size, "size")
     ranges = {"rotation": rotation, "shear": shear, "translation": translation}
     for name, value in {**ranges, "scale": scale, "severity": severity}.items():
-        check_numbers(**{name: value})
-        if value < 0:
-            raise ValueError(f"{name}: expected a number of at least 0, found {value}")
+        check_interval(value, name, 0)
     if scale * severity >= 1:
         raise ValueError(
             f"scale: expected scale * severity < 1, found {scale * severity:g}"
         )
     own = X is None
-    X, y = _enlarged_digits() if X is None else _checked(X, y)
+    X, labels = _enlarged_digits() if X is None else _checked(X, y)
     rng = np.random.default_rng(random_state)
-    angle, s, a, b, *t = rng.uniform(-1, 1, (6, len(X))) * severity
-    angle = np.deg2rad(rotation) * angle
-    c, d = np.cos(angle), np.sin(angle)
-    turn = np.stack([np.stack([c, -d], -1), np.stack([d, c], -1)], -2)
-    one, none = np.ones(len(X)), np.zeros(len(X))
-    skew = np.stack([np.stack([one, shear * s], -1), np.stack([none, one], -1)], -2)
-    stretch = 1 + scale * np.stack([a, b], -1)
-    M = turn @ skew * stretch[:, None, :]
-    affine = np.concatenate([M, translation * np.stack(t, -1)[..., None]], -1)
-    moved = warp_images(X, affine, size)
-    if return_X_y:
-        return moved, y
+    draws = rng.uniform(-1, 1, (6, len(X))) * severity
+    affine = _affine_maps(draws, np.deg2rad(rotation), shear, scale, translation)
     source = "scikit-learn's handwritten digits, enlarged" if own else "given images"
-    return ImageSet(
-        X=moved,
-        y=y,
+    images = ImageSet(
+        X=warp_images(X, affine, size),
+        y=labels,
         affine=affine.astype(np.float32),
         name="affine_digits",
         is_real=own,
@@ -341,6 +381,21 @@ def make_affine_digits(
         else "that of the images",
         license="CC BY 4.0" if own else "that of the images",
     )
+    return (images.X, images.y) if return_X_y else images
+
+
+def _affine_maps(
+    draws: np.ndarray, rotation: float, shear: float, scale: float, translation: float
+) -> np.ndarray:
+    """Maps ``[R(angle) skew diag(a, b) | t]`` of six draws in [-1, 1] for each."""
+    angle, s, a, b, *t = draws
+    c, d = np.cos(rotation * angle), np.sin(rotation * angle)
+    one, none = np.ones(len(s)), np.zeros(len(s))
+    turn = np.stack([c, -d, d, c], -1).reshape(-1, 2, 2)
+    skew = np.stack([one, shear * s, none, one], -1).reshape(-1, 2, 2)
+    stretch = 1 + scale * np.stack([a, b], -1)
+    M = turn @ skew * stretch[:, None, :]
+    return np.concatenate([M, translation * np.stack(t, -1)[..., None]], -1)
 
 
 def warp_images(X: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
@@ -349,9 +404,11 @@ def warp_images(X: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
     Parameters
     ----------
     X : ndarray of uint8, shape (n, height, width)
+        Images.
     affine : ndarray, shape (n, 2, 3)
         ``[M | t]`` on (row, column) coordinates about the centers.
     size : int
+        Height and width of the frames.
 
     Returns
     -------
@@ -372,7 +429,7 @@ def warp_images(X: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
-def _enlarged_digits() -> tuple[np.ndarray, np.ndarray]:
+def _enlarged_digits() -> Arrays:
     """scikit-learn's digits at 24 x 24, gray values 0..255."""
     from sklearn.datasets import load_digits
 
@@ -382,7 +439,7 @@ def _enlarged_digits() -> tuple[np.ndarray, np.ndarray]:
     return warp_images(X, same, 24), bunch.target.astype(np.int64)
 
 
-def _checked(X, y) -> tuple[np.ndarray, np.ndarray]:
+def _checked(X: np.ndarray, y: ArrayLike | None) -> Arrays:
     X = np.asarray(X)
     if X.ndim != 3 or X.dtype != np.uint8:
         raise ValueError(
@@ -400,21 +457,11 @@ def _checked(X, y) -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def _check_images(X, y, file: Path, side: int) -> None:
-    if X.dtype != np.uint8 or X.shape[1:] != (side, side):
-        raise ValueError(
-            f"{file} is not the archive expected: images are {X.dtype} of shape "
-            f"{X.shape}, expected uint8 (n, {side}, {side})"
-        )
-    if (
-        y.shape != (len(X),)
-        or y.dtype.kind not in "iu"
-        or not np.isin(y, range(10)).all()
-    ):
-        raise ValueError(
-            f"{file} is not the archive expected: labels have shape {y.shape} and "
-            f"dtype {y.dtype}, expected {len(X)} digits"
-        )
+def _check_images(X: np.ndarray, y: np.ndarray, file: Path, side: int) -> None:
+    check_array(file, "X", X, (None, side, side), ("uint8",))
+    check_array(file, "y", y, (len(X),), "iu")
+    if not np.isin(y, range(10)).all():
+        refuse(file, "y has labels outside 0..9")
 
 
 def _convert_mnist() -> dict[str, np.ndarray]:
@@ -422,7 +469,7 @@ def _convert_mnist() -> dict[str, np.ndarray]:
     import pooch
 
     contents = []
-    for name, digest in _FILES.items():
+    for name, digest in ORIGINALS.items():
         file = pooch.retrieve(_MIRROR + name, f"sha256:{digest}", fname=name)
         contents.append(gzip.decompress(Path(file).read_bytes()))
     X = np.frombuffer(contents[0], np.uint8, offset=16).reshape(-1, 28, 28)
@@ -436,15 +483,14 @@ def _convert_mnist() -> dict[str, np.ndarray]:
     }
 
 
-def _convert_affine(path, download) -> dict[str, np.ndarray]:
+def _convert_affine(path: str | Path | None, download: bool) -> dict[str, np.ndarray]:
     """Draw the maps anew."""
-    if path is not None and Path(path).suffix == ".npz":
-        path = Path(path).parent
+    path = None if path is None else data_folder(path)
     test = fetch_mnist("test", path=path, download=download)
     made = make_affine_digits(test.X, test.y, random_state=2013)
     return {
         "X": made.X,
         "y": made.y,
-        "affine": made.affine,
+        "affine": np.asarray(made.affine),
         "origin": np.array("maps drawn by manifoldkit, random_state 2013"),
     }
