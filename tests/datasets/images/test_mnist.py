@@ -82,7 +82,7 @@ def test_a_download_is_checked_and_converted(tmp_path, monkeypatch, rng):
     with pytest.raises(DatasetNotFoundError, match="checksum"):
         fetch_mnist(path=tmp_path)
     digests = {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
-    monkeypatch.setattr(mnist, "_FILES", digests)
+    monkeypatch.setattr(mnist, "ORIGINALS", digests)
     test = fetch_mnist("test", path=tmp_path)
     np.testing.assert_array_equal(test.X, X[6000:8000])
     np.testing.assert_array_equal(test.y, y[6000:8000])
