@@ -311,17 +311,11 @@ def make_motor_imagery_eeg(
     check_positive(sfreq, "sfreq")
     check_counts(n_epochs=n_epochs, n_channels=n_channels, n_sessions=n_sessions)
     check_count(n_times, "n_times", 64)
-    classes = check_selection(classes, _SOURCES, "classes", least=2)
+    classes = _checked_classes(classes, n_epochs)
     check_interval(desynchronization, "desynchronization", 0, 1, "(]")
     check_interval(variability, "variability", 0)
     check_numbers(snr=snr)
-    if n_epochs < len(classes):
-        raise ValueError(
-            f"n_epochs: expected one a class, {len(classes)}, or more, found {n_epochs}"
-        )
-    if band is not None:
-        check_interval(band[0], "band", 0, sfreq / 2, "()")
-        check_interval(band[1], "band", band[0], sfreq / 2, "()")
+    _check_band(band, sfreq)
     # the order of the draws is part of the contract: a seed gives the same epochs
     rng = _as_generator(random_state)
     names, channels = _channel_layout(n_channels)
@@ -377,3 +371,19 @@ def _as_generator(random_state: int | Rng | None) -> np.random.Generator:
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(0, 2**31, 4))
     return np.random.default_rng(random_state)
+
+
+def _checked_classes(classes: tuple[str, ...], n_epochs: int) -> tuple[str, ...]:
+    classes = check_selection(classes, _SOURCES, "classes", least=2)
+    if n_epochs < len(classes):
+        raise ValueError(
+            f"n_epochs: expected one a class, {len(classes)}, or more, found {n_epochs}"
+        )
+    return classes
+
+
+def _check_band(band: tuple[float, float] | None, sfreq: float) -> None:
+    if band is not None:
+        low, high = band
+        check_interval(low, "band", 0, sfreq / 2, "()")
+        check_interval(high, "band", low, sfreq / 2, "()")
