@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
+from numpy.random import Generator
 from scipy.signal import butter, lfilter, sosfiltfilt
 
 from manifoldkit._checks import (
@@ -28,7 +29,7 @@ _SOURCES = {  # where the power drops, below the scalp
     "tongue": (0.68, 0.05, 0.40),
 }
 _N_BACKGROUND = 12
-Rng = np.random.RandomState | np.random.Generator
+Rng = np.random.RandomState | Generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def _leadfield(channels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return pattern / np.sqrt((pattern**2).mean(0))
 
 
-def _source_positions(classes: tuple[str, ...], rng: np.random.Generator) -> np.ndarray:
+def _source_positions(classes: tuple[str, ...], rng: Generator) -> np.ndarray:
     """Places of the classes' sources, then of the background's."""
     far = rng.standard_normal((_N_BACKGROUND, 3))
     far *= 0.7 / np.linalg.norm(far, axis=1, keepdims=True)
@@ -101,11 +102,7 @@ def _source_positions(classes: tuple[str, ...], rng: np.random.Generator) -> np.
 
 
 def _rhythm(
-    rng: np.random.Generator,
-    shape: tuple[int, ...],
-    sfreq: float,
-    hertz: float,
-    width: float,
+    rng: Generator, shape: tuple[int, ...], sfreq: float, hertz: float, width: float
 ) -> np.ndarray:
     """Second-order autoregressive oscillation of unit power, settled before it starts.
 
@@ -114,13 +111,14 @@ def _rhythm(
     settle = int(4 * sfreq / width)
     noise = rng.standard_normal((*shape[:-1], shape[-1] + settle))
     r, w = np.exp(-np.pi * width / sfreq), 2 * np.pi * hertz / sfreq
-    x = lfilter([1.0], [1.0, -2 * r * np.cos(w), r * r], noise)[..., settle:]
     a1, a2 = 2 * r * np.cos(w), -r * r
+    x = lfilter([1.0], [1.0, -a1, -a2], noise)[..., settle:]
+    # the stationary variance of an autoregression of order two
     power = (1 - a2) / ((1 + a2) * ((1 - a2) ** 2 - a1**2))
     return x / np.sqrt(power)
 
 
-def _pink(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _pink(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Noise with power 1 / f and unit mean square, by shaping a spectrum."""
     spectrum = np.fft.rfft(rng.standard_normal(shape))
     f = np.arange(spectrum.shape[-1], dtype=float)
@@ -137,11 +135,7 @@ def _at_sensors(
 
 
 def _rhythms(
-    rng: np.random.Generator,
-    mixing: np.ndarray,
-    power: np.ndarray,
-    n_times: int,
-    sfreq: float,
+    rng: Generator, mixing: np.ndarray, power: np.ndarray, n_times: int, sfreq: float
 ) -> np.ndarray:
     """Mu rhythms of the motor sources, each with a weaker beta of twice its rate."""
     shape = (len(power), n_times)
@@ -154,7 +148,7 @@ def _rhythms(
 
 
 def _background(
-    rng: np.random.Generator, mixing: np.ndarray, power: np.ndarray, n_times: int
+    rng: Generator, mixing: np.ndarray, power: np.ndarray, n_times: int
 ) -> np.ndarray:
     """Pink activity of the background's sources, and white noise of the sensors."""
     noise = _at_sensors(mixing, power, _pink(rng, (*power.shape, n_times)))
@@ -367,7 +361,7 @@ def make_motor_imagery_eeg(
     return (epochs, truth) if return_truth else epochs
 
 
-def _as_generator(random_state: int | Rng | None) -> np.random.Generator:
+def _as_generator(random_state: int | Rng | None) -> Generator:
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(0, 2**31, 4))
     return np.random.default_rng(random_state)

@@ -223,14 +223,9 @@ def _lobster(n: int, rng: _Rng) -> _Edges:
 
 
 _KINDS: dict[str, Callable[[int, _Rng], _Edges]] = {
-    "erdos_renyi": _erdos_renyi,
-    "barabasi_albert": _barabasi_albert,
-    "grid": _grid,
-    "caveman": _caveman,
-    "tree": _tree,
-    "ladder": _ladder,
-    "path": _path,
-    "star": _star,
-    "caterpillar": _caterpillar,
-    "lobster": _lobster,
+    draw.__name__.removeprefix("_"): draw
+    for draw in (
+        *(_erdos_renyi, _barabasi_albert, _grid, _caveman, _tree),
+        *(_ladder, _path, _star, _caterpillar, _lobster),
+    )
 }

@@ -159,8 +159,7 @@ def regularize_series(
             "minutes: is step_minutes right?"
         )
     known = ~np.isnan(values)
-    total = np.zeros((rows, values.shape[1]))
-    count = np.zeros((rows, values.shape[1]))
+    total, count = np.zeros((2, rows, values.shape[1]))
     np.add.at(total, row, np.where(known, values, 0))
     np.add.at(count, row, known)
     out = np.where(count > 0, total / count.clip(1), np.nan)

@@ -12,6 +12,11 @@ from manifoldkit._checks import (
 from manifoldkit.datasets.traffic.data import TrafficData
 from manifoldkit.datasets.traffic.truth import DAY, TrafficTruth, daily_course
 
+Rng = np.random.RandomState
+
+# how much of a departure, and of an event, stays from step to step
+_PHI, _RHO = 0.6, 0.7
+
 
 def make_traffic(
     n_sensors: int = 60,
@@ -21,7 +26,7 @@ def make_traffic(
     lag: int = 12,
     beta: float = 1.5,
     missing: float = 0.0,
-    random_state: int | np.random.RandomState | None = None,
+    random_state: int | Rng | None = None,
 ) -> TrafficData:
     """Simulate flow along a corridor whose far end depends on its near end.
 
@@ -80,8 +85,8 @@ def make_traffic(
     distance = np.abs(along[:, None] - along)
     adjacency = np.exp(-((distance / 1.5) ** 2))
     adjacency[adjacency < 0.1] = 0
-    steps = n_days * DAY // step_minutes
-    truth = _truth(rng, steps, step_minutes, adjacency, lag, beta)
+    clock = np.arange(n_days * DAY // step_minutes) * step_minutes
+    truth = _truth(rng, clock, adjacency, lag, beta)
     readings = truth.profile + truth.scale * truth.z
     values = np.maximum(readings, 0).astype(np.float32)
     if missing:
@@ -108,41 +113,25 @@ def make_traffic(
 
 
 def _truth(
-    rng: np.random.RandomState,
-    steps: int,
-    step_minutes: int,
-    adjacency: np.ndarray,
-    lag: int,
-    beta: float,
-    phi: float = 0.6,
-    rho: float = 0.7,
+    rng: Rng, clock: np.ndarray, adjacency: np.ndarray, lag: int, beta: float
 ) -> TrafficTruth:
     """Run the recursion, after a start that is thrown away; draw a daily course."""
     n, warm = len(adjacency), 10 * lag
+    total = warm + len(clock)
     transition = adjacency / adjacency.sum(1, keepdims=True)
-    sources = np.arange(max(n // 10, 1))
-    targets = np.arange(n - n // 4, n)
-    noise = rng.standard_normal((warm + steps, n))
-    shocks = np.sqrt(1 - rho**2) * rng.standard_normal(warm + steps)
-    z, events = np.zeros((warm + steps, n)), np.zeros(warm + steps)
-    for t in range(1, warm + steps):
-        events[t] = rho * events[t - 1] + shocks[t]
-        z[t] = phi * transition @ z[t - 1] + noise[t]
+    sources, targets = np.arange(max(n // 10, 1)), np.arange(n - n // 4, n)
+    noise = rng.standard_normal((total, n))
+    shocks = np.sqrt(1 - _RHO**2) * rng.standard_normal(total)
+    z, events = np.zeros((total, n)), np.zeros(total)
+    for t in range(1, total):
+        events[t] = _RHO * events[t - 1] + shocks[t]
+        z[t] = _PHI * transition @ z[t - 1] + noise[t]
         z[t, sources] += 2 * events[t]
         if t >= lag:
             z[t, targets] += beta * z[t - lag, sources].mean()
-    mean = rng.uniform(60, 240, n)
-    clock = np.arange(steps) * step_minutes
+    z, events, mean = z[warm:], events[warm:], rng.uniform(60, 240, n)
+    profile, scale = mean * daily_course(clock, rng.uniform(0.3, 0.7, n)), 0.06 * mean
+    ends = sources, targets
     return TrafficTruth(
-        z=z[warm:],
-        events=events[warm:],
-        profile=mean * daily_course(clock, rng.uniform(0.3, 0.7, n)),
-        scale=0.06 * mean,
-        transition=transition,
-        sources=sources,
-        targets=targets,
-        phi=phi,
-        beta=beta,
-        rho=rho,
-        lag=lag,
+        z, events, profile, scale, transition, *ends, _PHI, beta, _RHO, lag
     )
