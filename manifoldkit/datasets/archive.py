@@ -264,7 +264,7 @@ def obtain(
     Parameters
     ----------
     source : Source
-        Which archive.
+        The archive.
     convert : callable
         Downloads the originals and returns the archive's arrays.
     path : str or Path, optional

@@ -113,9 +113,9 @@ def fetch_physionet_mi(
     Parameters
     ----------
     subjects : int or sequence of int
-        Out of 1..109.
+        Subjects, out of 1..109.
     runs : int or sequence of int
-        Out of 3..14: 3, 7, 11 executed and 4, 8, 12 imagined left or right fist;
+        Runs, out of 3..14: 3, 7, 11 executed and 4, 8, 12 imagined left or right fist;
         5, 9, 13 executed and 6, 10, 14 imagined both fists or both feet. Mixing
         executed and imagined runs merges their labels; ``run`` tells them apart.
     fmin, fmax : float
@@ -275,9 +275,9 @@ def fetch_mamem(
     Parameters
     ----------
     subjects : int or sequence of int
-        Out of 1..11.
+        Subjects, out of 1..11.
     sessions : int or sequence of int, optional
-        Out of 1..5; all by default.
+        Sessions, out of 1..5; all by default.
     path : str or Path, optional
         Archive file or data folder; default the folder ``MANIFOLDKIT_DATA``, then the
         user's cache.

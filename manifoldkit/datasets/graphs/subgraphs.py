@@ -79,7 +79,7 @@ def fetch_subgraph_pairs(
     Parameters
     ----------
     name : {"aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm", "ptc_mr"}
-        Which molecules.
+        Set of molecules.
     path : str or Path, optional
         The archive or its folder; default the folder ``MANIFOLDKIT_DATA``, then the
         user's cache.

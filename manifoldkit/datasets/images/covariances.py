@@ -99,7 +99,7 @@ def load_digits_covariances(
     Parameters
     ----------
     digits : tuple of int
-        Which digits, out of 0..9.
+        Digits, out of 0..9.
     n_per_class : int, optional
         The first so many of each digit; all by default.
     ridge : float, default=1e-3

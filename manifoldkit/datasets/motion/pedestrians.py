@@ -57,7 +57,7 @@ class PedestrianWindows(NamedTuple):
     future : ndarray, shape (n_windows, n_agents, horizon, 2)
         What follows.
     mask : ndarray of bool, shape (n_windows, n_agents)
-        Which agents there are.
+        True where there is an agent.
     scene : ndarray of str, shape (n_windows,)
         File that a window is from.
     frame : ndarray of int, shape (n_windows,)

@@ -67,7 +67,7 @@ def load_traffic(
         Minutes between rows. Rows at irregular times are put on this grid; see
         :func:`regularize_series`.
     channel : int, default=0
-        Which channel of an ``.npz`` file is read: flow, occupancy, speed.
+        Channel that is read of an ``.npz`` file: flow, occupancy, speed.
     null_value : float, optional
         The reading that means "missing" (0 in most of these files).
     sigma : float, optional
