@@ -16,15 +16,42 @@ Option = TypeVar("Option")
 
 
 def check_choice(value: Option, options: Iterable[Option], name: str) -> Option:
-    """Return ``value`` if it is one of the options, else raise ``ValueError``.
+    """Return ``value`` if it is one of the options, else raise.
 
     >>> check_choice("mean", ("mean", "sum"), "reduction")
     'mean'
     """
     options = tuple(options)
     if value not in options:
-        raise ValueError(f"{name}: expected one of {options}, found {value!r}")
+        raise InvalidValueError(f"{name}: expected one of {options}, found {value!r}")
     return value
+
+
+def check_selection(
+    values: Any, options: Iterable[Option], name: str, least: int = 1
+) -> tuple[Option, ...]:
+    """Return values that are ``least`` or more of the options, each once, else raise.
+
+    Options that are a ``range`` take integers only, so that ``True`` is not 1.
+
+    >>> check_selection([3, 8], range(10), "digits")
+    (3, 8)
+    >>> check_selection("38", range(10), "digits")
+    Traceback (most recent call last):
+    manifoldkit.exceptions.InvalidValueError: digits: ... some of 0..9, ... found '38'
+    """
+    numbers = isinstance(options, range)
+    pool: Any = options if isinstance(options, range) else tuple(options)
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    found: tuple[Any, ...] = tuple(values) if several else ()
+    known = all((is_integer(v) or not numbers) and v in pool for v in found)
+    if known and len(set(found)) == len(found) >= least:
+        return tuple(int(v) for v in found) if numbers else found  # type: ignore[misc]
+    some = "some" if least == 1 else f"{least} or more"
+    raise InvalidValueError(
+        f"{name}: expected {some} of {f'{pool[0]}..{pool[-1]}' if numbers else pool}, "
+        f"each once, found {found if several else values!r}"
+    )
 
 
 def is_integer(value: Any) -> bool:
@@ -86,7 +113,9 @@ def check_numbers(**values: Any) -> None:
         if not is_number(value):
             raise InvalidValueError(f"{name}: expected a number, found {value!r}")
         if not math.isfinite(float(value)):
-            raise ValueError(f"{name}: expected a finite number, found {value!r}")
+            raise InvalidValueError(
+                f"{name}: expected a finite number, found {value!r}"
+            )
 
 
 def check_positive(value: Any, name: str) -> float:
@@ -144,34 +173,26 @@ def check_interval(
 def check_limits(value: Any, name: str, least: int = 1) -> tuple[int, int]:
     """Return the smallest and the largest size; a single integer is both.
 
-    Raises
-    ------
-    TypeError
-        Neither an integer nor a pair of them.
-    ValueError
-        Below ``least``, or the wrong way round.
-
-    Examples
-    --------
     >>> check_limits(5, "sizes"), check_limits((2, 16), "sizes")
     ((5, 5), (2, 16))
+    >>> check_limits((5, 2), "sizes")
+    Traceback (most recent call last):
+    manifoldkit.exceptions.InvalidValueError: sizes: expected ..., found (5, 2)
     """
-    if is_integer(value):
-        low = high = int(value)
-    else:
-        pair = hasattr(value, "__len__") and hasattr(value, "__getitem__")
-        if not pair or isinstance(value, str | dict) or len(value) != 2:
-            raise InvalidValueError(
-                f"{name}: expected (smallest, largest), found {value!r}"
-            )
-        for end in value:
-            check_integers(**{name: end})
-        low, high = (int(end) for end in value)
-    if not least <= low <= high:
-        raise ValueError(
-            f"{name}: expected {least} <= smallest <= largest, found ({low}, {high})"
-        )
-    return low, high
+    pair = (value, value) if is_integer(value) else value
+    # what has no order, or an order of keys, is no pair of limits
+    if hasattr(pair, "__getitem__") and not isinstance(pair, Mapping):
+        ends = list(pair) if getattr(pair, "shape", True) else []
+        if (
+            len(ends) == 2
+            and all(map(is_integer, ends))
+            and least <= ends[0] <= ends[1]
+        ):
+            return int(ends[0]), int(ends[1])
+    raise InvalidValueError(
+        f"{name}: expected an integer >= {least} or (smallest, largest) of such, "
+        f"found {value!r}"
+    )
 
 
 #: A rule takes a value and the argument's name; it raises where the value is bad.

@@ -15,12 +15,12 @@ from .graphs.subgraphs import make_molecule_graphs as make_molecule_graphs
 from .graphs.subgraphs import make_subgraph_pairs as make_subgraph_pairs
 from .graphs.tasks import GraphTasks as GraphTasks
 from .graphs.tasks import make_graph_tasks as make_graph_tasks
+from .images.affine import fetch_affine_mnist as fetch_affine_mnist
+from .images.affine import make_affine_digits as make_affine_digits
 from .images.covariances import MatrixSet as MatrixSet
 from .images.covariances import load_digits_covariances as load_digits_covariances
 from .images.mnist import ImageSet as ImageSet
-from .images.mnist import fetch_affine_mnist as fetch_affine_mnist
 from .images.mnist import fetch_mnist as fetch_mnist
-from .images.mnist import make_affine_digits as make_affine_digits
 from .motion.particles import NBodyData as NBodyData
 from .motion.particles import ParticleData as ParticleData
 from .motion.particles import make_n_body as make_n_body

@@ -7,19 +7,21 @@ these that is set.
 """
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
+
+#: What loaders return with ``return_X_y=True``.
+Arrays = tuple[np.ndarray, np.ndarray]
 
 VARIABLE = "MANIFOLDKIT_DATA"
 _UNREADABLE = (
@@ -39,8 +41,10 @@ class Source(NamedTuple):
         Address of the originals.
     how : str
         How to get it.
-    size, sha256 : int, str or None
-        Of the archive, where it is known.
+    size : int or None
+        Bytes of the archive, where they are known.
+    sha256 : str or None
+        Checksum of the archive, where it is known.
     """
 
     relative: str
@@ -140,8 +144,19 @@ def open_hdf5(file: Path) -> Iterator[Any]:
         yield store
 
 
-def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Read all arrays of an archive.
+def read_archive(
+    file: Path, keys: Collection[str] = (), *, only: bool = False
+) -> dict[str, np.ndarray]:
+    """Read the arrays of an archive, which must have some keys.
+
+    Parameters
+    ----------
+    file : Path
+        The archive.
+    keys : collection of str
+        What has to be there.
+    only : bool, default=False
+        Read no other arrays.
 
     Raises
     ------
@@ -149,13 +164,53 @@ def read_archive(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
         The file is truncated, tampered with, holds pickled objects or lacks a key.
     """
     with open_archive(file) as archive:
-        arrays = {key: archive[key] for key in archive.files}
+        arrays = {k: archive[k] for k in archive.files if not only or k in keys}
     missing = sorted(set(keys) - arrays.keys())
     if missing:
-        raise ValueError(
-            f"{file} is not the archive expected: it has no {', '.join(missing)}"
-        )
+        refuse(file, f"it has no {', '.join(missing)}")
     return arrays
+
+
+def refuse(file: Path, what: str) -> NoReturn:
+    """Raise ``ValueError``: the content of a file is not what it should be."""
+    raise ValueError(f"{file} is not the archive expected: {what}")
+
+
+def check_array(
+    file: Path,
+    name: str,
+    array: np.ndarray,
+    shape: tuple[int | None, ...],
+    kinds: str | tuple[str, ...] = "iuf",
+) -> None:
+    """Refuse an array of an archive that has another shape or type, or is not finite.
+
+    Parameters
+    ----------
+    file : Path
+        The archive, for the message.
+    name : str
+        The array, for the message.
+    array : ndarray
+        What was found.
+    shape : tuple of int or None
+        The shape expected; None stands for any length.
+    kinds : str or tuple of str, default="iuf"
+        Letters of NumPy's kinds, or names of types, that are good.
+    """
+    pairs = zip(shape, array.shape, strict=False)
+    fits = len(shape) == array.ndim and all(a in (None, b) for a, b in pairs)
+    if not fits or not {array.dtype.kind, array.dtype.name} & set(kinds):
+        words = {"iuf": "numbers", "iu": "integers", "U": "text"}
+        what = words.get("".join(kinds), " or ".join(kinds))
+        wanted = ", ".join("n" if length is None else str(length) for length in shape)
+        refuse(
+            file,
+            f"{name} has shape {array.shape} and dtype {array.dtype}, expected {what} "
+            f"of shape ({wanted})",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        refuse(file, f"{name} is not finite")
 
 
 def write_archive(file: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -198,15 +253,6 @@ def _plain_write_errors(file: Path) -> Iterator[None]:
         ) from error
 
 
-def sha256(file: Path) -> str:
-    """Return the SHA-256 sum of a file."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def obtain(
     source: Source,
     convert: Callable[[], dict[str, np.ndarray]],
@@ -218,12 +264,12 @@ def obtain(
     Parameters
     ----------
     source : Source
-        Which archive.
+        The archive.
     convert : callable
         Downloads the originals and returns the archive's arrays.
     path : str or Path, optional
         See :func:`find_archive`.
-    download : bool
+    download : bool, default=True
         Allow the download.
 
     Raises

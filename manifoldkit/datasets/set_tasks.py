@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
-from manifoldkit._checks import check_integers, check_limits
+from manifoldkit._checks import check_choice, check_count, check_limits
 
 _LARGEST = 16  # bits of a value
 
@@ -59,14 +59,17 @@ def make_set_tasks(
         The smallest number; the second smallest with repetitions, ``2^bits - 1`` if
         there is only one; the parity of every bit; the lower median, which no fold with
         a small state gives.
-    n_sets : int
+    n_sets : int, default=1000
+        Number of sets.
     sizes : int or pair of int
         Size of the sets; a pair is the smallest and the largest of uniform sizes.
     bits : int, default=8
+        Bits of a number, at most 16.
     spread : bool, default=False
         Draw the numbers of every set below a bound of its own, uniform in the
         logarithm: small sets then have small answers as large sets do.
     random_state : int, RandomState or None
+        Seed.
 
     Returns
     -------
@@ -74,10 +77,9 @@ def make_set_tasks(
 
     Raises
     ------
-    TypeError
-        Numbers that are not whole.
-    ValueError
-        Unknown task, sizes below one, more than 16 bits or fewer than one.
+    ValueError, TypeError
+        Unknown task, numbers that are not whole, sizes below one, more than 16 bits or
+        fewer than one.
 
     References
     ----------
@@ -90,13 +92,10 @@ def make_set_tasks(
     >>> sets.values.tolist(), sets.y.tolist()
     ([12, 15, 5, 0, 3, 11], [[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     """
-    if task not in _TASKS:
-        raise ValueError(f"task: expected one of {sorted(_TASKS)}, found {task!r}")
-    check_integers(n_sets=n_sets, bits=bits)
+    check_choice(task, _TASKS, "task")
+    check_count(n_sets, "n_sets")
     low, high = check_limits(sizes, "sizes")
-    if n_sets < 1:
-        raise ValueError(f"n_sets: expected a positive number, found {n_sets}")
-    if not 1 <= bits <= _LARGEST:
+    if check_count(bits, "bits") > _LARGEST:
         raise ValueError(f"bits: expected 1 to {_LARGEST}, found {bits}")
     rng = check_random_state(random_state)
     counts = rng.randint(low, high + 1, n_sets)

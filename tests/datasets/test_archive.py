@@ -10,11 +10,11 @@ import pytest
 
 from manifoldkit.datasets.archive import (
     Source,
+    check_array,
     data_folder,
     find_archive,
     obtain,
     read_archive,
-    sha256,
     write_archive,
 )
 from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
@@ -40,7 +40,6 @@ def test_round_trip(tmp_path, arrays):
     assert back.keys() == arrays.keys()
     np.testing.assert_array_equal(back["X"], arrays["X"])
     assert [p.name for p in file.parent.iterdir()] == ["toy.npz"]
-    assert len(sha256(file)) == 64
 
 
 def test_lookup_order(tmp_path, arrays, monkeypatch):
@@ -90,6 +89,38 @@ def test_missing_key_is_named(tmp_path, arrays):
     file = write_archive(tmp_path / "toy.npz", arrays)
     with pytest.raises(ValueError, match="it has no session"):
         read_archive(file, ["X", "session"])
+
+
+def test_only_the_keys_asked_for_are_read(tmp_path, arrays):
+    file = write_archive(tmp_path / "toy.npz", arrays)
+    assert read_archive(file, ["X"], only=True).keys() == {"X"}
+
+
+@pytest.mark.parametrize(
+    ("array", "shape", "kinds", "message"),
+    [
+        (np.ones((2, 3)), (None, 4), "iuf", r"X has shape \(2, 3\) .* shape \(n, 4\)"),
+        (np.ones(2), (None, 2), "iuf", "expected numbers of shape"),
+        (np.ones(2), (2,), "iu", "dtype float64, expected integers"),
+        (np.ones(2, bool), (2,), "iuf", "dtype bool, expected numbers"),
+        (np.ones(2, np.uint16), (2,), ("uint8",), "dtype uint16, expected uint8"),
+        (np.ones(2), (2,), "U", "expected text"),
+        (np.array([1, np.nan]), (2,), "iuf", "X is not finite"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(array, shape, kinds, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"toy.npz is not the archive .*{message}"):
+        check_array(tmp_path / "toy.npz", "X", array, shape, kinds)
+
+
+def test_arrays_of_the_form_expected_pass(tmp_path):
+    for array, shape, kinds in (
+        (np.ones((2, 3), np.float32), (None, 3), "iuf"),
+        (np.array(1.0), (), "iuf"),
+        (np.array(["a"]), (None,), "U"),
+        (np.ones(2, np.uint8), (2,), ("uint8",)),
+    ):
+        check_array(tmp_path / "toy.npz", "X", array, shape, kinds)
 
 
 def test_offline_error_says_what_to_do(tmp_path):

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from manifoldkit.datasets.archive import Source, obtain, read_archive
+from manifoldkit.datasets.archive import (
+    Source,
+    check_array,
+    data_folder,
+    obtain,
+    read_archive,
+    refuse,
+)
 from manifoldkit.exceptions import MissingExtraError
 
 #: Stimulus frequency in Hz of the labels 0..4 of MAMEM.
@@ -19,69 +26,49 @@ _MAMEM_ORDER = tuple(map(int, "4235125423154324125341313"))
 _MAMEM_ELECTRODES = ("E97", "E109", "E119", "E140", "E161", "E116", "E126", "E150")
 _MAMEM_RATE = 125
 
-# Size and SHA-256 of the archives that this project's figures were measured on.
-_KNOWN = {
-    "physionet_mi_S001": (
-        14_769_479,
-        "4bfdeca64f450b151255bbf4bb4086ecedb6414627882a588bf7772478a846c7",
-    ),
-    "mamem_ssvep_U001": (
-        1_852_686,
-        "c7f2c5b3ab0344c8f97ba79330a76e8c4f549de3496aac406885803f92601316",
-    ),
-    "mamem_ssvep_U002": (
-        1_873_828,
-        "b2849d6e25a278bfba7365af9cf45a9401becb436bde3afd4b16d881edd3e4fb",
-    ),
-    "mamem_ssvep_U003": (
-        1_851_134,
-        "31d6990cc04379b64f9bf659af64c52a00937d584d5c3c227540552c36ca7d99",
-    ),
-    "mamem_ssvep_U004": (
-        1_850_288,
-        "27d5ece4cc2fe469b0dca00b756b12fc7286c0449cedaeba6c6ad51675b32283",
-    ),
-    "mamem_ssvep_U005": (
-        1_852_142,
-        "93e22bc6182699fb73d58c5b9878b967b1ad72b619b93be3f5da131b088a9d11",
-    ),
-    "mamem_ssvep_U006": (
-        1_847_987,
-        "816eaba5bf480bfeff14e2e82693392a78cf3293bd24760fff52b853b3f219c9",
-    ),
-    "mamem_ssvep_U007": (
-        1_852_450,
-        "acc4632a5f728055ade29ed6b4c446a42a61e3cac4e86c42510f45e5f269b83d",
-    ),
-    "mamem_ssvep_U008": (
-        1_854_236,
-        "0b714285cc1e3ac538e87e3eab7bcae557a40e47d27e04696d16f92bca8b192f",
-    ),
-}
+# Size and SHA-256 of the archives that this project's figures were measured on:
+# subject 1 of PhysioNet, subjects 1 to 8 of MAMEM.
+_PHYSIONET_S001 = (
+    14_769_479,
+    "4bfdeca64f450b151255bbf4bb4086ecedb6414627882a588bf7772478a846c7",
+)
+_MAMEM_SIZES = (
+    *(1_852_686, 1_873_828, 1_851_134, 1_850_288),
+    *(1_852_142, 1_847_987, 1_852_450, 1_854_236),
+)
+_MAMEM_SHA256 = (
+    "c7f2c5b3ab0344c8f97ba79330a76e8c4f549de3496aac406885803f92601316",
+    "b2849d6e25a278bfba7365af9cf45a9401becb436bde3afd4b16d881edd3e4fb",
+    "31d6990cc04379b64f9bf659af64c52a00937d584d5c3c227540552c36ca7d99",
+    "27d5ece4cc2fe469b0dca00b756b12fc7286c0449cedaeba6c6ad51675b32283",
+    "93e22bc6182699fb73d58c5b9878b967b1ad72b619b93be3f5da131b088a9d11",
+    "816eaba5bf480bfeff14e2e82693392a78cf3293bd24760fff52b853b3f219c9",
+    "acc4632a5f728055ade29ed6b4c446a42a61e3cac4e86c42510f45e5f269b83d",
+    "0b714285cc1e3ac538e87e3eab7bcae557a40e47d27e04696d16f92bca8b192f",
+)
 
 
 def physionet_source(subject: int) -> Source:
     """Return what is known of a PhysioNet subject's archive."""
-    name = f"physionet_mi_S{subject:03d}"
     return Source(
-        f"eeg/{name}.npz",
+        f"eeg/physionet_mi_S{subject:03d}.npz",
         "https://physionet.org/content/eegmmidb/1.0.0/ (SHA-256 of its files in "
         "https://physionet.org/files/eegmmidb/1.0.0/SHA256SUMS.txt)",
         'pip install "manifoldkit[eeg]" and call fetch_physionet_mi with a network: '
         "MNE downloads the recordings (about 2.5 MB a run) and checks their SHA-256.",
-        *_KNOWN.get(name, (None, None)),
+        *(_PHYSIONET_S001 if subject == 1 else ()),
     )
 
 
 def mamem_source(subject: int) -> Source:
     """Return what is known of a MAMEM subject's archive."""
-    name = f"mamem_ssvep_U{subject:03d}"
+    sums = dict(enumerate(zip(_MAMEM_SIZES, _MAMEM_SHA256, strict=True), start=1))
     return Source(
-        f"eeg/{name}.npz",
+        f"eeg/mamem_ssvep_U{subject:03d}.npz",
         "https://figshare.com/articles/dataset/3153409",
         'pip install "manifoldkit[eeg]" and call fetch_mamem with a network: '
         "MOABB's MAMEM2 downloads the recordings (about 500 MB a subject).",
-        *_KNOWN.get(name, (None, None)),
+        *sums.get(subject, ()),
     )
 
 
@@ -119,8 +106,7 @@ def physionet_arrays(
     download: bool = True,
 ) -> dict[str, np.ndarray]:
     """Return the checked arrays of a subject, downloading runs that are not there."""
-    source = physionet_source(subject)
-    every = tuple(range(3, 15))
+    source, every = physionet_source(subject), tuple(range(3, 15))
     file = obtain(source, lambda: _convert_physionet(subject, every), path, download)
     arrays = read_archive(file, ("ch_names", "sfreq", "runs"))
     absent = [run for run in runs if f"run{run:02d}_data" not in arrays]
@@ -133,9 +119,7 @@ def physionet_arrays(
             source.publisher,
             source.how,
         )
-        folder = None if path is None else Path(path)
-        if folder is not None and folder.suffix == ".npz":
-            folder = folder.parent
+        folder = None if path is None else data_folder(path)
         more = obtain(extra, lambda: _convert_physionet(subject, absent), folder)
         arrays |= read_archive(more, [f"run{run:02d}_data" for run in absent])
     _check_physionet(arrays, file, runs)
@@ -153,78 +137,45 @@ def mamem_arrays(
     return arrays
 
 
-def _refuse(file: Path, what: str) -> None:
-    raise ValueError(f"{file} is not the archive expected: {what}")
-
-
 def _check_rate(arrays: dict[str, np.ndarray], file: Path) -> None:
     rate = arrays["sfreq"]
-    if rate.shape != () or rate.dtype.kind not in "iuf" or not 0 < rate < np.inf:
-        _refuse(file, f"sfreq is {rate!r}, not one positive number")
+    check_array(file, "sfreq", rate, ())
+    if not rate > 0:
+        refuse(file, f"sfreq is {rate}, not a positive number")
 
 
-def _check_physionet(arrays, file: Path, runs: Sequence[int]) -> None:
+def _check_physionet(
+    arrays: dict[str, np.ndarray], file: Path, runs: Sequence[int]
+) -> None:
     _check_rate(arrays, file)
     names = arrays["ch_names"]
-    if names.ndim != 1 or names.dtype.kind != "U":
-        _refuse(file, f"ch_names has shape {names.shape} and dtype {names.dtype}")
+    check_array(file, "ch_names", names, (None,), "U")
     for run in runs:
         key = f"run{run:02d}"
         if f"{key}_events" not in arrays:
-            _refuse(file, f"it has no {key}_events")
+            refuse(file, f"it has no {key}_events")
         data, events = arrays[f"{key}_data"], arrays[f"{key}_events"]
-        if data.ndim != 2 or len(data) != len(names) or data.dtype.kind not in "iuf":
-            _refuse(
-                file,
-                f"{key}_data has shape {data.shape} and dtype {data.dtype}, "
-                f"expected numbers ({len(names)}, n_times)",
-            )
-        if not np.isfinite(data).all():
-            _refuse(file, f"{key}_data is not finite")
-        if (
-            events.ndim != 2
-            or events.shape[1:] != (3,)
-            or events.dtype.kind not in "iu"
-        ):
-            _refuse(
-                file,
-                f"{key}_events has shape {events.shape} and dtype {events.dtype}, "
-                "expected integers (n, 3)",
-            )
+        check_array(file, f"{key}_data", data, (len(names), None))
+        check_array(file, f"{key}_events", events, (None, 3), "iu")
         onset, length, code = events.T
-        if (
-            (onset < 0).any()
-            or (onset >= data.shape[1]).any()
-            or (length <= 0).any()
-            or not np.isin(code, (0, 1, 2)).all()
-        ):
-            _refuse(
+        inside = (onset >= 0) & (onset < data.shape[1])
+        if not (inside & (length > 0) & np.isin(code, (0, 1, 2))).all():
+            refuse(
                 file,
                 f"{key}_events has onsets outside the {data.shape[1]} samples, "
                 "durations of 0 or codes other than 0, 1, 2",
             )
 
 
-def _check_mamem(arrays, file: Path) -> None:
+def _check_mamem(arrays: dict[str, np.ndarray], file: Path) -> None:
     _check_rate(arrays, file)
-    X, y, session, hertz = (arrays[k] for k in ("X", "y", "session", "stim_hz"))
-    if X.ndim != 3 or X.shape[1] != len(_MAMEM_ELECTRODES) or X.dtype.kind not in "iuf":
-        _refuse(
-            file, f"X has shape {X.shape} and dtype {X.dtype}, expected (n, 8, n_times)"
-        )
-    if not np.isfinite(X).all():
-        _refuse(file, "X is not finite")
-    for name, values in (("y", y), ("session", session)):
-        if values.shape != (len(X),) or values.dtype.kind not in "iu":
-            _refuse(
-                file,
-                f"{name} has shape {values.shape} and dtype {values.dtype}, "
-                f"expected {len(X)} integers",
-            )
-    if hertz.ndim != 1 or hertz.dtype.kind not in "iuf":
-        _refuse(file, f"stim_hz has shape {hertz.shape} and dtype {hertz.dtype}")
+    X, y, hertz = arrays["X"], arrays["y"], arrays["stim_hz"]
+    check_array(file, "X", X, (None, len(_MAMEM_ELECTRODES), None))
+    for name in ("y", "session"):
+        check_array(file, name, arrays[name], (len(X),), "iu")
+    check_array(file, "stim_hz", hertz, (None,))
     if ((y < 0) | (y >= len(hertz))).any():
-        _refuse(file, f"y has labels outside 0..{len(hertz) - 1}")
+        refuse(file, f"y has labels outside 0..{len(hertz) - 1}")
 
 
 def _convert_physionet(subject: int, runs: Sequence[int]) -> dict[str, np.ndarray]:
@@ -243,9 +194,8 @@ def _convert_physionet(subject: int, runs: Sequence[int]) -> dict[str, np.ndarra
         length = np.round(raw.annotations.duration * raw.info["sfreq"])
         code = [int(text[1]) for text in raw.annotations.description]
         arrays[f"run{run:02d}_data"] = np.round(raw.get_data() * 1e6).astype(np.int16)
-        arrays[f"run{run:02d}_events"] = np.stack([onset, length, code], 1).astype(
-            np.int32
-        )
+        events = np.stack([onset, length, code], 1)
+        arrays[f"run{run:02d}_events"] = events.astype(np.int32)
         arrays["ch_names"] = np.array(raw.ch_names)
         arrays["sfreq"] = np.array(raw.info["sfreq"])
     arrays["unit"] = np.array("uV")
@@ -299,10 +249,9 @@ def _mamem_labels(sessions: list[np.ndarray]) -> list[np.ndarray]:
     The documentation counts the boxes from 12 Hz down, MOABB's event names from 6.66
     Hz up; as all sessions follow one order, that order decides which holds.
     """
-    if all(_follows(codes, _MAMEM_ORDER) for codes in sessions):
-        return [np.repeat(codes - 1, 4).astype(np.int64) for codes in sessions]
-    if all(_follows(6 - codes, _MAMEM_ORDER) for codes in sessions):
-        return [np.repeat(5 - codes, 4).astype(np.int64) for codes in sessions]
+    for boxes in (sessions, [6 - codes for codes in sessions]):
+        if all(_follows(codes, _MAMEM_ORDER) for codes in boxes):
+            return [np.repeat(codes - 1, 4).astype(np.int64) for codes in boxes]
     raise ValueError(
         "the windows of MAMEM's sessions are not in the documented order of "
         "frequencies, so their labels cannot be told"

@@ -1,12 +1,14 @@
 """EEG for a demonstration: real epochs where they are, else a simulation."""
 
 from pathlib import Path
+from typing import Literal, overload
 
-from manifoldkit.datasets.archive import find_archive
-from manifoldkit.datasets.eeg.archives import (
-    physionet_source,
-)
+from manifoldkit._checks import check_choice
+from manifoldkit.datasets.archive import Arrays, find_archive
+from manifoldkit.datasets.eeg.archives import physionet_source
+from manifoldkit.datasets.eeg.epochs import EEGEpochs
 from manifoldkit.datasets.eeg.recordings import fetch_physionet_mi
+from manifoldkit.datasets.eeg.simulation import make_motor_imagery_eeg
 
 #: Tasks of :func:`load_eeg_demo` and the runs that hold them.
 DEMO_TASKS = {
@@ -16,13 +18,29 @@ DEMO_TASKS = {
 }
 
 
+@overload
+def load_eeg_demo(
+    task: str = ...,
+    *,
+    path: str | Path | None = ...,
+    return_X_y: Literal[False] = ...,
+    random_state: int | None = ...,
+) -> EEGEpochs: ...
+@overload
+def load_eeg_demo(
+    task: str = ...,
+    *,
+    path: str | Path | None = ...,
+    return_X_y: Literal[True],
+    random_state: int | None = ...,
+) -> Arrays: ...
 def load_eeg_demo(
     task: str = "imagined_fists_feet",
     *,
     path: str | Path | None = None,
     return_X_y: bool = False,
     random_state: int | None = 0,
-):
+) -> EEGEpochs | Arrays:
     """Load epochs for a demonstration, without ever using the network.
 
     Subject 1 of :func:`fetch_physionet_mi` where its archive is on this machine, else
@@ -38,7 +56,7 @@ def load_eeg_demo(
     return_X_y : bool, default=False
         Return ``(X, y)`` only.
     random_state : int or None, default=0
-        Of the simulation.
+        Seed of the simulation.
 
     Returns
     -------
@@ -55,23 +73,18 @@ def load_eeg_demo(
     >>> load_eeg_demo().X.ndim
     3
     """
-    if task not in DEMO_TASKS:
-        raise ValueError(f"task: expected one of {tuple(DEMO_TASKS)}, found {task!r}")
+    check_choice(task, DEMO_TASKS, "task")
     if find_archive(physionet_source(1).relative, path) is not None:
-        runs = DEMO_TASKS[task]
-        epochs = fetch_physionet_mi((1,), runs, path=path, download=False)
+        epochs = fetch_physionet_mi(1, DEMO_TASKS[task], path=path, download=False)
     else:
-        from manifoldkit.datasets.eeg.simulation import make_motor_imagery_eeg
-
-        classes = {
-            "imagined_fists_feet": ("both_fists", "both_feet"),
-            "imagined_left_right": ("left_hand", "right_hand"),
-            "executed_left_right": ("left_hand", "right_hand"),
-        }[task]
+        executed = task == "executed_left_right"
+        feet = task == "imagined_fists_feet"
         epochs = make_motor_imagery_eeg(
-            n_epochs=45 if task == "executed_left_right" else 30,
-            classes=classes,
-            snr=0.0 if task == "executed_left_right" else -5.0,
+            n_epochs=45 if executed else 30,
+            classes=("both_fists", "both_feet")
+            if feet
+            else ("left_hand", "right_hand"),
+            snr=0.0 if executed else -5.0,
             random_state=random_state,
         )
     return (epochs.X, epochs.y) if return_X_y else epochs

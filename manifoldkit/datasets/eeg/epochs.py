@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: The 21 channels over the motor cortex that ``channels="motor"`` means.
 MOTOR_CHANNELS = (
@@ -103,7 +104,7 @@ class EEGEpochs:
         self,
         channels: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
-        index=None,
+        index: ArrayLike | None = None,
     ) -> EEGEpochs:
         """Return the epochs of some channels, classes or indices.
 

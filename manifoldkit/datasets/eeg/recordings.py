@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
+from manifoldkit._checks import check_choice, check_interval, check_selection
+from manifoldkit.datasets.archive import Arrays
 from manifoldkit.datasets.eeg.archives import (
     check_path,
     mamem_arrays,
@@ -15,14 +18,14 @@ from manifoldkit.datasets.eeg.archives import (
 )
 from manifoldkit.datasets.eeg.epochs import MOTOR_CHANNELS, EEGEpochs, channel_index
 
+Numbers = int | Sequence[int]
+
 _RUN_CLASSES = {
     **dict.fromkeys((3, 7, 11), ("executed", "left_fist", "right_fist")),
     **dict.fromkeys((4, 8, 12), ("imagined", "left_fist", "right_fist")),
     **dict.fromkeys((5, 9, 13), ("executed", "both_fists", "both_feet")),
     **dict.fromkeys((6, 10, 14), ("imagined", "both_fists", "both_feet")),
 }
-
-
 _PHYSIONET_CITATION = (
     "Schalk et al., IEEE Trans. Biomed. Eng. 51(6), 2004; "
     "Goldberger et al., Circulation 101(23), 2000"
@@ -31,34 +34,66 @@ _MAMEM_CITATION = "Oikonomou et al., arXiv 1602.00904, 2016"
 _MAMEM_CHANNELS = ("PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2")
 
 
-def _check_numbers(name: str, values, allowed) -> tuple[int, ...]:
-    values = (values,) if np.ndim(values) == 0 else tuple(values)
-    bad = [v for v in values if isinstance(v, bool) or v not in allowed]
-    if bad or not values:
-        raise ValueError(
-            f"{name}: expected numbers out of {min(allowed)}..{max(allowed)}, "
-            f"found {bad or values}"
-        )
-    if len(set(values)) < len(values):
-        raise ValueError(f"{name}: expected each number once, found {values}")
-    return tuple(int(v) for v in values)
+class _Cut(NamedTuple):
+    """How trials are cut out of a run; the options of :func:`fetch_physionet_mi`."""
+
+    fmin: float
+    fmax: float
+    tmin: float
+    tmax: float
+    channels: str | Sequence[str] | None
+    include_rest: bool
+
+    def check(self, sfreq: float) -> None:
+        check_interval(self.fmin, "fmin", 0, sfreq / 2, "()")
+        check_interval(self.fmax, "fmax", self.fmin, sfreq / 2, "()")
+        check_interval(self.tmin, "tmin", 0)
+        check_interval(self.tmax, "tmax", self.tmin, ends="()")
+
+    def names(self, available: tuple[str, ...]) -> tuple[str, ...]:
+        if self.channels is None:
+            return available
+        if isinstance(self.channels, str):
+            check_choice(self.channels, ("motor",), "channels")
+            return MOTOR_CHANNELS
+        return tuple(self.channels)
 
 
-def _check_window(fmin, fmax, tmin, tmax, sfreq: float) -> None:
-    if not 0 < fmin < fmax < sfreq / 2:
-        raise ValueError(
-            f"fmin, fmax: expected 0 < fmin < fmax < {sfreq / 2:g} Hz, "
-            f"found {fmin} and {fmax}"
-        )
-    if not 0 <= tmin < tmax:
-        raise ValueError(
-            f"tmin, tmax: expected 0 <= tmin < tmax, found {tmin} and {tmax}"
-        )
+class _CutOptions(TypedDict, total=False):
+    fmin: float
+    fmax: float
+    tmin: float
+    tmax: float
+    channels: str | Sequence[str] | None
+    include_rest: bool
+    path: str | Path | None
+    download: bool
 
 
+def _selected(name: str, values: Numbers, options: range) -> tuple[int, ...]:
+    """Return some of the options; a single one may stand alone."""
+    return check_selection([values] if np.ndim(values) == 0 else values, options, name)
+
+
+@overload
 def fetch_physionet_mi(
-    subjects: int | Sequence[int] = (1,),
-    runs: int | Sequence[int] = (6, 10),
+    subjects: Numbers = ...,
+    runs: Numbers = ...,
+    *,
+    return_X_y: Literal[False] = ...,
+    **options: Unpack[_CutOptions],
+) -> EEGEpochs: ...
+@overload
+def fetch_physionet_mi(
+    subjects: Numbers = ...,
+    runs: Numbers = ...,
+    *,
+    return_X_y: Literal[True],
+    **options: Unpack[_CutOptions],
+) -> Arrays: ...
+def fetch_physionet_mi(
+    subjects: Numbers = (1,),
+    runs: Numbers = (6, 10),
     *,
     fmin: float = 8.0,
     fmax: float = 30.0,
@@ -69,7 +104,7 @@ def fetch_physionet_mi(
     path: str | Path | None = None,
     download: bool = True,
     return_X_y: bool = False,
-):
+) -> EEGEpochs | Arrays:
     """Load epochs of the PhysioNet EEG Motor Movement/Imagery data set.
 
     109 subjects, 64 channels, 160 Hz. Each run is band-passed as a whole (zero-phase
@@ -78,9 +113,9 @@ def fetch_physionet_mi(
     Parameters
     ----------
     subjects : int or sequence of int
-        Out of 1..109.
+        Subjects, out of 1..109.
     runs : int or sequence of int
-        Out of 3..14: 3, 7, 11 executed and 4, 8, 12 imagined left or right fist;
+        Runs, out of 3..14: 3, 7, 11 executed and 4, 8, 12 imagined left or right fist;
         5, 9, 13 executed and 6, 10, 14 imagined both fists or both feet. Mixing
         executed and imagined runs merges their labels; ``run`` tells them apart.
     fmin, fmax : float
@@ -125,38 +160,37 @@ def fetch_physionet_mi(
     >>> epochs.classes  # doctest: +SKIP
     ('left_fist', 'right_fist')
     """
-    subjects = _check_numbers("subjects", subjects, range(1, 110))
-    runs = _check_numbers("runs", runs, range(3, 15))
-    _check_window(fmin, fmax, tmin, tmax, 160.0)
+    subjects = _selected("subjects", subjects, range(1, 110))
+    runs = _selected("runs", runs, range(3, 15))
+    cut = _Cut(fmin, fmax, tmin, tmax, channels, include_rest)
+    cut.check(160.0)
     check_path(path, subjects, physionet_source(1))
-    parts, rates = [], {}
+    parts: list[Arrays] = []
+    rates: dict[int, float] = {}
     for subject in subjects:
         arrays = physionet_arrays(subject, runs, path, download)
-        sfreq = rates[subject] = float(arrays["sfreq"])
-        if sfreq != rates[subjects[0]]:
+        rates[subject] = float(arrays["sfreq"])
+        if len(set(rates.values())) > 1:
             raise ValueError(
-                "subjects: expected one sampling rate, found "
-                f"{rates[subjects[0]]:g} Hz for {subjects[0]} and {sfreq:g} Hz for "
-                f"{subject}; load them apart"
+                f"subjects: expected one sampling rate, found {rates} (Hz by subject); "
+                "load them apart"
             )
-        _check_window(fmin, fmax, tmin, tmax, sfreq)
-        for run in runs:
-            X, y = _cut_run(arrays, run, fmin, fmax, tmin, tmax, channels, include_rest)
-            parts.append((subject, run, X, y))
-    X = np.concatenate([p[2] for p in parts])
-    y = np.concatenate([p[3] for p in parts])
-    if return_X_y:
-        return X, y
-    counts = [len(p[3]) for p in parts]
+        cut.check(rates[subject])
+        parts += [_cut_run(arrays, run, cut) for run in runs]
+    X, y = (np.concatenate(part) for part in zip(*parts, strict=True))
+    origins = [(subject, run) for subject in subjects for run in runs]
+    subject_of, run_of = np.repeat(
+        origins, [len(labels) for _, labels in parts], 0
+    ).T.copy()
     kinds = sorted({_RUN_CLASSES[run][0] for run in runs})
-    return EEGEpochs(
+    epochs = EEGEpochs(
         X=X,
         y=y,
-        sfreq=sfreq,
-        ch_names=_channel_names(arrays, channels),
-        subject=np.repeat([p[0] for p in parts], counts),
+        sfreq=rates[subjects[0]],
+        ch_names=cut.names(_channel_names(arrays)),
+        subject=subject_of,
         session=np.ones(len(y), dtype=int),
-        run=np.repeat([p[1] for p in parts], counts),
+        run=run_of,
         name="physionet_mi",
         task=f"{' and '.join(kinds)} movement, runs {', '.join(map(str, runs))}",
         is_real=True,
@@ -168,61 +202,69 @@ def fetch_physionet_mi(
         citation=_PHYSIONET_CITATION,
         license="Open Data Commons Attribution 1.0",
     )
+    return (epochs.X, epochs.y) if return_X_y else epochs
 
 
 def _plural(word: str, numbers: Sequence[int]) -> str:
     return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _channel_names(arrays, channels) -> tuple[str, ...]:
-    available = tuple(str(name) for name in arrays["ch_names"])
-    if channels is None:
-        return available
-    if isinstance(channels, str):
-        if channels != "motor":
-            raise ValueError(
-                f'channels: expected "motor", names or None, found {channels!r}'
-            )
-        return MOTOR_CHANNELS
-    return tuple(channels)
+def _channel_names(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    return tuple(str(name) for name in arrays["ch_names"])
 
 
-def _cut_run(arrays, run, fmin, fmax, tmin, tmax, channels, include_rest):
+def _cut_run(arrays: dict[str, np.ndarray], run: int, cut: _Cut) -> Arrays:
     """Filter one run and cut its trials."""
-    sfreq = float(arrays["sfreq"])
-    names = tuple(str(name) for name in arrays["ch_names"])
-    columns = channel_index(names, _channel_names(arrays, channels))
-    sos = butter(4, (fmin, fmax), "bandpass", fs=sfreq, output="sos")
+    sfreq, names = float(arrays["sfreq"]), _channel_names(arrays)
+    columns = channel_index(names, cut.names(names))
+    sos = butter(4, (cut.fmin, cut.fmax), "bandpass", fs=sfreq, output="sos")
     signal = arrays[f"run{run:02d}_data"][columns].astype(np.float64)
     signal = sosfiltfilt(sos, signal, axis=-1)
-    first, last = round(tmin * sfreq), round(tmax * sfreq)
+    first, last = round(cut.tmin * sfreq), round(cut.tmax * sfreq)
     labels = ("rest", *_RUN_CLASSES[run][1:])
     X, y = [], []
     for onset, length, code in arrays[f"run{run:02d}_events"]:
-        if code == 0 and not include_rest:
+        if code == 0 and not cut.include_rest:
             continue
-        if onset + last > signal.shape[-1] or last > length:
-            if last > length:
-                raise ValueError(
-                    f"tmax: {tmax:g} s is beyond a trial of run {run}, "
-                    f"which lasts {length / sfreq:.2f} s"
-                )
-            continue
-        X.append(signal[:, onset + first : onset + last])
-        y.append(labels[code])
+        if last > length:
+            raise ValueError(
+                f"tmax: {cut.tmax:g} s is beyond a trial of run {run}, "
+                f"which lasts {length / sfreq:.2f} s"
+            )
+        if onset + last <= signal.shape[-1]:
+            X.append(signal[:, onset + first : onset + last])
+            y.append(labels[code])
     if not X:
-        raise ValueError(f"tmax: no trial of run {run} lasts until {tmax:g} s")
+        raise ValueError(f"tmax: no trial of run {run} lasts until {cut.tmax:g} s")
     return np.stack(X), np.array(y)
 
 
+@overload
 def fetch_mamem(
-    subjects: int | Sequence[int] = (1,),
-    sessions: int | Sequence[int] | None = None,
+    subjects: Numbers = ...,
+    sessions: Numbers | None = ...,
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[False] = ...,
+) -> EEGEpochs: ...
+@overload
+def fetch_mamem(
+    subjects: Numbers = ...,
+    sessions: Numbers | None = ...,
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[True],
+) -> Arrays: ...
+def fetch_mamem(
+    subjects: Numbers = (1,),
+    sessions: Numbers | None = None,
     *,
     path: str | Path | None = None,
     download: bool = True,
     return_X_y: bool = False,
-):
+) -> EEGEpochs | Arrays:
     """Load one-second epochs of the MAMEM SSVEP data set II.
 
     11 subjects look at boxes that flicker at 12, 10, 8.57, 7.5 or 6.66 Hz; eight
@@ -233,9 +275,9 @@ def fetch_mamem(
     Parameters
     ----------
     subjects : int or sequence of int
-        Out of 1..11.
+        Subjects, out of 1..11.
     sessions : int or sequence of int, optional
-        Out of 1..5; all by default.
+        Sessions, out of 1..5; all by default.
     path : str or Path, optional
         Archive file or data folder; default the folder ``MANIFOLDKIT_DATA``, then the
         user's cache.
@@ -275,31 +317,27 @@ def fetch_mamem(
     >>> fetch_mamem(subjects=1, sessions=[1, 2, 3]).X.shape  # doctest: +SKIP
     (300, 8, 125)
     """
-    subjects = _check_numbers("subjects", subjects, range(1, 12))
-    chosen = range(1, 6) if sessions is None else sessions
-    chosen = _check_numbers("sessions", chosen, range(1, 6))
+    subjects = _selected("subjects", subjects, range(1, 12))
+    every = range(1, 6)
+    sessions = _selected("sessions", every if sessions is None else sessions, every)
     check_path(path, subjects, mamem_source(1))
-    parts = []
-    origins = set()
+    parts, origins = [], set()
     for subject in subjects:
         arrays = mamem_arrays(subject, path, download)
         origins.add(str(arrays.get("origin", "prepared elsewhere, see the data card")))
-        keep = np.isin(arrays["session"], chosen)
+        keep = np.isin(arrays["session"], sessions)
         hz = np.array([f"{value:g}" for value in arrays["stim_hz"]])
-        parts.append(
-            (arrays["X"][keep], hz[arrays["y"][keep]], arrays["session"][keep])
-        )
-    X = np.concatenate([p[0] for p in parts]).astype(np.float64)
-    y = np.concatenate([p[1] for p in parts])
-    if return_X_y:
-        return X, y
-    return EEGEpochs(
-        X=X,
+        y = hz[arrays["y"][keep]]
+        own = np.full(len(y), subject)
+        parts.append((arrays["X"][keep], y, arrays["session"][keep], own))
+    X, y, session, subject_of = (np.concatenate(p) for p in zip(*parts, strict=True))
+    epochs = EEGEpochs(
+        X=X.astype(np.float64),
         y=y,
         sfreq=float(arrays["sfreq"]),
         ch_names=_MAMEM_CHANNELS,
-        subject=np.repeat(subjects, [len(p[1]) for p in parts]),
-        session=np.concatenate([p[2] for p in parts]),
+        subject=subject_of,
+        session=session,
         run=np.ones(len(y), dtype=int),
         name="mamem_ssvep",
         task="steady-state visual potentials at five frequencies",
@@ -312,3 +350,4 @@ def fetch_mamem(
         citation=_MAMEM_CITATION,
         license="Open Data Commons Attribution 1.0",
     )
+    return (epochs.X, epochs.y) if return_X_y else epochs

@@ -1,11 +1,21 @@
 """Simulated motor-imagery EEG with known truth."""
 
 from dataclasses import dataclass
+from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
+from numpy.random import Generator
 from scipy.signal import butter, lfilter, sosfiltfilt
 
-from manifoldkit._checks import check_integers, check_numbers
+from manifoldkit._checks import (
+    check_count,
+    check_counts,
+    check_interval,
+    check_numbers,
+    check_positive,
+    check_selection,
+)
+from manifoldkit.datasets.archive import Arrays
 from manifoldkit.datasets.eeg.epochs import MOTOR_CHANNELS, EEGEpochs
 
 # places on the unit sphere: x to the right ear, y to the nose, z up
@@ -18,6 +28,8 @@ _SOURCES = {  # where the power drops, below the scalp
     "both_feet": (0.0, -0.05, 0.85),
     "tongue": (0.68, 0.05, 0.40),
 }
+_N_BACKGROUND = 12
+Rng = np.random.RandomState | Generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +69,17 @@ def _channel_layout(n_channels: int) -> tuple[tuple[str, ...], np.ndarray]:
     if n_channels < len(MOTOR_CHANNELS):
         first = ["C3", "Cz", "C4", "FC3", "FC4", "CP3", "CP4", "FCz", "CPz"]
         order = first + [c for c in order if c not in first]
-    names, places = [], []
-    for name in order[:n_channels]:
+    names = order[:n_channels]
+    places = []
+    for name in names:
         x, y = _COLUMN[name[-1]], _ROW[name[:-1]]
-        names.append(name)
         places.append((x, y, np.sqrt(max(1 - x * x - y * y, 0.05))))
     extra = n_channels - len(names)
     for i in range(extra):  # a spiral over the rest of the upper half-sphere
         z, angle = 0.75 * (1 - (i + 0.5) / extra), 2.39996 * i
+        flat = np.sqrt(1 - z * z)
         names.append(f"X{i + 1}")
-        places.append(
-            (
-                np.sqrt(1 - z * z) * np.cos(angle),
-                np.sqrt(1 - z * z) * np.sin(angle),
-                z,
-            )
-        )
+        places.append((flat * np.cos(angle), flat * np.sin(angle), z))
     positions = np.array(places)
     return tuple(names), positions / np.linalg.norm(positions, axis=1, keepdims=True)
 
@@ -86,7 +93,17 @@ def _leadfield(channels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return pattern / np.sqrt((pattern**2).mean(0))
 
 
-def _rhythm(rng, shape, sfreq: float, hertz: float, width: float) -> np.ndarray:
+def _source_positions(classes: tuple[str, ...], rng: Generator) -> np.ndarray:
+    """Places of the classes' sources, then of the background's."""
+    far = rng.standard_normal((_N_BACKGROUND, 3))
+    far *= 0.7 / np.linalg.norm(far, axis=1, keepdims=True)
+    far[:, 2] = np.abs(far[:, 2])
+    return np.concatenate([[_SOURCES[c] for c in classes], far])
+
+
+def _rhythm(
+    rng: Generator, shape: tuple[int, ...], sfreq: float, hertz: float, width: float
+) -> np.ndarray:
     """Second-order autoregressive oscillation of unit power, settled before it starts.
 
     x_t = 2 r cos(w) x_(t-1) - r^2 x_(t-2) + e_t with r = exp(-pi width / sfreq).
@@ -94,13 +111,14 @@ def _rhythm(rng, shape, sfreq: float, hertz: float, width: float) -> np.ndarray:
     settle = int(4 * sfreq / width)
     noise = rng.standard_normal((*shape[:-1], shape[-1] + settle))
     r, w = np.exp(-np.pi * width / sfreq), 2 * np.pi * hertz / sfreq
-    x = lfilter([1.0], [1.0, -2 * r * np.cos(w), r * r], noise)[..., settle:]
     a1, a2 = 2 * r * np.cos(w), -r * r
+    x = lfilter([1.0], [1.0, -a1, -a2], noise)[..., settle:]
+    # the stationary variance of an autoregression of order two
     power = (1 - a2) / ((1 + a2) * ((1 - a2) ** 2 - a1**2))
     return x / np.sqrt(power)
 
 
-def _pink(rng, shape) -> np.ndarray:
+def _pink(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Noise with power 1 / f and unit mean square, by shaping a spectrum."""
     spectrum = np.fft.rfft(rng.standard_normal(shape))
     f = np.arange(spectrum.shape[-1], dtype=float)
@@ -109,6 +127,89 @@ def _pink(rng, shape) -> np.ndarray:
     return x / np.sqrt((x**2).mean((-1, -2), keepdims=True))
 
 
+def _at_sensors(
+    mixing: np.ndarray, power: np.ndarray, activity: np.ndarray
+) -> np.ndarray:
+    """Mix activities (n_epochs, n_sources, n_times) of unit power to the channels."""
+    return np.einsum("ck,ekt->ect", mixing, np.sqrt(power[..., None]) * activity)
+
+
+def _rhythms(
+    rng: Generator, mixing: np.ndarray, power: np.ndarray, n_times: int, sfreq: float
+) -> np.ndarray:
+    """Mu rhythms of the motor sources, each with a weaker beta of twice its rate."""
+    shape = (len(power), n_times)
+    activity = [
+        0.9 * _rhythm(rng, shape, sfreq, hertz, 2.0)
+        + 0.43 * _rhythm(rng, shape, sfreq, 2 * hertz, 4.0)
+        for hertz in rng.uniform(10, 12, power.shape[1:])
+    ]
+    return _at_sensors(mixing, power, np.stack(activity, axis=1))
+
+
+def _background(
+    rng: Generator, mixing: np.ndarray, power: np.ndarray, n_times: int
+) -> np.ndarray:
+    """Pink activity of the background's sources, and white noise of the sensors."""
+    noise = _at_sensors(mixing, power, _pink(rng, (*power.shape, n_times)))
+    white = rng.standard_normal(noise.shape)
+    return noise + 0.3 * np.sqrt((noise**2).mean()) * white
+
+
+class _Options(TypedDict, total=False):
+    classes: tuple[str, ...]
+    snr: float
+    desynchronization: float
+    variability: float
+    n_sessions: int
+    band: tuple[float, float] | None
+    random_state: int | Rng | None
+
+
+@overload
+def make_motor_imagery_eeg(
+    n_epochs: int = ...,
+    n_channels: int = ...,
+    n_times: int = ...,
+    sfreq: float = ...,
+    *,
+    return_truth: Literal[False] = ...,
+    return_X_y: Literal[False] = ...,
+    **options: Unpack[_Options],
+) -> EEGEpochs: ...
+@overload
+def make_motor_imagery_eeg(
+    n_epochs: int = ...,
+    n_channels: int = ...,
+    n_times: int = ...,
+    sfreq: float = ...,
+    *,
+    return_truth: Literal[False] = ...,
+    return_X_y: Literal[True],
+    **options: Unpack[_Options],
+) -> Arrays: ...
+@overload
+def make_motor_imagery_eeg(
+    n_epochs: int = ...,
+    n_channels: int = ...,
+    n_times: int = ...,
+    sfreq: float = ...,
+    *,
+    return_truth: Literal[True],
+    return_X_y: Literal[False] = ...,
+    **options: Unpack[_Options],
+) -> tuple[EEGEpochs, MotorImageryTruth]: ...
+@overload
+def make_motor_imagery_eeg(
+    n_epochs: int = ...,
+    n_channels: int = ...,
+    n_times: int = ...,
+    sfreq: float = ...,
+    *,
+    return_truth: Literal[True],
+    return_X_y: Literal[True],
+    **options: Unpack[_Options],
+) -> tuple[np.ndarray, np.ndarray, MotorImageryTruth]: ...
 def make_motor_imagery_eeg(
     n_epochs: int = 60,
     n_channels: int = 21,
@@ -121,9 +222,14 @@ def make_motor_imagery_eeg(
     variability: float = 0.5,
     n_sessions: int = 1,
     band: tuple[float, float] | None = (8.0, 30.0),
-    random_state: int | np.random.RandomState | np.random.Generator | None = None,
+    random_state: int | Rng | None = None,
     return_truth: bool = False,
     return_X_y: bool = False,
+) -> (
+    EEGEpochs
+    | Arrays
+    | tuple[EEGEpochs, MotorImageryTruth]
+    | tuple[np.ndarray, np.ndarray, MotorImageryTruth]
 ):
     r"""Simulate epochs of motor imagery by a forward model.
 
@@ -178,11 +284,10 @@ def make_motor_imagery_eeg(
 
     Raises
     ------
-    ValueError
-        Counts below 1, fewer epochs than classes, unknown classes, a band outside
-        (0, sfreq / 2), desynchronization outside (0, 1], snr not finite.
-    TypeError
-        A count that is not an integer.
+    ValueError, TypeError
+        Counts that are no integers of at least 1, fewer epochs than classes, unknown
+        classes, a band outside (0, sfreq / 2), desynchronization outside (0, 1], snr
+        not finite.
 
     References
     ----------
@@ -197,53 +302,26 @@ def make_motor_imagery_eeg(
     >>> epochs.X.shape, truth.mixing.shape[0]
     ((10, 21, 480), 21)
     """
-    _check_simulation(
-        n_epochs,
-        n_channels,
-        n_times,
-        n_sessions,
-        classes,
-        sfreq,
-        band,
-        desynchronization,
-    )
-    if not 0 <= variability < np.inf:
-        raise ValueError(f"variability: expected 0 or more, found {variability}")
+    check_positive(sfreq, "sfreq")
+    check_counts(n_epochs=n_epochs, n_channels=n_channels, n_sessions=n_sessions)
+    check_count(n_times, "n_times", 64)
+    classes = _checked_classes(classes, n_epochs)
+    check_interval(desynchronization, "desynchronization", 0, 1, "(]")
+    check_interval(variability, "variability", 0)
     check_numbers(snr=snr)
+    _check_band(band, sfreq)
+    # the order of the draws is part of the contract: a seed gives the same epochs
     rng = _as_generator(random_state)
     names, channels = _channel_layout(n_channels)
-    n_background = 12
-    far = rng.standard_normal((n_background, 3))
-    far *= 0.7 / np.linalg.norm(far, axis=1, keepdims=True)
-    far[:, 2] = np.abs(far[:, 2])
-    sources = np.concatenate([[_SOURCES[c] for c in classes], far])
+    sources = _source_positions(classes, rng)
     mixing = _leadfield(channels, sources)
-
     label = rng.permutation(np.arange(n_epochs) % len(classes))
     session = np.sort(np.arange(n_epochs) % n_sessions)
-    motor = len(classes)
     power = np.exp(variability * rng.standard_normal((n_epochs, len(sources))))
     power[np.arange(n_epochs), label] *= desynchronization
-
-    hertz = rng.uniform(10, 12, motor)
-    rhythm = np.stack(
-        [
-            0.9 * _rhythm(rng, (n_epochs, n_times), sfreq, f, 2.0)
-            + 0.43 * _rhythm(rng, (n_epochs, n_times), sfreq, 2 * f, 4.0)
-            for f in hertz
-        ],
-        axis=1,
-    )
-    signal = np.einsum(
-        "ck,ekt->ect", mixing[:, :motor], np.sqrt(power[:, :motor, None]) * rhythm
-    )
-    background = np.einsum(
-        "ck,ekt->ect",
-        mixing[:, motor:],
-        np.sqrt(power[:, motor:, None]) * _pink(rng, (n_epochs, n_background, n_times)),
-    )
-    white = rng.standard_normal(signal.shape)
-    noise = background + 0.3 * np.sqrt((background**2).mean()) * white
+    motor, rest = slice(len(classes)), slice(len(classes), None)
+    signal = _rhythms(rng, mixing[:, motor], power[:, motor], n_times, sfreq)
+    noise = _background(rng, mixing[:, rest], power[:, rest], n_times)
     if band is not None:
         sos = butter(4, band, "bandpass", fs=sfreq, output="sos")
         signal, noise = (sosfiltfilt(sos, x, axis=-1) for x in (signal, noise))
@@ -255,13 +333,11 @@ def make_motor_imagery_eeg(
     truth = MotorImageryTruth(
         mixing=mixing,
         source_positions=sources,
-        source_names=(*classes, *(f"background_{i}" for i in range(n_background))),
+        source_names=(*classes, *(f"background_{i}" for i in range(_N_BACKGROUND))),
         channel_positions=channels,
         source_power=power,
         desynchronization=desynchronization,
     )
-    if return_X_y:
-        return (X, y, truth) if return_truth else (X, y)
     epochs = EEGEpochs(
         X=X,
         y=y,
@@ -280,47 +356,28 @@ def make_motor_imagery_eeg(
         citation="none: simulated by manifoldkit",
         license="BSD-3-Clause",
     )
+    if return_X_y:
+        return (X, y, truth) if return_truth else (X, y)
     return (epochs, truth) if return_truth else epochs
 
 
-def _as_generator(random_state) -> np.random.Generator:
+def _as_generator(random_state: int | Rng | None) -> Generator:
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(0, 2**31, 4))
     return np.random.default_rng(random_state)
 
 
-def _check_simulation(
-    n_epochs, n_channels, n_times, n_sessions, classes, sfreq, band, desynchronization
-) -> None:
-    check_numbers(sfreq=sfreq)
-    if not 0 < sfreq < np.inf:
-        raise ValueError(f"sfreq: expected a positive rate, found {sfreq}")
-    counts = {
-        "n_epochs": n_epochs,
-        "n_channels": n_channels,
-        "n_sessions": n_sessions,
-    }
-    check_integers(**counts, n_times=n_times)
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
-    if n_times < 64:
-        raise ValueError(f"n_times: expected at least 64 samples, found {n_times}")
-    unknown = [c for c in classes if c not in _SOURCES]
-    if unknown or len(set(classes)) < 2 or len(set(classes)) < len(classes):
-        raise ValueError(
-            f"classes: expected two or more different ones of {tuple(_SOURCES)}, "
-            f"found {tuple(classes)}"
-        )
+def _checked_classes(classes: tuple[str, ...], n_epochs: int) -> tuple[str, ...]:
+    classes = check_selection(classes, _SOURCES, "classes", least=2)
     if n_epochs < len(classes):
         raise ValueError(
             f"n_epochs: expected one a class, {len(classes)}, or more, found {n_epochs}"
         )
-    if not 0 < desynchronization <= 1:
-        raise ValueError(
-            f"desynchronization: expected a factor in (0, 1], found {desynchronization}"
-        )
-    if band is not None and not 0 < band[0] < band[1] < sfreq / 2:
-        raise ValueError(
-            f"band: expected 0 < low < high < {sfreq / 2:g} Hz, found {band}"
-        )
+    return classes
+
+
+def _check_band(band: tuple[float, float] | None, sfreq: float) -> None:
+    if band is not None:
+        low, high = band
+        check_interval(low, "band", 0, sfreq / 2, "()")
+        check_interval(high, "band", low, sfreq / 2, "()")

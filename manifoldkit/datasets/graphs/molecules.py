@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manifoldkit._checks import check_integers
-from manifoldkit.datasets.archive import open_archive
+from manifoldkit._checks import check_choice, check_count, check_counts
+from manifoldkit.datasets.archive import check_array, read_archive
+
+# eighths of the trajectory
+_SHARES = {"train": (0, 5), "val": (5, 6), "test": (6, 8)}
 
 
 class MoleculeWindows(NamedTuple):
@@ -51,7 +54,7 @@ def md17_windows(
         A file such as ``md17_aspirin.npz`` or ``aspirin_dft.npz`` with the positions
         "R" (frames, atoms, 3) and the atomic numbers "z".
     split : {"train", "val", "test"}
-        Which part.
+        Part of the trajectory.
     history, horizon : int, default=10, 10
         Observed and future frames.
     gap : int, default=20
@@ -64,7 +67,7 @@ def md17_windows(
     max_windows : int, optional
         Draw so many windows, without replacement (EqMotion: 5000, 2000, 2000).
     random_state : int, default=0
-        Of that draw.
+        Seed of that draw.
 
     Returns
     -------
@@ -72,41 +75,23 @@ def md17_windows(
 
     Raises
     ------
-    TypeError
-        Counts that are not whole numbers.
-    ValueError
-        Not such a file; unknown split; counts below 1; too short for one window.
+    ValueError, TypeError
+        Not such a file; unknown split; counts that are no integers of at least 1; too
+        short for one window.
 
     References
     ----------
     .. [1] S. Chmiela et al., "Machine learning of accurate energy-conserving molecular
        force fields", Science Advances 2017.
     """
-    shares = {"train": (0, 5), "val": (5, 6), "test": (6, 8)}
-    if split not in shares:
-        raise ValueError(f"split: expected one of {list(shares)}, found {split!r}")
-    counts = {"history": history, "horizon": horizon, "gap": gap, "stride": stride}
+    check_choice(split, _SHARES, "split")
+    check_counts(history=history, horizon=horizon, gap=gap, stride=stride)
     if max_windows is not None:
-        counts["max_windows"] = max_windows
-    check_integers(**counts)
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
-    with open_archive(Path(npz)) as file:
-        missing = {"R", "z"} - set(file.files)
-        positions, numbers = (np.zeros(0) if missing else file[k] for k in "Rz")
-    if missing:
-        raise ValueError(f"{npz}: expected keys 'R' and 'z', found no {min(missing)}")
-    numbers = numbers.reshape(-1).astype(int)
-    if positions.ndim != 3 or positions.shape[1:] != (len(numbers), 3):
-        raise ValueError(
-            f"{npz}: expected R of shape (frames, {len(numbers)}, 3), found "
-            f"{positions.shape}"
-        )
+        check_count(max_windows, "max_windows")
+    positions, numbers = _read_trajectory(Path(npz))
     if not hydrogens:
         positions, numbers = positions[:, numbers > 1], numbers[numbers > 1]
-    total, (low, high) = len(positions), shares[split]
-    begin, end = low * total // 8, high * total // 8
+    begin, end = (share * len(positions) // 8 for share in _SHARES[split])
     span = (history + horizon - 1) * gap + 1
     starts = np.arange(begin, end - span + 1, stride)
     if not len(starts):
@@ -123,3 +108,11 @@ def md17_windows(
     return MoleculeWindows(
         windows[:, :, :history].copy(), windows[:, :, history:].copy(), numbers, bonds
     )
+
+
+def _read_trajectory(npz: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (frames, atoms, 3) and atomic numbers of an MD17 file."""
+    arrays = read_archive(npz, ("R", "z"), only=True)
+    positions, numbers = arrays["R"], arrays["z"].reshape(-1).astype(int)
+    check_array(npz, "R", positions, (None, len(numbers), 3))
+    return positions, numbers

@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manifoldkit.datasets.archive import VARIABLE, find_archive, read_archive
+from manifoldkit.datasets.archive import (
+    VARIABLE,
+    data_folder,
+    find_archive,
+    read_archive,
+)
 from manifoldkit.exceptions import DatasetNotFoundError
 
 _EXP = "graph_separation/exp.npz"
@@ -162,8 +167,6 @@ def decode_graph6(line: str) -> np.ndarray:
 
 def _download(path: str | Path | None) -> Path | None:
     import pooch
-
-    from manifoldkit.datasets.archive import data_folder
 
     try:
         file = pooch.retrieve(

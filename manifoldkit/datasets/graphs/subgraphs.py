@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifoldkit._checks import check_integers, check_limits, check_numbers
+from manifoldkit._checks import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_interval,
+    check_limits,
+)
 from manifoldkit.datasets.archive import Source, obtain, read_archive
 from manifoldkit.exceptions import MissingExtraError
 
@@ -19,8 +25,8 @@ SUBGRAPH_SETS = ("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm", "ptc_mr")
 _SPLITS = ("train", "val", "test")
 _COMMIT = "b1f911c0db228708d26a1bee9cb7e81e64d76896"
 _PUBLISHER = f"https://raw.githubusercontent.com/structlearning/isonetpp/{_COMMIT}/"
-# SHA-256 of the seven originals of a set, one after the other in the order of _names
-_SHA256 = {
+#: SHA-256 of the seven originals of a set, one after the other in the order of _names
+SHA256 = {
     "aids": "6668d6abaf84c58c7d3a416db9059d5d6392e00078acba8d80b5801994cb85ac",
     "mutag": "1d00f2ebc8390678e44148a99e92cfbf8c524147b4a841112ae63d35772018b8",
     "ptc_fm": "104d82b68a9aaa022ae1b395647e5ddfdaf9c734445dee14b33e2ed293e73193",
@@ -29,14 +35,8 @@ _SHA256 = {
     "ptc_mr": "35ebe0689b685b1e69c0445be34be8ddafc2e1b58e0c48831cd27a33c8b50c0b",
 }
 _KEYS = (
-    "query_num_nodes",
-    "query_edges",
-    "query_edge_ptr",
-    "query_split",
-    "corpus_num_nodes",
-    "corpus_edges",
-    "corpus_edge_ptr",
-    "relation",
+    *("query_num_nodes", "query_edges", "query_edge_ptr", "query_split"),
+    *("corpus_num_nodes", "corpus_edges", "corpus_edge_ptr", "relation"),
 )
 
 
@@ -60,8 +60,7 @@ class SubgraphPairs(NamedTuple):
 
     def part(self, split: str) -> tuple[list[Graph], np.ndarray]:
         """Return the queries of a split and their rows of the relation."""
-        if split not in _SPLITS:
-            raise ValueError(f"split: expected one of {_SPLITS}, found {split!r}")
+        check_choice(split, _SPLITS, "split")
         at = np.flatnonzero(self.split == split)
         return [self.queries[i] for i in at], self.relation[at]
 
@@ -80,7 +79,7 @@ def fetch_subgraph_pairs(
     Parameters
     ----------
     name : {"aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm", "ptc_mr"}
-        Which molecules.
+        Set of molecules.
     path : str or Path, optional
         The archive or its folder; default the folder ``MANIFOLDKIT_DATA``, then the
         user's cache.
@@ -110,15 +109,14 @@ def fetch_subgraph_pairs(
     >>> pairs.relation.shape, round(pairs.relation.mean(), 3)  # doctest: +SKIP
     ((300, 800), 0.171)
     """
-    if name not in SUBGRAPH_SETS:
-        raise ValueError(f"name: expected one of {SUBGRAPH_SETS}, found {name!r}")
+    check_choice(name, SUBGRAPH_SETS, "name")
     source = Source(
         f"subgraph_retrieval/{name}.npz",
         f"{_PUBLISHER}large_dataset/splits",
         "Call fetch_subgraph_pairs with a network.",
         45_000,
     )
-    file = obtain(source, lambda: _download(name), path, download)
+    file = obtain(source, lambda: download_pickles(name), path, download)
     return _unpacked(read_archive(file, _KEYS))
 
 
@@ -168,15 +166,8 @@ def make_subgraph_pairs(
     >>> pairs.relation.shape, bool(pairs.relation.any(1).all())
     ((5, 10), True)
     """
-    if semantics not in ("induced", "monomorphism"):
-        raise ValueError(
-            f"semantics: expected 'induced' or 'monomorphism', found {semantics!r}"
-        )
-    check_integers(n_queries=n_queries, n_corpus=n_corpus)
-    if n_corpus < 1:
-        raise ValueError(f"n_corpus: expected at least 1, found {n_corpus}")
-    if n_queries < 1:
-        raise ValueError(f"n_queries: expected at least 1, found {n_queries}")
+    check_choice(semantics, ("induced", "monomorphism"), "semantics")
+    check_counts(n_queries=n_queries, n_corpus=n_corpus)
     query_nodes = check_limits(query_nodes, "query_nodes")
     corpus_nodes = check_limits(corpus_nodes, "corpus_nodes")
     if query_nodes[1] > corpus_nodes[0]:
@@ -204,7 +195,7 @@ def make_molecule_graphs(
     *,
     nodes: int | tuple[int, int] = (14, 20),
     rings: float = 1.5,
-    random_state: Any = None,
+    random_state: int | np.random.Generator | None = None,
 ) -> list[Graph]:
     """Simulate connected graphs of degree at most 4, like skeletons of molecules.
 
@@ -214,11 +205,13 @@ def make_molecule_graphs(
     Parameters
     ----------
     n_graphs : int
+        Number of graphs.
     nodes : int or pair of int
         Number of nodes; a pair is the smallest and the largest of uniform sizes.
     rings : float
         Mean number of rings.
     random_state : int or numpy Generator, optional
+        Seed.
 
     Returns
     -------
@@ -235,43 +228,36 @@ def make_molecule_graphs(
     >>> [len(edges) >= n - 1 for n, edges in graphs]
     [True, True, True]
     """
-    check_integers(n_graphs=n_graphs)
-    check_numbers(rings=rings)
-    if n_graphs < 1:
-        raise ValueError(f"n_graphs: expected at least 1, found {n_graphs}")
-    nodes = check_limits(nodes, "nodes")
-    if not rings >= 0:
-        raise ValueError(f"rings: expected a mean of at least 0, found {rings}")
+    check_count(n_graphs, "n_graphs")
+    low, high = check_limits(nodes, "nodes")
+    check_interval(rings, "rings", 0)
     rng = np.random.default_rng(random_state)
-    sizes = rng.integers(nodes[0], nodes[1] + 1, n_graphs)
+    sizes = rng.integers(low, high + 1, n_graphs)
     extra = rng.poisson(rings, n_graphs)
     return [_molecule(int(n), int(k), rng) for n, k in zip(sizes, extra, strict=True)]
 
 
 def _molecule(n: int, rings: int, rng: np.random.Generator) -> Graph:
-    parent, degree, neighbors = [-1], [0] * n, [[] for _ in range(n)]  # type: ignore[var-annotated]
+    neighbors: list[list[int]] = [[] for _ in range(n)]
     draws = rng.random(n)
-    edges = []
+    edges: list[tuple[int, int]] = []
 
     def link(u: int, v: int) -> None:
         edges.append((u, v))
         neighbors[u].append(v)
         neighbors[v].append(u)
-        degree[u] += 1
-        degree[v] += 1
+
+    def full(v: int) -> bool:
+        return len(neighbors[v]) >= 4
 
     for v in range(1, n):
-        u = (
-            v - 1 - int(4 * draws[v] ** 3)
-        )  # mostly the last node, at times an older one
-        while u < 0 or degree[u] >= 4:
+        u = v - 1 - int(4 * draws[v] ** 3)  # mostly the last node, or an older one
+        while u < 0 or full(u):
             u = v - 1 if u < 0 else u - 1
-        parent.append(u)
         link(u, v)
     for start in rng.integers(n, size=rings).tolist():
-        far = _nodes_at(neighbors, start, (4, 5))
-        far = [v for v in far if degree[v] < 4]
-        if far and degree[start] < 4:
+        far = [v for v in _nodes_at(neighbors, start, (4, 5)) if not full(v)]
+        if far and not full(start):
             link(start, far[int(rng.integers(len(far)))])
     return n, np.array(edges, np.int64).reshape(-1, 2)
 
@@ -280,9 +266,8 @@ def _nodes_at(neighbors: list[list[int]], start: int, depths: Sequence[int]) -> 
     """Return nodes at these distances."""
     seen, layer, found = {start}, [start], []
     for depth in range(1, max(depths) + 1):
-        layer = list(
-            dict.fromkeys(w for v in layer for w in neighbors[v] if w not in seen)
-        )
+        fresh = (w for v in layer for w in neighbors[v] if w not in seen)
+        layer = list(dict.fromkeys(fresh))
         seen.update(layer)
         if depth in depths:
             found += layer
@@ -312,56 +297,49 @@ def contains_exactly(
     try:
         import igraph
     except ImportError:
-        return _contains_by_networkx(queries, corpus, induced)
-    left = [igraph.Graph(n, edges.tolist()) for n, edges in queries]
-    right = [igraph.Graph(n, edges.tolist()) for n, edges in corpus]
-    return np.array(
-        [
-            [
-                q.vcount() <= c.vcount() and c.subisomorphic_lad(q, induced=induced)
-                for c in right
-            ]
-            for q in left
-        ],
-        bool,
+        return contains_by_networkx(queries, corpus, induced)
+    left, right = (
+        [igraph.Graph(n, edges.tolist()) for n, edges in graphs]
+        for graphs in (queries, corpus)
     )
+    found = np.zeros((len(left), len(right)), bool)
+    for i, q in enumerate(left):
+        for j, c in enumerate(right):
+            if q.vcount() <= c.vcount():
+                found[i, j] = c.subisomorphic_lad(q, induced=induced)
+    return found
 
 
-def _contains_by_networkx(
+def contains_by_networkx(
     queries: list[Graph], corpus: list[Graph], induced: bool
 ) -> np.ndarray:
+    """Decide as :func:`contains_exactly` does, slowly, without igraph."""
     try:
         import networkx as nx
     except ImportError:
         raise MissingExtraError("make_subgraph_pairs", "networkx", "graphs") from None
 
-    def graph(n: int, edges: np.ndarray):
+    def graph(n: int, edges: np.ndarray) -> "nx.Graph":
         made = nx.empty_graph(n)
         made.add_edges_from(edges.tolist())
         return made
 
     left, right = ([graph(*g) for g in graphs] for graphs in (queries, corpus))
-    out = np.zeros((len(left), len(right)), bool)
+    test = f"subgraph_is_{'isomorphic' if induced else 'monomorphic'}"
+    found = np.zeros((len(left), len(right)), bool)
     for i, q in enumerate(left):
         for j, c in enumerate(right):
             matcher = nx.algorithms.isomorphism.GraphMatcher(c, q)
-            test = (
-                matcher.subgraph_is_isomorphic
-                if induced
-                else matcher.subgraph_is_monomorphic
-            )
-            out[i, j] = test()
-    return out
+            found[i, j] = getattr(matcher, test)()
+    return found
 
 
 def _unpacked(arrays: dict[str, np.ndarray]) -> SubgraphPairs:
     def graphs(side: str) -> list[Graph]:
         edges = arrays[f"{side}_edges"].astype(np.int64)
-        start = arrays[f"{side}_edge_ptr"]
+        parts = np.split(edges, arrays[f"{side}_edge_ptr"][1:-1])
         counts = arrays[f"{side}_num_nodes"].tolist()
-        return [
-            (n, edges[start[i] : start[i + 1]].copy()) for i, n in enumerate(counts)
-        ]
+        return [(n, part.copy()) for n, part in zip(counts, parts, strict=True)]
 
     split = np.array(_SPLITS)[arrays["query_split"]]
     return SubgraphPairs(
@@ -411,16 +389,13 @@ def read_pickled(content: bytes) -> Any:
 
 def _names(name: str) -> list[str]:
     stem = f"{name}240k"
-    names = [f"{stem}_corpus_subgraphs.pkl"]
-    for split in _SPLITS:
-        names += [
-            f"{split}/{split}_{stem}_query_subgraphs.pkl",
-            f"{split}/{split}_{stem}_rel_nx_is_subgraph_iso.pkl",
-        ]
-    return names
+    kinds = ("query_subgraphs", "rel_nx_is_subgraph_iso")
+    queries = [f"{s}/{s}_{stem}_{kind}.pkl" for s in _SPLITS for kind in kinds]
+    return [f"{stem}_corpus_subgraphs.pkl", *queries]
 
 
-def _download(name: str) -> dict[str, np.ndarray]:
+def download_pickles(name: str) -> dict[str, np.ndarray]:
+    """Download the originals of a set and return the arrays of its archive."""
     import pooch
 
     address = f"{_PUBLISHER}large_dataset/splits/"
@@ -440,18 +415,16 @@ def convert_pickles(name: str, files: list[bytes]) -> dict[str, np.ndarray]:
         The checksum differs, or a file holds more than plain containers and graphs.
     """
     digest = hashlib.sha256(b"".join(files)).hexdigest()
-    if digest != _SHA256[name]:
+    if digest != SHA256[name]:
         raise ValueError(
             f"{name}: checksum {digest} is not that of the published files"
         )
     corpus, *rest = (read_pickled(content) for content in files)
     queries = [graph for part in rest[0::2] for graph in part]
     relation = np.full((len(queries), len(corpus)), -1, np.int8)
-    row = 0
-    for part in rest[1::2]:
-        for i in range(len(part)):
-            relation[row, part[i]["pos"]], relation[row, part[i]["neg"]] = 1, 0
-            row += 1
+    answers = [part[i] for part in rest[1::2] for i in range(len(part))]
+    for row, answer in enumerate(answers):
+        relation[row, answer["pos"]], relation[row, answer["neg"]] = 1, 0
     split = np.repeat(np.arange(3), [len(part) for part in rest[0::2]])
     arrays = {"query_split": split.astype(np.int8), "relation": relation}
     for side, graphs in (("query", queries), ("corpus", corpus)):

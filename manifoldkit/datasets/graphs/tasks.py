@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
-from manifoldkit._checks import check_integers, check_limits
+from manifoldkit._checks import check_count, check_limits
 
 _Rng = np.random.RandomState
 _Edges = np.ndarray  # shape (n_edges, 2), one direction
@@ -59,10 +59,12 @@ def make_graph_tasks(
 
     Parameters
     ----------
-    n_graphs : int
+    n_graphs : int, default=100
+        Number of graphs.
     n_nodes : int or pair of int
         Nodes of a graph; a pair is the smallest and the largest of uniform sizes.
     random_state : int, RandomState or None
+        Seed.
 
     Returns
     -------
@@ -70,10 +72,8 @@ def make_graph_tasks(
 
     Raises
     ------
-    TypeError
-        Numbers that are not whole.
-    ValueError
-        No graphs, or fewer than four nodes.
+    ValueError, TypeError
+        Numbers that are not whole, no graphs, or fewer than four nodes.
 
     References
     ----------
@@ -85,10 +85,8 @@ def make_graph_tasks(
     >>> graphs.y_graph.shape, len(set(graphs.kind))
     ((10, 3), 10)
     """
-    check_integers(n_graphs=n_graphs)
+    check_count(n_graphs, "n_graphs")
     low, high = check_limits(n_nodes, "n_nodes", least=4)
-    if n_graphs < 1:
-        raise ValueError(f"n_graphs: expected a positive number, found {n_graphs}")
     rng = check_random_state(random_state)
     kinds = np.array(list(_KINDS))[np.arange(n_graphs) % len(_KINDS)]
     kinds = kinds[rng.permutation(n_graphs)]
@@ -108,7 +106,9 @@ def make_graph_tasks(
     )
 
 
-def _graph(kind: str, n: int, rng: _Rng):
+def _graph(
+    kind: str, n: int, rng: _Rng
+) -> tuple[np.ndarray, _Edges, np.ndarray, tuple[float, float, float]]:
     """Return features, edges and both kinds of targets of one graph."""
     label = rng.permutation(n)
     adjacency = np.zeros((n, n))
@@ -133,6 +133,7 @@ def graph_targets(
     signal : ndarray of shape (n,)
         The number at every node.
     source : int
+        The node that distances are measured from.
 
     Examples
     --------
@@ -222,14 +223,9 @@ def _lobster(n: int, rng: _Rng) -> _Edges:
 
 
 _KINDS: dict[str, Callable[[int, _Rng], _Edges]] = {
-    "erdos_renyi": _erdos_renyi,
-    "barabasi_albert": _barabasi_albert,
-    "grid": _grid,
-    "caveman": _caveman,
-    "tree": _tree,
-    "ladder": _ladder,
-    "path": _path,
-    "star": _star,
-    "caterpillar": _caterpillar,
-    "lobster": _lobster,
+    draw.__name__.removeprefix("_"): draw
+    for draw in (
+        *(_erdos_renyi, _barabasi_albert, _grid, _caveman, _tree),
+        *(_ladder, _path, _star, _caterpillar, _lobster),
+    )
 }

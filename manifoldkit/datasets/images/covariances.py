@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from manifoldkit._checks import check_integers, check_numbers
+from manifoldkit._checks import check_count, check_positive, check_selection
+from manifoldkit.datasets.archive import Arrays
 
 if TYPE_CHECKING:
     import torch
@@ -66,13 +66,29 @@ class MatrixSet:
 _FEATURES = ("x", "y", "intensity", "|Ix|", "|Iy|", "|Ixx|", "|Iyy|")
 
 
+@overload
+def load_digits_covariances(
+    digits: tuple[int, ...] = ...,
+    n_per_class: int | None = ...,
+    *,
+    ridge: float = ...,
+    return_X_y: Literal[False] = ...,
+) -> MatrixSet: ...
+@overload
+def load_digits_covariances(
+    digits: tuple[int, ...] = ...,
+    n_per_class: int | None = ...,
+    *,
+    ridge: float = ...,
+    return_X_y: Literal[True],
+) -> Arrays: ...
 def load_digits_covariances(
     digits: tuple[int, ...] = (3, 8),
     n_per_class: int | None = None,
     *,
     ridge: float = 1e-3,
     return_X_y: bool = False,
-):
+) -> MatrixSet | Arrays:
     """Turn scikit-learn's handwritten digits into region covariance matrices.
 
     Real images (8 x 8 pixels, 1797 of them) that come with scikit-learn, so no network
@@ -83,7 +99,7 @@ def load_digits_covariances(
     Parameters
     ----------
     digits : tuple of int
-        Which digits, out of 0..9.
+        Digits, out of 0..9.
     n_per_class : int, optional
         The first so many of each digit; all by default.
     ridge : float, default=1e-3
@@ -97,7 +113,7 @@ def load_digits_covariances(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         A digit outside 0..9, none, a count below 1 or a ridge not above 0.
 
     References
@@ -113,32 +129,17 @@ def load_digits_covariances(
     """
     from sklearn.datasets import load_digits
 
-    check_numbers(ridge=ridge)
+    check_positive(ridge, "ridge")
     if n_per_class is not None:
-        check_integers(n_per_class=n_per_class)
-    if isinstance(digits, str) or not isinstance(digits, Iterable):
-        raise TypeError(f"digits: expected a sequence of digits, found {digits!r}")
-    wanted = tuple(digits)
-    known = all(d in range(10) for d in wanted)
-    if not wanted or not known or len(set(wanted)) < len(wanted):
-        raise ValueError(f"digits: expected some of 0..9, each once, found {wanted}")
-    if n_per_class is not None and n_per_class < 1:
-        raise ValueError(f"n_per_class: expected at least 1, found {n_per_class}")
-    if not 0 < ridge < np.inf:
-        raise ValueError(f"ridge: expected a positive number, found {ridge}")
+        check_count(n_per_class, "n_per_class")
+    wanted = check_selection(digits, range(10), "digits")
     bunch = load_digits()
-    index = np.sort(
-        np.concatenate(
-            [np.flatnonzero(bunch.target == d)[:n_per_class] for d in wanted]
-        )
-    )
+    rows = [np.flatnonzero(bunch.target == d)[:n_per_class] for d in wanted]
+    index = np.sort(np.concatenate(rows))
     images = bunch.images[index] / 16.0
-    X, y = _region_covariances(images, ridge), bunch.target[index].astype(str)
-    if return_X_y:
-        return X, y
-    return MatrixSet(
-        X=X,
-        y=y,
+    matrices = MatrixSet(
+        X=_region_covariances(images, ridge),
+        y=bunch.target[index].astype(str),
         features=_FEATURES,
         name="digits_covariances",
         is_real=True,
@@ -150,6 +151,7 @@ def load_digits_covariances(
         "UCI Machine Learning Repository, 1998",
         license="CC BY 4.0",
     )
+    return (matrices.X, matrices.y) if return_X_y else matrices
 
 
 def _region_covariances(images: np.ndarray, ridge: float) -> np.ndarray:

@@ -1,22 +1,30 @@
-"""Handwritten digits, and the same under affine maps."""
+"""Handwritten digits: MNIST, and the container of images."""
 
 from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from manifoldkit._checks import check_integers, check_numbers
-from manifoldkit.datasets.archive import Source, obtain, read_archive
+from manifoldkit._checks import check_choice, check_count
+from manifoldkit.datasets.archive import (
+    Arrays,
+    Source,
+    check_array,
+    obtain,
+    read_archive,
+    refuse,
+)
 
 if TYPE_CHECKING:
     import torch
 
 _MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_FILES = {
+#: SHA-256 of the two originals.
+ORIGINALS = {
     "t10k-images-idx3-ubyte.gz": (
         "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
     ),
@@ -25,11 +33,11 @@ _FILES = {
     ),
 }
 _N_TRAIN, _N_TEST = 6000, 2000
-_CITATION = (
+CITATION = (
     "LeCun, Cortes, Burges, The MNIST database of handwritten digits, 1998 (from NIST "
     "special databases 1 and 3)"
 )
-_LICENSE = "commonly given as CC BY-SA 3.0; see the publisher"
+LICENSE = "commonly given as CC BY-SA 3.0; see the publisher"
 _MNIST = Source(
     "images/mnist8k.npz",
     "http://yann.lecun.com/exdb/mnist, mirrored at " + _MIRROR,
@@ -37,13 +45,6 @@ _MNIST = Source(
     "checks their SHA-256.",
     1_304_255,
     "4b01e3d09f1177a5f73eaf8193da9afe24a19ef14452372109884f7835d02693",
-)
-_AFFINE = Source(
-    "images/affine_mnist_test.npz",
-    "this project, from MNIST",
-    "Call fetch_affine_mnist where fetch_mnist works: the maps are drawn anew.",
-    553_608,
-    "c714e4b2466940414330fe4921dc68d49177f16e8e2851f3c2ef3cac36894fd6",
 )
 
 
@@ -108,26 +109,45 @@ def pad_images(X: np.ndarray, size: int) -> np.ndarray:
            [0, 1, 1, 0],
            [0, 0, 0, 0]], dtype=uint8)
     """
-    if size < 1:
-        raise ValueError(f"size: expected at least 1, found {size}")
+    check_count(size, "size")
     out = np.zeros((len(X), size, size), dtype=X.dtype)
     height, width = X.shape[1:]
-    h, w = min(size, height), min(size, width)
-    rows = slice((size - h) // 2, (size - h) // 2 + h)
-    columns = slice((size - w) // 2, (size - w) // 2 + w)
-    from_rows = slice((height - h) // 2, (height - h) // 2 + h)
-    from_columns = slice((width - w) // 2, (width - w) // 2 + w)
-    out[:, rows, columns] = X[:, from_rows, from_columns]
+    out[:, _middle(size, height), _middle(size, width)] = X[
+        :, _middle(height, size), _middle(width, size)
+    ]
     return out
 
 
+def _middle(length: int, other: int) -> slice:
+    """The middle of a length that an other length covers."""
+    shared = min(length, other)
+    start = (length - shared) // 2
+    return slice(start, start + shared)
+
+
+@overload
+def fetch_mnist(
+    split: str = ...,
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[False] = ...,
+) -> ImageSet: ...
+@overload
+def fetch_mnist(
+    split: str = ...,
+    *,
+    path: str | Path | None = ...,
+    download: bool = ...,
+    return_X_y: Literal[True],
+) -> Arrays: ...
 def fetch_mnist(
     split: str = "train",
     *,
     path: str | Path | None = None,
     download: bool = True,
     return_X_y: bool = False,
-):
+) -> ImageSet | Arrays:
     """Load 6000 training or 2000 test images of handwritten digits, 28 x 28 pixels.
 
     They are the first 8000 images of MNIST's *test* file (t10k), which is small enough
@@ -162,259 +182,30 @@ def fetch_mnist(
     >>> fetch_mnist("train")  # doctest: +SKIP
     ImageSet('mnist_train', 6000 images 28 x 28)
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
+    check_choice(split, ("train", "test"), "split")
     file = obtain(_MNIST, _convert_mnist, path, download)
     arrays = read_archive(file, [f"{a}_{s}" for a in "Xy" for s in ("train", "test")])
     X, y = arrays[f"X_{split}"], arrays[f"y_{split}"]
-    _check_images(X, y, file, 28)
-    if return_X_y:
-        return X, y.astype(np.int64)
-    return ImageSet(
+    check_images(X, y, file, 28)
+    rows = "0 to 5999" if split == "train" else "6000 to 7999"
+    images = ImageSet(
         X=X,
         y=y.astype(np.int64),
         name=f"mnist_{split}",
         is_real=True,
-        provenance=(
-            "MNIST, images "
-            + ("0 to 5999" if split == "train" else "6000 to 7999")
-            + " of the t10k file"
-        ),
-        citation=_CITATION,
-        license=_LICENSE,
+        provenance=f"MNIST, images {rows} of the t10k file",
+        citation=CITATION,
+        license=LICENSE,
     )
+    return (images.X, images.y) if return_X_y else images
 
 
-def fetch_affine_mnist(
-    *,
-    path: str | Path | None = None,
-    download: bool = True,
-    return_X_y: bool = False,
-):
-    """Load the 2000 test digits of MNIST, each under one random affine map, 40 x 40.
-
-    In the style of affNIST, but not that set: say "affine MNIST (ours)". Rotation up to
-    20 degrees, shear up to 0.2, a scale of 0.8 to 1.2 along each axis, a shift of up to
-    6 pixels. Without the archive the maps are drawn anew by
-    :func:`make_affine_digits` from ``fetch_mnist("test")``; ``provenance`` says which.
-
-    Parameters
-    ----------
-    path, download, return_X_y
-        As in :func:`fetch_mnist`.
-
-    Returns
-    -------
-    ImageSet
-        With ``affine``, the maps.
-
-    Raises
-    ------
-    DatasetNotFoundError
-        Neither this set nor MNIST is there or downloadable.
-    """
-    file = obtain(_AFFINE, lambda: _convert_affine(path, download), path, True)
-    arrays = read_archive(file, ("X", "y", "affine"))
-    X, y, affine = arrays["X"], arrays["y"], arrays["affine"]
-    _check_images(X, y, file, 40)
-    if affine.shape != (len(X), 2, 3) or not np.isfinite(affine).all():
-        raise ValueError(
-            f"{file} is not the archive expected: affine has shape {affine.shape}, "
-            f"expected finite numbers ({len(X)}, 2, 3)"
-        )
-    if return_X_y:
-        return X, y.astype(np.int64)
-    drawn = str(arrays.get("origin", "the maps of the published figures"))
-    return ImageSet(
-        X=X,
-        y=y.astype(np.int64),
-        affine=affine.astype(np.float32),
-        name="affine_mnist",
-        is_real=True,
-        provenance=(
-            "affine MNIST (ours): MNIST test images under one random affine map each, "
-            f"in the style of affNIST; {drawn}"
-        ),
-        citation=_CITATION + "; after Tieleman, affNIST, 2013",
-        license=_LICENSE,
-    )
-
-
-def make_affine_digits(
-    X: np.ndarray | None = None,
-    y: np.ndarray | None = None,
-    *,
-    size: int = 40,
-    rotation: float = 20.0,
-    shear: float = 0.2,
-    scale: float = 0.2,
-    translation: float = 6.0,
-    severity: float = 1.0,
-    random_state: int | np.random.Generator | None = 0,
-    return_X_y: bool = False,
-):
-    r"""Put images on a larger frame under random affine maps.
-
-    Each image goes through :math:`p \mapsto M p + t` about its center, where
-    :math:`M = R(\theta) \begin{pmatrix} 1 & s \\ 0 & 1 \end{pmatrix}
-    \operatorname{diag}(a, b)`, by bilinear interpolation.
-
-    Parameters
-    ----------
-    X : ndarray of uint8, shape (n, height, width), optional
-        Images; scikit-learn's 1797 digits, enlarged to 24 x 24, by default.
-    y : ndarray, shape (n,), optional
-        Their labels; needed with ``X``.
-    size : int, default=40
-        Height and width of the frame.
-    rotation : float
-        Largest angle in degrees.
-    shear : float
-        Largest ``|s|``.
-    scale : float
-        ``a`` and ``b`` lie in ``[1 - scale, 1 + scale]``.
-    translation : float
-        Largest shift of rows and of columns in pixels.
-    severity : float, default=1.0
-        Multiplies all four; 0 only pads.
-    random_state : int, Generator or None
-        Of the draw.
-    return_X_y : bool, default=False
-        Return ``(X, y)`` only.
-
-    Returns
-    -------
-    ImageSet
-
-    Raises
-    ------
-    TypeError
-        A size that is not a whole number, ranges that are no numbers.
-    ValueError
-        Images that are not uint8 or have no labels; ranges below 0; a scale that would
-        reach 0; a size below 1.
-
-    Examples
-    --------
-    >>> from manifoldkit.datasets import make_affine_digits
-    >>> make_affine_digits()
-    ImageSet('affine_digits', 1797 images 40 x 40)
-    """
-    check_integers(size=size)
-    if size < 1:
-        raise ValueError(f"size: expected at least 1, found {size}")
-    ranges = {"rotation": rotation, "shear": shear, "translation": translation}
-    for name, value in {**ranges, "scale": scale, "severity": severity}.items():
-        check_numbers(**{name: value})
-        if value < 0:
-            raise ValueError(f"{name}: expected a number of at least 0, found {value}")
-    if scale * severity >= 1:
-        raise ValueError(
-            f"scale: expected scale * severity < 1, found {scale * severity:g}"
-        )
-    own = X is None
-    X, y = _enlarged_digits() if X is None else _checked(X, y)
-    rng = np.random.default_rng(random_state)
-    angle, s, a, b, *t = rng.uniform(-1, 1, (6, len(X))) * severity
-    angle = np.deg2rad(rotation) * angle
-    c, d = np.cos(angle), np.sin(angle)
-    turn = np.stack([np.stack([c, -d], -1), np.stack([d, c], -1)], -2)
-    one, none = np.ones(len(X)), np.zeros(len(X))
-    skew = np.stack([np.stack([one, shear * s], -1), np.stack([none, one], -1)], -2)
-    stretch = 1 + scale * np.stack([a, b], -1)
-    M = turn @ skew * stretch[:, None, :]
-    affine = np.concatenate([M, translation * np.stack(t, -1)[..., None]], -1)
-    moved = warp_images(X, affine, size)
-    if return_X_y:
-        return moved, y
-    source = "scikit-learn's handwritten digits, enlarged" if own else "given images"
-    return ImageSet(
-        X=moved,
-        y=y,
-        affine=affine.astype(np.float32),
-        name="affine_digits",
-        is_real=own,
-        provenance=f"{source}, each under a random affine map, severity {severity:g}",
-        citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, "
-        "UCI Machine Learning Repository, 1998"
-        if own
-        else "that of the images",
-        license="CC BY 4.0" if own else "that of the images",
-    )
-
-
-def warp_images(X: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
-    """Move images by affine maps onto frames of ``size`` pixels, bilinear.
-
-    Parameters
-    ----------
-    X : ndarray of uint8, shape (n, height, width)
-    affine : ndarray, shape (n, 2, 3)
-        ``[M | t]`` on (row, column) coordinates about the centers.
-    size : int
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, size, size)
-    """
-    from scipy.ndimage import affine_transform
-
-    inverse = np.linalg.inv(affine[:, :, :2].astype(float))
-    source = (np.array(X.shape[1:]) - 1) / 2
-    center = (size - 1) / 2 + affine[:, :, 2]
-    offset = source - (inverse @ center[..., None])[..., 0]
-    out = np.empty((len(X), size, size), dtype=np.uint8)
-    for i, image in enumerate(X.astype(float)):
-        moved = affine_transform(
-            image, inverse[i], offset[i], output_shape=(size, size), order=1
-        )
-        out[i] = np.round(moved)
-    return out
-
-
-def _enlarged_digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits at 24 x 24, gray values 0..255."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    X = np.round(bunch.images * 255 / 16).astype(np.uint8)
-    same = np.broadcast_to(np.hstack([3 * np.eye(2), np.zeros((2, 1))]), (len(X), 2, 3))
-    return warp_images(X, same, 24), bunch.target.astype(np.int64)
-
-
-def _checked(X, y) -> tuple[np.ndarray, np.ndarray]:
-    X = np.asarray(X)
-    if X.ndim != 3 or X.dtype != np.uint8:
-        raise ValueError(
-            "X: expected uint8 images of shape (n, height, width), found "
-            f"{X.dtype} of shape {X.shape}"
-        )
-    if y is None or np.shape(y) != (len(X),):
-        raise ValueError(
-            f"y: expected {len(X)} labels, found "
-            f"{'none' if y is None else f'shape {np.shape(y)}'}"
-        )
-    y = np.asarray(y)
-    if y.dtype.kind == "f" and np.isnan(y).any():
-        raise ValueError("y: expected labels, found NaN")
-    return X, y
-
-
-def _check_images(X, y, file: Path, side: int) -> None:
-    if X.dtype != np.uint8 or X.shape[1:] != (side, side):
-        raise ValueError(
-            f"{file} is not the archive expected: images are {X.dtype} of shape "
-            f"{X.shape}, expected uint8 (n, {side}, {side})"
-        )
-    if (
-        y.shape != (len(X),)
-        or y.dtype.kind not in "iu"
-        or not np.isin(y, range(10)).all()
-    ):
-        raise ValueError(
-            f"{file} is not the archive expected: labels have shape {y.shape} and "
-            f"dtype {y.dtype}, expected {len(X)} digits"
-        )
+def check_images(X: np.ndarray, y: np.ndarray, file: Path, side: int) -> None:
+    """Refuse the images of an archive unless they are labeled digits of one size."""
+    check_array(file, "X", X, (None, side, side), ("uint8",))
+    check_array(file, "y", y, (len(X),), "iu")
+    if not np.isin(y, range(10)).all():
+        refuse(file, "y has labels outside 0..9")
 
 
 def _convert_mnist() -> dict[str, np.ndarray]:
@@ -422,7 +213,7 @@ def _convert_mnist() -> dict[str, np.ndarray]:
     import pooch
 
     contents = []
-    for name, digest in _FILES.items():
+    for name, digest in ORIGINALS.items():
         file = pooch.retrieve(_MIRROR + name, f"sha256:{digest}", fname=name)
         contents.append(gzip.decompress(Path(file).read_bytes()))
     X = np.frombuffer(contents[0], np.uint8, offset=16).reshape(-1, 28, 28)
@@ -433,18 +224,4 @@ def _convert_mnist() -> dict[str, np.ndarray]:
         "y_train": y[:_N_TRAIN],
         "X_test": X[_N_TRAIN:end],
         "y_test": y[_N_TRAIN:end],
-    }
-
-
-def _convert_affine(path, download) -> dict[str, np.ndarray]:
-    """Draw the maps anew."""
-    if path is not None and Path(path).suffix == ".npz":
-        path = Path(path).parent
-    test = fetch_mnist("test", path=path, download=download)
-    made = make_affine_digits(test.X, test.y, random_state=2013)
-    return {
-        "X": made.X,
-        "y": made.y,
-        "affine": made.affine,
-        "origin": np.array("maps drawn by manifoldkit, random_state 2013"),
     }

@@ -1,19 +1,21 @@
 """Particles on springs or with charges, simulated as the published benchmarks are."""
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_integers
+from manifoldkit._checks import check_choice, check_count, check_counts
 
 _STEP = 0.001  # time unit of the benchmark's integrator
 _CLIP = 100.0  # largest component of a force under integrator="reference"
 _SPEED = 0.5
 _BOX = 5.0
 _STIFFNESS = 0.1
-_CHUNK = 1024  # trajectories integrated at once: the working set stays in cache
+Force = Callable[[Tensor], Tensor]
+CHUNK = 1024  # trajectories integrated at once: the working set stays in cache
 
 
 class ParticleData(NamedTuple):
@@ -90,16 +92,17 @@ def simulate_particles(
         Steps of 0.001, and how many of them lie between frames; ``steps / every - 1``
         frames.
     seed : int, default=42
-        Of NumPy's legacy generator. One stream of draws: initial states are those of
-        the published sets (springs and charged: seed 42, trajectories 0-9999 train,
+        Seed of NumPy's legacy generator. One stream of draws: initial states are those
+        of the published sets (springs and charged: seed 42, trajectories 0-9999 train,
         10000-11999 validate, 12000-13999 test; see also :func:`make_n_body`).
     protocol : {"nri3d"}
         Constants and order of draws.
     integrator : {"reference", "verlet"}, default="reference"
-        The benchmark's: symplectic Euler after a full kick, forces clipped at 100 a
-        component, which violates the conservation of energy at close encounters. Only
-        it matches the published sets (springs bit for bit; charged trajectories are
-        chaotic and some part). Or velocity Verlet without a clip.
+        "reference" is the benchmark's: symplectic Euler after a full kick, forces
+        clipped at 100 a component, which violates the conservation of energy at close
+        encounters. Only it matches the published sets (springs bit for bit; charged
+        trajectories are chaotic and some part). "verlet" is velocity Verlet without a
+        clip.
     device : str or torch.device, optional
         Where to compute (default the processor); the arrays come back to memory.
     skip : int, default=0
@@ -128,14 +131,15 @@ def simulate_particles(
     >>> data.loc.shape, data.edges[0].tolist()[0]
     ((2, 5, 3, 3), [0.0, 0.0, 0.0, 0.0, 1.0])
     """
-    springs = _check(kind, n_traj, n_agents, steps, every, dim, skip, substeps)
-    if protocol != "nri3d":
-        raise ValueError(f"protocol: expected 'nri3d', found {protocol!r}")
-    if integrator not in ("reference", "verlet"):
-        raise ValueError(
-            f"integrator: expected 'reference' or 'verlet', found {integrator!r}"
-        )
-    frames = steps // every - 1
+    check_choice(kind, ("springs", "charged"), "kind")
+    check_choice(protocol, ("nri3d",), "protocol")
+    check_choice(integrator, ("reference", "verlet"), "integrator")
+    check_counts(n_agents=n_agents, dim=dim, every=every, substeps=substeps)
+    for name, value in {"n_traj": n_traj, "skip": skip}.items():
+        check_count(value, name, least=0)
+    if check_count(steps, "steps", least=2 * every) % every:
+        raise ValueError(f"steps: expected a multiple of {every}, found {steps}")
+    springs, frames = kind == "springs", steps // every - 1
     loc, vel, edges, charges = _initial_states(
         springs, n_traj, n_agents, frames, dim, seed, skip
     )
@@ -143,8 +147,8 @@ def simulate_particles(
     out_loc = np.empty((n_traj, n_agents, frames, dim))
     out_vel = np.empty_like(out_loc)
     with torch.no_grad():
-        for start in range(0, n_traj, _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, n_traj, CHUNK):
+            part = slice(start, start + CHUNK)
             # (dim, agents, trajectories): the long axis last, for vector instructions
             x, v, e = (
                 torch.as_tensor(np.ascontiguousarray(np.moveaxis(a[part], 0, -1)))
@@ -153,11 +157,10 @@ def simulate_particles(
                 for a in (loc, vel, edges)
             )
             force = _Springs(e) if springs else _Charges(e)
-            for k, (place, speed) in enumerate(
-                march(x, v, force, steps, every, substeps)
-            ):
-                out_loc[part, :, k] = place.permute(2, 1, 0).cpu().numpy()
-                out_vel[part, :, k] = speed.permute(2, 1, 0).cpu().numpy()
+            states = march(x, v, force, steps, every, substeps)
+            for k, state in enumerate(states):
+                for out, now in zip((out_loc, out_vel), state, strict=True):
+                    out[part, :, k] = now.permute(2, 1, 0).cpu().numpy()
     return ParticleData(out_loc, out_vel, edges, None if springs else charges)
 
 
@@ -215,37 +218,13 @@ def make_n_body(
     )
 
 
-def _check(kind, n_traj, n_agents, steps, every, dim, skip, substeps) -> bool:
-    """Raise for arguments out of range; tell whether the force is that of springs."""
-    if kind not in ("springs", "charged"):
-        raise ValueError(f"kind: expected 'springs' or 'charged', found {kind!r}")
-    least = {
-        "n_traj": (n_traj, 0),
-        "n_agents": (n_agents, 1),
-        "dim": (dim, 1),
-        "every": (every, 1),
-        "skip": (skip, 0),
-        "substeps": (substeps, 1),
-    }
-    check_integers(steps=steps, **{name: value for name, (value, _) in least.items()})
-    for name, (value, low) in least.items():
-        if value < low:
-            raise ValueError(f"{name}: expected an integer >= {low}, found {value}")
-    if steps % every or steps < 2 * every:
-        raise ValueError(
-            f"steps: expected a multiple of every = {every}, two or more times it, "
-            f"found {steps}"
-        )
-    return kind == "springs"
-
-
-def _initial_states(springs, n_traj, n, frames, dim, seed, skip):
+def _initial_states(
+    springs: bool, n_traj: int, n: int, frames: int, dim: int, seed: int, skip: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw in the order of the published generator; nothing else may be drawn."""
     rng = np.random.RandomState(seed)
-    loc = np.empty((n_traj, dim, n))
-    vel = np.empty((n_traj, dim, n))
-    edges = np.empty((n_traj, n, n))
-    charges = np.empty((n_traj, n))
+    loc, vel = np.empty((2, n_traj, dim, n))
+    edges, charges = np.empty((n_traj, n, n)), np.empty((n_traj, n))
     spread = 0.5 if springs else (n / 5) ** (1 / 3)
     for k in range(-skip, n_traj):
         if springs:
@@ -290,11 +269,9 @@ class _Charges:
         n = edges.shape[0]
         self.i, self.j = torch.triu_indices(n, n, 1, device=edges.device)
         self.weight = edges[self.i, self.j]
+        # of each particle: the pairs it comes first in, and those it comes second in
         self.rows = [
-            (
-                (self.i == a).nonzero()[:, 0].tolist(),
-                (self.j == a).nonzero()[:, 0].tolist(),
-            )
+            [(side == a).nonzero()[:, 0].tolist() for side in (self.i, self.j)]
             for a in range(n)
         ]
 
@@ -313,7 +290,9 @@ class _Charges:
         return force
 
 
-def _march_reference(x, v, force, steps, every, substeps):
+def _march_reference(
+    x: Tensor, v: Tensor, force: Force, steps: int, every: int, substeps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield states at every frame: full kick first, then drift and kick in turn."""
     if substeps != 1:
         raise ValueError("substeps: only integrator='verlet' takes more than 1")
@@ -325,7 +304,9 @@ def _march_reference(x, v, force, steps, every, substeps):
         v.add_(force(x).clamp_(-_CLIP, _CLIP).mul_(_STEP))
 
 
-def _march_verlet(x, v, force, steps, every, substeps):
+def _march_verlet(
+    x: Tensor, v: Tensor, force: Force, steps: int, every: int, substeps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield states at every frame: half kick, drift, half kick."""
     h = _STEP / substeps
     f = force(x)

@@ -1,10 +1,12 @@
 """ETH-UCY: pedestrians in five scenes, seen from above."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit._checks import check_choice, check_count, check_counts, check_positive
 from manifoldkit.datasets.archive import VARIABLE, data_folder, data_folders
 from manifoldkit.exceptions import DatasetNotFoundError
 
@@ -15,68 +17,34 @@ SUBSETS = {
     "zara1": ("crowds_zara01",),
     "zara2": ("crowds_zara02",),
 }
-# Frame at which the validation part of each scene begins, while it is no test scene.
-_FIRST_VALIDATION_FRAME = {
-    "biwi_eth": 1024,
-    "biwi_hotel": 1440,
-    "students001": 355,
-    "students003": 432,
-    "crowds_zara01": 711,
-    "crowds_zara02": 842,
-    "crowds_zara03": 603,
-    "uni_examples": 594,
-}
 _FOLDER = "eth_ucy"
 _COMMIT = "e4fe8dd6df3b3d2033665c5f8ac3544e81c44db5"
 _PUBLISHER = f"https://raw.githubusercontent.com/Khrylx/AgentFormer/{_COMMIT}/"
-_ORIGINALS = {
-    "biwi_eth": {
-        "eth/biwi_eth.txt": (
-            "d7cdcedd6472ebaa794bc56e037542e350dfe2ee992f818ab8c417e9fc2a17ad"
-        )
-    },
-    "biwi_hotel": {
-        "hotel/biwi_hotel.txt": (
-            "90c4b0f7514b307b53481d8e2e23f9ba1ea9202d732634291c01267742d66746"
-        )
-    },
-    "students001": {
-        "univ/students001.txt": (
-            "4071b40e8d23b485efc8376f697c66753df102903e2923092ab17694c0183249"
-        )
-    },
-    "students003": {
-        "univ/students003.txt": (
-            "3a46399a7c5dc27b95e69c8cc75fa824494e69c0c317c0790a69bca5d5ee3a14"
-        )
-    },
-    "crowds_zara01": {
-        "zara1/crowds_zara01.txt": (
-            "7d2c9a70e33594dbaf3142ec97ade2bc07f41ea681cf0e399057c8fa1da0f5f8"
-        )
-    },
-    "crowds_zara02": {
-        "zara2/crowds_zara02.txt": (
-            "d085bffb646ff89afe5af7964feade56834a81197ba04f567db5a02fd607d4cf"
-        )
-    },
-    "crowds_zara03": {
-        "eth/crowds_zara03_train.txt": (
-            "7e640fd562e4ad56ef27a0a8a555a43443824a0834b83e1c3bbaefad97790ede"
-        ),
-        "eth/crowds_zara03_val.txt": (
-            "5251c0c7c1685187626e1ea242166a1691ed91f84b6aca214b9379a722ab9268"
-        ),
-    },
-    "uni_examples": {
-        "eth/uni_examples_train.txt": (
-            "5124a997ccef4fe8589e510616d9d8c2adf6b3e254e34d1b5d2741879e8cec76"
-        ),
-        "eth/uni_examples_val.txt": (
-            "acc920f245ba7e309c1ddf349eb6b956342b6c95346a3182be81d6d040fbc023"
-        ),
-    },
+# Of each scene: the frame at which its validation part begins, while it is no test
+# scene, and its originals without their ending.
+SCENES = {
+    "biwi_eth": (1024, ("eth/biwi_eth",)),
+    "biwi_hotel": (1440, ("hotel/biwi_hotel",)),
+    "students001": (355, ("univ/students001",)),
+    "students003": (432, ("univ/students003",)),
+    "crowds_zara01": (711, ("zara1/crowds_zara01",)),
+    "crowds_zara02": (842, ("zara2/crowds_zara02",)),
+    "crowds_zara03": (603, ("eth/crowds_zara03_train", "eth/crowds_zara03_val")),
+    "uni_examples": (594, ("eth/uni_examples_train", "eth/uni_examples_val")),
 }
+# SHA-256 of the originals in this order
+_SHA256 = (
+    "d7cdcedd6472ebaa794bc56e037542e350dfe2ee992f818ab8c417e9fc2a17ad",
+    "90c4b0f7514b307b53481d8e2e23f9ba1ea9202d732634291c01267742d66746",
+    "4071b40e8d23b485efc8376f697c66753df102903e2923092ab17694c0183249",
+    "3a46399a7c5dc27b95e69c8cc75fa824494e69c0c317c0790a69bca5d5ee3a14",
+    "7d2c9a70e33594dbaf3142ec97ade2bc07f41ea681cf0e399057c8fa1da0f5f8",
+    "d085bffb646ff89afe5af7964feade56834a81197ba04f567db5a02fd607d4cf",
+    "7e640fd562e4ad56ef27a0a8a555a43443824a0834b83e1c3bbaefad97790ede",
+    "5251c0c7c1685187626e1ea242166a1691ed91f84b6aca214b9379a722ab9268",
+    "5124a997ccef4fe8589e510616d9d8c2adf6b3e254e34d1b5d2741879e8cec76",
+    "acc920f245ba7e309c1ddf349eb6b956342b6c95346a3182be81d6d040fbc023",
+)
 
 
 class PedestrianWindows(NamedTuple):
@@ -89,7 +57,7 @@ class PedestrianWindows(NamedTuple):
     future : ndarray, shape (n_windows, n_agents, horizon, 2)
         What follows.
     mask : ndarray of bool, shape (n_windows, n_agents)
-        Which agents there are.
+        True where there is an agent.
     scene : ndarray of str, shape (n_windows,)
         File that a window is from.
     frame : ndarray of int, shape (n_windows,)
@@ -148,7 +116,7 @@ def fetch_eth_ucy(
     """
     options = (subset, split, n_agents, radius, history, horizon)
     for folder in _folders(path):
-        if all((folder / f"{scene}.txt").is_file() for scene in _ORIGINALS):
+        if all((folder / f"{scene}.txt").is_file() for scene in SCENES):
             return load_eth_ucy(folder, *options)
     target = data_folder(path) / _FOLDER
     reason = "download=False"
@@ -190,7 +158,7 @@ def load_eth_ucy(
     subset : {"eth", "hotel", "univ", "zara1", "zara2"}
         The scene left out.
     split : {"train", "val", "test"}
-        Which part.
+        "test" for the scene left out, "train" or "val" for parts of the others.
     n_agents : int, optional
         Instead of whole windows, one sample for every agent of every window: the agent
         first, then its nearest ones at the last observed step, up to this number.
@@ -221,38 +189,27 @@ def load_eth_ucy(
     >>> windows.past.shape, windows.future[0, 1, -1].tolist()
     ((1, 2, 8, 2), [19.5, 2.0])
     """
-    if subset not in SUBSETS:
-        raise ValueError(f"subset: expected one of {list(SUBSETS)}, found {subset!r}")
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"split: expected 'train', 'val' or 'test', found {split!r}")
-    for name, value in {"history": history, "horizon": horizon}.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1 step, found {value}")
-    if n_agents is not None and n_agents < 1:
-        raise ValueError(f"n_agents: expected at least 1, found {n_agents}")
-    if not radius > 0:
-        raise ValueError(f"radius: expected a positive distance, found {radius}")
+    check_choice(subset, SUBSETS, "subset")
+    check_choice(split, ("train", "val", "test"), "split")
+    check_counts(history=history, horizon=horizon)
+    if n_agents is not None:
+        check_count(n_agents, "n_agents")
+    check_positive(radius, "radius")
     own = SUBSETS[subset]
-    scenes = own if split == "test" else [s for s in _ORIGINALS if s not in own]
+    scenes = own if split == "test" else [s for s in SCENES if s not in own]
     windows, names, frames = [], [], []
     for scene in scenes:
         rows = _read_scene(Path(root) / f"{scene}.txt")
         if split != "test":
-            early = rows[:, 0] < _FIRST_VALIDATION_FRAME[scene]
+            early = rows[:, 0] < SCENES[scene][0]
             rows = rows[early if split == "train" else ~early]
         for frame, tracks in _windows(rows, history + horizon):
-            windows.append(tracks)
-            names.append(scene)
-            frames.append(frame)
-    if n_agents is not None:
-        counts = [len(tracks) for tracks in windows]
-        windows = [
-            part
-            for tracks in windows
-            for part in _around_each(tracks, n_agents, radius, history)
-        ]
-        names = np.repeat(names, counts).tolist() if counts else names
-        frames = np.repeat(frames, counts).tolist() if counts else frames
+            parts = [tracks]
+            if n_agents is not None:
+                parts = list(_around_each(tracks, n_agents, radius, history))
+            windows += parts
+            names += [scene] * len(parts)
+            frames += [frame] * len(parts)
     width = n_agents or max((len(tracks) for tracks in windows), default=0)
     data = np.full((len(windows), width, history + horizon, 2), np.nan)
     mask = np.zeros((len(windows), width), dtype=bool)
@@ -285,7 +242,7 @@ def _read_scene(file: Path) -> np.ndarray:
     return rows
 
 
-def _windows(rows: np.ndarray, length: int):
+def _windows(rows: np.ndarray, length: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the first frame and the complete tracks (n, length, 2) of each window."""
     if not len(rows):
         return
@@ -301,7 +258,9 @@ def _windows(rows: np.ndarray, length: int):
             yield first + start, places[whole, start : start + length]
 
 
-def _around_each(tracks: np.ndarray, n_agents: int, radius: float, history: int):
+def _around_each(
+    tracks: np.ndarray, n_agents: int, radius: float, history: int
+) -> Iterator[np.ndarray]:
     """Yield for each agent its own track and those of its nearest ones."""
     last = tracks[:, history - 1]
     distance = np.linalg.norm(last[:, None] - last[None], axis=-1)
@@ -321,14 +280,15 @@ def _download(target: Path) -> None:
     """Download the originals and write their four informative columns."""
     import pooch
 
-    for scene, parts in _ORIGINALS.items():
+    digests = iter(_SHA256)
+    for scene, (_, parts) in SCENES.items():
         lines = []
-        for name, digest in parts.items():
+        for name in parts:
             file = pooch.retrieve(
-                f"{_PUBLISHER}datasets/eth_ucy/{name}",
-                f"sha256:{digest}",
+                f"{_PUBLISHER}datasets/eth_ucy/{name}.txt",
+                f"sha256:{next(digests)}",
                 path=target / "originals",
-                fname=Path(name).name,
+                fname=f"{Path(name).name}.txt",
             )
             lines += _informative_columns(Path(file).read_text())
         temporary = target / f"{scene}.txt.part"

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
+from manifoldkit._checks import check_count
+
 
 class Mesh(NamedTuple):
     """A triangle mesh.
@@ -14,7 +16,9 @@ class Mesh(NamedTuple):
     Attributes
     ----------
     vertices : ndarray of float64, shape (n_vertices, 3)
+        Corners.
     faces : ndarray of int64, shape (n_faces, 3)
+        Rows of ``vertices`` that each triangle joins.
     """
 
     vertices: np.ndarray
@@ -57,8 +61,7 @@ def read_off(path: str | Path) -> Mesh:
     rows = [line.split() for line in lines if line.strip()]
     if not rows or not rows[0][0].upper().startswith("OFF"):
         raise ValueError(f"{path}: expected a file that begins with OFF")
-    rest = [rows[0][0][3:], *rows[0][1:]]
-    header = [word for word in rest if word]
+    header = [word for word in (rows[0][0][3:], *rows[0][1:]) if word]
     rows = rows[1:] if not header else [header, *rows[1:]]
     try:
         n_vertices, n_faces = int(rows[0][0]), int(rows[0][1])
@@ -97,7 +100,7 @@ def _triangles(rows: list[list[str]]) -> np.ndarray:
 
 
 def sample_mesh(
-    mesh: Mesh, n_points: int, random_state=None
+    mesh: Mesh, n_points: int, random_state: int | np.random.RandomState | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw points uniformly on the surface, with the normals of their faces.
 
@@ -128,8 +131,7 @@ def sample_mesh(
     >>> points.sum(1).round(6), normals[0].round(3)
     (array([1., 1., 1., 1., 1.]), array([0.577, 0.577, 0.577]))
     """
-    if n_points < 0:
-        raise ValueError(f"n_points: expected 0 or more, found {n_points}")
+    check_count(n_points, "n_points", least=0)
     corners = mesh.vertices[mesh.faces]
     edges = corners[:, 1:] - corners[:, :1]
     normals = np.cross(edges[:, 0], edges[:, 1])

@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 from sklearn.utils import check_random_state
 
-from manifoldkit._checks import check_integers, check_numbers
+from manifoldkit._checks import check_choice, check_counts, check_interval
 
 # A piece of surface: its area, and a sampler of points and outward normals.
-_Sampler = Callable[[int, np.random.RandomState], tuple[np.ndarray, np.ndarray]]
-_Piece = tuple[float, _Sampler]
+Rng = np.random.RandomState
+Sampler = Callable[[int, Rng], tuple[np.ndarray, np.ndarray]]
+Piece = tuple[float, Sampler]
 
 
 class PointClouds(NamedTuple):
@@ -51,7 +53,7 @@ def make_point_clouds(
     shapes: Sequence[str] | None = None,
     rotate: str | None = None,
     noise: float = 0.0,
-    random_state: int | np.random.RandomState | None = None,
+    random_state: int | Rng | None = None,
 ) -> PointClouds:
     """Sample points on objects of random proportions.
 
@@ -59,7 +61,7 @@ def make_point_clouds(
 
     Parameters
     ----------
-    n_clouds, n_points : int
+    n_clouds, n_points : int, default=200, 256
         Number of clouds, and of points in each.
     shapes : sequence of str, optional
         Classes among "box", "cone", "cylinder", "ellipsoid", "torus", "mug",
@@ -79,10 +81,8 @@ def make_point_clouds(
 
     Raises
     ------
-    TypeError
-        Numbers that are not whole.
-    ValueError
-        Unknown shape or rotation, or numbers below one.
+    ValueError, TypeError
+        Unknown shape or rotation, or numbers that are no integers of at least one.
 
     Examples
     --------
@@ -90,19 +90,12 @@ def make_point_clouds(
     >>> clouds.X.shape, sorted(clouds.y.tolist())
     ((4, 64, 3), [0, 0, 1, 1])
     """
-    check_integers(n_clouds=n_clouds, n_points=n_points)
-    check_numbers(noise=noise)
-    names = tuple(_SHAPES) if shapes is None else tuple(shapes)
-    for name in names:
-        if name not in _SHAPES:
-            raise ValueError(f"shapes: expected among {list(_SHAPES)}, found {name!r}")
-    if not names or n_clouds < 1 or n_points < 1 or noise < 0:
-        raise ValueError(
-            "shapes, n_clouds, n_points, noise: expected at least one shape, cloud and "
-            f"point and noise >= 0, found {names}, {n_clouds}, {n_points}, {noise}"
-        )
-    if rotate not in (None, "z", "so3"):
-        raise ValueError(f"rotate: expected None, 'z' or 'so3', found {rotate!r}")
+    check_counts(n_clouds=n_clouds, n_points=n_points)
+    check_interval(noise, "noise", 0)
+    check_choice(rotate, (None, "z", "so3"), "rotate")
+    names = tuple(SHAPES) if shapes is None else tuple(shapes)
+    for name in names or (None,):
+        check_choice(name, SHAPES, "shapes")
     rng = check_random_state(random_state)
     y = rng.permutation(np.arange(n_clouds) % len(names))
     points, normals = np.empty((2, n_clouds, n_points, 3))
@@ -110,7 +103,7 @@ def make_point_clouds(
     first = np.cumsum([0, *(len(_PARTS.get(name, ("",))) for name in names)])
     for i, label in enumerate(y):
         name = names[label]
-        points[i], normals[i], piece = _sample(_SHAPES[name](rng), n_points, rng)
+        points[i], normals[i], piece = sample(SHAPES[name](rng), n_points, rng)
         parts[i] = first[label] + np.asarray(_PART_OF_PIECE.get(name, (0,) * 6))[piece]
     turns = _rotations(rotate, n_clouds, rng)
     points -= points.mean(1, keepdims=True)
@@ -118,6 +111,7 @@ def make_point_clouds(
     points /= np.where(radius > 0, radius, 1.0)[:, None, None]  # 0: a single point
     points += noise * rng.standard_normal(points.shape)
     points, normals = (a @ turns.swapaxes(1, 2) for a in (points, normals))
+    part_names = (f"{n} {part}".strip() for n in names for part in _PARTS.get(n, ("",)))
     return PointClouds(
         points.astype(np.float32),
         y.astype(np.int64),
@@ -125,15 +119,11 @@ def make_point_clouds(
         names,
         turns.astype(np.float32),
         parts,
-        tuple(
-            f"{name} {part}".strip()
-            for name in names
-            for part in _PARTS.get(name, ("",))
-        ),
+        tuple(part_names),
     )
 
 
-def _rotations(kind: str | None, n: int, rng: np.random.RandomState) -> np.ndarray:
+def _rotations(kind: str | None, n: int, rng: Rng) -> np.ndarray:
     if kind is None:
         return np.tile(np.eye(3), (n, 1, 1))
     if kind == "z":
@@ -142,25 +132,23 @@ def _rotations(kind: str | None, n: int, rng: np.random.RandomState) -> np.ndarr
     return Rotation.from_quat(rng.standard_normal((n, 4))).as_matrix()
 
 
-def _sample(pieces: list[_Piece], n: int, rng) -> tuple[np.ndarray, ...]:
+def sample(
+    pieces: list[Piece], n: int, rng: Rng
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Uniform points on the union of pieces, normals, and pieces, in random order."""
     areas = np.array([area for area, _ in pieces])
     counts = rng.multinomial(n, areas / areas.sum())
     drawn = [sampler(k, rng) for (_, sampler), k in zip(pieces, counts, strict=True)]
     points, normals = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    order = rng.permutation(n)
-    return (
-        points[order],
-        normals[order],
-        np.repeat(np.arange(len(pieces)), counts)[order],
-    )
+    piece, order = np.repeat(np.arange(len(pieces)), counts), rng.permutation(n)
+    return points[order], normals[order], piece[order]
 
 
-def _box(center, size) -> list[_Piece]:
+def box(center: ArrayLike, size: ArrayLike) -> list[Piece]:
     """Six faces of a box with edges along the axes."""
     center, size = np.asarray(center, float), np.asarray(size, float)
 
-    def face(axis: int, sign: float) -> _Piece:
+    def face(axis: int, sign: float) -> Piece:
         normal = sign * np.eye(3)[axis]
 
         def sampler(n, rng):
@@ -173,7 +161,7 @@ def _box(center, size) -> list[_Piece]:
     return [face(axis, sign) for axis in range(3) for sign in (-1.0, 1.0)]
 
 
-def _cylinder(center, axis: int, radius: float, height: float) -> list[_Piece]:
+def cylinder(center: ArrayLike, axis: int, radius: float, height: float) -> list[Piece]:
     """A closed cylinder along a coordinate axis."""
     center = np.asarray(center, float)
     u, v, w = np.eye(3)[(axis + 1) % 3], np.eye(3)[(axis + 2) % 3], np.eye(3)[axis]
@@ -183,7 +171,7 @@ def _cylinder(center, axis: int, radius: float, height: float) -> list[_Piece]:
         normal = np.cos(t) * u + np.sin(t) * v
         return center + radius * normal + height * z * w, normal
 
-    def cap(sign: float) -> _Sampler:
+    def cap(sign: float) -> Sampler:
         def sampler(n, rng):
             t, r = rng.uniform(0, 2 * np.pi, (n, 1)), rng.uniform(size=(n, 1)) ** 0.5
             flat = radius * r * (np.cos(t) * u + np.sin(t) * v)
@@ -195,7 +183,7 @@ def _cylinder(center, axis: int, radius: float, height: float) -> list[_Piece]:
     return [(2 * np.pi * radius * height, side), (disc, cap(-1.0)), (disc, cap(1.0))]
 
 
-def _cone(radius: float, height: float) -> list[_Piece]:
+def cone(radius: float, height: float) -> list[Piece]:
     """A closed cone with its tip up."""
     slope = np.hypot(radius, height)
 
@@ -206,11 +194,11 @@ def _cone(radius: float, height: float) -> list[_Piece]:
         points = s * radius * around + (1 - s) * height * up
         return points, (height * around + radius * up) / slope
 
-    base = _cylinder((0, 0, 0), 2, radius, 0.0)[1]
+    base = cylinder((0, 0, 0), 2, radius, 0.0)[1]
     return [(np.pi * radius * slope, side), base]
 
 
-def _ellipsoid(axes) -> list[_Piece]:
+def ellipsoid(axes: ArrayLike) -> list[Piece]:
     """An ellipsoid; uniform by rejection of points of the stretched sphere."""
     axes = np.asarray(axes, float)
 
@@ -228,7 +216,9 @@ def _ellipsoid(axes) -> list[_Piece]:
     return [(1.0, sampler)]
 
 
-def _torus(center, radius: float, tube: float, arc: float = 2 * np.pi) -> list[_Piece]:
+def torus(
+    center: ArrayLike, radius: float, tube: float, arc: float = 2 * np.pi
+) -> list[Piece]:
     """A torus, or an open part of one, standing in the x-z plane."""
     center = np.asarray(center, float)
 
@@ -248,42 +238,42 @@ def _torus(center, radius: float, tube: float, arc: float = 2 * np.pi) -> list[_
     return [(arc * radius * 2 * np.pi * tube, sampler)]
 
 
-def _make_mug(rng) -> list[_Piece]:
+def _make_mug(rng: Rng) -> list[Piece]:
     radius, height = rng.uniform(0.35, 0.5), rng.uniform(0.8, 1.2)
-    handle = _torus((radius, 0, 0), 0.3 * height, 0.06, np.pi)
-    return _cylinder((0, 0, 0), 2, radius, height) + handle
+    handle = torus((radius, 0, 0), 0.3 * height, 0.06, np.pi)
+    return cylinder((0, 0, 0), 2, radius, height) + handle
 
 
-def _make_airplane(rng) -> list[_Piece]:
+def _make_airplane(rng: Rng) -> list[Piece]:
     length, span = rng.uniform(1.6, 2.2), rng.uniform(1.4, 2.2)
     chord, shift = rng.uniform(0.25, 0.4), rng.uniform(-0.1, 0.2)
     tail = -length / 2 + 0.12
     return (
-        _cylinder((0, 0, 0), 0, rng.uniform(0.1, 0.16), length)
-        + _box((shift, 0, 0), (chord, span, 0.05))
-        + _box((tail, 0, 0), (0.2, 0.35 * span, 0.04))
-        + _box((tail, 0, 0.2), (0.22, 0.04, rng.uniform(0.3, 0.45)))
+        cylinder((0, 0, 0), 0, rng.uniform(0.1, 0.16), length)
+        + box((shift, 0, 0), (chord, span, 0.05))
+        + box((tail, 0, 0), (0.2, 0.35 * span, 0.04))
+        + box((tail, 0, 0.2), (0.22, 0.04, rng.uniform(0.3, 0.45)))
     )
 
 
-def _make_table(rng) -> list[_Piece]:
+def _make_table(rng: Rng) -> list[Piece]:
     width, depth = rng.uniform(1.2, 2.0), rng.uniform(0.8, 1.2)
     height, leg = rng.uniform(0.7, 1.1), rng.uniform(0.06, 0.12)
     x, y = width / 2 - leg, depth / 2 - leg
-    pieces = _box((0, 0, 0), (width, depth, 0.08))
+    pieces = box((0, 0, 0), (width, depth, 0.08))
     for sx, sy in ((-x, -y), (-x, y), (x, -y), (x, y)):
-        pieces += _box((sx, sy, -height / 2 - 0.04), (leg, leg, height))
+        pieces += box((sx, sy, -height / 2 - 0.04), (leg, leg, height))
     return pieces
 
 
-_SHAPES: dict[str, Callable[[np.random.RandomState], list[_Piece]]] = {
-    "box": lambda rng: _box((0, 0, 0), rng.uniform(0.5, 1.5, 3)),
-    "cone": lambda rng: _cone(rng.uniform(0.4, 0.8), rng.uniform(0.8, 1.6)),
-    "cylinder": lambda rng: _cylinder(
+SHAPES: dict[str, Callable[[Rng], list[Piece]]] = {
+    "box": lambda rng: box((0, 0, 0), rng.uniform(0.5, 1.5, 3)),
+    "cone": lambda rng: cone(rng.uniform(0.4, 0.8), rng.uniform(0.8, 1.6)),
+    "cylinder": lambda rng: cylinder(
         (0, 0, 0), 2, rng.uniform(0.3, 0.7), rng.uniform(0.8, 1.8)
     ),
-    "ellipsoid": lambda rng: _ellipsoid(rng.uniform(0.5, 1.2, 3)),
-    "torus": lambda rng: _torus((0, 0, 0), 1.0, rng.uniform(0.2, 0.45)),
+    "ellipsoid": lambda rng: ellipsoid(rng.uniform(0.5, 1.2, 3)),
+    "torus": lambda rng: torus((0, 0, 0), 1.0, rng.uniform(0.2, 0.45)),
     "mug": _make_mug,
     "airplane": _make_airplane,
     "table": _make_table,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit._checks import check_choice
 from manifoldkit.datasets.archive import Source, data_folder, obtain, read_archive
 from manifoldkit.datasets.points.meshes import farthest_points, read_off, sample_mesh
 from manifoldkit.exceptions import DatasetNotFoundError
@@ -23,12 +24,8 @@ _SMALLEST_CLASS = 10
 # base classes, as "name|parent", of the twelve merged ones
 _MERGED = {
     "airplane": (
-        "F117|airplane",
-        "biplane|airplane",
-        "commercial|airplane",
-        "fighter_jet|airplane",
-        "glider|airplane",
-        "multi_fuselage|airplane",
+        *("F117|airplane", "biplane|airplane", "commercial|airplane"),
+        *("fighter_jet|airplane", "glider|airplane", "multi_fuselage|airplane"),
         "stealth_bomber|airplane",
     ),
     "car": ("antique_car|car", "race_car|car", "sedan|car", "sports_car|car"),
@@ -37,23 +34,16 @@ _MERGED = {
     "helicopter": ("helicopter|aircraft",),
     "human": ("human_arms_out|human", "human|biped", "walking|human"),
     "plant": (
-        "bush|plant",
-        "flower_with_stem|plant",
-        "flowers|plant",
+        *("bush|plant", "flower_with_stem|plant", "flowers|plant"),
         "potted_plant|plant",
     ),
     "seat": (
-        "bench|seat",
-        "couch|seat",
-        "desk_chair|seat",
-        "dining_chair|chair",
-        "stool|chair",
+        *("bench|seat", "couch|seat", "desk_chair|seat"),
+        *("dining_chair|chair", "stool|chair"),
     ),
     "ship": (
-        "large_sail_boat|sailboat",
-        "sailboat_with_oars|sailboat",
-        "sailboat|sea_vessel",
-        "ship|sea_vessel",
+        *("large_sail_boat|sailboat", "sailboat_with_oars|sailboat"),
+        *("sailboat|sea_vessel", "ship|sea_vessel"),
     ),
     "sword": ("sword|blade",),
     "table": ("rectangular|table", "round|table", "single_leg|round"),
@@ -136,10 +126,8 @@ def fetch_point_clouds(
     >>> clouds.X.shape  # doctest: +SKIP
     (450, 1024, 3)
     """
-    if subset not in _SUBSETS:
-        raise ValueError(f"subset: expected one of {_SUBSETS}, found {subset!r}")
-    if split not in _SIZES:
-        raise ValueError(f"split: expected one of {tuple(_SIZES)}, found {split!r}")
+    check_choice(subset, _SUBSETS, "subset")
+    check_choice(split, _SIZES, "split")
     source = Source(
         f"pointclouds/psb_{split}.npz",
         _PUBLISHER,
@@ -206,7 +194,7 @@ def convert_princeton(folder: str | Path, split: str) -> dict[str, np.ndarray]:
     folder : str or Path
         ``psb_v1``, with ``benchmark/classification/v1/base`` and ``benchmark/db``.
     split : {"train", "test"}
-        Which list.
+        Official list.
     """
     folder = Path(folder)
     lists = folder / "benchmark" / "classification" / "v1" / "base"
@@ -221,27 +209,20 @@ def convert_princeton(folder: str | Path, split: str) -> dict[str, np.ndarray]:
     of_base = {base: merged.index(m) for m, bases in _MERGED.items() for base in bases}
     rows = []
     for name, models in both[split].items():
+        own = shared.index(name) if name in shared else -1
+        labels = names.index(name), own, of_base.get(name, -1)
         for model in models:
             file = folder / "benchmark" / "db" / f"{model // 100}" / f"m{model}"
-            points, normals = _cloud(file / f"m{model}.off", model)
-            rows.append(
-                (
-                    np.round(32767 * points).astype(np.int16),
-                    np.round(127 * normals).astype(np.int8),
-                    model,
-                    names.index(name),
-                    shared.index(name) if name in shared else -1,
-                    of_base.get(name, -1),
-                )
-            )
-    xyz, normal, model_id, base, psb21, psb12 = zip(*rows, strict=True)
+            rows.append((*_cloud(file / f"m{model}.off", model), model, *labels))
+    points, normals, *numbers = zip(*rows, strict=True)
+    model_id, base, psb21, psb12 = (np.array(column, np.int16) for column in numbers)
     return {
-        "xyz": np.stack(xyz),
-        "normal": np.stack(normal),
-        "model_id": np.array(model_id, np.int16),
-        "base": np.array(base, np.int16),
-        "psb21": np.array(psb21, np.int16),
-        "psb12": np.array(psb12, np.int16),
+        "xyz": np.round(32767 * np.stack(points)).astype(np.int16),
+        "normal": np.round(127 * np.stack(normals)).astype(np.int8),
+        "model_id": model_id,
+        "base": base,
+        "psb21": psb21,
+        "psb12": psb12,
         "base_names": np.array(names),
         "psb21_names": np.array(shared),
         "psb12_names": np.array(merged),

@@ -2,34 +2,30 @@
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit._checks import check_choice, check_count
 from manifoldkit.datasets.archive import open_hdf5
 from manifoldkit.datasets.points.meshes import read_off, sample_mesh
 from manifoldkit.datasets.points.princeton import ShapeSet
 from manifoldkit.exceptions import DatasetNotFoundError
 
+_SPLITS = ("train", "test")
+_SCAN_SUFFIXES = {
+    "OBJ": "",
+    "PB_T25": "_augmented25_norot",
+    "PB_T25_R": "_augmented25rot",
+    "PB_T50_R": "_augmentedrot",
+    "PB_T50_RS": "_augmentedrot_scale75",
+}
 _SHAPENET_PARTS = (4, 2, 2, 4, 4, 3, 3, 2, 4, 2, 6, 2, 3, 3, 3, 3)
 _SHAPENET_NAMES = (
-    "airplane",
-    "bag",
-    "cap",
-    "car",
-    "chair",
-    "earphone",
-    "guitar",
-    "knife",
-    "lamp",
-    "laptop",
-    "motorbike",
-    "mug",
-    "pistol",
-    "rocket",
-    "skateboard",
-    "table",
+    *("airplane", "bag", "cap", "car", "chair", "earphone", "guitar", "knife"),
+    *("lamp", "laptop", "motorbike", "mug", "pistol", "rocket", "skateboard", "table"),
 )
 
 
@@ -76,11 +72,11 @@ def load_modelnet(
         normals), ``modelnet40_normal_resampled`` (text files with normals and lists of
         both sets), or the meshes, ``class/train/*.off``.
     split : {"train", "test"}
-        Which part.
+        Official list.
     n_points : int, default=1024
         The first points of each file; sampled by area from meshes.
     random_state : int, default=0
-        For meshes.
+        Seed of the sampling of meshes.
 
     Returns
     -------
@@ -97,7 +93,8 @@ def load_modelnet(
         h5py is needed and not installed.
     """
     folder = _existing(folder)
-    _check_split(split, ("train", "test"))
+    check_choice(split, _SPLITS, "split")
+    check_count(n_points, "n_points")
     lists = folder / f"{split}_files.txt"
     if lists.exists():
         names = (folder / "shape_names.txt").read_text().split()
@@ -120,7 +117,9 @@ def load_modelnet(
     return _sampled(folder, split, names, n_points, random_state)
 
 
-def _resampled(folder: Path, models, names, n_points) -> ShapeSet:
+def _resampled(
+    folder: Path, models: list[str], names: list[str], n_points: int
+) -> ShapeSet:
     rows, labels = [], []
     for model in models:
         name = model.rsplit("_", 1)[0]
@@ -130,7 +129,9 @@ def _resampled(folder: Path, models, names, n_points) -> ShapeSet:
     return _shapes(x, np.array(labels), normals, names)
 
 
-def _sampled(folder: Path, split: str, names, n_points, random_state) -> ShapeSet:
+def _sampled(
+    folder: Path, split: str, names: list[str], n_points: int, random_state: int
+) -> ShapeSet:
     rng = np.random.RandomState(random_state)
     x, normals, labels = [], [], []
     for label, name in enumerate(names):
@@ -156,7 +157,7 @@ def load_scanobjectnn(
     folder : str or Path
         Unpacked ``h5_files``, with ``main_split`` and ``main_split_nobg``.
     split : {"train", "test"}
-        Which part.
+        Official list.
     variant : {"OBJ", "PB_T25", "PB_T25_R", "PB_T50_R", "PB_T50_RS"}
         Unperturbed objects, or one of the perturbed sets; the last is the hardest.
     background : bool, default=True
@@ -177,21 +178,12 @@ def load_scanobjectnn(
     MissingExtraError
         h5py is not installed.
     """
-    suffixes = {
-        "OBJ": "",
-        "PB_T25": "_augmented25_norot",
-        "PB_T25_R": "_augmented25rot",
-        "PB_T50_R": "_augmentedrot",
-        "PB_T50_RS": "_augmentedrot_scale75",
-    }
-    _check_split(split, ("train", "test"))
-    if variant not in suffixes:
-        raise ValueError(
-            f"variant: expected one of {sorted(suffixes)}, found {variant!r}"
-        )
+    check_choice(split, _SPLITS, "split")
+    check_choice(variant, _SCAN_SUFFIXES, "variant")
     part = "main_split" if background else "main_split_nobg"
-    stem = {"train": "training", "test": "test"}[split]
-    file = _existing(folder) / part / f"{stem}_objectdataset{suffixes[variant]}.h5"
+    stem = "training" if split == "train" else "test"
+    name = f"{stem}_objectdataset{_SCAN_SUFFIXES[variant]}.h5"
+    file = _existing(folder) / part / name
     if not file.exists():
         raise DatasetNotFoundError(
             f"{file} is not there. Publisher (after signing a form): "
@@ -228,7 +220,7 @@ def load_shapenet_part(folder: str | Path, split: str = "train") -> PartSet:
         h5py is needed and not installed.
     """
     folder = _existing(folder)
-    _check_split(split, ("train", "val", "test", "trainval"))
+    check_choice(split, ("train", "val", "test", "trainval"), "split")
     wanted = ("train", "val") if split == "trainval" else (split,)
     if (folder / "train_test_split").is_dir():
         rows = list(_part_texts(folder, wanted))
@@ -244,13 +236,13 @@ def load_shapenet_part(folder: str | Path, split: str = "train") -> PartSet:
     return _parts(x, parts, category, None)
 
 
-def _part_texts(folder: Path, wanted) -> Iterator[tuple[np.ndarray, int]]:
-    kinds = {}
+def _part_texts(
+    folder: Path, wanted: tuple[str, ...]
+) -> Iterator[tuple[np.ndarray, int]]:
     table = (folder / "synsetoffset2category.txt").read_text().splitlines()
-    for line in table:
-        if line.strip():
-            name, offset = line.split()
-            kinds[offset] = [n.title() for n in _SHAPENET_NAMES].index(name.title())
+    kinds = {}
+    for name, offset in (line.split() for line in table if line.strip()):
+        kinds[offset] = _SHAPENET_NAMES.index(name.lower())
     for part in wanted:
         file = folder / "train_test_split" / f"shuffled_{part}_file_list.json"
         for entry in json.loads(file.read_text()):
@@ -258,7 +250,9 @@ def _part_texts(folder: Path, wanted) -> Iterator[tuple[np.ndarray, int]]:
             yield _read_text(folder / offset / f"{model}.txt", None, 7), kinds[offset]
 
 
-def _part_hdf5(folder: Path, wanted) -> Iterator[dict[str, np.ndarray]]:
+def _part_hdf5(
+    folder: Path, wanted: tuple[str, ...]
+) -> Iterator[dict[str, np.ndarray]]:
     for part in wanted:
         lists = folder / f"{part}_hdf5_file_list.txt"
         if not lists.exists():
@@ -270,15 +264,23 @@ def _part_hdf5(folder: Path, wanted) -> Iterator[dict[str, np.ndarray]]:
             yield _read_hdf5(folder / Path(name).name, ("data", "label", "pid"))
 
 
-def _parts(x, parts, category, normals) -> PartSet:
-    starts = np.cumsum((0, *_SHAPENET_PARTS))
-    owned = {
-        i: tuple(range(starts[i], starts[i + 1])) for i in range(len(_SHAPENET_NAMES))
-    }
+def _parts(
+    x: list[np.ndarray],
+    parts: list[np.ndarray],
+    category: np.ndarray,
+    normals: list[np.ndarray] | None,
+) -> PartSet:
+    ends = np.cumsum((0, *_SHAPENET_PARTS)).tolist()
+    owned = {i: tuple(range(*pair)) for i, pair in enumerate(pairwise(ends))}
     return PartSet(x, parts, category, normals, _SHAPENET_NAMES, owned)
 
 
-def _shapes(x, y, normals, names) -> ShapeSet:
+def _shapes(
+    x: list[np.ndarray],
+    y: np.ndarray,
+    normals: list[np.ndarray] | None,
+    names: list[str],
+) -> ShapeSet:
     sizes = {len(cloud) for cloud in x}
     if len(sizes) != 1:
         raise ValueError(f"expected clouds of one size, found {sorted(sizes)} points")
@@ -296,11 +298,6 @@ def _existing(folder: str | Path) -> Path:
     if not folder.is_dir():
         raise DatasetNotFoundError(f"folder: {folder} is not there")
     return folder
-
-
-def _check_split(split: str, known: tuple[str, ...]) -> None:
-    if split not in known:
-        raise ValueError(f"split: expected one of {known}, found {split!r}")
 
 
 def _read_text(file: Path, delimiter: str | None, columns: int) -> np.ndarray:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from manifoldkit._checks import check_count
 
 if TYPE_CHECKING:
     from manifoldkit.datasets.traffic.truth import TrafficTruth
@@ -100,7 +103,7 @@ def local_times(times: Any, name: str = "timestamps") -> np.ndarray:
 
 
 def regularize_series(
-    values: np.ndarray, timestamps: np.ndarray, step_minutes: int
+    values: ArrayLike, timestamps: ArrayLike, step_minutes: int
 ) -> tuple[np.ndarray, np.datetime64]:
     """Put readings with gaps or repeated times on an even grid.
 
@@ -145,11 +148,7 @@ def regularize_series(
             f"values, timestamps: expected shapes (T, N) and (T,) with T > 0, found "
             f"{values.shape} and {stamps.shape}"
         )
-    if step_minutes != int(step_minutes) or step_minutes < 1:
-        raise ValueError(
-            f"step_minutes: expected a whole number of at least 1, found {step_minutes}"
-        )
-    step_minutes = int(step_minutes)
+    check_count(step_minutes, "step_minutes")
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
     row = (stamps - stamps.min()) // step_minutes
@@ -160,8 +159,7 @@ def regularize_series(
             "minutes: is step_minutes right?"
         )
     known = ~np.isnan(values)
-    total = np.zeros((rows, values.shape[1]))
-    count = np.zeros((rows, values.shape[1]))
+    total, count = np.zeros((2, rows, values.shape[1]))
     np.add.at(total, row, np.where(known, values, 0))
     np.add.at(count, row, known)
     out = np.where(count > 0, total / count.clip(1), np.nan)

@@ -1,17 +1,13 @@
 """Traffic: readings of road sensors with their graph."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from manifoldkit.datasets.archive import Source, obtain, read_archive
+from manifoldkit.datasets.archive import Source, check_array, obtain, read_archive
+from manifoldkit.datasets.traffic.convert import metr_la_week
 from manifoldkit.datasets.traffic.data import TrafficData
-
-if TYPE_CHECKING:
-    pass
 
 _TGCN = "https://github.com/lehaifeng/T-GCN"
 _HAGUE = "https://github.com/mmtop/UrbanDCRNN"
@@ -72,8 +68,6 @@ def fetch_metr_la(
     >>> fetch_metr_la()  # doctest: +SKIP
     TrafficData('METR-LA week', 2016 rows of 5 min, 207 sensors)
     """
-    from manifoldkit.datasets.traffic.convert import metr_la_week
-
     file = obtain(_METR_LA_WEEK, metr_la_week, path, download)
     return _from_archive(
         file,
@@ -137,14 +131,11 @@ def fetch_the_hague(
     )
 
 
-def _from_archive(file: Path, **words) -> TrafficData:
+def _from_archive(file: Path, **words: Any) -> TrafficData:
     keys = ("values", "adjacency", "start", "step_minutes")
     arrays = read_archive(file, keys)
     values = arrays.pop("values")
-    if values.ndim != 3 or values.shape[2] != 1:
-        raise ValueError(
-            f"{file}: expected values of shape (time, sensors, 1), found {values.shape}"
-        )
+    check_array(file, "values", values, (None, None, 1))
     named: dict[str, Any] = {
         k: arrays.pop(k) for k in ("lat", "lon", "sensor_id") if k in arrays
     }

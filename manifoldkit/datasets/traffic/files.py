@@ -67,12 +67,13 @@ def load_traffic(
         Minutes between rows. Rows at irregular times are put on this grid; see
         :func:`regularize_series`.
     channel : int, default=0
-        Of ``.npz`` files: flow, occupancy, speed.
+        Channel that is read of an ``.npz`` file: flow, occupancy, speed.
     null_value : float, optional
         The reading that means "missing" (0 in most of these files).
-    sigma, cutoff : float, optional
-        Of the kernel: width (default the standard deviation of the distances), and
-        smallest weight.
+    sigma : float, optional
+        Width of the kernel; default the standard deviation of the distances.
+    cutoff : float, default=0.1
+        Smallest weight of the kernel that is kept.
     split : tuple
         Shares, or rows, of training, validation and test.
     name : str, optional
@@ -270,7 +271,13 @@ def _order(table: _Table, sensors: str | Path | None) -> _Table:
     return _Table(table.values[:, columns], wanted, table.timestamps)
 
 
-def _read_graph(graph, n: int, sensors, sigma, cutoff) -> np.ndarray:
+def _read_graph(
+    graph: str | Path | np.ndarray | None,
+    n: int,
+    sensors: np.ndarray | None,
+    sigma: float | None,
+    cutoff: float,
+) -> np.ndarray:
     if graph is None:
         return np.zeros((n, n), dtype=np.float32)
     if isinstance(graph, np.ndarray):
@@ -290,7 +297,9 @@ def _read_graph(graph, n: int, sensors, sigma, cutoff) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def _csv_graph(file: Path, n: int, sensors, sigma, cutoff) -> np.ndarray:
+def _csv_graph(
+    file: Path, n: int, sensors: np.ndarray | None, sigma: float | None, cutoff: float
+) -> np.ndarray:
     with open(file, encoding="utf-8") as stream:
         head = stream.readline()
     skip = 0 if _is_number(head.split(",")[0]) else 1
@@ -306,14 +315,16 @@ def _csv_graph(file: Path, n: int, sensors, sigma, cutoff) -> np.ndarray:
     return distance_weights(table, names, sigma, cutoff)
 
 
-def _read_places(places, sensors) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _read_places(
+    places: str | Path | None, sensors: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     if places is None:
         return None, None
     file = _existing(places)
     lines = file.read_text(encoding="utf-8").splitlines()
     header = [word.strip().lower() for word in lines[0].split(",")]
 
-    def column(*names):
+    def column(*names: str) -> int:
         for name in names:
             if name in header:
                 return header.index(name)
@@ -323,10 +334,10 @@ def _read_places(places, sensors) -> tuple[np.ndarray | None, np.ndarray | None]
     lon = column("longitude", "lng", "lon")
     rows = [line.split(",") for line in lines[1:] if line.strip()]
     place = {row[who].strip(): (float(row[lat]), float(row[lon])) for row in rows}
-    if sensors is None:
-        sensors = [row[who].strip() for row in rows]
-    missing = [str(s) for s in sensors if str(s) not in place]
+    listed = [row[who].strip() for row in rows]
+    names = listed if sensors is None else [str(s) for s in sensors]
+    missing = [name for name in names if name not in place]
     if missing:
         raise ValueError(f"{file}: no place of sensor {missing[0]}")
-    found = np.array([place[str(s)] for s in sensors])
+    found = np.array([place[name] for name in names])
     return found[:, 0], found[:, 1]

@@ -1,13 +1,21 @@
 """Simulated traffic in which far sensors matter, with known truth."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.utils import check_random_state
 
-from manifoldkit._checks import check_integers, check_numbers
+from manifoldkit._checks import (
+    check_count,
+    check_counts,
+    check_interval,
+    check_numbers,
+)
 from manifoldkit.datasets.traffic.data import TrafficData
 from manifoldkit.datasets.traffic.truth import DAY, TrafficTruth, daily_course
+
+Rng = np.random.RandomState
+
+# how much of a departure, and of an event, stays from step to step
+_PHI, _RHO = 0.6, 0.7
 
 
 def make_traffic(
@@ -18,7 +26,7 @@ def make_traffic(
     lag: int = 12,
     beta: float = 1.5,
     missing: float = 0.0,
-    random_state=None,
+    random_state: int | Rng | None = None,
 ) -> TrafficData:
     """Simulate flow along a corridor whose far end depends on its near end.
 
@@ -43,6 +51,7 @@ def make_traffic(
     missing : float, default=0.0
         Share of readings replaced by NaN.
     random_state : int, RandomState instance or None
+        Seed.
 
     Returns
     -------
@@ -52,7 +61,7 @@ def make_traffic(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Settings out of range.
 
     Examples
@@ -63,28 +72,25 @@ def make_traffic(
     >>> data.truth.forecast([100], horizon=4).shape
     (1, 4, 60)
     """
-    _check(n_sensors, n_days, step_minutes, lag, beta, missing)
+    check_count(n_sensors, "n_sensors", least=8)
+    check_counts(n_days=n_days, step_minutes=step_minutes, lag=lag)
+    if DAY % step_minutes:
+        raise ValueError(
+            f"step_minutes: expected a divisor of 1440, found {step_minutes}"
+        )
+    check_numbers(beta=beta)
+    check_interval(missing, "missing", 0, 1, "[)")
     rng = check_random_state(random_state)
     along = np.sort(rng.uniform(0, n_sensors, n_sensors))
     distance = np.abs(along[:, None] - along)
     adjacency = np.exp(-((distance / 1.5) ** 2))
     adjacency[adjacency < 0.1] = 0
-    transition = adjacency / adjacency.sum(1, keepdims=True)
-    sources = np.arange(max(n_sensors // 10, 1))
-    targets = np.arange(n_sensors - n_sensors // 4, n_sensors)
-    steps = n_days * DAY // step_minutes
-    phi, rho = 0.6, 0.7
-    z, events = _simulate(rng, steps, transition, sources, targets, phi, beta, rho, lag)
-    mean = rng.uniform(60, 240, n_sensors)
-    clock = np.arange(steps) * step_minutes
-    profile = mean * daily_course(clock, rng.uniform(0.3, 0.7, n_sensors))
-    scale = 0.06 * mean
-    values = np.maximum(profile + scale * z, 0).astype(np.float32)
+    clock = np.arange(n_days * DAY // step_minutes) * step_minutes
+    truth = _truth(rng, clock, adjacency, lag, beta)
+    readings = truth.profile + truth.scale * truth.z
+    values = np.maximum(readings, 0).astype(np.float32)
     if missing:
         values[rng.uniform(size=values.shape) < missing] = np.nan
-    truth = TrafficTruth(
-        z, events, profile, scale, transition, sources, targets, phi, beta, rho, lag
-    )
     angle = along / n_sensors * np.pi
     return TrafficData(
         values,
@@ -106,36 +112,26 @@ def make_traffic(
     )
 
 
-def _check(n_sensors, n_days, step_minutes, lag, beta, missing) -> None:
-    check_integers(
-        n_sensors=n_sensors, n_days=n_days, step_minutes=step_minutes, lag=lag
-    )
-    check_numbers(beta=beta, missing=missing)
-    if n_sensors < 8:
-        raise ValueError(f"n_sensors: expected at least 8, found {n_sensors}")
-    if n_days < 1:
-        raise ValueError(f"n_days: expected at least 1, found {n_days}")
-    if step_minutes < 1 or DAY % step_minutes:
-        raise ValueError(
-            f"step_minutes: expected a divisor of 1440, found {step_minutes}"
-        )
-    if lag < 1:
-        raise ValueError(f"lag: expected at least 1 step, found {lag}")
-    if not 0 <= missing < 1:
-        raise ValueError(f"missing: expected a share in [0, 1), found {missing}")
-
-
-def _simulate(rng, steps, transition, sources, targets, phi, beta, rho, lag):
-    """Run the recursion, after a start that is thrown away."""
-    warm = 10 * lag
-    n = len(transition)
-    noise = rng.standard_normal((warm + steps, n))
-    shocks = np.sqrt(1 - rho**2) * rng.standard_normal(warm + steps)
-    z, events = np.zeros((warm + steps, n)), np.zeros(warm + steps)
-    for t in range(1, warm + steps):
-        events[t] = rho * events[t - 1] + shocks[t]
-        z[t] = phi * transition @ z[t - 1] + noise[t]
+def _truth(
+    rng: Rng, clock: np.ndarray, adjacency: np.ndarray, lag: int, beta: float
+) -> TrafficTruth:
+    """Run the recursion, after a start that is thrown away; draw a daily course."""
+    n, warm = len(adjacency), 10 * lag
+    total = warm + len(clock)
+    transition = adjacency / adjacency.sum(1, keepdims=True)
+    sources, targets = np.arange(max(n // 10, 1)), np.arange(n - n // 4, n)
+    noise = rng.standard_normal((total, n))
+    shocks = np.sqrt(1 - _RHO**2) * rng.standard_normal(total)
+    z, events = np.zeros((total, n)), np.zeros(total)
+    for t in range(1, total):
+        events[t] = _RHO * events[t - 1] + shocks[t]
+        z[t] = _PHI * transition @ z[t - 1] + noise[t]
         z[t, sources] += 2 * events[t]
         if t >= lag:
             z[t, targets] += beta * z[t - lag, sources].mean()
-    return z[warm:], events[warm:]
+    z, events, mean = z[warm:], events[warm:], rng.uniform(60, 240, n)
+    profile, scale = mean * daily_course(clock, rng.uniform(0.3, 0.7, n)), 0.06 * mean
+    ends = sources, targets
+    return TrafficTruth(
+        z, events, profile, scale, transition, *ends, _PHI, beta, _RHO, lag
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DAY = 1440
 
@@ -34,6 +35,8 @@ class TrafficTruth(NamedTuple):
     sources, targets : ndarray of int
         Sensors between which the long-range effect acts.
     phi, beta, rho : float
+        How much of a departure stays, how much of the events arrives, how much of an
+        event stays from step to step.
     lag : int
         L, in steps.
     """
@@ -50,7 +53,9 @@ class TrafficTruth(NamedTuple):
     rho: float
     lag: int
 
-    def forecast(self, rows, horizon: int, long_range: bool = True) -> np.ndarray:
+    def forecast(
+        self, rows: ArrayLike, horizon: int, long_range: bool = True
+    ) -> np.ndarray:
         """Return the conditional mean of the readings after some rows.
 
         Parameters

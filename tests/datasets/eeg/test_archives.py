@@ -1,5 +1,6 @@
 """Archives made from fabricated originals, and archives that were tampered with."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from manifoldkit.datasets import fetch_mamem, fetch_physionet_mi
 from manifoldkit.datasets.archive import read_archive, write_archive
 from manifoldkit.datasets.eeg.archives import MAMEM_HZ
-from manifoldkit.exceptions import DatasetNotFoundError
+from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
 
 ORDER = np.array([int(c) for c in "4235125423154324125341313"])
 ELECTRODES = ("E150", "E97", "E109", "E119", "E140", "E161", "E116", "E126")
@@ -118,8 +119,8 @@ def mamem_arrays(rng):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("sfreq", np.array([160.0, 160.0]), "sfreq is"),
-        ("sfreq", np.array(-1.0), "sfreq is"),
+        ("sfreq", np.array([160.0, 160.0]), r"sfreq has shape \(2,\)"),
+        ("sfreq", np.array(-1.0), "sfreq is -1.0, not a positive number"),
         ("ch_names", np.array(["C3", "Cz"]), r"run04_data has shape \(3, 3000\)"),
         ("ch_names", np.arange(3), "ch_names has"),
         ("run04_data", np.full((3, 3000), np.nan), "run04_data is not finite"),
@@ -172,16 +173,6 @@ def test_one_file_holds_one_subject(physionet_arrays, mamem_arrays, tmp_path):
         fetch_mamem([5, 6], path=own_name, download=False)
 
 
-def test_subjects_at_different_rates_are_loaded_apart(physionet_arrays, tmp_path):
-    slow = {**physionet_arrays, "sfreq": np.array(128.0)}
-    write_archive(tmp_path / "physionet_mi_S001.npz", physionet_arrays)
-    write_archive(tmp_path / "physionet_mi_S088.npz", slow)
-    call = {"runs": 4, "channels": ["C3"], "path": tmp_path, "download": False}
-    assert fetch_physionet_mi(88, **call).X.shape == (2, 1, 384)
-    with pytest.raises(ValueError, match="subjects: expected one sampling rate"):
-        fetch_physionet_mi([1, 88], **call)
-
-
 def test_runs_that_an_archive_lacks_are_added(physionet_arrays, tmp_path, monkeypatch):
     mne = pytest.importorskip("mne")
     from mne.datasets import eegbci
@@ -203,3 +194,46 @@ def test_runs_that_an_archive_lacks_are_added(physionet_arrays, tmp_path, monkey
     assert file.read_bytes() == before
     extra = tmp_path / "eeg" / "physionet_mi_S001_runs8.npz"
     assert read_archive(extra)["runs"].tolist() == [8]
+
+
+def test_download_converts_what_mne_delivers(tmp_path, monkeypatch, rng):
+    """The publisher's files, here fabricated, end up in the archive's form."""
+    mne = pytest.importorskip("mne")
+    from mne.datasets import eegbci
+
+    names = [f"{name}." for name in ("C3.", "Cz.", "C4.")]
+    info = mne.create_info(names, 160.0, "eeg")
+    signal = np.round(30 * rng.standard_normal((3, 3000)))
+    raw = mne.io.RawArray(signal * 1e-6, info, verbose="error")
+    raw.set_annotations(mne.Annotations([0, 4.2], [4.2, 4.1], ["T0", "T2"]))
+    monkeypatch.setattr(eegbci, "load_data", lambda s, runs, **k: [*runs])
+    monkeypatch.setattr(mne.io, "read_raw_edf", lambda file, **k: raw.copy())
+    epochs = fetch_physionet_mi(7, [6], channels=["C3", "C4"], path=tmp_path)
+    assert epochs.y.tolist() == ["both_feet"]
+    assert epochs.X.shape == (1, 2, 480)
+    stored = np.load(tmp_path / "eeg" / "physionet_mi_S007.npz")
+    np.testing.assert_array_equal(stored["run06_data"], signal.astype(np.int16))
+    assert stored["run06_events"].tolist() == [[0, 672, 0], [672, 656, 2]]
+
+
+def test_failed_download_is_a_dataset_error(tmp_path, monkeypatch):
+    pytest.importorskip("mne")
+    from mne.datasets import eegbci
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(eegbci, "load_data", offline)
+    with pytest.raises(DatasetNotFoundError, match="no route to host"):
+        fetch_physionet_mi(2, path=tmp_path)
+    assert list(tmp_path.rglob("*.npz")) == []
+
+
+@pytest.mark.parametrize(
+    ("fetch", "package"), [(fetch_physionet_mi, "mne"), (fetch_mamem, "moabb")]
+)
+def test_missing_extra(fetch, package, tmp_path, monkeypatch):
+    for name in ("mne", "mne.datasets", "moabb", "moabb.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf"{fetch.__name__} needs {package}"):
+        fetch(3, path=tmp_path)

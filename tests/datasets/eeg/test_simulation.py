@@ -96,7 +96,7 @@ def test_band_and_amplitude():
         ({"n_epochs": 0}, "n_epochs"),
         ({"n_epochs": 1}, "n_epochs: expected one a class"),
         ({"n_channels": 0}, "n_channels"),
-        ({"n_times": 10}, "n_times: expected at least 64"),
+        ({"n_times": 10}, "n_times: expected an integer >= 64, found 10"),
         ({"classes": ("left_hand", "jump")}, "classes"),
         ({"classes": ("left_hand",)}, "classes"),
         ({"desynchronization": 0}, "desynchronization"),

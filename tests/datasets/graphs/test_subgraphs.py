@@ -1,3 +1,5 @@
+"""Subgraph pairs: safe reading of the originals, exact relations, simulation."""
+
 import os
 import pickle
 
@@ -80,9 +82,11 @@ def test_the_originals_become_an_archive(monkeypatch, tmp_path):
 
     graphs, files, truth = published(np.random.default_rng(0))
     digest = hashlib.sha256(b"".join(files)).hexdigest()
-    monkeypatch.setitem(subgraphs._SHA256, "aids", digest)
+    monkeypatch.setitem(subgraphs.SHA256, "aids", digest)
     monkeypatch.setattr(
-        subgraphs, "_download", lambda name: subgraphs.convert_pickles(name, files)
+        subgraphs,
+        "download_pickles",
+        lambda name: subgraphs.convert_pickles(name, files),
     )
     pairs = fetch_subgraph_pairs("aids", path=tmp_path)
     assert (tmp_path / "subgraph_retrieval" / "aids.npz").exists()
@@ -139,7 +143,7 @@ def test_both_solvers_decide_alike(monkeypatch):
     sizes = {"query_nodes": (5, 6), "corpus_nodes": (7, 9)}
     for semantics in ("induced", "monomorphism"):
         pairs = make_subgraph_pairs(8, 12, **sizes, semantics=semantics, random_state=1)
-        other = subgraphs._contains_by_networkx(
+        other = subgraphs.contains_by_networkx(
             pairs.queries, pairs.corpus, semantics == "induced"
         )
         assert np.array_equal(pairs.relation, other)

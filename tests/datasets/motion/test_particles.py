@@ -1,3 +1,5 @@
+"""Particles: the published streams of draws, and the laws of mechanics."""
+
 import numpy as np
 import pytest
 
@@ -79,10 +81,10 @@ def test_skipping_passes_over_the_stream():
 
 
 def test_chunks_do_not_matter(monkeypatch):
-    from manifoldkit.datasets.motion import particles as motion
+    from manifoldkit.datasets.motion import particles
 
     whole = simulate_particles("charged", 5, steps=400, every=200)
-    monkeypatch.setattr(motion, "_CHUNK", 2)
+    monkeypatch.setattr(particles, "CHUNK", 2)
     parts = simulate_particles("charged", 5, steps=400, every=200)
     np.testing.assert_array_equal(parts.loc, whole.loc)
 

@@ -1,3 +1,5 @@
+"""ETH-UCY: windows of fabricated tracks, and the published counts."""
+
 import os
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 from manifoldkit.datasets import fetch_eth_ucy, load_eth_ucy
-from manifoldkit.datasets.motion.pedestrians import _ORIGINALS
+from manifoldkit.datasets.motion.pedestrians import SCENES
 from manifoldkit.exceptions import DatasetNotFoundError
 
 ROOT = Path(os.environ.get("MANIFOLDKIT_DATA", "")) / "eth_ucy"
@@ -68,7 +70,7 @@ def folder(tmp_path):
         rows += [f"{t} 1 {t} 0"]
         rows += [f"{t} 2 {t} 1"] if t >= 5 and t != 12 else []
         rows += [f"{t} 3 {t} 50"] if t >= 8 else []
-    for scene in _ORIGINALS:
+    for scene in SCENES:
         (tmp_path / f"{scene}.txt").write_text("\n".join(rows) + "\n")
     return tmp_path
 

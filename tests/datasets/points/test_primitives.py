@@ -5,13 +5,13 @@ import pytest
 
 from manifoldkit.datasets import make_point_clouds
 from manifoldkit.datasets.points.primitives import (
-    _SHAPES,
-    _box,
-    _cone,
-    _cylinder,
-    _ellipsoid,
-    _sample,
-    _torus,
+    SHAPES,
+    box,
+    cone,
+    cylinder,
+    ellipsoid,
+    sample,
+    torus,
 )
 
 
@@ -19,7 +19,7 @@ def test_shapes_and_balance():
     clouds = make_point_clouds(24, 50, random_state=0)
     assert clouds.X.shape == clouds.normals.shape == (24, 50, 3)
     assert clouds.X.dtype == clouds.normals.dtype == np.float32
-    assert np.bincount(clouds.y).tolist() == [3] * len(_SHAPES)
+    assert np.bincount(clouds.y).tolist() == [3] * len(SHAPES)
     np.testing.assert_allclose(clouds.X.mean(1), 0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(clouds.X, axis=2).max(1), 1, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(clouds.normals, axis=2), 1, rtol=1e-5)
@@ -48,23 +48,23 @@ def test_the_same_seed_gives_the_same_objects_in_any_pose():
 @pytest.mark.parametrize(
     ("pieces", "implicit"),
     [
-        (_ellipsoid((0.5, 1.0, 2.0)), lambda p: (p**2 / [0.25, 1.0, 4.0]).sum(1) - 1),
+        (ellipsoid((0.5, 1.0, 2.0)), lambda p: (p**2 / [0.25, 1.0, 4.0]).sum(1) - 1),
         (
-            _torus((0, 0, 0), 1.0, 0.3),
+            torus((0, 0, 0), 1.0, 0.3),
             lambda p: (np.hypot(p[:, 0], p[:, 2]) - 1) ** 2 + p[:, 1] ** 2 - 0.09,
         ),
         (
-            _cone(0.5, 1.0)[:1],
+            cone(0.5, 1.0)[:1],
             lambda p: np.hypot(p[:, 0], p[:, 1]) - 0.5 * (1 - p[:, 2]),
         ),
         (
-            _cylinder((0, 0, 0), 1, 0.5, 2.0)[:1],
+            cylinder((0, 0, 0), 1, 0.5, 2.0)[:1],
             lambda p: p[:, 0] ** 2 + p[:, 2] ** 2 - 0.25,
         ),
     ],
 )
 def test_points_lie_on_the_surface_and_normals_are_its_gradient(pieces, implicit):
-    points, normals, _ = _sample(pieces, 300, np.random.RandomState(0))
+    points, normals, _ = sample(pieces, 300, np.random.RandomState(0))
     np.testing.assert_allclose(implicit(points), 0, atol=1e-9)
     step = 1e-6
     gradient = np.stack(
@@ -81,12 +81,12 @@ def test_points_lie_on_the_surface_and_normals_are_its_gradient(pieces, implicit
 def test_points_are_uniform_on_the_surface():
     """Moments of uniform densities: sphere, torus and box by their closed forms."""
     rng = np.random.RandomState(0)
-    points, _, _ = _sample(_ellipsoid((1.0, 1.0, 1.0)), 40_000, rng)
+    points, _, _ = sample(ellipsoid((1.0, 1.0, 1.0)), 40_000, rng)
     np.testing.assert_allclose((points**2).mean(0), 1 / 3, atol=0.01)
-    points, _, _ = _sample(_torus((0, 0, 0), 1.0, 0.4), 40_000, rng)
+    points, _, _ = sample(torus((0, 0, 0), 1.0, 0.4), 40_000, rng)
     ring = np.hypot(points[:, 0], points[:, 2])
     np.testing.assert_allclose(ring.mean(), 1 + 0.4**2 / 2, atol=0.005)
-    points, normals, _ = _sample(_box((0, 0, 0), (1.0, 2.0, 3.0)), 40_000, rng)
+    points, normals, _ = sample(box((0, 0, 0), (1.0, 2.0, 3.0)), 40_000, rng)
     share = np.abs(normals).mean(0)
     np.testing.assert_allclose(share, np.array([6, 3, 2]) / 11, atol=0.01)
 
@@ -101,11 +101,11 @@ def test_noise_moves_points_and_not_normals():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shapes": ("ball",)}, "shapes: expected among"),
-        ({"shapes": ()}, "at least one shape"),
-        ({"n_clouds": 0}, "at least one shape, cloud and"),
-        ({"n_points": 0}, "point"),
-        ({"noise": -1.0}, "noise >= 0"),
+        ({"shapes": ("ball",)}, "shapes: expected one of .* found 'ball'"),
+        ({"shapes": ()}, "shapes: expected one of .* found None"),
+        ({"n_clouds": 0}, "n_clouds: expected an integer >= 1, found 0"),
+        ({"n_points": 0}, "n_points: expected an integer >= 1, found 0"),
+        ({"noise": -1.0}, "noise: expected a number >= 0, found -1"),
         ({"rotate": "x"}, "rotate"),
     ],
 )

@@ -1,3 +1,5 @@
+"""Standard files of traffic research, in small fabricated copies."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Simulated traffic follows the law that it states."""
+
 import numpy as np
 import pytest
 
@@ -27,26 +29,6 @@ def test_the_far_end_is_many_hops_away():
     step = t.transition > 0
     reach = np.linalg.matrix_power(step.astype(float), 4) > 0
     assert not reach[np.ix_(t.targets, t.sources)].any()
-
-
-def test_who_knows_the_far_effect_forecasts_better():
-    data = make_traffic(30, 20, random_state=1)
-    t = data.truth
-    rows = np.arange(200, len(data) - 8)
-    ahead = data.values[rows[:, None] + 1 + np.arange(8)]
-    error = {
-        far: np.abs(t.forecast(rows, 8, far) - ahead)[..., t.targets].mean()
-        for far in (True, False)
-    }
-    assert error[True] < 0.8 * error[False]
-    calm = make_traffic(30, 5, beta=0.0, random_state=1).truth
-    np.testing.assert_array_equal(
-        calm.forecast([100], 4), calm.forecast([100], 4, long_range=False)
-    )
-    with pytest.raises(ValueError, match="rows"):
-        t.forecast([3], 4)
-    with pytest.raises(ValueError, match="rows"):
-        t.forecast([len(data) - 2], 4)
 
 
 def test_missing_readings_seed_and_settings():
