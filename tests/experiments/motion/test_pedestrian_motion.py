@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifoldkit.datasets.motion.pedestrians import _ORIGINALS
+from manifoldkit.datasets.motion.pedestrians import SCENES
 from manifoldkit.experiments.motion import pedestrian_motion as experiment
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
     text = "\n".join(f"{t} {p} {x:.4f} {y:.4f}" for t, p, x, y in rows)
     root = tmp_path / "data" / "eth_ucy"
     root.mkdir(parents=True)
-    for scene in _ORIGINALS:
+    for scene in SCENES:
         (root / f"{scene}.txt").write_text(text + "\n")
     monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "data"))
     return tmp_path
