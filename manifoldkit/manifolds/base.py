@@ -28,6 +28,8 @@ all optional: a foreign manifold without them is stepped through the geoopt meth
     A manifold has them if ``hasattr(manifold, "frame_retr")``.
 """
 
+from typing import TYPE_CHECKING
+
 import geoopt
 import torch
 from geoopt.manifolds.base import ScalingInfo
@@ -36,6 +38,7 @@ from torch import Tensor
 
 from manifoldkit.linalg.checks import check_floating, first_index
 from manifoldkit.linalg.elementary import safe_sqrt
+from manifoldkit.manifolds.tensors import ManifoldTensor
 
 
 def trace_product(u: Tensor, v: Tensor, keepdim: bool = False) -> Tensor:
@@ -47,14 +50,55 @@ class Manifold(geoopt.Manifold):
     """Base class: value equality, sampling, defaults built on ``expmap`` and ``proju``.
 
     A subclass gives ``name``, ``ndim``, ``inner``, ``proju``, ``egrad2rgrad``,
-    ``projx``, ``retr``, ``expmap``, ``_sample``, ``_origin``, ``_violation`` and
-    ``_normal_part``; ``logmap`` where it exists.
+    ``projx``, ``retr``, ``expmap``, ``_sample``, ``_origin`` and ``_violation``;
+    ``logmap`` where it exists.
+
+    Examples
+    --------
+    A line with the metric of its graph over :math:`t \mapsto t^3 / 3 + t`:
+
+    >>> class Line(Manifold):
+    ...     name, ndim = "Line", 1
+    ...
+    ...     def _violation(self, x):
+    ...         return 0 * x[..., 0], "nothing"
     """
 
     __scaling__ = geoopt.Manifold.__scaling__.copy()
 
+    name: str
+    ndim: int
     reversible = False
     compact = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    if TYPE_CHECKING:  # a checker sees nothing of geoopt's class
+
+        def inner(
+            self,
+            x: Tensor,
+            u: Tensor,
+            v: Tensor | None = None,
+            *,
+            keepdim: bool = False,
+        ) -> Tensor: ...
+        def proju(self, x: Tensor, u: Tensor) -> Tensor: ...
+        def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor: ...
+        def projx(self, x: Tensor) -> Tensor: ...
+        def retr(self, x: Tensor, u: Tensor) -> Tensor: ...
+        def expmap(self, x: Tensor, u: Tensor) -> Tensor: ...
+        def logmap(self, x: Tensor, y: Tensor) -> Tensor: ...
+        def component_inner(
+            self, x: Tensor, u: Tensor, v: Tensor | None = None
+        ) -> Tensor: ...
+        def retr_transp(
+            self, x: Tensor, u: Tensor, v: Tensor
+        ) -> tuple[Tensor, Tensor]: ...
+        def expmap_transp(
+            self, x: Tensor, u: Tensor, v: Tensor
+        ) -> tuple[Tensor, Tensor]: ...
 
     # ------------------------------------------------------------ identity
 
@@ -136,8 +180,12 @@ class Manifold(geoopt.Manifold):
         raise NotImplementedError
 
     def random(
-        self, *size, dtype=None, device=None, generator=None
-    ) -> geoopt.ManifoldTensor:
+        self,
+        *size: int | tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ManifoldTensor:
         """Sample points; uniform (the invariant measure) on compact manifolds.
 
         Parameters
@@ -152,11 +200,15 @@ class Manifold(geoopt.Manifold):
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
         x = self._sample(shape, generator, dtype, device)
-        return geoopt.ManifoldTensor(x, manifold=self)
+        return ManifoldTensor(x, manifold=self)
 
     def origin(
-        self, *size, dtype=None, device=None, seed=None
-    ) -> geoopt.ManifoldTensor:
+        self,
+        *size: int | tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = None,
+    ) -> ManifoldTensor:
         """Return a distinguished point (identity, first unit vectors); no randomness.
 
         ``seed`` is accepted for geoopt's signature and not needed.
@@ -164,7 +216,7 @@ class Manifold(geoopt.Manifold):
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
         x = self._origin(shape, dtype, device)
-        return geoopt.ManifoldTensor(x, manifold=self)
+        return ManifoldTensor(x, manifold=self)
 
     # ------------------------------------------------------------ maps
 

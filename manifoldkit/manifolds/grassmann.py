@@ -60,19 +60,19 @@ class Grassmann(OrthonormalColumns):
         """Return the constructor arguments."""
         return {"retraction": self.retraction}
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Horizontal part ``(I - xx')u``."""
         return u - x @ (x.mT @ u)
 
     egrad2rgrad = proju
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Step by the retraction chosen."""
         if self.retraction == "exp":
             return self.expmap(x, u)
         return RETRACTIONS[self.retraction](x, u)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         r"""Geodesic ``x V cos(S) V' + U sin(S) V'`` for ``u = U S V'``.
 
         Computed from the exponential of a (2p, 2p) block, smooth at repeated angles.
@@ -83,7 +83,7 @@ class Grassmann(OrthonormalColumns):
         """Return the basis of the subspace of y that is nearest to x."""
         return y @ polar(y.mT @ x).r
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Tangent vector of length of the principal angles that points to y."""
         y = self.align(x, y)
         cosine = x.mT @ y

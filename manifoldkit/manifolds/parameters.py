@@ -4,7 +4,6 @@ import warnings
 
 import geoopt
 import torch
-from geoopt import ManifoldParameter
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
@@ -13,6 +12,7 @@ from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.manifolds.base import check_point_argument
 from manifoldkit.manifolds.euclidean import Euclidean
 from manifoldkit.manifolds.reshaped import Reshaped
+from manifoldkit.manifolds.tensors import ManifoldParameter, ManifoldTensor
 
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
@@ -140,7 +140,7 @@ class _KeepManifold:
         parameter = module._parameters.get(self.name)
         if parameter is None:
             return
-        if isinstance(parameter, geoopt.ManifoldTensor):
+        if isinstance(parameter, ManifoldTensor):
             self.manifold = parameter.manifold
         else:
             _convert(parameter, self.manifold)

@@ -104,18 +104,20 @@ class Reshaped(Manifold):
     def _check_point_on_manifold(self, x, *, atol=1e-5, rtol=1e-5):
         return self.base._check_point_on_manifold(self.to_base(x), atol=atol, rtol=rtol)
 
-    def component_inner(self, x, u, v=None):
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
         """Component inner products of the base manifold."""
         arguments = (self.to_base(t) for t in (x, u, u if v is None else v))
         return self._scalar(self.base.component_inner(*arguments))
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Inner product of the base manifold."""
         arguments = (self.to_base(t) for t in (x, u, u if v is None else v))
         value = self.base.inner(*arguments)
         return value[(...,) + (None,) * self.ndim] if keepdim else value
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance of the base manifold."""
         value = self.base.dist(self.to_base(x), self.to_base(y))
         return value[(...,) + (None,) * self.ndim] if keepdim else value
@@ -129,51 +131,53 @@ class Reshaped(Manifold):
         y, v = getattr(self.base, method)(*(self.to_base(t) for t in tensors))
         return self.from_base(y), self.from_base(v)
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Tangent projection of the base manifold."""
         return self._call("proju", x, u)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Riemannian gradient of the base manifold."""
         return self._call("egrad2rgrad", x, u)
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Projection of the base manifold."""
         return self._call("projx", x)
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Retraction of the base manifold."""
         return self._call("retr", x, u)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exponential of the base manifold."""
         return self._call("expmap", x, u)
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Logarithm of the base manifold."""
         return self._call("logmap", x, y)
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Transport of the base manifold."""
         return self._call("transp", x, y, v)
 
-    def retr_transp(self, x, u, v):
+    def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Step and transport of the base manifold."""
         return self._call_pair("retr_transp", x, u, v)
 
-    def expmap_transp(self, x, u, v):
+    def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Geodesic step and transport of the base manifold."""
         return self._call_pair("expmap_transp", x, u, v)
 
-    def transp_follow_retr(self, x, u, v):
+    def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Transport along the retraction of the base manifold."""
         return self._call("transp_follow_retr", x, u, v)
 
-    def transp_follow_expmap(self, x, u, v):
+    def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Transport along the geodesic of the base manifold."""
         return self._call("transp_follow_expmap", x, u, v)
 
-    def decay(self, x, rate, anchor=None):
+    def decay(
+        self, x: Tensor, rate: float | Tensor, anchor: Tensor | None = None
+    ) -> Tensor:
         """Decay of the base manifold, if it has one."""
         if not isinstance(self.base, Manifold):
             return x

@@ -1,6 +1,7 @@
 """The set of SPD matrices, and the constructor that chooses the metric."""
 
 from importlib import import_module
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class SPD(SquareMatrixManifold):
     name = "SPD"
     metric = "airm"
 
-    def __new__(cls, metric="airm", M=None):
+    def __new__(cls, metric: str = "airm", M: Tensor | None = None) -> Self:
         """Choose the class of the metric."""
         if cls is not SPD:
             return super().__new__(cls)
@@ -114,12 +115,12 @@ class SPD(SquareMatrixManifold):
         what = "max|x - x'| / max|x| (2 for a matrix that is not positive definite)"
         return torch.where(definite, asymmetry, 2.0), what
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Symmetric part."""
         u = symmetrize(u)
         return u.expand(torch.broadcast_shapes(x.shape, u.shape))
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Nearest symmetric matrix with eigenvalues of at least a few roundings.
 
         The floor is ``10 n eps`` times the largest eigenvalue modulus, so that a
