@@ -55,13 +55,23 @@ class Manifold(geoopt.Manifold):
 
     Examples
     --------
-    A line with the metric of its graph over :math:`t \mapsto t^3 / 3 + t`:
-
     >>> class Line(Manifold):
-    ...     name, ndim = "Line", 1
-    ...
-    ...     def _violation(self, x):
-    ...         return 0 * x[..., 0], "nothing"
+    ...     name, ndim = "Line", 0
+    ...     def inner(self, x, u, v=None, *, keepdim=False):
+    ...         return u * (u if v is None else v) / 4
+    ...     def proju(self, x, u):
+    ...         return u
+    ...     def egrad2rgrad(self, x, u):
+    ...         return 4 * u
+    ...     def projx(self, x):
+    ...         return x
+    ...     def expmap(self, x, u):
+    ...         return x + u
+    ...     retr = expmap
+    ...     def logmap(self, x, y):
+    ...         return y - x
+    >>> Line().dist(torch.tensor(1.), torch.tensor(5.))
+    tensor(2.)
     """
 
     __scaling__ = geoopt.Manifold.__scaling__.copy()
@@ -83,22 +93,39 @@ class Manifold(geoopt.Manifold):
             v: Tensor | None = None,
             *,
             keepdim: bool = False,
-        ) -> Tensor: ...
-        def proju(self, x: Tensor, u: Tensor) -> Tensor: ...
-        def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor: ...
-        def projx(self, x: Tensor) -> Tensor: ...
-        def retr(self, x: Tensor, u: Tensor) -> Tensor: ...
-        def expmap(self, x: Tensor, u: Tensor) -> Tensor: ...
-        def logmap(self, x: Tensor, y: Tensor) -> Tensor: ...
+        ) -> Tensor:
+            """Inner product of tangent vectors at x."""
+
+        def proju(self, x: Tensor, u: Tensor) -> Tensor:
+            """Project u to the tangent vectors at x."""
+
+        def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+            """Riemannian gradient of a Euclidean one."""
+
+        def projx(self, x: Tensor) -> Tensor:
+            """Nearest point of the manifold."""
+
+        def retr(self, x: Tensor, u: Tensor) -> Tensor:
+            """Step from x along u."""
+
+        def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+            """Point that the geodesic from x along u reaches at time 1."""
+
+        def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+            """Tangent vector at x whose exponential is y."""
+
         def component_inner(
             self, x: Tensor, u: Tensor, v: Tensor | None = None
-        ) -> Tensor: ...
-        def retr_transp(
-            self, x: Tensor, u: Tensor, v: Tensor
-        ) -> tuple[Tensor, Tensor]: ...
+        ) -> Tensor:
+            """Inner product of each component."""
+
+        def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            """Step, and v carried along."""
+
         def expmap_transp(
             self, x: Tensor, u: Tensor, v: Tensor
-        ) -> tuple[Tensor, Tensor]: ...
+        ) -> tuple[Tensor, Tensor]:
+            """Geodesic step, and v carried along."""
 
     # ------------------------------------------------------------ identity
 

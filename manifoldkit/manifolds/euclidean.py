@@ -26,7 +26,7 @@ class Euclidean(geoopt.Euclidean, Manifold):
     __scaling__ = Manifold.__scaling__.copy()
 
     def __init__(self, ndim: int = 0):
-        super().__init__(ndim)
+        geoopt.Euclidean.__init__(self, ndim)
 
     def settings(self) -> dict:
         """Return the constructor arguments."""

@@ -1,6 +1,7 @@
 """Parameters that live on manifolds, and how modules keep them there."""
 
 import warnings
+from typing import cast
 
 import geoopt
 import torch
@@ -272,4 +273,4 @@ def attach(
     keeper = _KeepManifold(name, view)
     module.register_load_state_dict_post_hook(keeper.after_load)
     module.register_forward_pre_hook(keeper.before_forward)
-    return parameter
+    return cast(ManifoldParameter, parameter)

@@ -17,26 +17,25 @@ if TYPE_CHECKING:
 
         manifold: geoopt.Manifold
 
-        def proj_(self) -> Tensor: ...
+        def __init__(
+            self,
+            data: Tensor,
+            *,
+            manifold: geoopt.Manifold = ...,
+            requires_grad: bool = False,
+        ) -> None: ...
 
     class ManifoldParameter(geoopt.ManifoldParameter, torch.nn.Parameter):
         """A parameter of points, with the attribute ``manifold``."""
 
         manifold: geoopt.Manifold
 
-        def __new__(
-            cls,
-            data: Tensor | None = None,
-            manifold: geoopt.Manifold | None = None,
-            requires_grad: bool = True,
-        ) -> "ManifoldParameter": ...
         def __init__(
             self,
             data: Tensor | None = None,
             manifold: geoopt.Manifold | None = None,
             requires_grad: bool = True,
         ) -> None: ...
-        def proj_(self) -> Tensor: ...
 
 else:
     from geoopt import ManifoldParameter, ManifoldTensor

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from manifoldkit.optim.buckets import (
     Batch,
@@ -27,7 +28,7 @@ from manifoldkit.optim.fused import geometry_of
 from manifoldkit.optim.geometry import is_compact
 from manifoldkit.optim.options import (
     COMMON,
-    check_max_norm,
+    check_norm,
     check_options,
     check_parameter,
 )
@@ -71,12 +72,13 @@ class RiemannianOptimizer(torch.optim.Optimizer):
     #: options of a subclass beside its parent's
     _extra: Mapping[str, Any] = {}
 
-    def __init__(self, params, own: dict, options: Mapping[str, Any]):
+    def __init__(self, params: ParamsT, own: dict, options: Mapping[str, Any]):
         options, own = dict(options), {**own, **self._extra}
         if options.pop("differentiable", False):
             raise ValueError("differentiable: steps on manifolds cannot be recorded")
         self.grad_clip = options.pop("grad_clip", None)
-        check_max_norm(self.grad_clip, "grad_clip")
+        if self.grad_clip is not None:
+            check_norm(self.grad_clip, "grad_clip")
         mode = options.pop("decay_mode", None) or self._default_decay_mode
         known = {*COMMON, *own}
         if unknown := set(options) - known:

@@ -14,7 +14,7 @@ from manifoldkit.optim.buckets import (
     manifold_key,
 )
 from manifoldkit.optim.fused import geometry_of
-from manifoldkit.optim.options import check_max_norm, is_number
+from manifoldkit.optim.options import check_norm
 
 
 @torch.no_grad()
@@ -64,11 +64,8 @@ def clip_riemannian_grad_norm_(
     >>> x.grad
     tensor([33.3333,  1.0000])
     """
-    if max_norm is None:
-        raise ValueError("max_norm: expected a positive number, found None")
-    check_max_norm(max_norm, "max_norm")
-    if not is_number(norm_type) or not norm_type > 0:
-        raise ValueError(f"norm_type: expected a positive number, found {norm_type!r}")
+    check_norm(max_norm, "max_norm")
+    check_norm(norm_type, "norm_type")
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     params = [p for p in parameters if p.grad is not None]
     if not params:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,22 @@ class _Settings:
     expectation: int | None
     fixed_noise: bool
     mode: str
+
+
+class _CheckOptions(TypedDict, total=False):
+    """Options of :func:`check_equivariance` that its twin passes on."""
+
+    elements: str | Sequence[str]
+    dtypes: Sequence[str]
+    rtol: float | None
+    atol: float | None
+    seed: int
+    mode: str
+    gradient: bool
+    batch: bool
+    expectation: int | None
+    fixed_noise: bool
+    modules: Iterable[nn.Module]
 
 
 def check_equivariance(
@@ -174,7 +190,7 @@ def assert_equivariant(
     n: int = 8,
     *,
     allow: Iterable[str] = (),
-    **options,
+    **options: Unpack[_CheckOptions],
 ) -> EquivarianceReport:
     """Raise ``AssertionError`` with the whole report unless ``fn`` is equivariant.
 

@@ -262,7 +262,7 @@ def test_stabilize_projects_points_and_momentum():
     assert float((p.data.mT @ p.data - torch.eye(3)).abs().max()) < 1e-6
     m = optimizer.state[p]["exp_avg"]
     assert float((m.mT @ p.data + p.data.mT @ m).abs().max()) < 1e-6
-    with pytest.raises(ValueError, match="stabilize: expected a positive number"):
+    with pytest.raises(ValueError, match="stabilize: expected an integer >= 1, found 0"):
         RiemannianAdam([p], stabilize=0)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import gradient_floor
 from manifoldkit.lie.closed_forms.columns import (
-    columns,
     cross,
     dot,
     may_look,
@@ -60,7 +59,7 @@ def _scaled(a: Vector) -> tuple[Vector, Tensor]:
 
 def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rotations and masks, by entries: the compiler makes one loop of it."""
-    entries = columns(x)
+    entries = x.unbind(-1)
     a1, zero = _scaled(list(entries[:3]))
     a1[0] = torch.where(zero, 1.0, a1[0])
     a2, _ = _scaled(list(entries[3:]))
@@ -232,7 +231,7 @@ def sixd_columns(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def finish(
-    r: Tensor, bad: Tensor, dtype: torch.dtype, strict: bool, return_degenerate: bool
+    r: Tensor, bad: Tensor, strict: bool, return_degenerate: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Raise, or return the mask, as the caller asked."""
     if strict and bool(bad.any()):
@@ -240,7 +239,6 @@ def finish(
             f"x{list(first_index(bad)) if bad.ndim else ''} is degenerate: it does not "
             "determine a rotation (zero or parallel vectors)"
         )
-    r = r.to(dtype)
     return (r, bad) if return_degenerate else r
 
 

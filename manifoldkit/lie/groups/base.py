@@ -1,7 +1,7 @@
 """What the matrix groups have in common."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -249,6 +249,14 @@ class MatrixGroup(Measured):
     def _exp(self, x: Tensor) -> Tensor:
         return torch.linalg.matrix_exp(x)
 
+    @overload
+    def log(
+        self, g: Tensor, return_valid: Literal[False] = ..., *, validate: str = ...
+    ) -> Tensor: ...
+    @overload
+    def log(
+        self, g: Tensor, return_valid: Literal[True], *, validate: str = ...
+    ) -> tuple[Tensor, Tensor]: ...
     @accepts_numpy_checked
     def log(
         self, g: Tensor, return_valid: bool = False, *, validate: str = "off"

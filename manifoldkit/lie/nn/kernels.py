@@ -15,7 +15,13 @@ KernelFactory = Callable[[int, int, float], nn.Module]
 WINDOWS = ("hard", "smooth", "none")
 
 
-def kernel_grid(size: int, n: int = 2, **options) -> Tensor:
+def kernel_grid(
+    size: int,
+    n: int = 2,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """Return the places of a kernel's pixels, shape ``(size ** n, n)``.
 
     Coordinates lie at ``(2 j + 1) / size - 1`` in each direction; the first coordinate
@@ -29,9 +35,8 @@ def kernel_grid(size: int, n: int = 2, **options) -> Tensor:
             [-0.5000,  0.5000],
             [ 0.5000,  0.5000]])
     """
-    dtype = options.pop("dtype", None) or torch.get_default_dtype()
-    odd = torch.arange(1 - size, size, 2, **options)  # symmetric to the last bit
-    line = odd.to(dtype) / size
+    odd = torch.arange(1 - size, size, 2, device=device)  # symmetric to the last bit
+    line = odd.to(dtype or torch.get_default_dtype()) / size
     axes = torch.meshgrid(*[line] * n, indexing="ij")
     return torch.stack(axes[::-1], -1).reshape(-1, n)
 
@@ -44,6 +49,15 @@ def window_values(points: Tensor, window: str) -> Tensor:
     points : Tensor, shape (..., n)
     window : str
         "hard" cuts at length 1, "smooth" is ``sigmoid(2 (1 - length))``, "none" is 1.
+
+    Returns
+    -------
+    Tensor, shape (...)
+
+    Examples
+    --------
+    >>> window_values(torch.tensor([[0.6, 0.8], [3.0, 4.0]]), "hard")
+    tensor([1., 0.])
     """
     if window == "none":
         return torch.ones_like(points[..., 0])

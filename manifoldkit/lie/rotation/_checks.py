@@ -1,8 +1,5 @@
 """Input and output of the rotation functions."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from manifoldkit.linalg.checks import check_broadcast, check_square, compute_dtype
@@ -19,10 +16,3 @@ def check_pair(a: Tensor, b: Tensor) -> None:
     check_square(a, "a")
     check_square(b, "b", a.shape[-1])
     check_broadcast(a=(a, 2), b=(b, 2))
-
-
-def back(result: Any, dtype: torch.dtype) -> Any:
-    """Return a result, with or without a mask, in the dtype of the input."""
-    if isinstance(result, tuple):
-        return result[0].to(dtype), result[1]
-    return result.to(dtype)

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie._arrays import array_function, check_vector
 from manifoldkit.lie.closed_forms import euler
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.rotation._checks import check_rotation
@@ -23,8 +23,7 @@ def _ordered(q: Tensor, order: str) -> Tensor:
     return q.roll(-1, -1) if order == "xyzw" else q
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
     """Rotation of a quaternion of any length; zero counts as the identity.
 
@@ -52,11 +51,10 @@ def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
             [ 0.,  0.,  1.]])
     """
     v = _scalar_first(check_vector(q, 4, "q"), order)
-    return _so3.quaternion_matrix(v).to(q.dtype)
+    return _so3.quaternion_matrix(v)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     """Unit quaternion whose first non-zero entry of (w, x, y, z) is positive.
 
@@ -81,11 +79,10 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     tensor([1., 0., 0., 0.])
     """
     q = _so3.matrix_quaternion(check_rotation(r))
-    return _ordered(q, order).to(r.dtype)
+    return _ordered(q, order)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def rotvec_to_matrix(v: Tensor) -> Tensor:
     """Rotation about the axis ``v`` by the angle ``|v|``.
 
@@ -111,11 +108,10 @@ def rotvec_to_matrix(v: Tensor) -> Tensor:
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    return _so3.exp_so3(check_vector(v, 3, "v")).to(v.dtype)
+    return _so3.exp_so3(check_vector(v, 3, "v"))
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_rotvec(r: Tensor) -> Tensor:
     """Rotation vector of length at most pi, exact also near pi.
 
@@ -139,11 +135,10 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     >>> matrix_to_rotvec(half)
     tensor([3.1416, 0.0000, 0.0000])
     """
-    return _so3.log_so3(check_rotation(r)).to(r.dtype)
+    return _so3.log_so3(check_rotation(r))
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def euler_to_matrix(
     angles: Tensor, order: str = "XYZ", *, degrees: bool = False
 ) -> Tensor:
@@ -176,11 +171,10 @@ def euler_to_matrix(
     """
     v = check_vector(angles, 3, "angles")
     v = v * (math.pi / 180) if degrees else v
-    return euler.angles_to_matrix(v, order).to(angles.dtype)
+    return euler.angles_to_matrix(v, order)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> Tensor:
     """Euler angles of a rotation; at gimbal lock the third angle is zero.
 
@@ -208,4 +202,4 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     """
     q = _so3.matrix_quaternion(check_rotation(r))
     angles = euler.quaternion_to_angles(q, order)
-    return (angles * (180 / math.pi) if degrees else angles).to(r.dtype)
+    return angles * (180 / math.pi) if degrees else angles

@@ -8,15 +8,14 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie import haar
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie._arrays import array_function, check_vector
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation._checks import check_pair, check_rotation
 from manifoldkit.linalg.checks import check_broadcast, common_dtype
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     r"""Angle of the rotation from ``a`` to ``b``.
 
@@ -58,8 +57,7 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     return (angle * (180 / math.pi) if degrees else angle).to(a.dtype)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def left_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     r"""Derivative of the rotation vector's exponential, seen from the left.
 
@@ -100,8 +98,7 @@ def left_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     return jacobian(x)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     r"""The same seen from the right, :math:`\exp(v + d) \approx \exp(v) \exp(J d)`.
 
@@ -130,8 +127,7 @@ def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     return left_jacobian(-check_vector(v, 3, "v"), inverse=inverse)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     """Point at ``t`` on the shortest way from rotation ``a`` (0) to ``b`` (1).
 
