@@ -28,6 +28,7 @@ all optional: a foreign manifold without them is stepped through the geoopt meth
     A manifold has them if ``hasattr(manifold, "frame_retr")``.
 """
 
+import inspect
 from typing import TYPE_CHECKING
 
 import geoopt
@@ -135,8 +136,12 @@ class Manifold(geoopt.Manifold):
         return self.ndim
 
     def settings(self) -> dict:
-        """Constructor arguments that define the manifold, as shown by ``repr``."""
-        return {}
+        """Constructor arguments that define the manifold, as shown by ``repr``.
+
+        They are those that the constructor keeps as attributes of the same names.
+        """
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def group_key(self) -> tuple:
         """Hashable identity of the formulas: class and settings."""

@@ -28,10 +28,6 @@ class Euclidean(geoopt.Euclidean, Manifold):
     def __init__(self, ndim: int = 0):
         geoopt.Euclidean.__init__(self, ndim)
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"ndim": self.ndim}
-
     def random(
         self,
         *size: int | tuple[int, ...],
@@ -70,7 +66,6 @@ class PositiveReals(Manifold):
     tensor([1., 1.])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "PositiveReals"
     ndim = 0
     reversible = True

@@ -39,10 +39,10 @@ class _LeftInvariant(SquareMatrixManifold):
         """Remove the rounding that leads off the group."""
         return y
 
-    def _step(self, x: Tensor, a: Tensor) -> Tensor:
-        if self.retraction == "exp":
+    def _step(self, x: Tensor, a: Tensor, kind: str) -> Tensor:
+        if kind == "exp":
             factor = torch.linalg.matrix_exp(a.mT) @ torch.linalg.matrix_exp(a - a.mT)
-        elif self.retraction == "cayley":
+        elif kind == "cayley":
             factor = torch.linalg.solve_ex(eye_like(x) - a / 2, eye_like(x) + a / 2)[0]
         else:
             factor = torch.linalg.matrix_exp(a)
@@ -50,13 +50,11 @@ class _LeftInvariant(SquareMatrixManifold):
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Step by the retraction chosen."""
-        return self._step(x, torch.linalg.solve_ex(x, u)[0])
+        return self._step(x, torch.linalg.solve_ex(x, u)[0], self.retraction)
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic ``x expm(a') expm(a - a')``, ``a = x^-1 u``."""
-        a = torch.linalg.solve_ex(x, u)[0]
-        factor = torch.linalg.matrix_exp(a.mT) @ torch.linalg.matrix_exp(a - a.mT)
-        return self._finish(x @ factor)
+        return self._step(x, torch.linalg.solve_ex(x, u)[0], "exp")
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """No closed form exists for this metric: raises ``NotImplementedError``."""
@@ -78,7 +76,7 @@ class _LeftInvariant(SquareMatrixManifold):
 
     def frame_retr(self, frame: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """Step; the new frame is the new point."""
-        y = self._step(frame, self._algebra(d))
+        y = self._step(frame, self._algebra(d), self.retraction)
         return y, y
 
     def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
@@ -122,7 +120,6 @@ class GLPlus(SquareMatrixManifold):
     tensor(0.9803)
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "GLPlus"
 
     def __new__(
@@ -137,10 +134,6 @@ class GLPlus(SquareMatrixManifold):
     def __init__(self, metric: str = "left_invariant", retraction: str = "expm"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"metric": self.metric, "retraction": self.retraction}
 
     def _violation(self, x):
         # the determinant itself under- or overflows for large n
@@ -181,7 +174,6 @@ class GLPlus(SquareMatrixManifold):
 class LeftGLPlus(_LeftInvariant, GLPlus):
     """GL+(n) with the left-invariant metric."""
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     metric = "left_invariant"
 
 
@@ -191,7 +183,6 @@ class PolarGLPlus(GLPlus):
     There is one retraction, the geodesic.
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     metric = "polar"
     reversible = True
 
@@ -268,16 +259,11 @@ class SpecialLinear(_LeftInvariant):
     tensor(1.)
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "SpecialLinear"
 
     def __init__(self, retraction: str = "expm"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"retraction": self.retraction}
 
     def _violation(self, x):
         return (torch.linalg.det(x) - 1).abs(), "|det x - 1|"

@@ -5,7 +5,6 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.rotation_log import angle_over_sine
-from manifoldkit.manifolds.base import MatrixManifold
 from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns
 from manifoldkit.manifolds.stiefel_maps import euclidean_exp
 
@@ -49,16 +48,11 @@ class Grassmann(OrthonormalColumns):
     tensor(1.5708)
     """
 
-    __scaling__ = MatrixManifold.__scaling__.copy()
     name = "Grassmann"
 
     def __init__(self, retraction: str = "polar"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"retraction": self.retraction}
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Horizontal part ``(I - xx')u``."""

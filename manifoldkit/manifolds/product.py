@@ -41,7 +41,6 @@ class Product(Manifold):
     [(5, 3), (5, 2, 2)]
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Product"
     ndim = 1
 

@@ -37,7 +37,6 @@ class Reshaped(Manifold):
             [0., 1.]])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Reshaped"
 
     def __init__(
@@ -59,15 +58,6 @@ class Reshaped(Manifold):
             self._flat: tuple[int, ...] = (math.prod(self.shape),)
         else:
             self._flat = (self.shape[0], math.prod(self.shape[1:]))
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {
-            "base": self.base,
-            "shape": self.shape,
-            "flatten": self.flatten,
-            "transpose": self.transpose,
-        }
 
     def to_base(self, x: Tensor) -> Tensor:
         """Bring stored points or vectors to the layout of the base manifold."""

@@ -48,7 +48,6 @@ class SpecialOrthogonal(SquareMatrixManifold):
     tensor(1.5708)
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "SpecialOrthogonal"
     reversible = True
     compact = True
@@ -59,10 +58,6 @@ class SpecialOrthogonal(SquareMatrixManifold):
         self.scale = check_choice(scale, ("frobenius", "angle"), "scale")
         # the frame of unit length: length = _unit * Frobenius norm
         self._unit = 1.0 if scale == "frobenius" else math.sqrt(0.5)
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"retraction": self.retraction, "scale": self.scale}
 
     def _violation(self, x):
         gap = orthonormality_gap(x)

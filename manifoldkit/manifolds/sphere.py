@@ -38,7 +38,6 @@ class Sphere(Manifold):
     tensor([0.0000, 1.5708])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Sphere"
     ndim = 1
     compact = True
@@ -47,10 +46,6 @@ class Sphere(Manifold):
     def __init__(self, radius: float = 1.0):
         super().__init__()
         self.radius = check_positive(radius, "radius")
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"radius": self.radius}
 
     def _dot(self, u, v):
         return (u * v).sum(self._dim, keepdim=True)
@@ -156,7 +151,6 @@ class Oblique(Sphere):
     tensor([1., 1., 1., 1., 1.])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Oblique"
     ndim = 2
     _dim = -2

@@ -102,7 +102,6 @@ class Stiefel(OrthonormalColumns):
     True
     """
 
-    __scaling__ = MatrixManifold.__scaling__.copy()
     name = "Stiefel"
 
     def __init__(self, metric: str = "euclidean", retraction: str | None = None):
@@ -112,10 +111,6 @@ class Stiefel(OrthonormalColumns):
             retraction = "cholqr" if metric == "euclidean" else "cayley"
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
         self.reversible = retraction == "cayley"
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"metric": self.metric, "retraction": self.retraction}
 
     def inner(
         self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False

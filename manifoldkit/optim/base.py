@@ -22,7 +22,7 @@ from manifoldkit.optim.buckets import (
     Bucket,
     base_of,
     curved_manifold,
-    manifold_key,
+    sort_out,
 )
 from manifoldkit.optim.fused import geometry_of
 from manifoldkit.optim.geometry import is_compact
@@ -88,7 +88,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             )
         defaults = {**COMMON, "decay_mode": mode, **options, **own}
         check_options(defaults, defaults)
-        self._plans: list[_Plan] = []
+        self.plans: list[_Plan] = []
         super().__init__(params, defaults)
 
     # ------------------------------------------------------------ groups and state
@@ -104,7 +104,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                 check_parameter(
                     p, f"params[{i}] of group {index}", self._point_tolerance
                 )
-            self._plans.append(self._make_plan(group))
+            self.plans.append(self._make_plan(group))
         except Exception:
             del self.param_groups[-1]
             raise
@@ -140,27 +140,14 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             step = state.get("step")
             if step is not None and not isinstance(step, Tensor):
                 state["step"] = torch.tensor(float(step))
-        self._plans = [self._make_plan(group) for group in self.param_groups]
+        self.plans = [self._make_plan(group) for group in self.param_groups]
 
     def _make_plan(self, group: dict) -> _Plan:
-        euclidean: list[Tensor] = []
-        by_key: dict[Any, list[Tensor]] = {}
-        manifolds: dict[Any, Any] = {}
-        for i, p in enumerate(group["params"]):
-            manifold = curved_manifold(p)
-            if manifold is None:
-                euclidean.append(p)
-                continue
-            shape = p.shape[p.ndim - manifold.ndim :]
-            key: Any = (manifold_key(manifold), shape, p.dtype, p.device)
-            if group["foreach"] is False:
-                key = i
-            by_key.setdefault(key, []).append(p)
-            manifolds.setdefault(key, manifold)
+        together = group["foreach"] is not False
+        euclidean, batches = sort_out(group["params"], together)
         buckets = []
-        for key, params in by_key.items():
-            self._check_manifold(manifolds[key], group)
-            manifold = manifolds[key]
+        for manifold, params in batches:
+            self._check_manifold(manifold, group)
             geometry = self._geometry(base_of(manifold), group)
             buckets.append(
                 Bucket(
@@ -190,7 +177,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             )
 
     def _current_plans(self) -> list[_Plan]:
-        plans, groups = self._plans, self.param_groups
+        plans, groups = self.plans, self.param_groups
         if torch.compiler.is_compiling():  # the graph's guards watch the parameters
             return plans
         same = len(plans) == len(groups) and all(
@@ -201,7 +188,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         )
         if not same:
             self._regroup()
-        return self._plans
+        return self.plans
 
     # ------------------------------------------------------------ the step
 

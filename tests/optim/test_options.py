@@ -65,7 +65,11 @@ def test_unknown_options_raise(cls):
         (StiefelMuon, {"momentum": 1.0}, r"momentum: expected a number in \[0, 1\)"),
         (StiefelMuon, {"lmo": "exact"}, "lmo: expected one of"),
         (StiefelMuon, {"ns_steps": 0}, "ns_steps: expected an integer >= 1"),
-        (LandingSGD, {"eps_safe": 1.5}, r"eps_safe: expected a number in \(0, 1\), found 1.5"),
+        (
+            LandingSGD,
+            {"eps_safe": 1.5},
+            r"eps_safe: expected a number in \(0, 1\), found 1.5",
+        ),
         (LandingSGD, {"attraction": -1.0}, "attraction: expected"),
         (LandingSGD, {"retraction": "qr"}, "retraction: LandingSGD has none"),
     ],

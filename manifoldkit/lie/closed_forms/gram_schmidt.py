@@ -10,6 +10,8 @@ References
 .. [1] T. Duff et al., "Building an orthonormal basis, revisited", JCGT 6, 2017.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def _without(a: Vector, b: Vector) -> tuple[Vector, Tensor]:
     return [x - s * y for x, y in zip(a, b, strict=True)], s
 
 
-def _normal(b: Vector) -> Vector:
+def normal(b: Sequence[Tensor]) -> Vector:
     """A unit vector orthogonal to the unit vector b (Duff et al.)."""
     x, y, z = b
     sign = torch.copysign(torch.ones_like(z), z)
@@ -68,7 +70,7 @@ def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
     square, bound = _inner(u, u), 16 * torch.finfo(x.dtype).eps * s.abs()
     parallel = square <= bound * bound
     u = _times(u, torch.where(parallel, 1.0, square).rsqrt())
-    pairs = zip(_normal(b1), u, strict=True)
+    pairs = zip(normal(b1), u, strict=True)
     b2, _ = _without([torch.where(parallel, n, v) for n, v in pairs], b1)
     b2 = _times(b2, _inner(b2, b2).rsqrt())
     (p0, p1, p2), (q0, q1, q2) = b1, b2

@@ -9,7 +9,7 @@ Lengths are in units of half a kernel: its pixels lie in ``[-1, 1]``.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifoldkit._checks import check_choice, check_counts, check_positive
@@ -78,17 +78,12 @@ class LiftConv2d(GroupLayer):
         bias: bool = True,
     ):
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias,
+            in_channels, out_channels, kernel_size, padding, stride, window, bias
         )
         self.network = self._plane_network(kernel, hidden, n_hidden, w0)
 
-    def _kernel(self, samples: GroupSamples) -> Tensor:
+    def kernel_at(self, samples: GroupSamples) -> Tensor:
+        """Compute the kernels at the samples."""
         local, window = self._local(samples)
         values = self.network(local) * (window / samples.det()[:, None])[..., None]
         values = values.unflatten(-1, (self.out_channels, self.in_channels))
@@ -187,13 +182,7 @@ class GroupConv2d(GroupLayer):
         bias: bool = True,
     ):
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias,
+            in_channels, out_channels, kernel_size, padding, stride, window, bias
         )
         check_counts(coords_dim=coords_dim)
         check_choice(reduction, ("mean", "sum"), "reduction")
@@ -204,28 +193,22 @@ class GroupConv2d(GroupLayer):
         self.locality, self.reduction = locality, reduction
         terms = in_channels * (n_samples or 1 if reduction == "sum" else 1)
         area = kernel_size**2
-        form: dict[str, Any] = {"hidden": hidden, "n_hidden": n_hidden, "w0": w0}
         pairs = out_channels * in_channels
-        if separable == "depthwise":
-            self.network = kernel_network(
-                kernel, coords_dim, pairs, fan_in=terms, **form
-            )
-            self.spatial_network = kernel_network(
-                kernel, 2, out_channels, fan_in=area, **form
-            )
-        elif separable:
-            self.network = kernel_network(
-                kernel, coords_dim, in_channels, fan_in=4, **form
-            )
-            self.spatial_network = kernel_network(
-                kernel, 2, pairs, fan_in=terms * area, **form
-            )
-        else:
-            self.network = kernel_network(
-                kernel, 2 + coords_dim, pairs, fan_in=terms * area, **form
-            )
 
-    def _kernel(self, samples: GroupSamples, out_samples: GroupSamples) -> Any:
+        def network(inputs: int, outputs: int, fan_in: int) -> nn.Module:
+            return kernel_network(kernel, inputs, outputs, fan_in, hidden, n_hidden, w0)
+
+        if separable == "depthwise":
+            self.network = network(coords_dim, pairs, terms)
+            self.spatial_network = network(2, out_channels, area)
+        elif separable:
+            self.network = network(coords_dim, in_channels, 4)
+            self.spatial_network = network(2, pairs, terms * area)
+        else:
+            self.network = network(2 + coords_dim, pairs, terms * area)
+
+    def kernel_at(self, samples: GroupSamples, out_samples: GroupSamples) -> Any:
+        """Compute the kernels at the samples."""
         local, window = self._local(out_samples)
         relative = out_samples.relative(samples)
         if relative.shape[-1] != self.coords_dim:

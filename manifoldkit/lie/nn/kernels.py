@@ -197,7 +197,6 @@ def kernel_network(
     kernel: str | KernelFactory,
     in_features: int,
     out_features: int,
-    *,
     fan_in: float,
     hidden: int,
     n_hidden: int,

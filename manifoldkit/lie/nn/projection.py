@@ -78,16 +78,17 @@ class GroupProject2d(GroupLayer):
             in_channels,
             out_channels,
             kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias and learned,
+            padding,
+            stride,
+            window,
+            bias and learned,
         )
         self.mode = mode
         if learned:
             self.network = self._plane_network(kernel, hidden, n_hidden, w0)
 
-    def _kernel(self, samples: GroupSamples) -> Tensor:
+    def kernel_at(self, samples: GroupSamples) -> Tensor:
+        """Compute the kernels at the samples."""
         local, window = self._local(samples)
         weight = samples.weight / samples.det()
         values = self.network(local) * (window * weight[:, None])[..., None]

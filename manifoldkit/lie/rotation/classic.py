@@ -10,17 +10,10 @@ from manifoldkit.lie.closed_forms import euler
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.rotation._checks import check_rotation
 
-_ORDERS = ("wxyz", "xyzw")
 
-
-def _scalar_first(q: Tensor, order: str) -> Tensor:
-    check_choice(order, _ORDERS, "order")
-    return q.roll(1, -1) if order == "xyzw" else q
-
-
-def _ordered(q: Tensor, order: str) -> Tensor:
-    check_choice(order, _ORDERS, "order")
-    return q.roll(-1, -1) if order == "xyzw" else q
+def _rolled(q: Tensor, order: str, by: int) -> Tensor:
+    check_choice(order, ("wxyz", "xyzw"), "order")
+    return q.roll(by, -1) if order == "xyzw" else q
 
 
 @array_function
@@ -50,7 +43,7 @@ def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    v = _scalar_first(check_vector(q, 4, "q"), order)
+    v = _rolled(check_vector(q, 4, "q"), order, 1)
     return _so3.quaternion_matrix(v)
 
 
@@ -79,7 +72,7 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     tensor([1., 0., 0., 0.])
     """
     q = _so3.matrix_quaternion(check_rotation(r))
-    return _ordered(q, order)
+    return _rolled(q, order, -1)
 
 
 @array_function

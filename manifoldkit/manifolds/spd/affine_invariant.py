@@ -17,7 +17,6 @@ class AffineInvariantSPD(SPD):
     :math:`L^{-1}uL^{-T}`, whose Frobenius norm is the length of u.
     """
 
-    __scaling__ = SPD.__scaling__.copy()
     reversible = True
 
     def inner(

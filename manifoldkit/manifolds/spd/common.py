@@ -85,7 +85,6 @@ class SPD(SquareMatrixManifold):
     True
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "SPD"
     metric = "airm"
 
@@ -103,10 +102,6 @@ class SPD(SquareMatrixManifold):
 
     def __init__(self, metric: str | None = None, M: Tensor | None = None):
         super().__init__()
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"metric": self.metric}
 
     def _violation(self, x):
         scale = x.abs().amax((-2, -1)).clamp_min(torch.finfo(x.dtype).tiny)

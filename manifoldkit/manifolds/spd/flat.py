@@ -18,7 +18,6 @@ from manifoldkit.manifolds.spd.common import SPD, whiten
 class FlatSPD(SPD):
     """SPD with a global chart in which the metric is the Frobenius product."""
 
-    __scaling__ = SPD.__scaling__.copy()
     reversible = True
 
     def chart(self, x: Tensor) -> Tensor:
@@ -84,7 +83,6 @@ class FlatSPD(SPD):
 class LogEuclideanSPD(FlatSPD):
     """Chart ``log x``; derivatives by Daleckii-Krein."""
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "log_euclidean"
 
     def chart(self, x: Tensor) -> Tensor:
@@ -120,7 +118,6 @@ def _lower_half(w: Tensor) -> Tensor:
 class LogCholeskySPD(FlatSPD):
     """Chart: Cholesky factor with the logarithm of its diagonal; no eigenvalues."""
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "log_cholesky"
 
     def chart(self, x: Tensor) -> Tensor:

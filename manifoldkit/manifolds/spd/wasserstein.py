@@ -22,7 +22,6 @@ class BuresWassersteinSPD(SPD):
     :math:`I + L_u` does; ``retr`` is the same map. Transport keeps the matrix v.
     """
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "bw"
 
     def _solve(self, x: Tensor, v: Tensor) -> Tensor:
@@ -71,7 +70,6 @@ class BuresWassersteinSPD(SPD):
 class GeneralizedBuresWassersteinSPD(BuresWassersteinSPD):
     r"""Metric :math:`\operatorname{tr}(u L_v) / 2` with :math:`xL_vM + ML_vx = v`."""
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "gbw"
 
     def __init__(self, metric: str = "gbw", M: Tensor | None = None):
