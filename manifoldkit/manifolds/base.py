@@ -225,7 +225,7 @@ class Manifold(geoopt.Manifold):
         *size : int or tuple of int
             Shape of the result, batch dimensions first.
         dtype, device
-            As in ``torch.randn``.
+            Precision and place of the points, by default those of torch.
         generator : torch.Generator, optional
             Source of randomness.
         """

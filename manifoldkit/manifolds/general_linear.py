@@ -245,7 +245,7 @@ class SpecialLinear(_LeftInvariant):
     Parameters
     ----------
     retraction : {"expm", "cayley", "exp"}, default="expm"
-        As for :class:`GLPlus`.
+        Step of the left-invariant metric; :class:`GLPlus` describes it.
 
     Raises
     ------

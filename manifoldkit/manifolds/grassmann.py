@@ -21,8 +21,9 @@ class Grassmann(OrthonormalColumns):
     Parameters
     ----------
     retraction : {"polar", "cholqr", "qr", "exp"}, default="polar"
-        As for :class:`Stiefel`; as maps of subspaces the first three agree;
-        only "polar" and "exp" keep the basis from turning, as momentum needs.
+        Step of the basis, as :class:`Stiefel` describes; as maps of subspaces the
+        first three agree; only "polar" and "exp" keep the basis from turning, as
+        momentum needs.
 
     Raises
     ------

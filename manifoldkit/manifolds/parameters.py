@@ -84,7 +84,7 @@ def as_parameter(
     project : bool, default=True
         Take the nearest point of the manifold. Otherwise the values must be on it.
     requires_grad : bool, default=True
-        As for ``nn.Parameter``.
+        Whether gradients are computed for it.
 
     Returns
     -------

@@ -1,11 +1,23 @@
 """A manifold in the layout of a module's weight: transposed or flattened points."""
 
 import math
+from collections.abc import Callable
 
 import geoopt
 from torch import Tensor
 
 from manifoldkit.manifolds.base import Manifold
+
+
+def _same(method: str) -> Callable[..., Tensor]:
+    """Make the method that calls that of the base manifold, there and back."""
+
+    def call(self: "Reshaped", *tensors: Tensor, **named: Tensor) -> Tensor:
+        arguments = (self.to_base(t) for t in (*tensors, *named.values()))
+        return self.from_base(getattr(self.base, method)(*arguments))
+
+    call.__name__, call.__doc__ = method, f"Call ``{method}`` of the base manifold."
+    return call
 
 
 class Reshaped(Manifold):
@@ -112,42 +124,15 @@ class Reshaped(Manifold):
         value = self.base.dist(self.to_base(x), self.to_base(y))
         return value[(...,) + (None,) * self.ndim] if keepdim else value
 
-    def _call(self, method: str, *tensors: Tensor) -> Tensor:
-        return self.from_base(
-            getattr(self.base, method)(*(self.to_base(t) for t in tensors))
-        )
-
     def _call_pair(self, method: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         y, v = getattr(self.base, method)(*(self.to_base(t) for t in tensors))
         return self.from_base(y), self.from_base(v)
 
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        """Tangent projection of the base manifold."""
-        return self._call("proju", x, u)
-
-    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """Riemannian gradient of the base manifold."""
-        return self._call("egrad2rgrad", x, u)
-
-    def projx(self, x: Tensor) -> Tensor:
-        """Projection of the base manifold."""
-        return self._call("projx", x)
-
-    def retr(self, x: Tensor, u: Tensor) -> Tensor:
-        """Retraction of the base manifold."""
-        return self._call("retr", x, u)
-
-    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        """Exponential of the base manifold."""
-        return self._call("expmap", x, u)
-
-    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """Logarithm of the base manifold."""
-        return self._call("logmap", x, y)
-
-    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Transport of the base manifold."""
-        return self._call("transp", x, y, v)
+    proju, egrad2rgrad, projx = _same("proju"), _same("egrad2rgrad"), _same("projx")
+    retr, expmap, logmap = _same("retr"), _same("expmap"), _same("logmap")
+    transp = _same("transp")
+    transp_follow_retr = _same("transp_follow_retr")
+    transp_follow_expmap = _same("transp_follow_expmap")
 
     def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Step and transport of the base manifold."""
@@ -156,14 +141,6 @@ class Reshaped(Manifold):
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Geodesic step and transport of the base manifold."""
         return self._call_pair("expmap_transp", x, u, v)
-
-    def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Transport along the retraction of the base manifold."""
-        return self._call("transp_follow_retr", x, u, v)
-
-    def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Transport along the geodesic of the base manifold."""
-        return self._call("transp_follow_expmap", x, u, v)
 
     def decay(
         self, x: Tensor, rate: float | Tensor, anchor: Tensor | None = None

@@ -60,7 +60,8 @@ class RiemannianAdam(RiemannianOptimizer):
         False steps every manifold parameter on its own; otherwise parameters of equal
         manifold and shape are one batch. For Euclidean parameters as in torch.
     fused, capturable : bool
-        As in torch, for the Euclidean parameters; steps on manifolds never synchronize.
+        Options of torch for the Euclidean parameters; steps on manifolds never
+        synchronize.
     stabilize : int, optional
         Project points and momentum every so many steps.
     retraction : str, optional

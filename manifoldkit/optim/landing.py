@@ -72,7 +72,7 @@ class LandingSGD(RiemannianSGD):
     Raises
     ------
     TypeError, ValueError
-        As :class:`RiemannianSGD`.
+        An unknown option, one out of range, or a parameter that is not on its manifold.
 
     References
     ----------

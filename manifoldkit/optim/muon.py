@@ -49,7 +49,7 @@ class StiefelMuon(RiemannianAdamW):
     Raises
     ------
     TypeError, ValueError
-        As :class:`RiemannianAdam`.
+        An unknown option, one out of range, or a parameter that is not on its manifold.
 
     References
     ----------

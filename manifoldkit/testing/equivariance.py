@@ -197,7 +197,7 @@ def assert_equivariant(
     Parameters
     ----------
     fn, inputs, in_types, out_types, group, n, **options
-        As for :func:`check_equivariance`.
+        Arguments of :func:`check_equivariance`.
     allow : iterable of str
         Verdicts to let through besides ``PASS``, such as ``"ILL-CONDITIONED"``.
 
@@ -210,7 +210,7 @@ def assert_equivariant(
     AssertionError
         A verdict that is neither ``PASS`` nor allowed.
     TypeError, ValueError
-        As :func:`check_equivariance`.
+        Arguments that :func:`check_equivariance` refuses.
 
     Examples
     --------

@@ -27,15 +27,15 @@ class LiftConv2d(GroupLayer):
     Parameters
     ----------
     in_channels, out_channels, kernel_size : int
-        As in ``torch.nn.Conv2d``.
+        Sizes as ``torch.nn.Conv2d`` takes them.
     padding, stride : int
-        As in ``torch.nn.Conv2d``; a stride above 1 keeps equivariance to those
-        translations only that are multiples of it.
+        Margin and step as ``torch.nn.Conv2d`` takes them; a stride above 1 keeps
+        equivariance to those translations only that are multiples of it.
     kernel : {"siren", "fourier", "gaussian"} or callable
         Network of the kernel; a callable ``(in_features, out_features, out_scale)``
         returns a module.
     hidden, n_hidden, w0 : int, int, float
-        Of that network.
+        Width, hidden layers and frequency of that network.
     window : {"hard", "smooth", "none"}
         Cut the kernel at ``|g^-1 x| = 1``, fade it there, or leave it.
     bias : bool, default=True
@@ -122,12 +122,12 @@ class GroupConv2d(GroupLayer):
     Parameters
     ----------
     in_channels, out_channels, kernel_size : int
-        As in ``torch.nn.Conv2d``.
+        Sizes as ``torch.nn.Conv2d`` takes them.
     coords_dim : int, default=4
         Coordinates of the group (``SampledGroup.coords_dim``): 4 for ``GLPlus(2)``, 3
         for ``SL(2)``, 1 for ``SO(2)``; one more with ``angle="periodic"``.
     separable : bool or "depthwise", default=False
-        See above.
+        Dense kernels, or one of the two products above.
     locality : float, optional
         Width of a Gaussian window on the group: the weights of a sample are multiplied
         by ``exp(-d^2 / (2 locality^2))``, with ``d`` the distance of its coordinates
@@ -142,7 +142,7 @@ class GroupConv2d(GroupLayer):
     n_samples : int, optional
         Usual number of input samples.
     padding, stride, kernel, hidden, n_hidden, w0, window, bias
-        As in :class:`LiftConv2d`.
+        Form of the convolution; :class:`LiftConv2d` describes it.
 
     Raises
     ------

@@ -206,14 +206,12 @@ def kernel_network(
     scale = math.sqrt(6 / hidden) / math.sqrt(fan_in)
     if callable(kernel):
         return kernel(in_features, out_features, scale)
+    sizes = in_features, hidden, out_features
     if kernel == "siren":
-        return Siren(
-            in_features, hidden, out_features, n_hidden=n_hidden, w0=w0, out_scale=scale
-        )
-    if kernel == "fourier":
-        return FourierKernel(in_features, hidden, out_features, out_scale=scale)
-    if kernel == "gaussian":
-        return GaussianKernel(in_features, hidden, out_features, out_scale=scale)
+        return Siren(*sizes, n_hidden=n_hidden, w0=w0, out_scale=scale)
+    if kernel in ("fourier", "gaussian"):
+        network = FourierKernel if kernel == "fourier" else GaussianKernel
+        return network(*sizes, out_scale=scale)
     raise ValueError(
         "kernel: expected 'siren', 'fourier', 'gaussian' or a function "
         f"(in_features, out_features, out_scale) -> module, found {kernel!r}"

@@ -254,7 +254,7 @@ def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Ten
     rep : str
         See :func:`dim`. "rodrigues" is infinite at half turns and capped there.
     **options
-        As in :func:`decode`.
+        ``layout``, ``scaled``, ``order``, ``degrees`` of the particular function.
 
     Returns
     -------

@@ -238,7 +238,7 @@ def special_procrustes(
         Any finite matrices. Where the two smallest signed singular values cancel, the
         nearest rotation is not unique; the derivative stays bounded there.
     strict, return_degenerate : bool
-        As in :func:`rotation_6d_to_matrix`.
+        Raise where the rotation is not unique, or also return where.
 
     Returns
     -------
