@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_last, compute_dtype
+from manifoldkit.linalg.checks import check_broadcast, check_square, compute_dtype
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,9 +102,11 @@ def array_function(function: F) -> F:
     return accepts_numpy(full_precision(function))
 
 
-def check_vector(x: Tensor, size: int, name: str = "x") -> Tensor:
-    """Check ``(..., size)`` floating point; return it in the dtype to compute in."""
-    return check_last(x, (size,), name).to(compute_dtype(x.dtype))
+def check_pair(a: Tensor, b: Tensor, names: str = "ab") -> None:
+    """Check two batches of square matrices of one size that broadcast."""
+    check_square(a, names[0])
+    check_square(b, names[1], a.shape[-1])
+    check_broadcast(**{names[0]: (a, 2), names[1]: (b, 2)})
 
 
 def gradient_floor(dtype: torch.dtype) -> float:

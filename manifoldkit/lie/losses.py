@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.lie._arrays import array_function
+from manifoldkit.lie._arrays import array_function, check_pair
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation import geodesic_distance
-from manifoldkit.lie.rotation._checks import check_pair
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,

@@ -3,14 +3,12 @@
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import array_function
-from manifoldkit.linalg.checks import check_broadcast, check_square, common_dtype
+from manifoldkit.lie._arrays import array_function, check_pair
+from manifoldkit.linalg.checks import common_dtype
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    check_square(x, "x")
-    check_square(y, "y", x.shape[-1])
-    check_broadcast(x=(x, 2), y=(y, 2))
+    check_pair(x, y, "xy")
     return common_dtype(x, y)
 
 

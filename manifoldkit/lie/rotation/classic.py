@@ -5,10 +5,10 @@ import math
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import array_function, check_vector
+from manifoldkit.lie._arrays import array_function
 from manifoldkit.lie.closed_forms import euler
 from manifoldkit.lie.closed_forms import so3 as _so3
-from manifoldkit.lie.rotation._checks import check_rotation
+from manifoldkit.linalg.checks import check_last, check_square
 
 
 def _rolled(q: Tensor, order: str, by: int) -> Tensor:
@@ -43,7 +43,7 @@ def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    v = _rolled(check_vector(q, 4, "q"), order, 1)
+    v = _rolled(check_last(q, (4,), "q"), order, 1)
     return _so3.quaternion_matrix(v)
 
 
@@ -71,7 +71,7 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     >>> matrix_to_quaternion(torch.eye(3))
     tensor([1., 0., 0., 0.])
     """
-    q = _so3.matrix_quaternion(check_rotation(r))
+    q = _so3.matrix_quaternion(check_square(r, "r", 3))
     return _rolled(q, order, -1)
 
 
@@ -101,7 +101,7 @@ def rotvec_to_matrix(v: Tensor) -> Tensor:
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    return _so3.exp_so3(check_vector(v, 3, "v"))
+    return _so3.exp_so3(check_last(v, (3,), "v"))
 
 
 @array_function
@@ -128,7 +128,7 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     >>> matrix_to_rotvec(half)
     tensor([3.1416, 0.0000, 0.0000])
     """
-    return _so3.log_so3(check_rotation(r))
+    return _so3.log_so3(check_square(r, "r", 3))
 
 
 @array_function
@@ -162,7 +162,7 @@ def euler_to_matrix(
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    v = check_vector(angles, 3, "angles")
+    v = check_last(angles, (3,), "angles")
     v = v * (math.pi / 180) if degrees else v
     return euler.angles_to_matrix(v, order)
 
@@ -193,6 +193,6 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     >>> matrix_to_euler(r, "ZYX", degrees=True).round() + 0.0
     tensor([90.,  0.,  0.])
     """
-    q = _so3.matrix_quaternion(check_rotation(r))
+    q = _so3.matrix_quaternion(check_square(r, "r", 3))
     angles = euler.quaternion_to_angles(q, order)
     return angles * (180 / math.pi) if degrees else angles

@@ -9,7 +9,6 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import (
     array_function,
-    check_vector,
     unit_vector,
 )
 from manifoldkit.lie.closed_forms import so3 as _so3
@@ -21,7 +20,6 @@ from manifoldkit.lie.closed_forms.gram_schmidt import (
 )
 from manifoldkit.lie.closed_forms.top_vector import top_vector
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
-from manifoldkit.lie.rotation._checks import check_rotation
 from manifoldkit.lie.rotation.classic import (
     euler_to_matrix,
     matrix_to_euler,
@@ -39,6 +37,7 @@ from manifoldkit.lie.rotation.vectors import (
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,
+    check_last,
     check_square,
     common_dtype,
 )
@@ -185,7 +184,7 @@ def decode(
             [ 0.8000,  0.6000]])
     """
     rep = _ALIASES.get(rep, rep)
-    v = check_vector(x, dim(rep, n))
+    v = check_last(x, (dim(rep, n),))
     direct: dict[str, Callable[..., Any]] = {
         "quaternion": quaternion_to_matrix,
         "euler": euler_to_matrix,
@@ -270,7 +269,7 @@ def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Ten
     >>> encode(torch.eye(3), "quaternion")
     tensor([1., 0., 0., 0.])
     """
-    m = check_rotation(r, None)
+    m = check_square(r, "r")
     n = m.shape[-1]
     rep = _ALIASES.get(rep, rep)
     dim(rep, n)
@@ -390,7 +389,7 @@ def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similari
     """
     check_choice(scale, ("norm", "exp"), "scale")
     code = n * n - n
-    v = check_vector(x, code + n + (scale == "exp"))
+    v = check_last(x, (code + n + (scale == "exp"),))
     r = decode(v[..., :code], "sixd", n)
     s = _so3.safe_norm(v[..., :n]) if scale == "norm" else v[..., code].exp()
     return Similarity(s, r, v[..., -n:])
@@ -429,9 +428,9 @@ def encode_similarity(
     tensor([2., 0., 1., 1.])
     """
     check_choice(form, ("norm", "exp"), "form")
-    m = check_rotation(r, None)
+    m = check_square(r, "r")
     n = m.shape[-1]
-    shift = check_vector(t, n, "t")
+    shift = check_last(t, (n,), "t")
     size = check_floating(scale, "scale")
     check_broadcast(scale=(scale, 0), r=(r, 2), t=(t, 1))
     m, shift, size = common_dtype(m, shift, size)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import array_function, check_vector
+from manifoldkit.lie._arrays import array_function
 from manifoldkit.lie.closed_forms.gram_schmidt import (
     finish,
     sixd_columns,
@@ -15,8 +15,7 @@ from manifoldkit.lie.closed_forms.gram_schmidt import (
     stereographic_encode,
 )
 from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
-from manifoldkit.lie.rotation._checks import check_rotation
-from manifoldkit.linalg.checks import check_square
+from manifoldkit.linalg.checks import check_last, check_square
 
 LAYOUTS = ("columns", "rows")
 _STEREO_SCALE = (math.sqrt(2) + 1, math.sqrt(2) + 1, math.sqrt(2))
@@ -86,7 +85,7 @@ def rotation_6d_to_matrix(
             [ 0.,  0.,  1.]])
     """
     check_choice(layout, LAYOUTS, "layout")
-    r, degenerate = sixd_columns(check_vector(x, 6))
+    r, degenerate = sixd_columns(check_last(x, (6,)))
     bad = degenerate[..., 0] | degenerate[..., 1]
     r = r.mT if layout == "rows" else r
     return finish(r, bad, strict, return_degenerate)
@@ -178,7 +177,7 @@ def rotation_5d_to_matrix(
     >>> bool((back - r).abs().max() < 1e-5)
     True
     """
-    v = check_vector(x, 5)
+    v = check_last(x, (5,))
     projected = v[..., 2:]
     if scaled:
         projected = projected * v.new_tensor(_STEREO_SCALE)
@@ -210,7 +209,7 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     >>> matrix_to_rotation_5d(torch.eye(3))
     tensor([1.0000, 0.0000, 0.0000, 0.4142, 0.0000])
     """
-    m = check_rotation(r)
+    m = check_square(r, "r", 3)
     six = m[..., :2].mT.flatten(-2)
     projected = stereographic_encode(six[..., 2:])
     if scaled:
