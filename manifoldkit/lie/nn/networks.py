@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifoldkit._checks import check_choice
+from manifoldkit.lie.groups import GLPlus
 from manifoldkit.lie.nn.convolution import GroupConv2d, LiftConv2d
 from manifoldkit.lie.nn.kernels import KernelFactory
 from manifoldkit.lie.nn.pooling import GroupPool
@@ -154,21 +155,19 @@ class AffineResNet(nn.Module):
         affine_norm: bool = True,
     ):
         super().__init__()
-        if group is None:
-            from manifoldkit.lie.groups import GLPlus
-
-            group = GLPlus(2)
-        train, evaluation = _pair(n_samples), _pair(n_eval)
+        how: dict[str, Any] = {
+            "resample": resample,
+            "weighting": weighting,
+            "angle": angle,
+        }
         self.stages = nn.ModuleList(
             SampledGroup(
-                group,
-                train[i],
+                GLPlus(2) if group is None else group,
+                _pair(n_samples)[i],
                 proposal,
-                n_eval=evaluation[i],
-                resample=resample,
-                weighting=weighting,
-                angle=angle,
+                n_eval=_pair(n_eval)[i],
                 seed=seed + i,
+                **how,
             )
             for i in range(1 if share_samples else 2)
         )
@@ -188,14 +187,8 @@ class AffineResNet(nn.Module):
         }
         lift_size = kernel_size if lift_size is None else lift_size
         first, second = _pair(channels)
-        self.lift = LiftConv2d(
-            in_channels,
-            first,
-            lift_size,
-            stride=lift_stride,
-            padding=lift_padding,
-            **form,
-        )
+        place: dict[str, Any] = {"stride": lift_stride, "padding": lift_padding}
+        self.lift = LiftConv2d(in_channels, first, lift_size, **place, **form)
         half, norms = kernel_size // 2, (norm, affine_norm)
         self.blocks = nn.ModuleList(
             _Block(first, kernel_size, half, norms, activation, group_form)
