@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_last, compute_dtype
+from manifoldkit.linalg.checks import check_broadcast, check_square, compute_dtype
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _to_tensor(value: Any) -> Any:
@@ -25,8 +27,10 @@ def _to_numpy(value: Any) -> Any:
     return value
 
 
-def accepts_numpy(function: Callable) -> Callable:
+def accepts_numpy(function: F) -> F:
     """Let a tensor function take NumPy arrays; it then returns NumPy arrays.
+
+    A checker keeps seeing the tensor function.
 
     Examples
     --------
@@ -38,7 +42,7 @@ def accepts_numpy(function: Callable) -> Callable:
     """
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
         if not any(isinstance(value, np.ndarray) for value in values):
             return function(*args, **kwargs)
@@ -46,10 +50,10 @@ def accepts_numpy(function: Callable) -> Callable:
         kwargs = {k: _to_tensor(a) for k, a in kwargs.items()}
         return _to_numpy(function(*args, **kwargs))
 
-    return wrapper
+    return cast(F, wrapper)
 
 
-def full_precision(function: Callable) -> Callable:
+def full_precision(function: F) -> F:
     """Compute half precision in float32, and let autocast round nothing inside.
 
     Results are of the dtype of the first tensor.
@@ -74,7 +78,7 @@ def full_precision(function: Callable) -> Callable:
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         if not tensors:
             return function(*args, **kwargs)
@@ -90,12 +94,19 @@ def full_precision(function: Callable) -> Callable:
             result = function(*args, **kwargs)
         return narrow(result, dtype) if half else result
 
-    return wrapper
+    return cast(F, wrapper)
 
 
-def check_vector(x: Tensor, size: int, name: str = "x") -> Tensor:
-    """Check ``(..., size)`` floating point; return it in the dtype to compute in."""
-    return check_last(x, (size,), name).to(compute_dtype(x.dtype))
+def array_function(function: F) -> F:
+    """Join :func:`accepts_numpy` and :func:`full_precision`."""
+    return accepts_numpy(full_precision(function))
+
+
+def check_pair(a: Tensor, b: Tensor, names: str = "ab") -> None:
+    """Check two batches of square matrices of one size that broadcast."""
+    check_square(a, names[0])
+    check_square(b, names[1], a.shape[-1])
+    check_broadcast(**{names[0]: (a, 2), names[1]: (b, 2)})
 
 
 def gradient_floor(dtype: torch.dtype) -> float:

@@ -6,6 +6,7 @@ an accelerator and breaks traced graphs; NumPy arrays ask for it by themselves.
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import NotOnManifoldError
-from manifoldkit.lie._arrays import accepts_numpy
+from manifoldkit.lie._arrays import F, accepts_numpy
 from manifoldkit.linalg.checks import check_finite, check_square, first_index
 from manifoldkit.linalg.elementary import eye_like
 
@@ -23,17 +24,17 @@ VALIDATE = ("raise", "mask", "off")
 Test = Callable[[Tensor], Tensor]
 
 
-def accepts_numpy_checked(function: Callable) -> Callable:
+def accepts_numpy_checked(function: F) -> F:
     """Like :func:`accepts_numpy`; arrays get ``validate="raise"`` by default."""
     inner = accepts_numpy(function)
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, np.ndarray) for x in (*args, *kwargs.values())):
             kwargs.setdefault("validate", "raise")
         return inner(*args, **kwargs)
 
-    return wrapper
+    return cast(F, wrapper)
 
 
 def positive_determinant(g: Tensor) -> Tensor:

@@ -97,9 +97,7 @@ class Options:
 
 def check_sample_count(n: int, antithetic: bool = False) -> None:
     """Raise unless ``n`` is a number of samples."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"n: expected a number of samples >= 0, found {n!r}")
-    if antithetic and n % 2:
+    if check_count(n, "n", 0) % 2 and antithetic:
         raise ValueError(f"n: antithetic samples come in pairs, found {n}")
 
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.lie._arrays import accepts_numpy, full_precision
+from manifoldkit.lie._arrays import array_function, check_pair
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.lie.rotation import geodesic_distance
-from manifoldkit.lie.rotation._checks import check_pair
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,
@@ -54,8 +53,7 @@ def _pair(a: Tensor, b: Tensor) -> Tensor:
     return a - b
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def geodesic_loss(
     a: Tensor, b: Tensor, *, reduction: str = "mean", degrees: bool = False
 ) -> Tensor:
@@ -80,8 +78,7 @@ def geodesic_loss(
     return _reduce(geodesic_distance(a, b, degrees=degrees), reduction)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def chordal_loss(
     a: Tensor, b: Tensor, *, reduction: str = "mean", squared: bool = False
 ) -> Tensor:
@@ -108,8 +105,7 @@ def chordal_loss(
     return _reduce(value if squared else _so3.safe_norm(difference), reduction)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def log_cosh_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     """Mean over entries of ``log cosh(a - b)``, computed without overflow.
 
@@ -132,8 +128,7 @@ def log_cosh_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     return _reduce(value.mean((-2, -1)), reduction)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     """Distance of rotation vectors, ``|log a - log b|`` (not continuous at pi).
 
@@ -157,8 +152,7 @@ def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     return _reduce(_so3.safe_norm(_so3.log_so3(a) - _so3.log_so3(b)), reduction)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
     """``min(|q - p|, |q + p|)`` of unit quaternions, in either order.
 
@@ -184,8 +178,7 @@ def quaternion_loss(p: Tensor, q: Tensor, *, reduction: str = "mean") -> Tensor:
     return _reduce(near, reduction)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def alignment_loss(
     a: Tensor, b: Tensor, points: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
@@ -215,8 +208,7 @@ def alignment_loss(
     return _reduce(_so3.safe_norm(moved).mean(-1), reduction)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def chordal_mean(r: Tensor, weights: Tensor | None = None) -> Tensor:
     """Rotation nearest to the weighted arithmetic mean.
 
@@ -258,8 +250,7 @@ def _normalized(weights: Tensor, size: int, **items: tuple[Tensor, int]) -> Tens
     return weights / weights.sum(-1, keepdim=True)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def karcher_mean(
     r: Tensor, weights: Tensor | None = None, *, steps: int = 16
 ) -> Tensor:
@@ -296,8 +287,7 @@ def karcher_mean(
     return mean
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def register(
     source: Tensor,
     target: Tensor,

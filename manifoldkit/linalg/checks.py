@@ -101,9 +101,7 @@ def first_index(mask: Tensor) -> tuple[int, ...]:
 
 def check_floating(x: Tensor, name: str = "x") -> Tensor:
     """Raise ``TypeError`` unless ``x`` is a tensor of real floating-point numbers."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch tensor, found {_found(x)}")
-    if x.is_complex():
+    if check_tensor(x, name).is_complex():
         raise TypeError(f"{name}: real matrices only, found {_found(x)}")
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected floating-point numbers, found {_found(x)}")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_choice
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,
@@ -126,8 +127,7 @@ def polar(g: Tensor, side: str = "left") -> Polar:
             [ 1.,  0.]])
     """
     check_floating(g, "g")
-    if side not in ("left", "right"):
-        raise ValueError(f'side: expected "left" or "right", found {side!r}')
+    check_choice(side, ("left", "right"), "side")
     if g.ndim < 2 or 0 in g.shape[-2:]:
         raise ValueError(
             f"g: expected matrices of shape (..., m, n), found {tuple(g.shape)}"

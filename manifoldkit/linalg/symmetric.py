@@ -27,6 +27,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_numbers
 from manifoldkit.linalg import spectral
 from manifoldkit.linalg._refine import eigen_residual
 from manifoldkit.linalg.checks import (
@@ -350,9 +351,7 @@ def powm(
             [0., 9.]])
     """
     check_square(x)
-    real = isinstance(power, int | float) and not isinstance(power, bool)
-    if not real or not math.isfinite(power):
-        raise ValueError(f"power: expected a finite Python number, found {power!r}")
+    check_numbers(power=power)
     if validate:
         check_spd(x, semidefinite=power > 0)
     if power == 1:

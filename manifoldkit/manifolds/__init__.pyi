@@ -6,7 +6,6 @@ from .euclidean import PositiveReals as PositiveReals
 from .general_linear import GLPlus as GLPlus
 from .general_linear import SpecialLinear as SpecialLinear
 from .grassmann import Grassmann as Grassmann
-from .parameters import ManifoldParameter as ManifoldParameter
 from .parameters import as_parameter as as_parameter
 from .parameters import attach as attach
 from .parameters import manifold_of as manifold_of
@@ -16,3 +15,4 @@ from .special_orthogonal import SpecialOrthogonal as SpecialOrthogonal
 from .sphere import Oblique as Oblique
 from .sphere import Sphere as Sphere
 from .stiefel import Stiefel as Stiefel
+from .tensors import ManifoldParameter as ManifoldParameter

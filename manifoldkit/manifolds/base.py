@@ -28,6 +28,9 @@ all optional: a foreign manifold without them is stepped through the geoopt meth
     A manifold has them if ``hasattr(manifold, "frame_retr")``.
 """
 
+import inspect
+from typing import TYPE_CHECKING
+
 import geoopt
 import torch
 from geoopt.manifolds.base import ScalingInfo
@@ -36,6 +39,7 @@ from torch import Tensor
 
 from manifoldkit.linalg.checks import check_floating, first_index
 from manifoldkit.linalg.elementary import safe_sqrt
+from manifoldkit.manifolds.tensors import ManifoldTensor
 
 
 def trace_product(u: Tensor, v: Tensor, keepdim: bool = False) -> Tensor:
@@ -47,14 +51,82 @@ class Manifold(geoopt.Manifold):
     """Base class: value equality, sampling, defaults built on ``expmap`` and ``proju``.
 
     A subclass gives ``name``, ``ndim``, ``inner``, ``proju``, ``egrad2rgrad``,
-    ``projx``, ``retr``, ``expmap``, ``_sample``, ``_origin``, ``_violation`` and
-    ``_normal_part``; ``logmap`` where it exists.
+    ``projx``, ``retr``, ``expmap``, ``_sample``, ``_origin`` and ``_violation``;
+    ``logmap`` where it exists.
+
+    Examples
+    --------
+    >>> class Line(Manifold):
+    ...     name, ndim = "Line", 0
+    ...     def inner(self, x, u, v=None, *, keepdim=False):
+    ...         return u * (u if v is None else v) / 4
+    ...     def proju(self, x, u):
+    ...         return u
+    ...     def egrad2rgrad(self, x, u):
+    ...         return 4 * u
+    ...     def projx(self, x):
+    ...         return x
+    ...     def expmap(self, x, u):
+    ...         return x + u
+    ...     retr = expmap
+    ...     def logmap(self, x, y):
+    ...         return y - x
+    >>> Line().dist(torch.tensor(1.), torch.tensor(5.))
+    tensor(2.)
     """
 
     __scaling__ = geoopt.Manifold.__scaling__.copy()
 
+    name: str
+    ndim: int
     reversible = False
     compact = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    if TYPE_CHECKING:  # a checker sees nothing of geoopt's class
+
+        def inner(
+            self,
+            x: Tensor,
+            u: Tensor,
+            v: Tensor | None = None,
+            *,
+            keepdim: bool = False,
+        ) -> Tensor:
+            """Inner product of tangent vectors at x."""
+
+        def proju(self, x: Tensor, u: Tensor) -> Tensor:
+            """Project u to the tangent vectors at x."""
+
+        def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+            """Riemannian gradient of a Euclidean one."""
+
+        def projx(self, x: Tensor) -> Tensor:
+            """Nearest point of the manifold."""
+
+        def retr(self, x: Tensor, u: Tensor) -> Tensor:
+            """Step from x along u."""
+
+        def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+            """Point that the geodesic from x along u reaches at time 1."""
+
+        def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+            """Tangent vector at x whose exponential is y."""
+
+        def component_inner(
+            self, x: Tensor, u: Tensor, v: Tensor | None = None
+        ) -> Tensor:
+            """Inner product of each component."""
+
+        def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            """Step, and v carried along."""
+
+        def expmap_transp(
+            self, x: Tensor, u: Tensor, v: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            """Geodesic step, and v carried along."""
 
     # ------------------------------------------------------------ identity
 
@@ -64,8 +136,12 @@ class Manifold(geoopt.Manifold):
         return self.ndim
 
     def settings(self) -> dict:
-        """Constructor arguments that define the manifold, as shown by ``repr``."""
-        return {}
+        """Constructor arguments that define the manifold, as shown by ``repr``.
+
+        They are those that the constructor keeps as attributes of the same names.
+        """
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def group_key(self) -> tuple:
         """Hashable identity of the formulas: class and settings."""
@@ -136,8 +212,12 @@ class Manifold(geoopt.Manifold):
         raise NotImplementedError
 
     def random(
-        self, *size, dtype=None, device=None, generator=None
-    ) -> geoopt.ManifoldTensor:
+        self,
+        *size: int | tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ManifoldTensor:
         """Sample points; uniform (the invariant measure) on compact manifolds.
 
         Parameters
@@ -145,18 +225,22 @@ class Manifold(geoopt.Manifold):
         *size : int or tuple of int
             Shape of the result, batch dimensions first.
         dtype, device
-            As in ``torch.randn``.
+            Precision and place of the points, by default those of torch.
         generator : torch.Generator, optional
             Source of randomness.
         """
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
         x = self._sample(shape, generator, dtype, device)
-        return geoopt.ManifoldTensor(x, manifold=self)
+        return ManifoldTensor(x, manifold=self)
 
     def origin(
-        self, *size, dtype=None, device=None, seed=None
-    ) -> geoopt.ManifoldTensor:
+        self,
+        *size: int | tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = None,
+    ) -> ManifoldTensor:
         """Return a distinguished point (identity, first unit vectors); no randomness.
 
         ``seed`` is accepted for geoopt's signature and not needed.
@@ -164,7 +248,7 @@ class Manifold(geoopt.Manifold):
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
         x = self._origin(shape, dtype, device)
-        return geoopt.ManifoldTensor(x, manifold=self)
+        return ManifoldTensor(x, manifold=self)
 
     # ------------------------------------------------------------ maps
 

@@ -6,6 +6,7 @@ from geoopt.utils import size2shape
 from torch import Tensor
 
 from manifoldkit.manifolds.base import Manifold
+from manifoldkit.manifolds.tensors import ManifoldTensor
 
 
 class Euclidean(geoopt.Euclidean, Manifold):
@@ -24,16 +25,23 @@ class Euclidean(geoopt.Euclidean, Manifold):
 
     __scaling__ = Manifold.__scaling__.copy()
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"ndim": self.ndim}
+    def __init__(self, ndim: int = 0):
+        geoopt.Euclidean.__init__(self, ndim)
 
-    def random(self, *size, dtype=None, device=None, generator=None, mean=0.0, std=1.0):
+    def random(
+        self,
+        *size: int | tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> ManifoldTensor:
         """Sample independent normal entries."""
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
-        return geoopt.ManifoldTensor(x * std + mean, manifold=self)
+        return ManifoldTensor(x * std + mean, manifold=self)
 
     def _origin(self, shape, dtype, device):
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -58,7 +66,6 @@ class PositiveReals(Manifold):
     tensor([1., 1.])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "PositiveReals"
     ndim = 0
     reversible = True
@@ -66,62 +73,64 @@ class PositiveReals(Manifold):
     def _violation(self, x):
         return torch.where(x > 0, 0.0, 1.0 - x), "1 minus a number that is not positive"
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Elementwise ``u v / x^2``."""
         return u * (u if v is None else v) / x**2
 
-    def norm(self, x, u, *, keepdim=False):
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         """Elementwise ``|u| / x``."""
         return (u / x).abs()
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Every vector is tangent."""
         return u.expand(torch.broadcast_shapes(x.shape, u.shape))
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Riemannian gradient ``x^2 u``."""
         return x**2 * u
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Replace numbers below the smallest normal one by it."""
         return x.clamp_min(torch.finfo(x.dtype).tiny)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic ``x exp(u / x)``."""
         return x * torch.exp(u / x)
 
     retr = expmap
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``x log(y / x)``."""
         return x * (y.log() - x.log())
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Elementwise ``|log y - log x|``."""
         return (y.log() - x.log()).abs()
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport ``v y / x``, an isometry."""
         return v * (y / x)
 
-    def frame(self, x):
+    def frame(self, x: Tensor) -> Tensor:
         """Return the chart value ``log x``."""
         return x.log()
 
-    def frame_gradient(self, frame, egrad):
+    def frame_gradient(self, frame: Tensor, egrad: Tensor) -> Tensor:
         """Return the gradient with respect to ``log x``."""
         return frame.exp() * egrad
 
-    def frame_retr(self, frame, d):
+    def frame_retr(self, frame: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """Step in the chart."""
         new = frame + d
         return new.exp(), new
 
-    def to_frame(self, frame, u):
+    def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
         """Return ``u / x``."""
         return u * torch.exp(-frame)
 
-    def from_frame(self, frame, d):
+    def from_frame(self, frame: Tensor, d: Tensor) -> Tensor:
         """Return ``x d``."""
         return d * frame.exp()
 

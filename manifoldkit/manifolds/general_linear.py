@@ -23,13 +23,15 @@ class _LeftInvariant(SquareMatrixManifold):
         """Project a matrix to the Lie algebra."""
         return a
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """``tr (x^-1 u)'(x^-1 v)``."""
         a = torch.linalg.solve_ex(x, u)[0]
         b = a if v is None else torch.linalg.solve_ex(x, v)[0]
         return trace_product(a, b, keepdim)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """``x`` times the algebra part of ``x'u``."""
         return x @ self._algebra(x.mT @ u)
 
@@ -37,53 +39,51 @@ class _LeftInvariant(SquareMatrixManifold):
         """Remove the rounding that leads off the group."""
         return y
 
-    def _step(self, x: Tensor, a: Tensor) -> Tensor:
-        if self.retraction == "exp":
+    def _step(self, x: Tensor, a: Tensor, kind: str) -> Tensor:
+        if kind == "exp":
             factor = torch.linalg.matrix_exp(a.mT) @ torch.linalg.matrix_exp(a - a.mT)
-        elif self.retraction == "cayley":
+        elif kind == "cayley":
             factor = torch.linalg.solve_ex(eye_like(x) - a / 2, eye_like(x) + a / 2)[0]
         else:
             factor = torch.linalg.matrix_exp(a)
         return self._finish(x @ factor)
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Step by the retraction chosen."""
-        return self._step(x, torch.linalg.solve_ex(x, u)[0])
+        return self._step(x, torch.linalg.solve_ex(x, u)[0], self.retraction)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic ``x expm(a') expm(a - a')``, ``a = x^-1 u``."""
-        a = torch.linalg.solve_ex(x, u)[0]
-        factor = torch.linalg.matrix_exp(a.mT) @ torch.linalg.matrix_exp(a - a.mT)
-        return self._finish(x @ factor)
+        return self._step(x, torch.linalg.solve_ex(x, u)[0], "exp")
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """No closed form exists for this metric: raises ``NotImplementedError``."""
         raise NotImplementedError(
             'no closed logarithm or distance; GLPlus(metric="polar") has both'
         )
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Left translation ``y x^-1 v``, an isometry."""
         return y @ torch.linalg.solve_ex(x, v)[0]
 
-    def frame(self, x):
+    def frame(self, x: Tensor) -> Tensor:
         """Return x itself: coordinates are ``x^-1 u``."""
         return x
 
-    def frame_gradient(self, frame, egrad):
+    def frame_gradient(self, frame: Tensor, egrad: Tensor) -> Tensor:
         """Coordinates of the Riemannian gradient, the algebra part of ``x'G``."""
         return self._algebra(frame.mT @ egrad)
 
-    def frame_retr(self, frame, d):
+    def frame_retr(self, frame: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """Step; the new frame is the new point."""
-        y = self._step(frame, self._algebra(d))
+        y = self._step(frame, self._algebra(d), self.retraction)
         return y, y
 
-    def to_frame(self, frame, u):
+    def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
         """Return ``x^-1 u``."""
         return torch.linalg.solve_ex(frame, u)[0]
 
-    def from_frame(self, frame, d):
+    def from_frame(self, frame: Tensor, d: Tensor) -> Tensor:
         """Return ``x d``."""
         return frame @ d
 
@@ -120,10 +120,11 @@ class GLPlus(SquareMatrixManifold):
     tensor(0.9803)
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "GLPlus"
 
-    def __new__(cls, metric="left_invariant", retraction="expm"):
+    def __new__(
+        cls, metric: str = "left_invariant", retraction: str = "expm"
+    ) -> "GLPlus":
         """Choose the class of the metric."""
         if cls is not GLPlus:
             return super().__new__(cls)
@@ -134,21 +135,17 @@ class GLPlus(SquareMatrixManifold):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"metric": self.metric, "retraction": self.retraction}
-
     def _violation(self, x):
         # the determinant itself under- or overflows for large n
         sign, log_abs = torch.linalg.slogdet(x)
         gap = torch.where(sign > 0, 0.0, 1.0 - sign * log_abs.exp())
         return gap, "1 - det x of a matrix with det x <= 0"
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Every matrix is tangent."""
         return u.expand(torch.broadcast_shapes(x.shape, u.shape))
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Return x itself (see Notes of the class)."""
         return x.clone()
 
@@ -177,7 +174,6 @@ class GLPlus(SquareMatrixManifold):
 class LeftGLPlus(_LeftInvariant, GLPlus):
     """GL+(n) with the left-invariant metric."""
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     metric = "left_invariant"
 
 
@@ -187,7 +183,6 @@ class PolarGLPlus(GLPlus):
     There is one retraction, the geodesic.
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     metric = "polar"
     reversible = True
 
@@ -199,20 +194,22 @@ class PolarGLPlus(GLPlus):
         dp = w - p @ omega
         return p, r, (dp + dp.mT) / 2, r.mT @ omega @ r
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Affine-invariant product of the changes of P plus ``tr`` of those of R."""
         p, _, dp, da = self._split(x, u)
         dq, db = (dp, da) if v is None else self._split(x, v)[2:]
         spd = AffineInvariantSPD()
         return spd.inner(p, dp, dq, keepdim=keepdim) + trace_product(da, db, keepdim)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Gradients of both factors, combined as ``dP R + P dR``."""
         p, r = polar(x)
         dp = AffineInvariantSPD().egrad2rgrad(p, u @ r.mT)
         return dp @ r + p @ r @ skew(r.mT @ p @ u)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesics of both factors."""
         p, r, dp, da = self._split(x, u)
         return (
@@ -221,18 +218,18 @@ class PolarGLPlus(GLPlus):
 
     retr = expmap
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Logarithms of both factors."""
         p, r = polar(x)
         q, s = polar(y)
         dp = AffineInvariantSPD().logmap(p, q)
         return dp @ r + p @ r @ logm_rotation(r.mT @ s)
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Root of the sum of squared distances of the factors."""
         return SquareMatrixManifold.dist(self, x, y, keepdim=keepdim)
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport of the change of P, left translation of that of R."""
         p, _, dp, da = self._split(x, v)
         q, s = polar(y)
@@ -248,7 +245,7 @@ class SpecialLinear(_LeftInvariant):
     Parameters
     ----------
     retraction : {"expm", "cayley", "exp"}, default="expm"
-        As for :class:`GLPlus`.
+        Step of the left-invariant metric; :class:`GLPlus` describes it.
 
     Raises
     ------
@@ -262,16 +259,11 @@ class SpecialLinear(_LeftInvariant):
     tensor(1.)
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "SpecialLinear"
 
     def __init__(self, retraction: str = "expm"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"retraction": self.retraction}
 
     def _violation(self, x):
         return (torch.linalg.det(x) - 1).abs(), "|det x - 1|"
@@ -284,11 +276,11 @@ class SpecialLinear(_LeftInvariant):
         # through the logarithm: a determinant of large n over- or underflows
         return y * torch.exp(-torch.linalg.slogdet(y)[1] / y.shape[-1])[..., None, None]
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection in the metric: ``x`` times trace-free ``x^-1 u``."""
         return x @ self._algebra(torch.linalg.solve_ex(x, u)[0])
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Divide by ``det^(1/n)``; where the determinant is not positive, return x."""
         positive = torch.linalg.slogdet(x.detach())[0] > 0
         safe = torch.where(positive[..., None, None], x, eye_like(x))

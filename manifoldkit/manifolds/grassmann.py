@@ -5,7 +5,6 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.rotation_log import angle_over_sine
-from manifoldkit.manifolds.base import MatrixManifold
 from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns
 from manifoldkit.manifolds.stiefel_maps import euclidean_exp
 
@@ -22,8 +21,9 @@ class Grassmann(OrthonormalColumns):
     Parameters
     ----------
     retraction : {"polar", "cholqr", "qr", "exp"}, default="polar"
-        As for :class:`Stiefel`; as maps of subspaces the first three agree;
-        only "polar" and "exp" keep the basis from turning, as momentum needs.
+        Step of the basis, as :class:`Stiefel` describes; as maps of subspaces the
+        first three agree; only "polar" and "exp" keep the basis from turning, as
+        momentum needs.
 
     Raises
     ------
@@ -49,30 +49,25 @@ class Grassmann(OrthonormalColumns):
     tensor(1.5708)
     """
 
-    __scaling__ = MatrixManifold.__scaling__.copy()
     name = "Grassmann"
 
     def __init__(self, retraction: str = "polar"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"retraction": self.retraction}
-
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Horizontal part ``(I - xx')u``."""
         return u - x @ (x.mT @ u)
 
     egrad2rgrad = proju
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Step by the retraction chosen."""
         if self.retraction == "exp":
             return self.expmap(x, u)
         return RETRACTIONS[self.retraction](x, u)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         r"""Geodesic ``x V cos(S) V' + U sin(S) V'`` for ``u = U S V'``.
 
         Computed from the exponential of a (2p, 2p) block, smooth at repeated angles.
@@ -83,7 +78,7 @@ class Grassmann(OrthonormalColumns):
         """Return the basis of the subspace of y that is nearest to x."""
         return y @ polar(y.mT @ x).r
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Tangent vector of length of the principal angles that points to y."""
         y = self.align(x, y)
         cosine = x.mT @ y

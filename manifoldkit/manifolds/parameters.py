@@ -1,10 +1,10 @@
 """Parameters that live on manifolds, and how modules keep them there."""
 
 import warnings
+from typing import cast
 
 import geoopt
 import torch
-from geoopt import ManifoldParameter
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
@@ -13,6 +13,7 @@ from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.manifolds.base import check_point_argument
 from manifoldkit.manifolds.euclidean import Euclidean
 from manifoldkit.manifolds.reshaped import Reshaped
+from manifoldkit.manifolds.tensors import ManifoldParameter, ManifoldTensor
 
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
@@ -83,7 +84,7 @@ def as_parameter(
     project : bool, default=True
         Take the nearest point of the manifold. Otherwise the values must be on it.
     requires_grad : bool, default=True
-        As for ``nn.Parameter``.
+        Whether gradients are computed for it.
 
     Returns
     -------
@@ -140,7 +141,7 @@ class _KeepManifold:
         parameter = module._parameters.get(self.name)
         if parameter is None:
             return
-        if isinstance(parameter, geoopt.ManifoldTensor):
+        if isinstance(parameter, ManifoldTensor):
             self.manifold = parameter.manifold
         else:
             _convert(parameter, self.manifold)
@@ -272,4 +273,4 @@ def attach(
     keeper = _KeepManifold(name, view)
     module.register_load_state_dict_post_hook(keeper.after_load)
     module.register_forward_pre_hook(keeper.before_forward)
-    return parameter
+    return cast(ManifoldParameter, parameter)

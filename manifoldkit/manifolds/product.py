@@ -41,7 +41,6 @@ class Product(Manifold):
     [(5, 3), (5, 2, 2)]
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Product"
     ndim = 1
 
@@ -162,12 +161,14 @@ class Product(Manifold):
 
     # ------------------------------------------------------------ geometry
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Sum of the inner products of the factors."""
         v = u if v is None else v
         return self._sum("inner", x, u, v, keepdim=keepdim, power=1)
 
-    def component_inner(self, x, u, v=None):
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
         """Inner product of its component at every entry, shape (..., n_elements)."""
         v = u if v is None else v
         values = self._apply_parts("component_inner", x, u, v)
@@ -179,51 +180,51 @@ class Product(Manifold):
             )
         )
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Tangent projection of every factor."""
         return self._map("proju", x, u)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Riemannian gradient of every factor."""
         return self._map("egrad2rgrad", x, u)
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Projection of every factor."""
         return self._map("projx", x)
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Retraction of every factor."""
         return self._map("retr", x, u)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exponential of every factor."""
         return self._map("expmap", x, u)
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Logarithm of every factor."""
         return self._map("logmap", x, y)
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Root of the sum of squared distances."""
         return safe_sqrt(self._sum("dist", x, y, keepdim=keepdim, power=2))
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Transport of every factor."""
         return self._map("transp", x, y, v)
 
-    def retr_transp(self, x, u, v):
+    def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Step and transport of every factor."""
         return self._map_pair("retr_transp", x, u, v)
 
-    def expmap_transp(self, x, u, v):
+    def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Geodesic step and transport of every factor."""
         return self._map_pair("expmap_transp", x, u, v)
 
-    def transp_follow_retr(self, x, u, v):
+    def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Transport of every factor along its retraction."""
         return self._map("transp_follow_retr", x, u, v)
 
-    def transp_follow_expmap(self, x, u, v):
+    def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Transport of every factor along its geodesic."""
         return self._map("transp_follow_expmap", x, u, v)
 

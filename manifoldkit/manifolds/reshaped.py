@@ -1,11 +1,23 @@
 """A manifold in the layout of a module's weight: transposed or flattened points."""
 
 import math
+from collections.abc import Callable
 
 import geoopt
 from torch import Tensor
 
 from manifoldkit.manifolds.base import Manifold
+
+
+def _same(method: str) -> Callable[..., Tensor]:
+    """Make the method that calls that of the base manifold, there and back."""
+
+    def call(self: "Reshaped", *tensors: Tensor, **named: Tensor) -> Tensor:
+        arguments = (self.to_base(t) for t in (*tensors, *named.values()))
+        return self.from_base(getattr(self.base, method)(*arguments))
+
+    call.__name__, call.__doc__ = method, f"Call ``{method}`` of the base manifold."
+    return call
 
 
 class Reshaped(Manifold):
@@ -37,7 +49,6 @@ class Reshaped(Manifold):
             [0., 1.]])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Reshaped"
 
     def __init__(
@@ -59,15 +70,6 @@ class Reshaped(Manifold):
             self._flat: tuple[int, ...] = (math.prod(self.shape),)
         else:
             self._flat = (self.shape[0], math.prod(self.shape[1:]))
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {
-            "base": self.base,
-            "shape": self.shape,
-            "flatten": self.flatten,
-            "transpose": self.transpose,
-        }
 
     def to_base(self, x: Tensor) -> Tensor:
         """Bring stored points or vectors to the layout of the base manifold."""
@@ -104,76 +106,45 @@ class Reshaped(Manifold):
     def _check_point_on_manifold(self, x, *, atol=1e-5, rtol=1e-5):
         return self.base._check_point_on_manifold(self.to_base(x), atol=atol, rtol=rtol)
 
-    def component_inner(self, x, u, v=None):
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
         """Component inner products of the base manifold."""
         arguments = (self.to_base(t) for t in (x, u, u if v is None else v))
         return self._scalar(self.base.component_inner(*arguments))
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Inner product of the base manifold."""
         arguments = (self.to_base(t) for t in (x, u, u if v is None else v))
         value = self.base.inner(*arguments)
         return value[(...,) + (None,) * self.ndim] if keepdim else value
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance of the base manifold."""
         value = self.base.dist(self.to_base(x), self.to_base(y))
         return value[(...,) + (None,) * self.ndim] if keepdim else value
-
-    def _call(self, method: str, *tensors: Tensor) -> Tensor:
-        return self.from_base(
-            getattr(self.base, method)(*(self.to_base(t) for t in tensors))
-        )
 
     def _call_pair(self, method: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         y, v = getattr(self.base, method)(*(self.to_base(t) for t in tensors))
         return self.from_base(y), self.from_base(v)
 
-    def proju(self, x, u):
-        """Tangent projection of the base manifold."""
-        return self._call("proju", x, u)
+    proju, egrad2rgrad, projx = _same("proju"), _same("egrad2rgrad"), _same("projx")
+    retr, expmap, logmap = _same("retr"), _same("expmap"), _same("logmap")
+    transp = _same("transp")
+    transp_follow_retr = _same("transp_follow_retr")
+    transp_follow_expmap = _same("transp_follow_expmap")
 
-    def egrad2rgrad(self, x, u):
-        """Riemannian gradient of the base manifold."""
-        return self._call("egrad2rgrad", x, u)
-
-    def projx(self, x):
-        """Projection of the base manifold."""
-        return self._call("projx", x)
-
-    def retr(self, x, u):
-        """Retraction of the base manifold."""
-        return self._call("retr", x, u)
-
-    def expmap(self, x, u):
-        """Exponential of the base manifold."""
-        return self._call("expmap", x, u)
-
-    def logmap(self, x, y):
-        """Logarithm of the base manifold."""
-        return self._call("logmap", x, y)
-
-    def transp(self, x, y, v):
-        """Transport of the base manifold."""
-        return self._call("transp", x, y, v)
-
-    def retr_transp(self, x, u, v):
+    def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Step and transport of the base manifold."""
         return self._call_pair("retr_transp", x, u, v)
 
-    def expmap_transp(self, x, u, v):
+    def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Geodesic step and transport of the base manifold."""
         return self._call_pair("expmap_transp", x, u, v)
 
-    def transp_follow_retr(self, x, u, v):
-        """Transport along the retraction of the base manifold."""
-        return self._call("transp_follow_retr", x, u, v)
-
-    def transp_follow_expmap(self, x, u, v):
-        """Transport along the geodesic of the base manifold."""
-        return self._call("transp_follow_expmap", x, u, v)
-
-    def decay(self, x, rate, anchor=None):
+    def decay(
+        self, x: Tensor, rate: float | Tensor, anchor: Tensor | None = None
+    ) -> Tensor:
         """Decay of the base manifold, if it has one."""
         if not isinstance(self.base, Manifold):
             return x

@@ -48,7 +48,6 @@ class SpecialOrthogonal(SquareMatrixManifold):
     tensor(1.5708)
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "SpecialOrthogonal"
     reversible = True
     compact = True
@@ -60,28 +59,26 @@ class SpecialOrthogonal(SquareMatrixManifold):
         # the frame of unit length: length = _unit * Frobenius norm
         self._unit = 1.0 if scale == "frobenius" else math.sqrt(0.5)
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"retraction": self.retraction, "scale": self.scale}
-
     def _violation(self, x):
         gap = orthonormality_gap(x)
         reflection = torch.linalg.det(x) < 0
         return torch.where(reflection, 2.0, gap), "max|x'x - I| (2 for a reflection)"
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """``tr u'v``, halved for ``scale="angle"``."""
         return trace_product(u, u if v is None else v, keepdim) * self._unit**2
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Return ``x skew(x'u)``."""
         return x @ skew(x.mT @ u)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Riemannian gradient, ``x skew(x'u)`` over the scale of the metric."""
         return self.proju(x, u) / self._unit**2
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Nearest rotation (for a reflection, the one that flips the least)."""
         return procrustes(eye_like(x), x, special=True)
 
@@ -95,44 +92,44 @@ class SpecialOrthogonal(SquareMatrixManifold):
         rotation = torch.linalg.solve_ex(eye - a / 2, eye + a / 2)[0]
         return polish(x @ rotation)
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Step by the retraction chosen."""
         return self._move(x, skew(x.mT @ u), self.retraction)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic ``x expm(x'u)``."""
         return self._move(x, skew(x.mT @ u), "exp")
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``x log(x'y)``."""
         return x @ logm_rotation(x.mT @ y)
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Norm of ``log(x'y)``."""
         return self.norm(x, logm_rotation(x.mT @ y), keepdim=keepdim)
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Left translation ``y x'v``, an isometry."""
         return y @ (x.mT @ v)
 
-    def frame(self, x):
+    def frame(self, x: Tensor) -> Tensor:
         """Return x itself: coordinates are the skew matrices ``x'u``."""
         return x
 
-    def frame_gradient(self, frame, egrad):
+    def frame_gradient(self, frame: Tensor, egrad: Tensor) -> Tensor:
         """Coordinates ``skew(x'G)`` in the unit frame."""
         return skew(frame.mT @ egrad) / self._unit
 
-    def frame_retr(self, frame, d):
+    def frame_retr(self, frame: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """Step; the new frame is the new point."""
         y = self._move(frame, skew(d) / self._unit, self.retraction)
         return y, y
 
-    def to_frame(self, frame, u):
+    def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
         """Return ``x'u`` in units of the metric."""
         return frame.mT @ u * self._unit
 
-    def from_frame(self, frame, d):
+    def from_frame(self, frame: Tensor, d: Tensor) -> Tensor:
         """Return ``x d`` in units of the ambient space."""
         return frame @ d / self._unit
 

@@ -38,7 +38,6 @@ class Sphere(Manifold):
     tensor([0.0000, 1.5708])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Sphere"
     ndim = 1
     compact = True
@@ -47,10 +46,6 @@ class Sphere(Manifold):
     def __init__(self, radius: float = 1.0):
         super().__init__()
         self.radius = check_positive(radius, "radius")
-
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"radius": self.radius}
 
     def _dot(self, u, v):
         return (u * v).sum(self._dim, keepdim=True)
@@ -74,30 +69,32 @@ class Sphere(Manifold):
         """Inner product per sphere."""
         return self._dot(u, u if v is None else v)
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Return ``u'v``, summed over the spheres of a point."""
         total = (u * (u if v is None else v)).flatten(-self.ndim).sum(-1)
         return total[(...,) + (None,) * self.ndim] if keepdim else total
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Return ``u - x (x'u) / r^2``."""
         return u - x * (self._dot(x, u) / self.radius**2)
 
     egrad2rgrad = proju
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Scale to the radius; the zero vector goes to the origin."""
         length = self._length(x)
         safe = torch.where(length == 0, torch.ones_like(length), length)
         fallback = self._origin(x.shape, x.dtype, x.device)
         return torch.where(length == 0, fallback, x * (self.radius / safe))
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Scale ``x + u`` to the radius (second order)."""
         y = x + u
         return y * (self.radius / self._length(y))
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Great circle ``x cos t + (r u / |u|) sin t``, ``t = |u| / r``."""
         t = self._length(u) / self.radius
         y = x * t.cos() + u * torch.sinc(t / math.pi)
@@ -107,7 +104,7 @@ class Sphere(Manifold):
         """Angle, accurate from 0 to pi."""
         return 2 * torch.atan2(self._length(x - y), self._length(x + y))
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``t / sin t`` times the tangent part of y."""
         p = self.proju(x, y)
         sine = self._length(p) / self.radius
@@ -118,7 +115,7 @@ class Sphere(Manifold):
         )
         return p * torch.where(near, 1 + self._dot(p, p) / (6 * self.radius**2), ratio)
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Return r times the angle; over columns, the root of the sum of squares."""
         angle = self.radius * self._angle(x, y)
         total = safe_sqrt((angle**2).flatten(-self.ndim).sum(-1))
@@ -154,7 +151,6 @@ class Oblique(Sphere):
     tensor([1., 1., 1., 1., 1.])
     """
 
-    __scaling__ = Manifold.__scaling__.copy()
     name = "Oblique"
     ndim = 2
     _dim = -2

@@ -1,6 +1,7 @@
 """Matrices with orthonormal columns: two metrics, five retractions, exp and log."""
 
 import torch
+from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg import polar
@@ -43,7 +44,7 @@ class OrthonormalColumns(MatrixManifold):
     def _violation(self, x):
         return orthonormality_gap(x), "max|x'x - I|"
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Nearest orthonormal matrix, the polar factor."""
         return polar(x, side="right").r
 
@@ -101,7 +102,6 @@ class Stiefel(OrthonormalColumns):
     True
     """
 
-    __scaling__ = MatrixManifold.__scaling__.copy()
     name = "Stiefel"
 
     def __init__(self, metric: str = "euclidean", retraction: str | None = None):
@@ -112,11 +112,9 @@ class Stiefel(OrthonormalColumns):
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
         self.reversible = retraction == "cayley"
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"metric": self.metric, "retraction": self.retraction}
-
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """``tr u'v``, less half of ``tr (x'u)'(x'v)`` for the canonical metric."""
         v = u if v is None else v
         total = trace_product(u, v, keepdim)
@@ -124,22 +122,22 @@ class Stiefel(OrthonormalColumns):
             total = total - trace_product(x.mT @ u, x.mT @ v, keepdim) / 2
         return total
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection ``u - x sym(x'u)``."""
         w = x.mT @ u
         return u - x @ ((w + w.mT) / 2)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """``u - x sym(x'u)`` (Euclidean) or ``u - x u'x`` (canonical)."""
         return self.proju(x, u) if self.metric == "euclidean" else u - x @ (u.mT @ x)
 
-    def retr(self, x, u):
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Step by the retraction chosen."""
         if self.retraction == "exp":
             return self.expmap(x, u)
         return RETRACTIONS[self.retraction](x, u)
 
-    def retr_transp(self, x, u, v):
+    def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Step and carry v along: rotated by Cayley, else projected."""
         if self.retraction != "cayley":
             return super().retr_transp(x, u, v)
@@ -148,17 +146,17 @@ class Stiefel(OrthonormalColumns):
         y, v = moved.split(x.shape[-1], -1)
         return polish(y), v
 
-    def transp_follow_retr(self, x, u, v):
+    def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Transport v along the retraction of u."""
         return self.retr_transp(x, u, v)[1]
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Geodesic of the metric, from the exponential of a block of size 2p or 3p."""
         return (
             canonical_exp(x, u) if self.metric == "canonical" else euclidean_exp(x, u)
         )
 
-    def logmap(self, x, y, *, max_iter: int = 200):
+    def logmap(self, x: Tensor, y: Tensor, *, max_iter: int = 200) -> Tensor:
         """Inverse of ``expmap`` by shooting, then by Gauss-Newton where that is slow.
 
         The shortest vector was found for every pair tried up to distance 2.5, and for

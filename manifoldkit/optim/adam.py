@@ -4,6 +4,8 @@ import math
 from typing import Unpack
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from manifoldkit.optim.base import RiemannianOptimizer
 from manifoldkit.optim.options import CommonOptions
@@ -58,7 +60,8 @@ class RiemannianAdam(RiemannianOptimizer):
         False steps every manifold parameter on its own; otherwise parameters of equal
         manifold and shape are one batch. For Euclidean parameters as in torch.
     fused, capturable : bool
-        As in torch, for the Euclidean parameters; steps on manifolds never synchronize.
+        Options of torch for the Euclidean parameters; steps on manifolds never
+        synchronize.
     stabilize : int, optional
         Project points and momentum every so many steps.
     retraction : str, optional
@@ -109,14 +112,14 @@ class RiemannianAdam(RiemannianOptimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0.0,
-        amsgrad=False,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
-        moment="point",
+        moment: str = "point",
         **options: Unpack[CommonOptions],
     ):
         own = {
@@ -166,7 +169,7 @@ class RiemannianAdam(RiemannianOptimizer):
         return v
 
 
-def _average(group, job, name: str, square: torch.Tensor) -> torch.Tensor:
+def _average(group, job, name: str, square: Tensor) -> Tensor:
     """Move the running average ``name`` towards ``square``."""
     beta2 = group["betas"][1]
     v = job.batch.read(name, square.shape[1:])
@@ -175,7 +178,7 @@ def _average(group, job, name: str, square: torch.Tensor) -> torch.Tensor:
     return v
 
 
-def _bias_correction(beta: float, steps: torch.Tensor | float):
+def _bias_correction(beta: float, steps: Tensor | float):
     """1 - beta^steps without the cancellation of the plain formula in float32."""
     if isinstance(steps, float):
         return 1 - beta**steps

@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from manifoldkit.optim.buckets import (
     Batch,
     Bucket,
     base_of,
     curved_manifold,
-    manifold_key,
+    sort_out,
 )
 from manifoldkit.optim.fused import geometry_of
 from manifoldkit.optim.geometry import is_compact
 from manifoldkit.optim.options import (
     COMMON,
-    check_max_norm,
+    check_norm,
     check_options,
     check_parameter,
 )
@@ -71,12 +72,13 @@ class RiemannianOptimizer(torch.optim.Optimizer):
     #: options of a subclass beside its parent's
     _extra: Mapping[str, Any] = {}
 
-    def __init__(self, params, own: dict, options: Mapping[str, Any]):
+    def __init__(self, params: ParamsT, own: dict, options: Mapping[str, Any]):
         options, own = dict(options), {**own, **self._extra}
         if options.pop("differentiable", False):
             raise ValueError("differentiable: steps on manifolds cannot be recorded")
         self.grad_clip = options.pop("grad_clip", None)
-        check_max_norm(self.grad_clip, "grad_clip")
+        if self.grad_clip is not None:
+            check_norm(self.grad_clip, "grad_clip")
         mode = options.pop("decay_mode", None) or self._default_decay_mode
         known = {*COMMON, *own}
         if unknown := set(options) - known:
@@ -86,7 +88,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             )
         defaults = {**COMMON, "decay_mode": mode, **options, **own}
         check_options(defaults, defaults)
-        self._plans: list[_Plan] = []
+        self.plans: list[_Plan] = []
         super().__init__(params, defaults)
 
     # ------------------------------------------------------------ groups and state
@@ -102,7 +104,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                 check_parameter(
                     p, f"params[{i}] of group {index}", self._point_tolerance
                 )
-            self._plans.append(self._make_plan(group))
+            self.plans.append(self._make_plan(group))
         except Exception:
             del self.param_groups[-1]
             raise
@@ -138,27 +140,14 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             step = state.get("step")
             if step is not None and not isinstance(step, Tensor):
                 state["step"] = torch.tensor(float(step))
-        self._plans = [self._make_plan(group) for group in self.param_groups]
+        self.plans = [self._make_plan(group) for group in self.param_groups]
 
     def _make_plan(self, group: dict) -> _Plan:
-        euclidean: list[Tensor] = []
-        by_key: dict[Any, list[Tensor]] = {}
-        manifolds: dict[Any, Any] = {}
-        for i, p in enumerate(group["params"]):
-            manifold = curved_manifold(p)
-            if manifold is None:
-                euclidean.append(p)
-                continue
-            shape = p.shape[p.ndim - manifold.ndim :]
-            key: Any = (manifold_key(manifold), shape, p.dtype, p.device)
-            if group["foreach"] is False:
-                key = i
-            by_key.setdefault(key, []).append(p)
-            manifolds.setdefault(key, manifold)
+        together = group["foreach"] is not False
+        euclidean, batches = sort_out(group["params"], together)
         buckets = []
-        for key, params in by_key.items():
-            self._check_manifold(manifolds[key], group)
-            manifold = manifolds[key]
+        for manifold, params in batches:
+            self._check_manifold(manifold, group)
             geometry = self._geometry(base_of(manifold), group)
             buckets.append(
                 Bucket(
@@ -188,7 +177,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
             )
 
     def _current_plans(self) -> list[_Plan]:
-        plans, groups = self._plans, self.param_groups
+        plans, groups = self.plans, self.param_groups
         if torch.compiler.is_compiling():  # the graph's guards watch the parameters
             return plans
         same = len(plans) == len(groups) and all(
@@ -199,7 +188,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
         )
         if not same:
             self._regroup()
-        return self._plans
+        return self.plans
 
     # ------------------------------------------------------------ the step
 

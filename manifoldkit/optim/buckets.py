@@ -6,7 +6,7 @@ rebuilt from the state at any time. The parameters themselves become views of on
 tensor too (:mod:`manifoldkit.optim.storage`), where nobody else looks at their memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from operator import is_
 from typing import Any
@@ -63,6 +63,29 @@ def manifold_key(manifold) -> tuple:
     if type(manifold) in _VALUE_CLASSES and not holds_tensors:
         return ("value", type(manifold), manifold.extra_repr())
     return ("object", id(manifold))
+
+
+Alike = tuple[Any, list[Tensor]]
+
+
+def sort_out(
+    params: Iterable[Tensor], together: bool = True
+) -> tuple[list[Tensor], list[Alike]]:
+    """Return the flat parameters, and those that share a batch with their manifold.
+
+    ``together=False`` keeps every parameter on a manifold by itself.
+    """
+    flat: list[Tensor] = []
+    batches: dict[Any, Alike] = {}
+    for i, p in enumerate(params):
+        manifold = curved_manifold(p)
+        if manifold is None:
+            flat.append(p)
+            continue
+        shape = p.shape[p.ndim - manifold.ndim :]
+        key: Any = (manifold_key(manifold), shape, p.dtype, p.device)
+        batches.setdefault(key if together else i, (manifold, []))[1].append(p)
+    return flat, list(batches.values())
 
 
 class Bucket:

@@ -6,15 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifoldkit.optim.buckets import (
-    Batch,
-    Bucket,
-    base_of,
-    curved_manifold,
-    manifold_key,
-)
+from manifoldkit.optim.buckets import Batch, Bucket, base_of, sort_out
 from manifoldkit.optim.fused import geometry_of
-from manifoldkit.optim.options import check_max_norm, is_number
+from manifoldkit.optim.options import check_norm
 
 
 @torch.no_grad()
@@ -64,11 +58,8 @@ def clip_riemannian_grad_norm_(
     >>> x.grad
     tensor([33.3333,  1.0000])
     """
-    if max_norm is None:
-        raise ValueError("max_norm: expected a positive number, found None")
-    check_max_norm(max_norm, "max_norm")
-    if not is_number(norm_type) or not norm_type > 0:
-        raise ValueError(f"norm_type: expected a positive number, found {norm_type!r}")
+    check_norm(max_norm, "max_norm")
+    check_norm(norm_type, "norm_type")
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     params = [p for p in parameters if p.grad is not None]
     if not params:
@@ -90,18 +81,10 @@ def clip_riemannian_grad_norm_(
 
 def _norms(params: list[Tensor], order: float) -> list[Tensor]:
     """Norm of the lengths of each batch of points and of each flat parameter."""
-    flat: list[Any] = []
-    batches: dict[Any, tuple[Any, list[Tensor]]] = {}
-    for p in params:
-        manifold = curved_manifold(p)
-        if manifold is None:
-            flat.append(p.grad)
-            continue
-        shape = p.shape[p.ndim - manifold.ndim :]
-        key = (manifold_key(manifold), shape, p.dtype, p.device)
-        batches.setdefault(key, (manifold, []))[1].append(p)
-    norms = list(torch._foreach_norm(flat, order)) if flat else []
-    for manifold, members in batches.values():
+    flat, batches = sort_out(params)
+    slopes: list[Any] = [p.grad for p in flat]
+    norms = list(torch._foreach_norm(slopes, order)) if slopes else []
+    for manifold, members in batches:
         geometry = geometry_of(base_of(manifold))
         bucket = Bucket(members, geometry, {}, manifold)
         grads: list[Any] = [p.grad for p in members]

@@ -1,6 +1,7 @@
 """Build an optimizer for a model that mixes flat and curved parameters."""
 
 from collections.abc import Iterable
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -11,9 +12,10 @@ from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import is_compact
 from manifoldkit.optim.landing import LandingSGD
 from manifoldkit.optim.muon import StiefelMuon
+from manifoldkit.optim.options import AllOptions
 from manifoldkit.optim.sgd import RiemannianSGD
 
-_CLASSES = {
+_CLASSES: dict[str, Any] = {
     "sgd": RiemannianSGD,
     "adam": RiemannianAdam,
     "adamw": RiemannianAdamW,
@@ -29,7 +31,7 @@ def build_optimizer(
     lr: float = 1e-3,
     manifold_lr: float = 1e-2,
     weight_decay: float = 0.0,
-    **options,
+    **options: Unpack[AllOptions],
 ) -> torch.optim.Optimizer:
     """Return an optimizer with a parameter group for each kind of geometry.
 

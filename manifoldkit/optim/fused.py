@@ -194,13 +194,8 @@ def geometry_of(manifold: Manifold, retraction: str | None = None, transport="au
             return AffineGeometry(manifold)
         if hasattr(manifold, "frame_retr"):
             return FrameGeometry(manifold)
-    if not exact and _is_unit_sphere(manifold):
-        return SphereGeometry(manifold, transport=transport)
-    if not exact and _is_euclidean_stiefel(manifold):
-        return StiefelGeometry(manifold, transport=transport)
-    if not exact and _is_cayley_stiefel(manifold):
-        return CayleyGeometry(manifold, transport=transport)
-    return TangentGeometry(manifold, exact, transport)
+    geometry = TangentGeometry if exact else _fused(manifold)
+    return geometry(manifold, exact, transport)
 
 
 def _with_retraction(manifold, settings: dict, retraction: str):
@@ -212,21 +207,18 @@ def _with_retraction(manifold, settings: dict, retraction: str):
     return type(manifold)(**{**settings, "retraction": retraction})
 
 
-def _is_unit_sphere(manifold) -> bool:
-    if type(manifold) is geoopt.Sphere:
-        return manifold.projector is None
-    return type(manifold) is Sphere and manifold.radius == 1
-
-
-def _is_cayley_stiefel(manifold) -> bool:
-    if type(manifold) is not Stiefel or manifold.metric != "canonical":
-        return False
-    return manifold.retraction == "cayley"
-
-
-def _is_euclidean_stiefel(manifold) -> bool:
-    if type(manifold) is geoopt.EuclideanStiefel:
-        return True
-    if type(manifold) is not Stiefel or manifold.metric != "euclidean":
-        return False
-    return manifold.retraction == "cholqr"
+def _fused(manifold) -> type[TangentGeometry]:
+    """Class of the steps along the manifold's own retraction."""
+    kind = type(manifold)
+    unit = manifold.radius == 1 if kind is Sphere else False
+    if unit or (kind is geoopt.Sphere and manifold.projector is None):
+        return SphereGeometry
+    if kind is geoopt.EuclideanStiefel:
+        return StiefelGeometry
+    if kind is not Stiefel:
+        return TangentGeometry
+    fused = {
+        ("euclidean", "cholqr"): StiefelGeometry,
+        ("canonical", "cayley"): CayleyGeometry,
+    }
+    return fused.get((manifold.metric, manifold.retraction), TangentGeometry)

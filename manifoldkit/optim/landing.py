@@ -1,12 +1,17 @@
 """Retraction-free descent that lands on the Stiefel manifold."""
 
+from typing import Unpack
+
 import geoopt
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
+from manifoldkit._checks import check_interval
 from manifoldkit.manifolds import Stiefel
 from manifoldkit.optim.fused import geometry_of
 from manifoldkit.optim.geometry import TangentGeometry
+from manifoldkit.optim.options import SGDOptions
 from manifoldkit.optim.sgd import RiemannianSGD
 
 
@@ -67,7 +72,7 @@ class LandingSGD(RiemannianSGD):
     Raises
     ------
     TypeError, ValueError
-        As :class:`RiemannianSGD`.
+        An unknown option, one out of range, or a parameter that is not on its manifold.
 
     References
     ----------
@@ -89,19 +94,24 @@ class LandingSGD(RiemannianSGD):
     """
 
     def __init__(
-        self, params, lr=1e-2, momentum=0.0, *, attraction=1.0, eps_safe=0.5, **options
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        momentum: float = 0.0,
+        *,
+        attraction: float = 1.0,
+        eps_safe: float = 0.5,
+        weight_decay: float = 0.0,
+        **options: Unpack[SGDOptions],
     ):
-        if not 0 < eps_safe < 1:
-            raise ValueError(
-                f"eps_safe: expected a number between 0 and 1, found {eps_safe!r}"
-            )
+        check_interval(eps_safe, "eps_safe", 0, 1, "()")
         for name in ("retraction", "transport"):
             if options.get(name) not in (None, "auto"):
                 raise ValueError(
                     f"{name}: LandingSGD has none to choose, found {options[name]!r}"
                 )
         self._extra = {"attraction": attraction, "eps_safe": eps_safe}
-        super().__init__(params, lr, momentum, **options)
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, **options)
 
     @property
     def _point_tolerance(self):  # type: ignore[override]  # follows an option

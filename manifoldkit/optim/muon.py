@@ -1,14 +1,18 @@
 """Steepest descent under the spectral norm on matrices with orthonormal columns."""
 
+from typing import Unpack
+
 import geoopt
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
-from manifoldkit._checks import check_counts
+from manifoldkit._checks import check_counts, check_interval
 from manifoldkit.linalg.qr import msign, newton_schulz_polar
 from manifoldkit.manifolds import Grassmann, SpecialOrthogonal, Stiefel
 from manifoldkit.optim.adam import RiemannianAdamW
 from manifoldkit.optim.geometry import FrameGeometry
+from manifoldkit.optim.options import AdamOptions
 
 
 class StiefelMuon(RiemannianAdamW):
@@ -45,7 +49,7 @@ class StiefelMuon(RiemannianAdamW):
     Raises
     ------
     TypeError, ValueError
-        As :class:`RiemannianAdam`.
+        An unknown option, one out of range, or a parameter that is not on its manifold.
 
     References
     ----------
@@ -67,19 +71,19 @@ class StiefelMuon(RiemannianAdamW):
 
     def __init__(
         self,
-        params,
-        lr=0.02,
-        momentum=0.95,
+        params: ParamsT,
+        lr: float | Tensor = 0.02,
+        momentum: float = 0.95,
         *,
-        nesterov=True,
-        lmo="project",
-        ns_steps=5,
-        dual_steps=8,
-        **options,
+        nesterov: bool = True,
+        lmo: str = "project",
+        ns_steps: int = 5,
+        dual_steps: int = 8,
+        weight_decay: float = 0.0,
+        **options: Unpack[AdamOptions],
     ):
         check_counts(ns_steps=ns_steps, dual_steps=dual_steps)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: expected a number in [0, 1), found {momentum}")
+        check_interval(momentum, "momentum", 0, 1, "[)")
         self._extra = {
             "momentum": momentum,
             "nesterov": nesterov,
@@ -88,7 +92,7 @@ class StiefelMuon(RiemannianAdamW):
             "ns_steps": ns_steps,
             "dual_steps": dual_steps,
         }
-        super().__init__(params, lr, **options)
+        super().__init__(params, lr, weight_decay=weight_decay, **options)
 
     def _direction(self, group, job):
         if not _is_orthonormal(job.geometry.manifold):

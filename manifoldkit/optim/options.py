@@ -1,12 +1,11 @@
 """Checks of what a constructor or a parameter group is given."""
 
-import math
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count, check_interval, is_number
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import point_tolerance
@@ -28,6 +27,35 @@ class CommonOptions(TypedDict, total=False):
     grad_clip: float | None
     views: bool
     master_points: bool
+
+
+class SGDOptions(CommonOptions, total=False):
+    """Options of :class:`RiemannianSGD` that others pass on to it."""
+
+    dampening: float
+    nesterov: bool
+
+
+class AdamOptions(CommonOptions, total=False):
+    """Options of :class:`RiemannianAdam` that others pass on to it."""
+
+    betas: tuple[float, float]
+    eps: float
+    amsgrad: bool
+    moment: str
+
+
+class AllOptions(AdamOptions, total=False):
+    """Options of all optimizers."""
+
+    dampening: float
+    nesterov: bool
+    momentum: float
+    attraction: float
+    eps_safe: float
+    lmo: str
+    ns_steps: int
+    dual_steps: int
 
 
 #: their values in a parameter group
@@ -61,11 +89,6 @@ _CHOICES = {
 _NON_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "attraction")
 
 
-def is_number(value) -> bool:
-    """Tell whether a value is a real number (a boolean is not)."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def check_options(group: dict, known: dict) -> None:
     """Raise for an unknown option or a bad value.
 
@@ -82,26 +105,27 @@ def check_options(group: dict, known: dict) -> None:
             f"param group: unknown options {sorted(unknown)}; "
             f"the optimizer takes {sorted(known)}"
         )
-    for name in _NON_NEGATIVE:
-        if name in group:
-            _check_non_negative(group[name], name)
+    for name in filter(group.__contains__, _NON_NEGATIVE):
+        value = group[name]
+        if not isinstance(value, Tensor):
+            check_interval(value, name, 0)
+        elif value.numel() != 1:
+            raise ValueError(
+                f"{name}: expected one number, found a tensor of shape "
+                f"{tuple(value.shape)}"
+            )
     if "betas" in group and len(group["betas"]) != 2:
         raise ValueError(f"betas: expected two numbers, found {group['betas']!r}")
     for i, beta in enumerate(group.get("betas", ())):
-        if not is_number(beta) or not 0 <= beta < 1:
-            raise ValueError(f"betas[{i}]: expected a number in [0, 1), found {beta!r}")
+        check_interval(beta, f"betas[{i}]", 0, 1, "[)")
     for name, allowed in _CHOICES.items():
         if name in group:
             check_choice(group[name], allowed, name)
     for name in ("views", "master_points"):
         if not isinstance(group.get(name, True), bool):
             raise ValueError(f"{name}: expected True or False, found {group[name]!r}")
-    stabilize = group.get("stabilize")
-    if stabilize is not None and (not isinstance(stabilize, int) or stabilize < 1):
-        raise ValueError(
-            f"stabilize: expected a positive number of steps or None, "
-            f"found {stabilize!r}"
-        )
+    if group.get("stabilize") is not None:
+        check_count(group["stabilize"], "stabilize")
     if group.get("moment") == "factored" and group.get("amsgrad"):
         raise ValueError('amsgrad: not with moment="factored", which has no entries')
     if group.get("nesterov") and (not group["momentum"] or group["dampening"]):
@@ -111,22 +135,10 @@ def check_options(group: dict, known: dict) -> None:
         )
 
 
-def _check_non_negative(value, name: str) -> None:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"{name}: expected one number, found a tensor of shape "
-                f"{tuple(value.shape)}"
-            )
-        return
-    if not is_number(value) or not value >= 0 or math.isinf(value):
-        raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
-
-
-def check_max_norm(value, name: str) -> None:
-    """Raise unless ``value`` is a positive number or None."""
-    if value is not None and (not is_number(value) or not value > 0):
-        raise ValueError(f"{name}: expected a positive number or None, found {value!r}")
+def check_norm(value: Any, name: str) -> None:
+    """Raise unless ``value`` is a positive number; infinity is one."""
+    if not is_number(value) or not value > 0:
+        raise ValueError(f"{name}: expected a positive number, found {value!r}")
 
 
 def check_parameter(p: Tensor, name: str, tol: float | None = None) -> None:

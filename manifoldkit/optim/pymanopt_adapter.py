@@ -1,6 +1,7 @@
 """Second-order and line-search methods: our manifolds and torch costs in pymanopt."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,6 +9,9 @@ from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
 from manifoldkit.exceptions import MissingExtraError
+
+if TYPE_CHECKING:
+    import pymanopt
 
 
 def to_pymanopt(
@@ -17,7 +21,7 @@ def to_pymanopt(
     *,
     dim: int | None = None,
     device: torch.device | str = "cpu",
-):
+) -> "pymanopt.Problem":
     """Make a ``pymanopt.Problem`` of a torch cost on a manifold.
 
     pymanopt's solvers (trust region, conjugate gradient, line-searched descent) then

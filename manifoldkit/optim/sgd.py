@@ -3,6 +3,8 @@
 from typing import Unpack
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from manifoldkit.optim.base import RiemannianOptimizer
 from manifoldkit.optim.options import CommonOptions
@@ -66,12 +68,12 @@ class RiemannianSGD(RiemannianOptimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-2,
-        momentum=0.0,
-        dampening=0.0,
-        weight_decay=0.0,
-        nesterov=False,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
         **options: Unpack[CommonOptions],
     ):
         own = {

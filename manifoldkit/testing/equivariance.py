@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,22 @@ class _Settings:
     expectation: int | None
     fixed_noise: bool
     mode: str
+
+
+class _CheckOptions(TypedDict, total=False):
+    """Options of :func:`check_equivariance` that its twin passes on."""
+
+    elements: str | Sequence[str]
+    dtypes: Sequence[str]
+    rtol: float | None
+    atol: float | None
+    seed: int
+    mode: str
+    gradient: bool
+    batch: bool
+    expectation: int | None
+    fixed_noise: bool
+    modules: Iterable[nn.Module]
 
 
 def check_equivariance(
@@ -174,14 +190,14 @@ def assert_equivariant(
     n: int = 8,
     *,
     allow: Iterable[str] = (),
-    **options,
+    **options: Unpack[_CheckOptions],
 ) -> EquivarianceReport:
     """Raise ``AssertionError`` with the whole report unless ``fn`` is equivariant.
 
     Parameters
     ----------
     fn, inputs, in_types, out_types, group, n, **options
-        As for :func:`check_equivariance`.
+        Arguments of :func:`check_equivariance`.
     allow : iterable of str
         Verdicts to let through besides ``PASS``, such as ``"ILL-CONDITIONED"``.
 
@@ -194,7 +210,7 @@ def assert_equivariant(
     AssertionError
         A verdict that is neither ``PASS`` nor allowed.
     TypeError, ValueError
-        As :func:`check_equivariance`.
+        Arguments that :func:`check_equivariance` refuses.
 
     Examples
     --------

@@ -305,15 +305,11 @@ def parse_group(name: str, d: int | None, n: int | None, scale: float) -> list[F
 def _size(argument: str | None, found: int | None, letter: str, name: str) -> int:
     if argument is not None and argument.isdigit():
         size = int(argument)
-        if letter == "d" and found is not None and size != found:
-            raise ValueError(
-                f"group: {name} acts on dimension {size}, the data has dimension "
-                f"{found}"
-            )
-        if letter == "n" and found is not None and size != found:
-            raise ValueError(
-                f"group: {name} permutes {size} nodes, the data has {found} nodes"
-            )
+        if found is not None and size != found:
+            acts, has = f"permutes {size} nodes", f"{found} nodes"
+            if letter == "d":
+                acts, has = f"acts on dimension {size}", f"dimension {found}"
+            raise ValueError(f"group: {name} {acts}, the data has {has}")
         return size
     if found is None:
         what = "vectors, points or matrices" if letter == "d" else "nodes"

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 #: From harmless to worst.
 VERDICTS = (
@@ -107,7 +110,7 @@ class EquivarianceReport:
         """Return the rows as dictionaries."""
         return [asdict(row) for row in self.rows]
 
-    def to_frame(self):
+    def to_frame(self) -> "pandas.DataFrame | list[dict[str, Any]]":
         """Return the rows as a pandas data frame; a list of dicts without pandas."""
         try:
             import pandas

@@ -339,8 +339,8 @@ def test_densities_are_smooth(generator):
 def test_bad_options():
     group = GLPlus(2)
     cases = [
-        ({"n": -1}, "number of samples"),
-        ({"n": 2.0}, "number of samples"),
+        ({"n": -1}, "n: expected an integer >= 0, found -1"),
+        ({"n": 2.0}, "n: expected an integer >= 0, found 2.0"),
         ({"n": 3, "antithetic": True}, "come in pairs"),
         ({"n": 2, "proposal": "cauchy"}, "proposal: expected one of"),
         ({"n": 2, "rotation": "left"}, "rotation: expected one of"),

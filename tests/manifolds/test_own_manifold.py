@@ -51,3 +51,15 @@ def test_mean(simplex):
     mean = karcher_mean(simplex(), x).mean
     middle = x.sqrt().sum(0)
     torch.testing.assert_close(mean, (middle / middle.norm()) ** 2)
+
+
+def test_settings_are_what_the_constructor_keeps(simplex):
+    class Scaled(simplex):
+        def __init__(self, size, note=""):
+            super().__init__()
+            self.size = size
+
+    assert Scaled(2.0).settings() == {"size": 2.0}
+    assert Scaled(2.0) == Scaled(2.0, "the note is not kept")
+    assert Scaled(2.0) != Scaled(3.0)
+    assert repr(Scaled(2.0)) == "Simplex(size=2.0)"

@@ -135,6 +135,18 @@ def test_convolution_layout():
     torch.testing.assert_close(weight.flatten(1).norm(dim=1), torch.ones(5))
 
 
+def test_the_parameter_class_is_that_of_geoopt():
+    assert ManifoldParameter is geoopt.ManifoldParameter
+
+
+def test_views_are_called_by_keyword_too():
+    weight = attach(nn.Linear(5, 3, bias=False), "weight", Stiefel())
+    u = weight.proju(torch.ones(3, 5)).detach()
+    moved = weight.manifold.retr(weight.data, u=0.1 * u)
+    torch.testing.assert_close(moved, weight.retr(0.1 * u).detach())
+    assert orthonormal_rows(moved)
+
+
 def test_explicit_layouts():
     layer = nn.Linear(4, 4)
     assert attach(layer, "weight", Oblique(), "transpose") is layer.weight

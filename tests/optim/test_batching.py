@@ -101,7 +101,7 @@ def test_equal_manifolds_share_a_bucket_and_others_do_not():
     assert manifold_key(geoopt.PoincareBall()) != manifold_key(geoopt.PoincareBall())
     values = [(Sphere(), 4)] * 3 + [(Sphere(2.0), 4)]
     params = [geoopt.ManifoldParameter(m.origin(n).data, manifold=m) for m, n in values]
-    sizes = [len(b.params) for b in RiemannianAdam(params)._plans[0].buckets]
+    sizes = [len(b.params) for b in RiemannianAdam(params).plans[0].buckets]
     assert sizes == [3, 1]
 
 
@@ -273,7 +273,7 @@ def test_a_learned_metric_is_read_at_every_step():
     start = [torch.eye(3), 2 * torch.eye(3)]
     params = [geoopt.ManifoldParameter(x.clone(), manifold=manifold) for x in start]
     optimizer = RiemannianSGD(params, lr=0.1)
-    assert len(optimizer._plans[0].buckets) == 1
+    assert len(optimizer.plans[0].buckets) == 1
     gradient = torch.tensor([[1.0, 0.5, 0.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0]])
     for metric in (torch.eye(3), torch.diag(torch.tensor([1.0, 2.0, 3.0]))):
         with torch.no_grad():
@@ -299,7 +299,7 @@ def test_bucket_reads_full_size_second_moments():
     assert reduce_to(torch.ones(4, 6, 3), (4, 1, 1)).shape == (4, 1, 1)
     p = geoopt.ManifoldParameter(torch.eye(3, 2), manifold=Stiefel())
     state = {p: {"exp_avg_sq": torch.full((3, 2), 5.0)}}
-    geometry = RiemannianAdam([p])._plans[0].buckets[0].geometry
+    geometry = RiemannianAdam([p]).plans[0].buckets[0].geometry
     bucket = Bucket([p], geometry, state, p.manifold)
     torch.testing.assert_close(
         bucket.bind("exp_avg_sq", (1, 1, 1)), torch.full((1, 1, 1), 5.0)

@@ -62,7 +62,7 @@ def test_state_of_groups_loads_into_singles_and_back(problem):
         group["foreach"] = False
     single = RiemannianAdam(first.params, lr=0.05, foreach=False)
     single.load_state_dict(_saved(state))
-    assert len(single._plans[0].buckets) == len(first.params)
+    assert len(single.plans[0].buckets) == len(first.params)
     torch.testing.assert_close(first.run(single, 4), expected)
 
 
@@ -262,7 +262,9 @@ def test_stabilize_projects_points_and_momentum():
     assert float((p.data.mT @ p.data - torch.eye(3)).abs().max()) < 1e-6
     m = optimizer.state[p]["exp_avg"]
     assert float((m.mT @ p.data + p.data.mT @ m).abs().max()) < 1e-6
-    with pytest.raises(ValueError, match="stabilize: expected a positive number"):
+    with pytest.raises(
+        ValueError, match="stabilize: expected an integer >= 1, found 0"
+    ):
         RiemannianAdam([p], stabilize=0)
 
 

@@ -13,7 +13,7 @@ from manifoldkit.optim import RiemannianAdam, RiemannianSGD
 
 
 def _storage(optimizer):
-    return optimizer._plans[0].buckets[0].storage
+    return optimizer.plans[0].buckets[0].storage
 
 
 def _shares(params):
@@ -231,7 +231,7 @@ def test_parameters_that_changed_shape_are_grouped_anew(problem):
     a.params[1].data = Sphere().origin(9, dtype=torch.float64).data
     a.targets[1] = torch.ones(9, dtype=torch.float64)
     a.run(optimizer, 2)
-    sizes = sorted(len(b.params) for b in optimizer._plans[0].buckets)
+    sizes = sorted(len(b.params) for b in optimizer.plans[0].buckets)
     assert sizes == [1, 2]
     assert all(float(p.detach().norm()) == pytest.approx(1) for p in a.params)
 

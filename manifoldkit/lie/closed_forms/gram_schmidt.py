@@ -10,13 +10,14 @@ References
 .. [1] T. Duff et al., "Building an orthonormal basis, revisited", JCGT 6, 2017.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import gradient_floor
 from manifoldkit.lie.closed_forms.columns import (
-    columns,
     cross,
     dot,
     may_look,
@@ -43,7 +44,7 @@ def _without(a: Vector, b: Vector) -> tuple[Vector, Tensor]:
     return [x - s * y for x, y in zip(a, b, strict=True)], s
 
 
-def _normal(b: Vector) -> Vector:
+def normal(b: Sequence[Tensor]) -> Vector:
     """A unit vector orthogonal to the unit vector b (Duff et al.)."""
     x, y, z = b
     sign = torch.copysign(torch.ones_like(z), z)
@@ -60,7 +61,7 @@ def _scaled(a: Vector) -> tuple[Vector, Tensor]:
 
 def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rotations and masks, by entries: the compiler makes one loop of it."""
-    entries = columns(x)
+    entries = x.unbind(-1)
     a1, zero = _scaled(list(entries[:3]))
     a1[0] = torch.where(zero, 1.0, a1[0])
     a2, _ = _scaled(list(entries[3:]))
@@ -69,7 +70,7 @@ def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
     square, bound = _inner(u, u), 16 * torch.finfo(x.dtype).eps * s.abs()
     parallel = square <= bound * bound
     u = _times(u, torch.where(parallel, 1.0, square).rsqrt())
-    pairs = zip(_normal(b1), u, strict=True)
+    pairs = zip(normal(b1), u, strict=True)
     b2, _ = _without([torch.where(parallel, n, v) for n, v in pairs], b1)
     b2 = _times(b2, _inner(b2, b2).rsqrt())
     (p0, p1, p2), (q0, q1, q2) = b1, b2
@@ -232,7 +233,7 @@ def sixd_columns(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def finish(
-    r: Tensor, bad: Tensor, dtype: torch.dtype, strict: bool, return_degenerate: bool
+    r: Tensor, bad: Tensor, strict: bool, return_degenerate: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Raise, or return the mask, as the caller asked."""
     if strict and bool(bad.any()):
@@ -240,7 +241,6 @@ def finish(
             f"x{list(first_index(bad)) if bad.ndim else ''} is degenerate: it does not "
             "determine a rotation (zero or parallel vectors)"
         )
-    r = r.to(dtype)
     return (r, bad) if return_degenerate else r
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit.lie.closed_forms.columns import dot, product, rows
+from manifoldkit.lie.closed_forms.so3 import larger
 
 _GAP = 1e-3  # least (s_2 +- s_3) / |M| that is left to this method
 
@@ -154,17 +155,9 @@ def _top_vector(y: Tensor, value: Tensor) -> Tensor:
     b22 = a03 * s4 - a13 * s2 + a33 * s0
     b23 = a12 * s2 - a02 * s4 - a23 * s0
     b33 = a02 * s3 - a12 * s1 + a22 * s0
-    pair, size = _larger((b00, b01, b02, b03), b00, (b01, b11, b12, b13), b11)
-    other, bound = _larger((b02, b12, b22, b23), b22, (b03, b13, b23, b33), b33)
-    best, _ = _larger(pair, size, other, bound)
+    # no diagonal entry of the adjugate is positive
+    pair, size = larger((b00, b01, b02, b03), -b00, (b01, b11, b12, b13), -b11)
+    other, bound = larger((b02, b12, b22, b23), -b22, (b03, b13, b23, b33), -b33)
+    best, _ = larger(pair, size, other, bound)
     q = torch.stack(best)
     return q.mul_(dot(q, q).rsqrt_())
-
-
-def _larger(
-    a: tuple[Tensor, ...], d: Tensor, b: tuple[Tensor, ...], e: Tensor
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Of two columns with their diagonal entries (none positive) the larger one."""
-    first = d <= e
-    chosen = tuple(torch.where(first, p, q) for p, q in zip(a, b, strict=True))
-    return chosen, torch.minimum(d, e)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manifoldkit.lie._arrays import without_dust
 from manifoldkit.lie.closed_forms.columns import may_look, rows, unrows
+from manifoldkit.lie.closed_forms.gram_schmidt import normal
 from manifoldkit.lie.closed_forms.horn import pull_back, quick_nearest
 from manifoldkit.lie.closed_forms.so3 import exp_so3, hat, vee
 from manifoldkit.linalg.elementary import eye_like
@@ -121,7 +122,9 @@ def _rotation(y: Tensor) -> tuple[Tensor, Tensor]:
     b = b - (a * b).sum(-1, keepdim=True) * a
     size = (b * b).sum(-1, keepdim=True).sqrt()
     flat = size <= 16 * torch.finfo(y.dtype).eps * length
-    b = torch.where(flat, _orthogonal(a), b / torch.where(flat, 1.0, size))
+    b = torch.where(
+        flat, torch.stack(normal(a.unbind(-1)), -1), b / torch.where(flat, 1.0, size)
+    )
     b = b - (a * b).sum(-1, keepdim=True) * a
     b = b / (b * b).sum(-1, keepdim=True).sqrt()
     c = torch.linalg.cross(a, b)
@@ -132,14 +135,6 @@ def _rotation(y: Tensor) -> tuple[Tensor, Tensor]:
         r = r @ exp_so3(omega.clamp(-0.1, 0.1))
     r = (3 * r - r @ (r.mT @ r)) / 2  # products leave the group by rounding
     return r, _gap(y, r) <= _EPS * square[..., 2].clamp_min(0).sqrt()
-
-
-def _orthogonal(a: Tensor) -> Tensor:
-    """A unit vector orthogonal to the unit vector ``a`` (Duff et al.)."""
-    x, y, z = a.unbind(-1)
-    sign = torch.copysign(torch.ones_like(z), z)
-    k = -1 / (sign + z)
-    return torch.stack([1 + sign * x * x * k, sign * x * y * k, -sign * x], -1)
 
 
 def _system(h: Tensor) -> Tensor:

@@ -175,9 +175,9 @@ def matrix_quaternion(r: Tensor) -> Tensor:
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(0) for row in m.unbind(0))
     wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
     ww, xx, yy, zz = 1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i
-    pair, size = _larger((ww, wx, wy, wz), ww, (wx, xx, xy, xz), xx)
-    other, bound = _larger((wy, xy, yy, yz), yy, (wz, xz, yz, zz), zz)
-    best, _ = _larger(pair, size, other, bound)
+    pair, size = larger((ww, wx, wy, wz), ww, (wx, xx, xy, xz), xx)
+    other, bound = larger((wy, xy, yy, yz), yy, (wz, xz, yz, zz), zz)
+    best, _ = larger(pair, size, other, bound)
     q = torch.stack(best)
     return _first_positive(q * dot(q, q).rsqrt()).movedim(0, -1).contiguous()
 
@@ -185,7 +185,7 @@ def matrix_quaternion(r: Tensor) -> Tensor:
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _larger(a: Four, d: Tensor, b: Four, e: Tensor) -> tuple[Four, Tensor]:
+def larger(a: Four, d: Tensor, b: Four, e: Tensor) -> tuple[Four, Tensor]:
     """Of two multiples of a quaternion the one with the larger factor."""
     first = d >= e
     w, x, y, z = (torch.where(first, p, q) for p, q in zip(a, b, strict=True))

@@ -32,13 +32,6 @@ def _entries(g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return g[..., 0, 0], g[..., 0, 1], g[..., 1, 0], g[..., 1, 1]
 
 
-def multiply(g: Tensor, h: Tensor) -> Tensor:
-    """Return ``g h``; entry by entry, as a batched product of this size is slower."""
-    a, b, c, d = _entries(g)
-    e, f, k, m = _entries(h)
-    return matrix(a * e + b * k, a * f + b * m, c * e + d * k, c * f + d * m)
-
-
 def _polynomial(x: Tensor, coefficients: list[float]) -> Tensor:
     total = coefficients[-1] * x + coefficients[-2]
     for c in reversed(coefficients[:-2]):

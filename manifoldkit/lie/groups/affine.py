@@ -67,17 +67,11 @@ class Scale(MatrixGroup):
         dtype, (g, x) = common(g, x)
         return (g[..., 0] * x).to(dtype)
 
-    def _exp(self, x):
-        return x.exp()
-
-    def _log(self, g):
-        return g.log()
+    _exp = _from_coords = staticmethod(torch.exp)
+    _log = staticmethod(torch.log)
 
     def _coords(self, g):
         return g[..., 0].log()
-
-    def _from_coords(self, x):
-        return x.exp()
 
     def _project(self, g):
         return g.abs().clamp_min(torch.finfo(g.dtype).tiny)

@@ -3,19 +3,16 @@
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import accepts_numpy, full_precision
-from manifoldkit.linalg.checks import check_broadcast, check_square, common_dtype
+from manifoldkit.lie._arrays import array_function, check_pair
+from manifoldkit.linalg.checks import common_dtype
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    check_square(x, "x")
-    check_square(y, "y", x.shape[-1])
-    check_broadcast(x=(x, 2), y=(y, 2))
+    check_pair(x, y, "xy")
     return common_dtype(x, y)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def bracket(x: Tensor, y: Tensor) -> Tensor:
     r"""Lie bracket :math:`[x, y] = xy - yx`, that is :math:`\operatorname{ad}_x y`.
 
@@ -47,8 +44,7 @@ def bracket(x: Tensor, y: Tensor) -> Tensor:
     return x @ y - y @ x
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def bch(x: Tensor, y: Tensor, *, order: int = 2) -> Tensor:
     r"""Logarithm of ``exp(x) exp(y)`` to some order (Baker, Campbell, Hausdorff).
 

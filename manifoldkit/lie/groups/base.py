@@ -1,7 +1,7 @@
 """What the matrix groups have in common."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -95,18 +95,18 @@ class MatrixGroup(Measured):
         """Orthonormal coordinates for alpha = 1."""
 
     @abstractmethod
-    def _from_coords(self, x: Tensor) -> Tensor:
+    def _from_coords(self, x: Tensor, /) -> Tensor:
         """Element of coordinates, given as the matrix ``hat(v)``."""
 
     @abstractmethod
-    def _log(self, g: Tensor) -> Tensor:
+    def _log(self, g: Tensor, /) -> Tensor:
         """Logarithm, NaN where there is none."""
 
     @abstractmethod
-    def _distance(self, g: Tensor, h: Tensor) -> Tensor: ...
+    def _distance(self, g: Tensor, h: Tensor, /) -> Tensor: ...
 
     @abstractmethod
-    def _geodesic(self, g: Tensor, h: Tensor, t: Tensor) -> Tensor: ...
+    def _geodesic(self, g: Tensor, h: Tensor, t: Tensor, /) -> Tensor: ...
 
     @abstractmethod
     def _project(self, g: Tensor) -> Tensor: ...
@@ -148,6 +148,13 @@ class MatrixGroup(Measured):
             )
         if angle == "periodic" and convention == "rgenn":
             raise ValueError('angle="periodic" is not part of convention="rgenn"')
+
+    def _form(self, angle: str | None, convention: str | None) -> tuple[str, str]:
+        """Fill in the form of the group's own coordinates."""
+        angle = self.angle if angle is None else angle
+        convention = self.convention if convention is None else convention
+        self._check_form(angle, convention)
+        return angle, convention
 
     def _element(self, g: Tensor, name: str = "g") -> Tensor:
         return check_square(g, name, self.matrix_size)
@@ -246,9 +253,17 @@ class MatrixGroup(Measured):
         self._element(x, "x")
         return self._exp(x.to(compute_dtype(x.dtype))).to(x.dtype)
 
-    def _exp(self, x: Tensor) -> Tensor:
+    def _exp(self, x: Tensor, /) -> Tensor:
         return torch.linalg.matrix_exp(x)
 
+    @overload
+    def log(
+        self, g: Tensor, return_valid: Literal[False] = ..., *, validate: str = ...
+    ) -> Tensor: ...
+    @overload
+    def log(
+        self, g: Tensor, return_valid: Literal[True], *, validate: str = ...
+    ) -> tuple[Tensor, Tensor]: ...
     @accepts_numpy_checked
     def log(
         self, g: Tensor, return_valid: bool = False, *, validate: str = "off"
@@ -333,9 +348,7 @@ class MatrixGroup(Measured):
         -------
         Tensor, shape (..., coords_dim)
         """
-        angle = self.angle if angle is None else angle
-        convention = self.convention if convention is None else convention
-        self._check_form(angle, convention)
+        angle, convention = self._form(angle, convention)
         x, finish = self._guarded(g, validate)
         v = self._present(self._coords(x), angle, convention)
         return finish(v, 1).to(g.dtype)
@@ -345,9 +358,7 @@ class MatrixGroup(Measured):
         self, v: Tensor, *, angle: str | None = None, convention: str | None = None
     ) -> Tensor:
         """Inverse of :meth:`coords`, shape (..., n, n)."""
-        angle = self.angle if angle is None else angle
-        convention = self.convention if convention is None else convention
-        self._check_form(angle, convention)
+        angle, convention = self._form(angle, convention)
         extra = int(angle == "periodic" and self.turn_dim > 0)
         check_last(v, (self.dim + extra,), "v")
         x = self._recover(v.to(compute_dtype(v.dtype)), angle, convention)

@@ -6,12 +6,7 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.lie import haar
 from manifoldkit.lie.basis import skew_basis, symmetric_basis
-from manifoldkit.lie.closed_forms import (
-    general_log as _general_log,
-)
-from manifoldkit.lie.closed_forms import (
-    two_by_two as _two_by_two,
-)
+from manifoldkit.lie.closed_forms import general_log, two_by_two
 from manifoldkit.lie.decompositions import (
     iwasawa,
     log_det,
@@ -81,15 +76,15 @@ class GLPlus(MatrixGroup):
         a, b, c, d = x[..., 0, 0], x[..., 0, 1], x[..., 1, 0], x[..., 1, 1]
         det = a * d - b * c
         det = torch.where(det == 0, torch.nan, det)
-        return _two_by_two.matrix(d, -b, -c, a) / (det[..., None, None] * scale)
+        return two_by_two.matrix(d, -b, -c, a) / (det[..., None, None] * scale)
 
     def _log(self, g):
-        log = _two_by_two if self.n == 2 else _general_log
+        log = two_by_two if self.n == 2 else general_log
         return log.general_log(g)
 
     def _coords(self, g):
         if self.n == 2:
-            a, b, d, _, _, theta = _two_by_two.polar_log_parts(g)
+            a, b, d, _, _, theta = two_by_two.polar_log_parts(g)
             return self._stack(a, b, d, theta)
         y, r = polar_log(g)
         return (y + rotation_log(r)).flatten(-2) @ self._unit_vectors(g)
@@ -140,8 +135,7 @@ class GLPlus(MatrixGroup):
         r, log_turn = haar.rotation_proposal(n, self.n, options.rotation, options)
         # x are those of S = p^2
         p, p_inv = sym_exp_pair(x / 2)
-        product = _two_by_two.multiply if self.n == 2 else torch.matmul
-        return product(p, r), product(r.mT, p_inv), log_weight + log_turn
+        return p @ r, r.mT @ p_inv, log_weight + log_turn
 
 
 class SL(GLPlus):

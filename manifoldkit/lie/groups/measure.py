@@ -90,7 +90,8 @@ class Measured(ABC):
             Source of randomness. With ``points="random"`` the samples of one call are
             those of any split into several calls (generators on the CPU).
         dtype, device
-            Of the result; drawing itself is in float64, so dtypes agree.
+            Precision and place of the result; drawing itself is in float64, so that
+            dtypes agree.
         weighting : {"haar", "none", "clipped"}
             Haar density over proposal density; zero; or the first cut at
             :math:`\sqrt n` times the mean weight (less variance, some bias).

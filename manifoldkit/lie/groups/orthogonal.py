@@ -52,20 +52,14 @@ class SO(MatrixGroup):
     def _inverse(self, g):
         return g.mT
 
-    def _exp(self, x):
-        return skew_exp(x)
-
-    def _log(self, g):
-        return rotation_log(g)
+    _exp = _from_coords = staticmethod(skew_exp)
+    _log = staticmethod(rotation_log)
 
     def _coords(self, g):
         if self.n == 2:
             return 2**0.5 * rotation_angle(g)[..., None]
         basis = self._basis.to(g.device, g.dtype)
         return rotation_log(g).flatten(-2) @ basis.flatten(-2).mT
-
-    def _from_coords(self, x):
-        return skew_exp(x)
 
     def _project(self, g):
         eye = torch.eye(self.n, dtype=g.dtype, device=g.device)

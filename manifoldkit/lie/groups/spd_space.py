@@ -114,18 +114,13 @@ class SPDSpace(MatrixGroup):
     def _adjoint(self, g, x):
         return x + 0 * g
 
-    def _exp(self, x):
-        return sym_exp(x)
-
-    def _log(self, g):
-        return sym_log(g)
+    _exp = _from_coords = staticmethod(sym_exp)
+    _log = staticmethod(sym_log)
+    _distance, _geodesic = staticmethod(spd_distance), staticmethod(spd_geodesic)
 
     def _coords(self, g):
         basis = self._basis.to(g.device, g.dtype)
         return sym_log(g).flatten(-2) @ basis.flatten(-2).mT
-
-    def _from_coords(self, x):
-        return sym_exp(x)
 
     def _project(self, g):
         x = (g + g.mT) / 2
@@ -138,12 +133,6 @@ class SPDSpace(MatrixGroup):
         if self.unimodular:
             x = x * torch.exp(-log_det(x) / self.n)[..., None, None]
         return x
-
-    def _distance(self, g, h):
-        return spd_distance(g, h)
-
-    def _geodesic(self, g, h, t):
-        return spd_geodesic(g, h, t)
 
     def _haar_log_density(self, g, coords):
         check_choice(

@@ -19,16 +19,15 @@ from manifoldkit.lie.nn.sampled_group import GroupSamples
 
 
 class GroupLayer(nn.Module):
-    """Base of the convolutions and the projection; subclasses give ``_kernel``."""
+    """Base of the convolutions and the projection; subclasses give ``kernel_at``."""
 
-    _kernel: Callable[..., Any]
+    kernel_at: Callable[..., Any]
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        *,
         padding: int,
         stride: int,
         window: str,
@@ -45,21 +44,15 @@ class GroupLayer(nn.Module):
         self.kernel_size, self.padding, self.stride = kernel_size, padding, stride
         self.window = check_choice(window, WINDOWS, "window")
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._kept: tuple | None = None
+        self.kept: tuple | None = None
 
     def _plane_network(
         self, kernel: str | KernelFactory, hidden: int, n_hidden: int, w0: float
     ) -> nn.Module:
         """Network of kernels ``k_oc(x)`` that know of pixels only."""
-        return kernel_network(
-            kernel,
-            2,
-            self.out_channels * self.in_channels,
-            fan_in=self.in_channels * self.kernel_size**2,
-            hidden=hidden,
-            n_hidden=n_hidden,
-            w0=w0,
-        )
+        pairs = self.out_channels * self.in_channels
+        fan_in = self.in_channels * self.kernel_size**2
+        return kernel_network(kernel, 2, pairs, fan_in, hidden, n_hidden, w0)
 
     def _local(self, samples: GroupSamples) -> tuple[Tensor, Tensor]:
         """Pixels seen from every sample, and the window there."""
@@ -71,26 +64,27 @@ class GroupLayer(nn.Module):
     def _kernels(self, *samples: GroupSamples) -> Any:
         """Kernels at the samples; in evaluation they are computed once and kept."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self._kept = None
-            return self._evaluate(*samples)
+            self.kept = None
+            return self.evaluate(*samples)
         # identity and version of every tensor the kernels depend on
         sources = [s.g for s in samples] + [s.weight for s in samples]
         sources += self.parameters()
         state = [(x._version, x.data_ptr(), x.dtype) for x in sources]
-        if self._kept is not None:
-            before, then, kernels = self._kept
+        if self.kept is not None:
+            before, then, kernels = self.kept
             same = len(before) == len(sources) and then == state
             if same and all(a is b for a, b in zip(before, sources, strict=True)):
                 return kernels
-        kernels = self._evaluate(*samples)
-        self._kept = sources, state, kernels
+        kernels = self.evaluate(*samples)
+        self.kept = sources, state, kernels
         return kernels
 
-    def _evaluate(self, *samples: GroupSamples) -> Any:
+    def evaluate(self, *samples: GroupSamples) -> Any:
+        """Compute the kernels in the dtype and on the device of the layer."""
         # kernels are small and enter everything: full precision under autocast
         own = next(self.parameters(), samples[0].g)
         with torch.autocast(own.device.type, enabled=False):
-            return self._kernel(*(s.to(own.dtype, own.device) for s in samples))
+            return self.kernel_at(*(s.to(own.dtype, own.device) for s in samples))
 
     def _conv(self, x: Tensor, kernel: Tensor, groups: int = 1) -> Tensor:
         return F.conv2d(
@@ -108,7 +102,7 @@ class GroupLayer(nn.Module):
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        state["_kept"] = None
+        state["kept"] = None
         return state
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ Lengths are in units of half a kernel: its pixels lie in ``[-1, 1]``.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifoldkit._checks import check_choice, check_counts, check_positive
@@ -27,15 +27,15 @@ class LiftConv2d(GroupLayer):
     Parameters
     ----------
     in_channels, out_channels, kernel_size : int
-        As in ``torch.nn.Conv2d``.
+        Sizes as ``torch.nn.Conv2d`` takes them.
     padding, stride : int
-        As in ``torch.nn.Conv2d``; a stride above 1 keeps equivariance to those
-        translations only that are multiples of it.
+        Margin and step as ``torch.nn.Conv2d`` takes them; a stride above 1 keeps
+        equivariance to those translations only that are multiples of it.
     kernel : {"siren", "fourier", "gaussian"} or callable
         Network of the kernel; a callable ``(in_features, out_features, out_scale)``
         returns a module.
     hidden, n_hidden, w0 : int, int, float
-        Of that network.
+        Width, hidden layers and frequency of that network.
     window : {"hard", "smooth", "none"}
         Cut the kernel at ``|g^-1 x| = 1``, fade it there, or leave it.
     bias : bool, default=True
@@ -78,17 +78,12 @@ class LiftConv2d(GroupLayer):
         bias: bool = True,
     ):
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias,
+            in_channels, out_channels, kernel_size, padding, stride, window, bias
         )
         self.network = self._plane_network(kernel, hidden, n_hidden, w0)
 
-    def _kernel(self, samples: GroupSamples) -> Tensor:
+    def kernel_at(self, samples: GroupSamples) -> Tensor:
+        """Compute the kernels at the samples."""
         local, window = self._local(samples)
         values = self.network(local) * (window / samples.det()[:, None])[..., None]
         values = values.unflatten(-1, (self.out_channels, self.in_channels))
@@ -127,12 +122,12 @@ class GroupConv2d(GroupLayer):
     Parameters
     ----------
     in_channels, out_channels, kernel_size : int
-        As in ``torch.nn.Conv2d``.
+        Sizes as ``torch.nn.Conv2d`` takes them.
     coords_dim : int, default=4
         Coordinates of the group (``SampledGroup.coords_dim``): 4 for ``GLPlus(2)``, 3
         for ``SL(2)``, 1 for ``SO(2)``; one more with ``angle="periodic"``.
     separable : bool or "depthwise", default=False
-        See above.
+        Dense kernels, or one of the two products above.
     locality : float, optional
         Width of a Gaussian window on the group: the weights of a sample are multiplied
         by ``exp(-d^2 / (2 locality^2))``, with ``d`` the distance of its coordinates
@@ -147,7 +142,7 @@ class GroupConv2d(GroupLayer):
     n_samples : int, optional
         Usual number of input samples.
     padding, stride, kernel, hidden, n_hidden, w0, window, bias
-        As in :class:`LiftConv2d`.
+        Form of the convolution; :class:`LiftConv2d` describes it.
 
     Raises
     ------
@@ -187,13 +182,7 @@ class GroupConv2d(GroupLayer):
         bias: bool = True,
     ):
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias,
+            in_channels, out_channels, kernel_size, padding, stride, window, bias
         )
         check_counts(coords_dim=coords_dim)
         check_choice(reduction, ("mean", "sum"), "reduction")
@@ -204,28 +193,22 @@ class GroupConv2d(GroupLayer):
         self.locality, self.reduction = locality, reduction
         terms = in_channels * (n_samples or 1 if reduction == "sum" else 1)
         area = kernel_size**2
-        form: dict[str, Any] = {"hidden": hidden, "n_hidden": n_hidden, "w0": w0}
         pairs = out_channels * in_channels
-        if separable == "depthwise":
-            self.network = kernel_network(
-                kernel, coords_dim, pairs, fan_in=terms, **form
-            )
-            self.spatial_network = kernel_network(
-                kernel, 2, out_channels, fan_in=area, **form
-            )
-        elif separable:
-            self.network = kernel_network(
-                kernel, coords_dim, in_channels, fan_in=4, **form
-            )
-            self.spatial_network = kernel_network(
-                kernel, 2, pairs, fan_in=terms * area, **form
-            )
-        else:
-            self.network = kernel_network(
-                kernel, 2 + coords_dim, pairs, fan_in=terms * area, **form
-            )
 
-    def _kernel(self, samples: GroupSamples, out_samples: GroupSamples) -> Any:
+        def network(inputs: int, outputs: int, fan_in: int) -> nn.Module:
+            return kernel_network(kernel, inputs, outputs, fan_in, hidden, n_hidden, w0)
+
+        if separable == "depthwise":
+            self.network = network(coords_dim, pairs, terms)
+            self.spatial_network = network(2, out_channels, area)
+        elif separable:
+            self.network = network(coords_dim, in_channels, 4)
+            self.spatial_network = network(2, pairs, terms * area)
+        else:
+            self.network = network(2 + coords_dim, pairs, terms * area)
+
+    def kernel_at(self, samples: GroupSamples, out_samples: GroupSamples) -> Any:
+        """Compute the kernels at the samples."""
         local, window = self._local(out_samples)
         relative = out_samples.relative(samples)
         if relative.shape[-1] != self.coords_dim:

@@ -15,7 +15,13 @@ KernelFactory = Callable[[int, int, float], nn.Module]
 WINDOWS = ("hard", "smooth", "none")
 
 
-def kernel_grid(size: int, n: int = 2, **options) -> Tensor:
+def kernel_grid(
+    size: int,
+    n: int = 2,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """Return the places of a kernel's pixels, shape ``(size ** n, n)``.
 
     Coordinates lie at ``(2 j + 1) / size - 1`` in each direction; the first coordinate
@@ -29,9 +35,8 @@ def kernel_grid(size: int, n: int = 2, **options) -> Tensor:
             [-0.5000,  0.5000],
             [ 0.5000,  0.5000]])
     """
-    dtype = options.pop("dtype", None) or torch.get_default_dtype()
-    odd = torch.arange(1 - size, size, 2, **options)  # symmetric to the last bit
-    line = odd.to(dtype) / size
+    odd = torch.arange(1 - size, size, 2, device=device)  # symmetric to the last bit
+    line = odd.to(dtype or torch.get_default_dtype()) / size
     axes = torch.meshgrid(*[line] * n, indexing="ij")
     return torch.stack(axes[::-1], -1).reshape(-1, n)
 
@@ -44,6 +49,15 @@ def window_values(points: Tensor, window: str) -> Tensor:
     points : Tensor, shape (..., n)
     window : str
         "hard" cuts at length 1, "smooth" is ``sigmoid(2 (1 - length))``, "none" is 1.
+
+    Returns
+    -------
+    Tensor, shape (...)
+
+    Examples
+    --------
+    >>> window_values(torch.tensor([[0.6, 0.8], [3.0, 4.0]]), "hard")
+    tensor([1., 0.])
     """
     if window == "none":
         return torch.ones_like(points[..., 0])
@@ -183,7 +197,6 @@ def kernel_network(
     kernel: str | KernelFactory,
     in_features: int,
     out_features: int,
-    *,
     fan_in: float,
     hidden: int,
     n_hidden: int,
@@ -193,14 +206,12 @@ def kernel_network(
     scale = math.sqrt(6 / hidden) / math.sqrt(fan_in)
     if callable(kernel):
         return kernel(in_features, out_features, scale)
+    sizes = in_features, hidden, out_features
     if kernel == "siren":
-        return Siren(
-            in_features, hidden, out_features, n_hidden=n_hidden, w0=w0, out_scale=scale
-        )
-    if kernel == "fourier":
-        return FourierKernel(in_features, hidden, out_features, out_scale=scale)
-    if kernel == "gaussian":
-        return GaussianKernel(in_features, hidden, out_features, out_scale=scale)
+        return Siren(*sizes, n_hidden=n_hidden, w0=w0, out_scale=scale)
+    if kernel in ("fourier", "gaussian"):
+        network = FourierKernel if kernel == "fourier" else GaussianKernel
+        return network(*sizes, out_scale=scale)
     raise ValueError(
         "kernel: expected 'siren', 'fourier', 'gaussian' or a function "
         f"(in_features, out_features, out_scale) -> module, found {kernel!r}"

@@ -6,6 +6,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifoldkit._checks import check_choice
+from manifoldkit.lie.groups import GLPlus
 from manifoldkit.lie.nn.convolution import GroupConv2d, LiftConv2d
 from manifoldkit.lie.nn.kernels import KernelFactory
 from manifoldkit.lie.nn.pooling import GroupPool
@@ -31,12 +33,11 @@ class GroupNorm(nn.Module):
 
     def __init__(self, channels: int, kind: str = "layer", affine: bool = True):
         super().__init__()
+        check_choice(kind, ("layer", "batch"), "norm")
         if kind == "layer":  # one group: the statistics of a layer norm
             self.norm: nn.Module = nn.GroupNorm(1, channels, affine=affine)
-        elif kind == "batch":
-            self.norm = nn.BatchNorm3d(channels, affine=affine)
         else:
-            raise ValueError(f"norm: expected 'layer' or 'batch', found {kind!r}")
+            self.norm = nn.BatchNorm3d(channels, affine=affine)
 
     def forward(self, f: Tensor) -> Tensor:
         """Normalize ``(B, C, N, H, W)``."""
@@ -59,15 +60,15 @@ class AffineResNet(nn.Module):
     group : Group, optional
         ``GLPlus(2)`` (default), ``SL(2)`` or ``SO(2)``.
     channels : int or pair of int, default=40
-        Of the feature maps in the two stages.
+        Channels of the feature maps in the two stages.
     n_samples : int or pair of int, default=10
         Group samples of the two stages in training.
     share_samples : bool, default=False
         Both stages use the first one's samples.
     n_eval : int or pair of int, optional
-        The same in evaluation; default as in training.
+        Group samples of the two stages in evaluation; default as in training.
     kernel_size : int, default=5
-        Of all kernels but the lift's.
+        Size of all kernels but the lift's.
     lift_size, lift_stride, lift_padding : int
         Kernel, stride and padding of the lift; default ``kernel_size``, 1 and 0.
     last_padding : int, default=0
@@ -80,19 +81,19 @@ class AffineResNet(nn.Module):
     locality : float, optional
         Group window of the convolutions (see :class:`GroupConv2d`).
     proposal, resample, weighting, angle, seed
-        As in :class:`SampledGroup`.
+        Settings of the samples; :class:`SampledGroup` describes them.
     kernel, hidden, n_hidden, w0, window
-        As in :class:`LiftConv2d`.
+        Settings of the kernels; :class:`LiftConv2d` describes them.
     pool_space, pool_group : str
-        As in :class:`GroupPool`.
+        How features are pooled at the end; :class:`GroupPool` describes it.
     head : int, default=256
         Hidden units of the classifier; 0 for a linear one.
     dropout : float, default=0.3
-        Before the last layer.
+        Rate of dropout before the last layer.
     activation : callable, default=torch.nn.functional.gelu
-        Of the convolutions.
+        Activation after the convolutions.
     norm : {"layer", "batch"}
-        Over what is normalized; "layer" as in the paper.
+        Normalization over each image, as in the paper, or over each channel.
     affine_norm : bool, default=True
         Learned scale and shift in the norms.
 
@@ -154,21 +155,19 @@ class AffineResNet(nn.Module):
         affine_norm: bool = True,
     ):
         super().__init__()
-        if group is None:
-            from manifoldkit.lie.groups import GLPlus
-
-            group = GLPlus(2)
-        train, evaluation = _pair(n_samples), _pair(n_eval)
+        how: dict[str, Any] = {
+            "resample": resample,
+            "weighting": weighting,
+            "angle": angle,
+        }
         self.stages = nn.ModuleList(
             SampledGroup(
-                group,
-                train[i],
+                GLPlus(2) if group is None else group,
+                _pair(n_samples)[i],
                 proposal,
-                n_eval=evaluation[i],
-                resample=resample,
-                weighting=weighting,
-                angle=angle,
+                n_eval=_pair(n_eval)[i],
                 seed=seed + i,
+                **how,
             )
             for i in range(1 if share_samples else 2)
         )
@@ -188,14 +187,8 @@ class AffineResNet(nn.Module):
         }
         lift_size = kernel_size if lift_size is None else lift_size
         first, second = _pair(channels)
-        self.lift = LiftConv2d(
-            in_channels,
-            first,
-            lift_size,
-            stride=lift_stride,
-            padding=lift_padding,
-            **form,
-        )
+        place: dict[str, Any] = {"stride": lift_stride, "padding": lift_padding}
+        self.lift = LiftConv2d(in_channels, first, lift_size, **place, **form)
         half, norms = kernel_size // 2, (norm, affine_norm)
         self.blocks = nn.ModuleList(
             _Block(first, kernel_size, half, norms, activation, group_form)

@@ -25,13 +25,13 @@ class GroupProject2d(GroupLayer):
     in_channels : int
         Channels of the feature map.
     out_channels : int, optional
-        Of the image; as many by default, and without choice unless learned.
+        Channels of the image; as many by default, and without choice unless learned.
     kernel_size : int, default=1
-        Learned only.
+        Size of the learned kernel.
     mode : {"learned", "mean", "max"}
-        See above.
+        The learned integral, the weighted mean, or the largest value.
     padding, stride, kernel, hidden, n_hidden, w0, window, bias
-        As in :class:`LiftConv2d`, learned only.
+        Settings of the learned kernel; :class:`LiftConv2d` describes them.
 
     Raises
     ------
@@ -74,20 +74,16 @@ class GroupProject2d(GroupLayer):
                 f"out_channels, kernel_size, stride: mode={mode!r} keeps the channels "
                 f"and pixels, found {out_channels}, {kernel_size}, {stride}"
             )
+        bias = bias and learned
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            stride=stride,
-            window=window,
-            bias=bias and learned,
+            in_channels, out_channels, kernel_size, padding, stride, window, bias
         )
         self.mode = mode
         if learned:
             self.network = self._plane_network(kernel, hidden, n_hidden, w0)
 
-    def _kernel(self, samples: GroupSamples) -> Tensor:
+    def kernel_at(self, samples: GroupSamples) -> Tensor:
+        """Compute the kernels at the samples."""
         local, window = self._local(samples)
         weight = samples.weight / samples.det()
         values = self.network(local) * (window * weight[:, None])[..., None]

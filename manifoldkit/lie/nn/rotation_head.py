@@ -12,12 +12,14 @@ class RotationHead(nn.Module):
     Parameters
     ----------
     in_features : int
+        Features of the input.
     rep : str, default="sixd"
         See :func:`manifoldkit.lie.rotation.dim`. The continuous ones ("sixd", "svd",
         "stereo") learn best.
     n : int, default=3
+        Size of the rotations.
     device, dtype
-        Of the parameters.
+        Where and in which precision the parameters are kept.
 
     Raises
     ------

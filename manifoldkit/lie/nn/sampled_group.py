@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_counts
+from manifoldkit._checks import check_choice, check_counts, check_interval
 from manifoldkit.lie import haar
 from manifoldkit.lie.groups.presentation import ANGLES
 from manifoldkit.linalg.checks import compute_dtype
@@ -121,11 +121,8 @@ class LocalBox:
     points: str = "lattice"
 
     def __post_init__(self):
-        if not 0 <= self.angle <= math.pi or not 0 <= self.log_scale < math.inf:
-            raise ValueError(
-                "angle, log_scale: expected 0 <= angle <= pi and log_scale >= 0, "
-                f"found {self.angle} and {self.log_scale}"
-            )
+        check_interval(self.angle, "angle", 0, math.pi)
+        check_interval(self.log_scale, "log_scale", 0)
         check_choice(self.points, ("lattice", "random"), "points")
 
     def __call__(
@@ -208,7 +205,7 @@ class SampledGroup(nn.Module):
     angle : {"principal", "periodic"}
         Coordinates that kernels see; "periodic" suits samples that go all around.
     seed : int, default=0
-        Of the evaluation's draw.
+        Seed of the samples of evaluation.
     **options
         Handed to ``group.sample`` with a proposal by name.
 

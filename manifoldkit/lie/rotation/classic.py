@@ -5,26 +5,18 @@ import math
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie._arrays import array_function
 from manifoldkit.lie.closed_forms import euler
 from manifoldkit.lie.closed_forms import so3 as _so3
-from manifoldkit.lie.rotation._checks import check_rotation
-
-_ORDERS = ("wxyz", "xyzw")
+from manifoldkit.linalg.checks import check_last, check_square
 
 
-def _scalar_first(q: Tensor, order: str) -> Tensor:
-    check_choice(order, _ORDERS, "order")
-    return q.roll(1, -1) if order == "xyzw" else q
+def _rolled(q: Tensor, order: str, by: int) -> Tensor:
+    check_choice(order, ("wxyz", "xyzw"), "order")
+    return q.roll(by, -1) if order == "xyzw" else q
 
 
-def _ordered(q: Tensor, order: str) -> Tensor:
-    check_choice(order, _ORDERS, "order")
-    return q.roll(-1, -1) if order == "xyzw" else q
-
-
-@accepts_numpy
-@full_precision
+@array_function
 def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
     """Rotation of a quaternion of any length; zero counts as the identity.
 
@@ -51,12 +43,11 @@ def quaternion_to_matrix(q: Tensor, *, order: str = "wxyz") -> Tensor:
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    v = _scalar_first(check_vector(q, 4, "q"), order)
-    return _so3.quaternion_matrix(v).to(q.dtype)
+    v = _rolled(check_last(q, (4,), "q"), order, 1)
+    return _so3.quaternion_matrix(v)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     """Unit quaternion whose first non-zero entry of (w, x, y, z) is positive.
 
@@ -80,12 +71,11 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     >>> matrix_to_quaternion(torch.eye(3))
     tensor([1., 0., 0., 0.])
     """
-    q = _so3.matrix_quaternion(check_rotation(r))
-    return _ordered(q, order).to(r.dtype)
+    q = _so3.matrix_quaternion(check_square(r, "r", 3))
+    return _rolled(q, order, -1)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def rotvec_to_matrix(v: Tensor) -> Tensor:
     """Rotation about the axis ``v`` by the angle ``|v|``.
 
@@ -111,11 +101,10 @@ def rotvec_to_matrix(v: Tensor) -> Tensor:
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    return _so3.exp_so3(check_vector(v, 3, "v")).to(v.dtype)
+    return _so3.exp_so3(check_last(v, (3,), "v"))
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_rotvec(r: Tensor) -> Tensor:
     """Rotation vector of length at most pi, exact also near pi.
 
@@ -139,11 +128,10 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     >>> matrix_to_rotvec(half)
     tensor([3.1416, 0.0000, 0.0000])
     """
-    return _so3.log_so3(check_rotation(r)).to(r.dtype)
+    return _so3.log_so3(check_square(r, "r", 3))
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def euler_to_matrix(
     angles: Tensor, order: str = "XYZ", *, degrees: bool = False
 ) -> Tensor:
@@ -174,13 +162,12 @@ def euler_to_matrix(
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    v = check_vector(angles, 3, "angles")
+    v = check_last(angles, (3,), "angles")
     v = v * (math.pi / 180) if degrees else v
-    return euler.angles_to_matrix(v, order).to(angles.dtype)
+    return euler.angles_to_matrix(v, order)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> Tensor:
     """Euler angles of a rotation; at gimbal lock the third angle is zero.
 
@@ -206,6 +193,6 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     >>> matrix_to_euler(r, "ZYX", degrees=True).round() + 0.0
     tensor([90.,  0.,  0.])
     """
-    q = _so3.matrix_quaternion(check_rotation(r))
+    q = _so3.matrix_quaternion(check_square(r, "r", 3))
     angles = euler.quaternion_to_angles(q, order)
-    return (angles * (180 / math.pi) if degrees else angles).to(r.dtype)
+    return angles * (180 / math.pi) if degrees else angles

@@ -1,15 +1,14 @@
 """Any representation by its name."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import (
-    accepts_numpy,
-    check_vector,
-    full_precision,
+    array_function,
     unit_vector,
 )
 from manifoldkit.lie.closed_forms import so3 as _so3
@@ -21,7 +20,6 @@ from manifoldkit.lie.closed_forms.gram_schmidt import (
 )
 from manifoldkit.lie.closed_forms.top_vector import top_vector
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
-from manifoldkit.lie.rotation._checks import back, check_rotation
 from manifoldkit.lie.rotation.classic import (
     euler_to_matrix,
     matrix_to_euler,
@@ -39,6 +37,7 @@ from manifoldkit.lie.rotation.vectors import (
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,
+    check_last,
     check_square,
     common_dtype,
 )
@@ -122,9 +121,41 @@ def _size(rep: str, n: int, name: str) -> int:
     return sizes[rep]
 
 
-@accepts_numpy
-@full_precision
-def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
+class _CodeOptions(TypedDict, total=False):
+    """Options of the particular functions."""
+
+    layout: str
+    scaled: bool
+    order: str
+    degrees: bool
+
+
+class _DecodeOptions(_CodeOptions, total=False):
+    strict: bool
+
+
+@overload
+def decode(
+    x: Tensor,
+    rep: str = ...,
+    n: int = ...,
+    *,
+    return_degenerate: Literal[False] = ...,
+    **options: Unpack[_DecodeOptions],
+) -> Tensor: ...
+@overload
+def decode(
+    x: Tensor,
+    rep: str = ...,
+    n: int = ...,
+    *,
+    return_degenerate: Literal[True],
+    **options: Unpack[_DecodeOptions],
+) -> tuple[Tensor, Tensor]: ...
+@array_function
+def decode(
+    x: Tensor, rep: str = "sixd", n: int = 3, **options: Any
+) -> Tensor | tuple[Tensor, Tensor]:
     """Rotation matrices of a representation.
 
     Parameters
@@ -153,8 +184,8 @@ def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
             [ 0.8000,  0.6000]])
     """
     rep = _ALIASES.get(rep, rep)
-    v = check_vector(x, dim(rep, n))
-    direct = {
+    v = check_last(x, (dim(rep, n),))
+    direct: dict[str, Callable[..., Any]] = {
         "quaternion": quaternion_to_matrix,
         "euler": euler_to_matrix,
         "matrix9": lambda v, **o: special_procrustes(v.unflatten(-1, (n, n)), **o),
@@ -162,9 +193,9 @@ def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
     if n == 3:
         direct |= {"sixd": rotation_6d_to_matrix, "stereo": rotation_5d_to_matrix}
     if rep in direct:
-        return back(direct[rep](v, **options), x.dtype)
+        return direct[rep](v, **options)
     if rep in ("sixd", "stereo", "orthogonal"):
-        return back(_decode_columns(v, rep, n, **options), x.dtype)
+        return _decode_columns(v, rep, n, **options)
     if options:
         raise TypeError(f"{rep} takes no options, found {sorted(options)}")
     if rep in _QUATERNIONS:
@@ -180,7 +211,7 @@ def decode(x: Tensor, rep: str = "sixd", n: int = 3, **options: Any) -> Any:
         out = _so3.exp_so3(v)
     else:
         out = skew_exp(_skew(v, n))
-    return out.to(x.dtype)
+    return out
 
 
 def _skew(v: Tensor, n: int) -> Tensor:
@@ -209,12 +240,11 @@ def _decode_columns(
         v = torch.cat([v[..., :head], stereographic_decode(v[..., head:])], -1)
     r, degenerate = gram_schmidt(v.unflatten(-1, (-1, n)).mT)
     r = r.mT if layout == "rows" else r
-    return finish(r, degenerate, v.dtype, strict, return_degenerate)
+    return finish(r, degenerate, strict, return_degenerate)
 
 
-@accepts_numpy
-@full_precision
-def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
+@array_function
+def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Tensor:
     """Representation of rotation matrices, the inverse of :func:`decode`.
 
     Parameters
@@ -223,7 +253,7 @@ def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
     rep : str
         See :func:`dim`. "rodrigues" is infinite at half turns and capped there.
     **options
-        As in :func:`decode`.
+        ``layout``, ``scaled``, ``order``, ``degrees`` of the particular function.
 
     Returns
     -------
@@ -239,20 +269,24 @@ def encode(r: Tensor, rep: str = "sixd", **options: Any) -> Tensor:
     >>> encode(torch.eye(3), "quaternion")
     tensor([1., 0., 0., 0.])
     """
-    m = check_rotation(r, None)
+    m = check_square(r, "r")
     n = m.shape[-1]
     rep = _ALIASES.get(rep, rep)
     dim(rep, n)
-    direct = {"quaternion": matrix_to_quaternion, "euler": matrix_to_euler}
+    chosen: dict[str, Any] = {**options}
+    direct: dict[str, Callable[..., Tensor]] = {
+        "quaternion": matrix_to_quaternion,
+        "euler": matrix_to_euler,
+    }
     if n == 3:
         direct |= {"sixd": matrix_to_rotation_6d, "stereo": matrix_to_rotation_5d}
     if rep in direct:
-        return direct[rep](m, **options).to(r.dtype)
+        return direct[rep](m, **chosen)
     if rep in ("sixd", "orthogonal", "stereo"):
-        return _encode_columns(m, rep, n, **options).to(r.dtype)
+        return _encode_columns(m, rep, n, **chosen)
     if options:
         raise TypeError(f"{rep} takes no options, found {sorted(options)}")
-    return _encode_plain(m, rep, n).to(r.dtype)
+    return _encode_plain(m, rep, n)
 
 
 def _encode_columns(m: Tensor, rep: str, n: int, layout: str = "columns") -> Tensor:
@@ -292,8 +326,7 @@ def _encode_plain(m: Tensor, rep: str, n: int) -> Tensor:
     return q[..., rows] * q[..., columns]
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
     """Convert between representations of SO(n) through the matrix.
 
@@ -325,8 +358,7 @@ def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
     return r if dst == "matrix" else encode(r, dst)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similarity:
     """Scale, rotation and translation from one vector.
 
@@ -357,14 +389,13 @@ def decode_similarity(x: Tensor, n: int = 3, *, scale: str = "norm") -> Similari
     """
     check_choice(scale, ("norm", "exp"), "scale")
     code = n * n - n
-    v = check_vector(x, code + n + (scale == "exp"))
+    v = check_last(x, (code + n + (scale == "exp"),))
     r = decode(v[..., :code], "sixd", n)
     s = _so3.safe_norm(v[..., :n]) if scale == "norm" else v[..., code].exp()
-    return Similarity(s.to(x.dtype), r.to(x.dtype), v[..., -n:].to(x.dtype))
+    return Similarity(s, r, v[..., -n:])
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def encode_similarity(
     scale: Tensor, r: Tensor, t: Tensor, *, form: str = "norm"
 ) -> Tensor:
@@ -397,9 +428,9 @@ def encode_similarity(
     tensor([2., 0., 1., 1.])
     """
     check_choice(form, ("norm", "exp"), "form")
-    m = check_rotation(r, None)
+    m = check_square(r, "r")
     n = m.shape[-1]
-    shift = check_vector(t, n, "t")
+    shift = check_last(t, (n,), "t")
     size = check_floating(scale, "scale")
     check_broadcast(scale=(scale, 0), r=(r, 2), t=(t, 1))
     m, shift, size = common_dtype(m, shift, size)

@@ -8,15 +8,18 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie import haar
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie._arrays import array_function, check_pair
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
-from manifoldkit.lie.rotation._checks import check_pair, check_rotation
-from manifoldkit.linalg.checks import check_broadcast, common_dtype
+from manifoldkit.linalg.checks import (
+    check_broadcast,
+    check_last,
+    check_square,
+    common_dtype,
+)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     r"""Angle of the rotation from ``a`` to ``b``.
 
@@ -58,8 +61,7 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     return (angle * (180 / math.pi) if degrees else angle).to(a.dtype)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def left_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     r"""Derivative of the rotation vector's exponential, seen from the left.
 
@@ -95,13 +97,12 @@ def left_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    x = check_vector(v, 3, "v")
+    x = check_last(v, (3,), "v")
     jacobian = _so3.left_jacobian_inverse if inverse else _so3.left_jacobian
     return jacobian(x)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     r"""The same seen from the right, :math:`\exp(v + d) \approx \exp(v) \exp(J d)`.
 
@@ -127,11 +128,10 @@ def right_jacobian(v: Tensor, *, inverse: bool = False) -> Tensor:
     >>> bool(torch.allclose(right_jacobian(v), left_jacobian(v).mT))
     True
     """
-    return left_jacobian(-check_vector(v, 3, "v"), inverse=inverse)
+    return left_jacobian(-check_last(v, (3,), "v"), inverse=inverse)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     """Point at ``t`` on the shortest way from rotation ``a`` (0) to ``b`` (1).
 
@@ -255,7 +255,7 @@ def to_scipy(r: Tensor) -> Any:
     """
     from scipy.spatial.transform import Rotation
 
-    m = check_rotation(torch.as_tensor(r)).detach().double().cpu()
+    m = check_square(torch.as_tensor(r), "r", 3).detach().double().cpu()
     defect = (m @ m.mT - torch.eye(3, dtype=m.dtype)).abs()
     if m.numel() and (float(defect.max()) > 1e-3 or bool((torch.det(m) < 0).any())):
         raise NotOnManifoldError(

@@ -1,13 +1,13 @@
 """Continuous representations: 6D, 5D and the nearest rotation."""
 
 import math
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice
-from manifoldkit.lie._arrays import accepts_numpy, check_vector, full_precision
+from manifoldkit.lie._arrays import array_function
 from manifoldkit.lie.closed_forms.gram_schmidt import (
     finish,
     sixd_columns,
@@ -15,22 +15,36 @@ from manifoldkit.lie.closed_forms.gram_schmidt import (
     stereographic_encode,
 )
 from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
-from manifoldkit.lie.rotation._checks import back, check_rotation
-from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg.checks import check_last, check_square
 
 LAYOUTS = ("columns", "rows")
 _STEREO_SCALE = (math.sqrt(2) + 1, math.sqrt(2) + 1, math.sqrt(2))
 
 
-@accepts_numpy
-@full_precision
+@overload
+def rotation_6d_to_matrix(
+    x: Tensor,
+    *,
+    layout: str = ...,
+    strict: bool = ...,
+    return_degenerate: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def rotation_6d_to_matrix(
+    x: Tensor,
+    *,
+    layout: str = ...,
+    strict: bool = ...,
+    return_degenerate: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+@array_function
 def rotation_6d_to_matrix(
     x: Tensor,
     *,
     layout: str = "columns",
     strict: bool = False,
     return_degenerate: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Rotation from two vectors by Gram-Schmidt.
 
     :math:`b_1 = a_1 / |a_1|`, :math:`b_2 \propto a_2 - (b_1 \cdot a_2) b_1`,
@@ -71,14 +85,13 @@ def rotation_6d_to_matrix(
             [ 0.,  0.,  1.]])
     """
     check_choice(layout, LAYOUTS, "layout")
-    r, degenerate = sixd_columns(check_vector(x, 6))
+    r, degenerate = sixd_columns(check_last(x, (6,)))
     bad = degenerate[..., 0] | degenerate[..., 1]
     r = r.mT if layout == "rows" else r
-    return finish(r, bad, x.dtype, strict, return_degenerate)
+    return finish(r, bad, strict, return_degenerate)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     """First two columns (or rows) of a rotation, one after the other.
 
@@ -107,9 +120,28 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     return r[..., :2, :].flatten(-2)
 
 
-@accepts_numpy
-@full_precision
-def rotation_5d_to_matrix(x: Tensor, *, scaled: bool = True, **options: Any) -> Any:
+@overload
+def rotation_5d_to_matrix(
+    x: Tensor,
+    *,
+    scaled: bool = ...,
+    layout: str = ...,
+    strict: bool = ...,
+    return_degenerate: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def rotation_5d_to_matrix(
+    x: Tensor,
+    *,
+    scaled: bool = ...,
+    layout: str = ...,
+    strict: bool = ...,
+    return_degenerate: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+@array_function
+def rotation_5d_to_matrix(
+    x: Tensor, *, scaled: bool = True, **options: Any
+) -> Tensor | tuple[Tensor, Tensor]:
     """Rotation from five numbers: two entries and a stereographic projection.
 
     Parameters
@@ -145,17 +177,16 @@ def rotation_5d_to_matrix(x: Tensor, *, scaled: bool = True, **options: Any) -> 
     >>> bool((back - r).abs().max() < 1e-5)
     True
     """
-    v = check_vector(x, 5)
+    v = check_last(x, (5,))
     projected = v[..., 2:]
     if scaled:
         projected = projected * v.new_tensor(_STEREO_SCALE)
         projected = projected.clamp(-torch.finfo(v.dtype).max, torch.finfo(v.dtype).max)
     six = torch.cat([v[..., :2], stereographic_decode(projected)], -1)
-    return back(rotation_6d_to_matrix(six, **options), x.dtype)
+    return rotation_6d_to_matrix(six, **options)
 
 
-@accepts_numpy
-@full_precision
+@array_function
 def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     """Five continuous numbers of a rotation: see :func:`rotation_5d_to_matrix`.
 
@@ -178,19 +209,26 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     >>> matrix_to_rotation_5d(torch.eye(3))
     tensor([1.0000, 0.0000, 0.0000, 0.4142, 0.0000])
     """
-    m = check_rotation(r)
+    m = check_square(r, "r", 3)
     six = m[..., :2].mT.flatten(-2)
     projected = stereographic_encode(six[..., 2:])
     if scaled:
         projected = projected / m.new_tensor(_STEREO_SCALE)
-    return torch.cat([six[..., :2], projected], -1).to(r.dtype)
+    return torch.cat([six[..., :2], projected], -1)
 
 
-@accepts_numpy
-@full_precision
+@overload
+def special_procrustes(
+    m: Tensor, *, strict: bool = ..., return_degenerate: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def special_procrustes(
+    m: Tensor, *, strict: bool = ..., return_degenerate: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+@array_function
 def special_procrustes(
     m: Tensor, *, strict: bool = False, return_degenerate: bool = False
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Nearest rotation, :math:`\arg\min_{R \in SO(n)} |R - M|_F`.
 
     Parameters
@@ -199,7 +237,7 @@ def special_procrustes(
         Any finite matrices. Where the two smallest signed singular values cancel, the
         nearest rotation is not unique; the derivative stays bounded there.
     strict, return_degenerate : bool
-        As in :func:`rotation_6d_to_matrix`.
+        Raise where the rotation is not unique, or also return where.
 
     Returns
     -------
@@ -224,5 +262,5 @@ def special_procrustes(
             [0., 0., 1.]])
     """
     check_square(m, "m")
-    r, degenerate = nearest_rotation(m.to(compute_dtype(m.dtype)))
-    return finish(r, degenerate, m.dtype, strict, return_degenerate)
+    r, degenerate = nearest_rotation(m)
+    return finish(r, degenerate, strict, return_degenerate)

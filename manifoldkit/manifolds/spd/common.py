@@ -1,6 +1,7 @@
 """The set of SPD matrices, and the constructor that chooses the metric."""
 
 from importlib import import_module
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -84,11 +85,10 @@ class SPD(SquareMatrixManifold):
     True
     """
 
-    __scaling__ = SquareMatrixManifold.__scaling__.copy()
     name = "SPD"
     metric = "airm"
 
-    def __new__(cls, metric="airm", M=None):
+    def __new__(cls, metric: str = "airm", M: Tensor | None = None) -> Self:
         """Choose the class of the metric."""
         if cls is not SPD:
             return super().__new__(cls)
@@ -103,10 +103,6 @@ class SPD(SquareMatrixManifold):
     def __init__(self, metric: str | None = None, M: Tensor | None = None):
         super().__init__()
 
-    def settings(self) -> dict:
-        """Return the constructor arguments."""
-        return {"metric": self.metric}
-
     def _violation(self, x):
         scale = x.abs().amax((-2, -1)).clamp_min(torch.finfo(x.dtype).tiny)
         asymmetry = (x - x.mT).abs().amax((-2, -1)) / scale
@@ -114,12 +110,12 @@ class SPD(SquareMatrixManifold):
         what = "max|x - x'| / max|x| (2 for a matrix that is not positive definite)"
         return torch.where(definite, asymmetry, 2.0), what
 
-    def proju(self, x, u):
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Symmetric part."""
         u = symmetrize(u)
         return u.expand(torch.broadcast_shapes(x.shape, u.shape))
 
-    def projx(self, x):
+    def projx(self, x: Tensor) -> Tensor:
         """Nearest symmetric matrix with eigenvalues of at least a few roundings.
 
         The floor is ``10 n eps`` times the largest eigenvalue modulus, so that a

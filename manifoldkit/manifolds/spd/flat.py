@@ -18,7 +18,6 @@ from manifoldkit.manifolds.spd.common import SPD, whiten
 class FlatSPD(SPD):
     """SPD with a global chart in which the metric is the Frobenius product."""
 
-    __scaling__ = SPD.__scaling__.copy()
     reversible = True
 
     def chart(self, x: Tensor) -> Tensor:
@@ -29,49 +28,53 @@ class FlatSPD(SPD):
         """Matrix of the coordinates y."""
         raise NotImplementedError
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """Frobenius product of the changes of the chart."""
         frame = self.chart(x)
         a = self.to_frame(frame, u)
         return trace_product(a, a if v is None else self.to_frame(frame, v), keepdim)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Gradient in the chart, as a tangent vector."""
         frame = self.chart(x)
         return self.from_frame(frame, self.frame_gradient(frame, u))
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Straight line of the chart."""
         frame = self.chart(x)
         return self.unchart(frame + self.to_frame(frame, u))
 
     retr = expmap
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Difference in the chart, as a tangent vector."""
         frame = self.chart(x)
         return self.from_frame(frame, self.chart(y) - frame)
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Frobenius norm of the difference in the chart."""
         d = self.chart(y) - self.chart(x)
         return safe_sqrt(trace_product(d, d, keepdim))
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport: chart vectors stay as they are."""
         return self.from_frame(self.chart(y), self.to_frame(self.chart(x), v))
 
-    def decay(self, x, rate, anchor=None):
+    def decay(
+        self, x: Tensor, rate: float | Tensor, anchor: Tensor | None = None
+    ) -> Tensor:
         """Shrink the chart towards the identity (its origin) or the anchor."""
         y = self.chart(x)
         end = 0.0 if anchor is None else self.chart(anchor)
         return self.unchart(y + rate * (end - y))
 
-    def frame(self, x):
+    def frame(self, x: Tensor) -> Tensor:
         """Chart value of x."""
         return self.chart(x)
 
-    def frame_retr(self, frame, d):
+    def frame_retr(self, frame: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """Step in the chart."""
         new = frame + d
         return self.unchart(new), new
@@ -80,30 +83,29 @@ class FlatSPD(SPD):
 class LogEuclideanSPD(FlatSPD):
     """Chart ``log x``; derivatives by Daleckii-Krein."""
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "log_euclidean"
 
-    def chart(self, x):
+    def chart(self, x: Tensor) -> Tensor:
         """``log x``."""
         return logm(x)
 
-    def unchart(self, y):
+    def unchart(self, y: Tensor) -> Tensor:
         """``exp y``."""
         return expm(y)
 
-    def from_frame(self, frame, d):
+    def from_frame(self, frame: Tensor, d: Tensor) -> Tensor:
         """Derivative of the exponential at the chart value, in direction d."""
         frame, d = torch.broadcast_tensors(frame, symmetrize(d))
         eig = eigh(frame)
         return jvp(lambda y: expm(y, eig=eig), (frame,), (d,))[1]
 
-    def to_frame(self, frame, u):
+    def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
         """Derivative of the logarithm, the inverse of :meth:`from_frame`."""
         frame, u = torch.broadcast_tensors(frame, symmetrize(u))
         s, vectors = eigh(frame)
         return jvp(lambda x: logm(x, eig=(s.exp(), vectors)), (expm(frame),), (u,))[1]
 
-    def frame_gradient(self, frame, egrad):
+    def frame_gradient(self, frame: Tensor, egrad: Tensor) -> Tensor:
         """The derivative of the exponential is self-adjoint."""
         return self.from_frame(frame, egrad)
 
@@ -116,10 +118,9 @@ def _lower_half(w: Tensor) -> Tensor:
 class LogCholeskySPD(FlatSPD):
     """Chart: Cholesky factor with the logarithm of its diagonal; no eigenvalues."""
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "log_cholesky"
 
-    def chart(self, x):
+    def chart(self, x: Tensor) -> Tensor:
         """Strictly lower part of L plus the logarithm of its diagonal."""
         factor = cholesky(x)
         return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
@@ -127,12 +128,12 @@ class LogCholeskySPD(FlatSPD):
     def _factor(self, y: Tensor) -> Tensor:
         return y.tril(-1) + y.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
 
-    def unchart(self, y):
+    def unchart(self, y: Tensor) -> Tensor:
         """``L L'``."""
         factor = self._factor(y)
         return symmetrize(factor @ factor.mT)
 
-    def from_frame(self, frame, d):
+    def from_frame(self, frame: Tensor, d: Tensor) -> Tensor:
         """``dL L' + L dL'``, ``dL`` with the diagonal of d times that of L."""
         factor = self._factor(frame)
         diagonal = factor.diagonal(dim1=-2, dim2=-1)
@@ -140,7 +141,7 @@ class LogCholeskySPD(FlatSPD):
         half = change @ factor.mT
         return half + half.mT
 
-    def to_frame(self, frame, u):
+    def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
         """``dL = L half(L^-1 u L^-T)``, its diagonal divided by that of L."""
         factor = self._factor(frame)
         change = factor @ _lower_half(whiten(factor, symmetrize(u)))
@@ -148,7 +149,7 @@ class LogCholeskySPD(FlatSPD):
         scaled = change.diagonal(dim1=-2, dim2=-1) / diagonal
         return change.tril(-1) + scaled.diag_embed()
 
-    def frame_gradient(self, frame, egrad):
+    def frame_gradient(self, frame: Tensor, egrad: Tensor) -> Tensor:
         """``2 sym(G) L``, lower part, the diagonal times that of L."""
         factor = self._factor(frame)
         g = 2 * symmetrize(egrad) @ factor

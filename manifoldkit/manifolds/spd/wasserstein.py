@@ -22,22 +22,23 @@ class BuresWassersteinSPD(SPD):
     :math:`I + L_u` does; ``retr`` is the same map. Transport keeps the matrix v.
     """
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "bw"
 
     def _solve(self, x: Tensor, v: Tensor) -> Tensor:
         """L with x L + L x = v."""
         return symmetrize(solve_lyapunov(x, symmetrize(v)))
 
-    def inner(self, x, u, v=None, *, keepdim=False):
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
         """``tr(u L_v) / 2``."""
         return trace_product(u, self._solve(x, u if v is None else v), keepdim) / 2
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """``4 sym(u x)``."""
         return 4 * symmetrize(symmetrize(u) @ x)
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """``x + u + L x L``."""
         factor = self._solve(x, u)
         return symmetrize(x + u + factor @ x @ factor)
@@ -50,17 +51,17 @@ class BuresWassersteinSPD(SPD):
         root = sqrtm(k.mT @ y @ k)
         return torch.linalg.solve_triangular(k.mT, root, upper=True) - k, k
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """``x L + L x`` with ``L = T - I``."""
         change, k = self._transport_map(x, y)
         return 2 * symmetrize(change @ k.mT)
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Frobenius norm of ``(T - I) K``: no cancellation for close matrices."""
         change, _ = self._transport_map(x, y)
         return safe_sqrt(trace_product(change, change, keepdim))
 
-    def transp(self, x, y, v):
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Tangent spaces agree: v itself."""
         v = symmetrize(v)
         return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
@@ -69,7 +70,6 @@ class BuresWassersteinSPD(SPD):
 class GeneralizedBuresWassersteinSPD(BuresWassersteinSPD):
     r"""Metric :math:`\operatorname{tr}(u L_v) / 2` with :math:`xL_vM + ML_vx = v`."""
 
-    __scaling__ = SPD.__scaling__.copy()
     metric = "gbw"
 
     def __init__(self, metric: str = "gbw", M: Tensor | None = None):
@@ -121,23 +121,23 @@ class GeneralizedBuresWassersteinSPD(BuresWassersteinSPD):
         inverse = torch.linalg.solve_triangular(c, eye_like(c), upper=False)
         return symmetrize(inverse.mT @ plain @ inverse)
 
-    def egrad2rgrad(self, x, u):
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """``4 sym(x u M)``."""
         return 4 * symmetrize(x @ symmetrize(u) @ self._matrix(x))
 
-    def expmap(self, x, u):
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """``(I + M L) x (I + L M)``."""
         factor = self._matrix(x) @ self._solve(x, u)
         return symmetrize(x + u + factor @ x @ factor.mT)
 
     retr = expmap
 
-    def logmap(self, x, y):
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Logarithm of the whitened matrices, mapped back."""
         c = cholesky(self._matrix(x))
         return color(c, super().logmap(whiten(c, x), whiten(c, y)))
 
-    def dist(self, x, y, *, keepdim=False):
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Bures-Wasserstein distance of the whitened matrices."""
         c = cholesky(self._matrix(x))
         return super().dist(whiten(c, x), whiten(c, y), keepdim=keepdim)

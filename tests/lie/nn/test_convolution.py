@@ -267,9 +267,9 @@ def test_copies_and_pickles_leave_the_kept_kernels_out():
     x = torch.randn(1, 1, 6, 6)
     with torch.no_grad():
         expected = lift(x, sampled())
-        assert lift._kept is not None
+        assert lift.kept is not None
         for twin in (copy.deepcopy(lift), pickle.loads(pickle.dumps(lift))):
-            assert twin._kept is None
+            assert twin.kept is None
             assert torch.equal(twin(x, sampled()), expected)
 
 
@@ -317,7 +317,7 @@ def test_autocast_keeps_kernels_in_full_precision():
     f = torch.randn(1, 2, 3, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         out = conv(f, samples)
-        assert conv._evaluate(samples, samples).dtype == torch.float32
+        assert conv.evaluate(samples, samples).dtype == torch.float32
     assert out.dtype in (torch.bfloat16, torch.float32)
     torch.testing.assert_close(out.float(), conv(f, samples), atol=0.03, rtol=0.03)
 

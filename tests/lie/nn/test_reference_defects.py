@@ -134,7 +134,7 @@ def test_9_windows_look_at_space_alone_whatever_the_group(group):
     torch.nn.init.ones_(conv.network.bias)
     inside = samples.local(kernel_grid(7, **DOUBLE)).norm(dim=-1) <= 1
     with torch.no_grad():
-        kernel = conv._kernel(samples, samples).view(6, 6, 49)
+        kernel = conv.kernel_at(samples, samples).view(6, 6, 49)
     for j in range(6):
         assert torch.equal(kernel[:, j] != 0, inside)
 
