@@ -39,18 +39,9 @@ class GraphBatch(NamedTuple):
 
 def no_graphs(like: GraphBatch) -> GraphBatch:
     """Return as many graphs as there are, without nodes."""
-    b = len(like.x)
-    new = like.x.new_zeros
-    count = torch.zeros_like(like.size)
-    return GraphBatch(
-        new(b, 0, 0),
-        new(b, 0, like.x.shape[2]),
-        count,
-        new(b, 0, 0),
-        new(b, 0, like.edge_attr.shape[2]),
-        new(b, 0, like.edge_sum.shape[2]),
-        count,
-    )
+    matrix, count = like.adjacency[:, :0, :0], torch.zeros_like(like.size)
+    x, attr, sums = (t[:, :0] for t in (like.x, like.edge_attr, like.edge_sum))
+    return GraphBatch(matrix, x, count, matrix, attr, sums, count)
 
 
 class PackedGraphs:

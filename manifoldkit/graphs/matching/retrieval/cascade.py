@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from manifoldkit.graphs.matching.exact import ExactSolver, Match
-from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph
+from manifoldkit.graphs.matching.inputs import PlainGraph
 from manifoldkit.graphs.matching.models.base import EncodedGraphs, MatchingNetwork
 from manifoldkit.graphs.matching.models.packed import PackedGraphs
 from manifoldkit.graphs.matching.retrieval.filters import CountFilter
@@ -54,11 +54,11 @@ class SearchResult(NamedTuple):
 
 
 class Cascade:
-    """The stages over an indexed corpus; see :class:`SubgraphRetriever`."""
+    """The stages over an indexed corpus of plain graphs; see `SubgraphRetriever`."""
 
     def __init__(
         self,
-        corpus: Sequence,
+        corpus: Sequence[PlainGraph],
         *,
         filter: CountFilter | None,
         late: MatchingNetwork | None,
@@ -222,7 +222,7 @@ class Cascade:
     def _solve(self, prepared: Any, i: int) -> Match:
         graph = self._native.get(i)
         if graph is None:
-            graph = self.solver.prepare(as_graph(self.corpus[i], f"corpus[{i}]"))
+            graph = self.solver.prepare(self.corpus[i])
             if len(self.corpus) <= _IN_MEMORY:
                 self._native[i] = graph
         return self.solver.solve(prepared, graph)
@@ -235,7 +235,8 @@ class Cascade:
         open_ = [place for place, found in enumerate(out) if found is None]
         if model is not None and open_:
             graphs = PackedGraphs([self.corpus[int(ids[place])] for place in open_])
-            plans = model.align_pairs([query] * len(open_), graphs)
+            pairs = [(0, i) for i in range(len(open_))]
+            plans = model.align_pairs([query], graphs, pairs)
             for place, rounds in zip(open_, plans, strict=True):
                 out[place] = assignment(rounds[-1])
         nothing = np.zeros(0, np.int64)
