@@ -74,7 +74,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     adjacency : {"semi", "adaptive", "all_ones", "distance"}, default="semi"
         Mode of :class:`~manifoldkit.graphs.SemiAdaptiveAdjacency`.
     gate, bidirectional : bool, default=False
-        Of the adjacency.
+        Options of the adjacency, which describes them.
     adjacency_options, backbone_options : dict, optional
         Further options of the adjacency and of the backbone, such as
         ``{"channels": (32, 16, 32), "order": 2}``.
@@ -93,7 +93,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     null_value : float, optional
         The reading that means "missing"; by default only NaN does.
     lr, weight_decay, clip : float, optional
-        Of Adam, and the largest gradient norm; by default those of the backbone's
+        Adam's settings and the largest gradient norm; default those of the backbone's
         published recipe. The rate falls by 5 % every 10 epochs.
     max_epochs, batch_size, patience : int, default=100, 64, 30
         Passes; windows a step; epochs without a better validation loss after which
@@ -103,7 +103,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     device : str, default="cpu"
         Such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights and batches.
+        Seed of initial weights and batches.
     verbose : int, default=0
         1 prints a line an epoch.
 
@@ -347,7 +347,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         Parameters
         ----------
         dataset : object
-            As for :meth:`fit`, split the same way.
+            Data as given to :meth:`fit`, split the same way.
         horizons : sequence of int, optional
             Steps ahead to list; default all.
         mape_floor : float, optional

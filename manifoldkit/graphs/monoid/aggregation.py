@@ -136,7 +136,7 @@ class LCMAggregation(_RaggedAggregation):
     num_orders : int, default=1
         Average over so many random orders in evaluation.
     generator : torch.Generator, optional
-        For the random orders; default torch's own.
+        Source of the random orders; default torch's own.
 
     Notes
     -----

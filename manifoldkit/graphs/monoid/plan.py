@@ -41,7 +41,7 @@ class SegmentTreePlan:
     Attributes
     ----------
     counts : Tensor
-        As given.
+        Number of elements of each segment, as int64.
     levels : list
         The levels, from the leaves.
 

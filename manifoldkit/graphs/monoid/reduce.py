@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
 from manifoldkit.linalg.checks import check_tensor
@@ -53,8 +54,8 @@ def plan_for(
             f"dim_size: expected {ptr.numel() - 1} as ptr says, found {dim_size}"
         )
     kind, values = ("index", index) if ptr is None else ("ptr", ptr)
-    if not isinstance(values, Tensor) or values.is_inference():  # without a version
-        return _make_plan(values, kind, dim_size)
+    if not isinstance(values, Tensor) or is_compiling() or values.is_inference():
+        return _make_plan(values, kind, dim_size)  # what has no version is not kept
     return kept_plan(_Index(values), kind, dim_size)
 
 

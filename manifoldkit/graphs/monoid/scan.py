@@ -26,7 +26,7 @@ def segment_tree_scan(
     ----------
     x : Tensor of shape (n_elements, F)
     index, operator, ptr, plan
-        As in :func:`segment_tree_reduce`.
+        Sets and operator, given as to :func:`segment_tree_reduce`.
 
     Returns
     -------

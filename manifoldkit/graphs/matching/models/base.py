@@ -34,6 +34,7 @@ from manifoldkit.graphs.matching.models.packed import (
     PackedGraphs,
     gather_rows,
     pack,
+    present,
 )
 from manifoldkit.graphs.matching.models.upstream import (
     load_upstream,
@@ -369,7 +370,7 @@ class MatchingNetwork(nn.Module):
         parity : bool
             Keep what padding does in that code, so that scores agree.
         **options
-            Of the constructor, such as ``rounds``, ``layers`` or ``padded_size``.
+            Arguments of the constructor, such as ``rounds`` or ``padded_size``.
 
         Raises
         ------
@@ -395,9 +396,8 @@ class EncodedGraphs:
             states = model.encode(graphs.batch(index, self.edges))
             if states is None:
                 break
-            length = torch.arange(states.shape[1], device=states.device)
             count = torch.from_numpy(self.counts[index]).to(states.device)
-            parts.append(states[length < count[:, None]])
+            parts.append(states[present(count, states.shape[1])])
         self.rows = torch.cat(parts) if parts else None
 
     def batch(self, index: Sequence[int] | np.ndarray) -> GraphBatch:

@@ -60,10 +60,10 @@ class IsoNetPP(MatchingNetwork):
         mass and enter the score. By default the score of a pair depends on that pair
         alone.
     padded_size : int, optional
-        For ``parity``; default as published 20 nodes, or the largest number of edges of
-        all graphs that are scored together. Larger graphs enlarge it.
+        Size that ``parity`` pads to; default as published 20 nodes, or the largest
+        number of edges of all graphs scored together. Larger graphs enlarge it.
     generator : torch.Generator, optional
-        Of the noise.
+        Source of the noise.
 
     Notes
     -----
@@ -141,7 +141,7 @@ class IsoNetPP(MatchingNetwork):
         Parameters
         ----------
         query, corpus : GraphBatch
-            Of equal length.
+            Two batches of equal length.
         first : pair of Tensor, optional
             :meth:`encode` of both; computed when missing.
         padded : int, optional

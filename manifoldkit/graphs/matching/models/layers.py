@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from manifoldkit.graphs.matching.models.packed import GraphBatch
+from manifoldkit.graphs.matching.models.packed import GraphBatch, present
 
 
 class Sides(NamedTuple):
@@ -209,6 +209,6 @@ class Readout(nn.Module):
 
     def forward(self, x: Tensor, count: Tensor) -> Tensor:
         """Map (B, n, d), of which so many rows are there, to (B, d)."""
-        mask = torch.arange(x.shape[1], device=x.device) < count[:, None]
+        there = present(count, x.shape[1])[..., None]
         gate, value = self.gate(x).chunk(2, -1)
-        return self.out((gate.sigmoid() * value * mask[..., None]).sum(1))
+        return self.out((gate.sigmoid() * value * there).sum(1))

@@ -26,7 +26,7 @@ class SearchResult(NamedTuple):
     ids : ndarray of int64, shape (k,)
         Places in the corpus.
     scores : ndarray of float64, shape (k,)
-        Of the last network that looked at the graph; zero without one.
+        Scores of the last network that looked at the graph; zero without one.
     status : ndarray of str, shape (k,)
         "verified" (an exact solver found the query), "rejected" (it cannot be there)
         or "unverified".

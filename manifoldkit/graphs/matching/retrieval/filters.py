@@ -115,7 +115,7 @@ class CountFilter:
         Parameters
         ----------
         query : graph
-            As in :func:`~manifoldkit.graphs.matching.inputs.as_graph`.
+            Any form that :func:`~manifoldkit.graphs.matching.inputs.as_graph` reads.
 
         Returns
         -------

@@ -76,7 +76,7 @@ def hits_at_k(scores: ArrayLike, relevant: ArrayLike, k: int = 20) -> float:
     Raises
     ------
     ValueError
-        As :func:`average_precision`, or ``k`` below 1.
+        Lengths that differ, scores that are NaN, no positive, or ``k`` below 1.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def precision_at_k(scores: ArrayLike, relevant: ArrayLike, k: int = 20) -> float
     scores, relevant : array-like, shape (n,)
         Scores, and nonzero for positives.
     k : int, default=20
-        Of fewer items all count.
+        How many places are looked at; of fewer items all count.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def retrieval_scores(
     scores, relation : array-like, shape (n_queries, n_corpus)
         Scores, and nonzero where the corpus graph contains the query.
     k : int
-        For HITS and precision.
+        Places that HITS and precision look at.
 
     Raises
     ------

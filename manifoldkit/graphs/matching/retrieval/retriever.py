@@ -72,15 +72,15 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         Whether edges of the corpus graph between images of unlinked nodes forbid a
         match. Filter, networks and solver follow it.
     rounds, layers : int, default=3, 5
-        Of IsoNet++.
+        Alignments of IsoNet++, and message passing steps in each.
     lr, weight_decay : float, default=3e-3, 5e-4
-        Of Adam.
+        Learning rate and weight decay of Adam.
     schedule : bool, default=False
         Learning rate that rises and falls once over ``max_epochs``.
     clip : float, default=1.0
         Largest norm of the gradient.
     margin : float, default=0.5
-        Of the ranking loss.
+        By how much positives should lead in the ranking loss.
     max_epochs, steps_per_epoch, batch_size : int, default=100, 200, 128
         An epoch is ``steps_per_epoch`` batches of pairs.
     max_seconds : float, optional
@@ -93,11 +93,11 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
     patience : int, default=20
         Epochs without improvement.
     device : str, default="cpu"
-        Of the networks.
+        Where the networks run.
     n_jobs : int, optional
         Processes that count for the filter and answer queries (joblib).
     random_state : int, RandomState instance or None, default=None
-        Of weights, batches and the validation share.
+        Seed of weights, batches and the validation share.
     verbose : int, default=0
         1 prints a line an epoch.
 
@@ -198,7 +198,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         relation : array-like, shape (n_queries, n_corpus)
             One where the corpus graph contains the query, else zero.
         validation : (queries, relation), optional
-            For early stopping; default a share of the queries.
+            What early stopping watches; default a share of the queries.
 
         Returns
         -------
