@@ -97,7 +97,7 @@ def test_the_published_laplacian_of_a_fixed_graph(monkeypatch):
         product = ScaledLaplacian(SemiAdaptiveAdjacency(road, 0))
         torch.testing.assert_close(product(x), expected @ x)
         assert torch.autograd.gradcheck(product, x[:1, :1].clone().requires_grad_())
-    monkeypatch.setattr(laplacian_module, "_DENSE", 2)  # as for thousands of sensors
+    monkeypatch.setattr(laplacian_module, "DENSE", 2)  # as for thousands of sensors
     large = ScaledLaplacian(SemiAdaptiveAdjacency(a.to_sparse(), mode="distance"))
     torch.testing.assert_close(large(x), expected @ x)
     with pytest.raises(ValueError, match="without virtual nodes"):

@@ -15,7 +15,7 @@ from manifoldkit.graphs.matching.retrieval.filters import CountFilter
 
 _STATUS = np.array(["rejected", "unverified", "verified"])
 _REJECTED, _UNKNOWN, _VERIFIED = range(3)
-_IN_MEMORY = 20_000  # corpus graphs whose solver form and encoding are kept
+IN_MEMORY = 20_000  # corpus graphs whose solver form and encoding are kept
 
 
 class SearchResult(NamedTuple):
@@ -84,7 +84,7 @@ class Cascade:
         for name, model in (("late", self.late), ("early", self.early)):
             if model is not None:
                 model._check_weights()
-            if model is not None and len(self.corpus) <= _IN_MEMORY:
+            if model is not None and len(self.corpus) <= IN_MEMORY:
                 with torch.no_grad():
                     graphs = model._pack(self.corpus[:], "corpus")
                     self._encoded[name] = EncodedGraphs(model, graphs)
@@ -223,7 +223,7 @@ class Cascade:
         graph = self._native.get(i)
         if graph is None:
             graph = self.solver.prepare(self.corpus[i])
-            if len(self.corpus) <= _IN_MEMORY:
+            if len(self.corpus) <= IN_MEMORY:
                 self._native[i] = graph
         return self.solver.solve(prepared, graph)
 
