@@ -5,14 +5,14 @@ Each is fitted on the training rows alone: ``fit(series, rows)`` and then
 first forecast step (B,).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
 from manifoldkit._checks import check_choice
 from manifoldkit.graphs.forecast.metrics import ErrorSums, ForecastReport
 from manifoldkit.graphs.forecast.series import (
-    Clock,
     Series,
     check_series,
     split_rows,
@@ -35,7 +35,7 @@ class LastValue:
     def __init__(self, horizon: int):
         self.horizon = horizon
 
-    def fit(self, series: Series, rows: int) -> "LastValue":
+    def fit(self, series: Series, rows: int) -> Self:
         """Remember the mean of each sensor, for histories without any reading."""
         self.mean_ = column_means(series.values[:rows])
         return self
@@ -70,7 +70,7 @@ class SeasonalProfile:
         check_choice(kind, ("auto", "day", "week_part"), "profile")
         self.horizon, self.kind = horizon, kind
 
-    def fit(self, series: Series, rows: int) -> "SeasonalProfile":
+    def fit(self, series: Series, rows: int) -> Self:
         """Average the first ``rows`` rows."""
         values, self.step_ = series.values[:rows], series.clock.step
         long = len(values) * self.step_ >= 14 * _DAY
@@ -80,11 +80,10 @@ class SeasonalProfile:
         day = _slot_means(values, slots % per_day, per_day)
         fallback = np.broadcast_to(column_means(values), day.shape)
         day = np.where(np.isnan(day), fallback, day)
+        table = day
         if self.split_:
             table = _slot_means(values, slots, 2 * per_day)
             table = np.where(np.isnan(table), np.concatenate([day, day]), table)
-        else:
-            table = day
         self.table_ = table.astype(values.dtype)
         return self
 
@@ -116,22 +115,29 @@ class SharedRidge:
     profile : bool, default=True
         Work on what the seasonal profile leaves over.
     kind : str, default="auto"
-        Of the profile.
+        Kind of the :class:`SeasonalProfile`.
     alpha : float, default=1.0
         Ridge penalty on standardized inputs.
 
     Attributes
     ----------
     coef_ : ndarray, shape (history + 1, horizon)
-        On standardized readings; the last row is the constant.
+        Map of standardized readings; the last row is the constant.
     """
 
-    def __init__(self, history, horizon, profile=True, kind="auto", alpha=1.0):
+    def __init__(
+        self,
+        history: int,
+        horizon: int,
+        profile: bool = True,
+        kind: str = "auto",
+        alpha: float = 1.0,
+    ):
         self.history, self.horizon = history, horizon
         self.profile = SeasonalProfile(horizon, kind) if profile else None
         self.alpha = alpha
 
-    def fit(self, series: Series, rows: int) -> "SharedRidge":
+    def fit(self, series: Series, rows: int) -> Self:
         """Solve the normal equations over all training windows and sensors."""
         values, clock = series.values[:rows], series.clock
         if self.profile is not None:
@@ -236,12 +242,12 @@ def make_baselines(history: int, horizon: int, kind: str = "auto") -> Mapping:
 
 
 def evaluate_baselines(
-    dataset,
+    dataset: Any,
     history: int,
     horizon: int,
     *,
-    split=None,
-    horizons=None,
+    split: Sequence[float] | None = None,
+    horizons: Sequence[int] | None = None,
     profile: str = "auto",
     null_value: float | None = None,
     mape_floor: float | None = None,
@@ -251,11 +257,11 @@ def evaluate_baselines(
     Parameters
     ----------
     dataset : object
-        As for :meth:`TrafficForecaster.fit`.
+        Data that :meth:`TrafficForecaster.fit` would take.
     history, horizon : int
         Steps in and out.
     split, horizons, profile, null_value, mape_floor
-        As for :class:`TrafficForecaster` and its ``evaluate``.
+        Options of :class:`TrafficForecaster` and of its ``evaluate``.
 
     Returns
     -------
@@ -290,21 +296,18 @@ def evaluate_baselines(
         sums = ErrorSums(horizon, floor)
         for part in np.array_split(starts, -(-len(starts) // 256)):
             past, future = cut_windows(series.values, part, history, horizon)
-            when = clock_of(series.clock, part, history)
+            when = series.clock.minutes(part + history)  # of the first forecast step
             sums.add(future, model.forecast(past, when))
         out[name] = sums.report(horizons)
     return out
 
 
-def cut_windows(values, starts, history: int, horizon: int):
+def cut_windows(
+    values: np.ndarray, starts: np.ndarray, history: int, horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return past (B, history, N) and future (B, horizon, N) of windows."""
     rows = np.asarray(starts)[:, None]
     return (
         values[rows + np.arange(history)],
         values[rows + history + np.arange(horizon)],
     )
-
-
-def clock_of(clock: Clock, starts, history: int) -> np.ndarray:
-    """Return the minutes of the first forecast step of windows."""
-    return clock.minutes(np.asarray(starts) + history)

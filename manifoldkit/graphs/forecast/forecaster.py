@@ -354,7 +354,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         Parameters
         ----------
         dataset : object
-            As for :meth:`fit`, split the same way.
+            Data as given to :meth:`fit`, split the same way.
         horizons : sequence of int, optional
             Steps ahead to list; default all.
         mape_floor : float, optional

@@ -1,18 +1,14 @@
 """Graph WaveNet: dilated gated convolutions with diffusion over several supports."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from manifoldkit.graphs.forecast.norm import NodeBatchNorm
 from manifoldkit.graphs.forecast.stgcn import add_virtual_signal
-from manifoldkit.graphs.forecast.temporal import ByteDropout, TemporalConv
+from manifoldkit.graphs.forecast.temporal import ByteDropout, Propagate, TemporalConv
 from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
 from manifoldkit.graphs.virtual.propagation import DensePropagation
-
-Propagate = Callable[[Tensor], Tensor]
 
 
 class _Diffusion(nn.Module):

@@ -1,5 +1,6 @@
 """Errors of forecasts, with missing truth left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +88,7 @@ class ErrorSums:
                 "mape": float(np.divide(relative, large)),
             }
 
-    def report(self, horizons=None) -> ForecastReport:
+    def report(self, horizons: Sequence[int] | None = None) -> ForecastReport:
         """Return the report.
 
         Parameters

@@ -1,5 +1,7 @@
 """What :class:`~manifoldkit.graphs.TrafficForecaster` needs of skorch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ RECIPES: dict[str, dict] = {  # of the published codes
 
 
 def make_backbone(
-    kind,
+    kind: Any,
     adjacency: SemiAdaptiveAdjacency,
     sizes: tuple[int, int],
     options: dict,

@@ -4,7 +4,28 @@ import torch
 from torch import Tensor, nn
 
 
-class NodeLayerNorm(nn.Module):
+class _Apart(nn.Module):
+    """Two normalizations, of the real and of the virtual nodes."""
+
+    def __init__(self, num_real: int, real: nn.Module, virtual: nn.Module | None):
+        super().__init__()
+        self.num_real, self.real, self.virtual = num_real, real, virtual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize."""
+        if self.virtual is None or x.shape[-2] == self.num_real:
+            return self.normalize(self.real, x)
+        real, virtual = x[..., : self.num_real, :], x[..., self.num_real :, :]
+        parts = [self.normalize(self.real, real), self.normalize(self.virtual, virtual)]
+        return torch.cat(parts, -2)
+
+    @staticmethod
+    def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+        """Apply one of the two."""
+        return norm(x)
+
+
+class NodeLayerNorm(_Apart):
     """Layer normalization over nodes and channels, real and virtual nodes apart.
 
     Virtual nodes carry averages: in one normalization their number and scale would
@@ -21,45 +42,24 @@ class NodeLayerNorm(nn.Module):
     """
 
     def __init__(self, num_real: int, num_virtual: int, channels: int):
-        super().__init__()
-        self.num_real = num_real
-        self.real = nn.LayerNorm([num_real, channels])
-        self.virtual = (
-            nn.LayerNorm([num_virtual, channels]) if num_virtual > 0 else None
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize."""
-        if self.virtual is None or x.shape[-2] == self.num_real:
-            return self.real(x)
-        real, virtual = x[..., : self.num_real, :], x[..., self.num_real :, :]
-        return torch.cat([self.real(real), self.virtual(virtual)], -2)
+        virtual = nn.LayerNorm([num_virtual, channels]) if num_virtual > 0 else None
+        super().__init__(num_real, nn.LayerNorm([num_real, channels]), virtual)
 
 
-class NodeBatchNorm(nn.Module):
+class NodeBatchNorm(_Apart):
     """Batch normalization of channels, real and virtual nodes apart.
 
     Parameters
     ----------
     num_real, num_virtual, channels : int
-        As for :class:`NodeLayerNorm`.
+        Sizes, with the meaning that :class:`NodeLayerNorm` gives them.
     """
 
     def __init__(self, num_real: int, num_virtual: int, channels: int):
-        super().__init__()
-        self.num_real = num_real
-        self.real = nn.BatchNorm1d(channels)
-        self.virtual = nn.BatchNorm1d(channels) if num_virtual > 0 else None
+        virtual = nn.BatchNorm1d(channels) if num_virtual > 0 else None
+        super().__init__(num_real, nn.BatchNorm1d(channels), virtual)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize."""
-        if self.virtual is None or x.shape[-2] == self.num_real:
-            return _channels(self.real, x)
-        real, virtual = x[..., : self.num_real, :], x[..., self.num_real :, :]
-        return torch.cat(
-            [_channels(self.real, real), _channels(self.virtual, virtual)], -2
-        )
-
-
-def _channels(norm: nn.Module, x: Tensor) -> Tensor:
-    return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+    @staticmethod
+    def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+        """Take all nodes and steps as one batch."""
+        return norm(x.reshape(-1, x.shape[-1])).view(x.shape)

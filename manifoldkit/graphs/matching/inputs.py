@@ -39,7 +39,7 @@ def as_graph(graph: Any, name: str = "graph") -> PlainGraph:
         may list one or both, and repeated edges count once. The features ``x`` and
         ``edge_attr`` of a PyG graph are kept.
     name : str
-        For messages.
+        What messages call it.
 
     Raises
     ------

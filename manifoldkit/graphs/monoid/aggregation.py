@@ -16,17 +16,23 @@ from manifoldkit.graphs.monoid.operators import ExactMonoid, GRUMonoid
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
 from manifoldkit.graphs.monoid.reduce import plan_for
 
-_PERMUTE = ("train", "always", "never")
 _HALF = (torch.float16, torch.bfloat16)
 
 
 class _RaggedAggregation(Aggregation):
-    """What both aggregations share: projection, the axis, the plan."""
+    """What both aggregations share: projection, random orders, the axis, the plan."""
 
     def __init__(
-        self, in_channels: int | None, out_channels: int | None, project: bool
+        self,
+        in_channels: int | None,
+        out_channels: int | None,
+        project: bool,
+        permute: str,
+        generator: torch.Generator | None,
     ):
         super().__init__()
+        check_choice(permute, ("train", "always", "never"), "permute")
+        self.permute, self.generator = permute, generator
         both = None not in (in_channels, out_channels)
         if both and in_channels != out_channels and not project:
             raise ValueError(
@@ -92,6 +98,12 @@ class _RaggedAggregation(Aggregation):
         out = layer(torch.cat([rows, padding])).relu()[: len(rows)]
         return out.view(*x.shape[:-1], out.shape[-1])
 
+    def _ordered(self, plan: SegmentTreePlan) -> SegmentTreePlan:
+        """Return the plan, in random order where ``permute`` says so."""
+        if self.permute == "always" or (self.permute == "train" and self.training):
+            return plan.shuffled(self.generator)
+        return plan
+
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
         raise NotImplementedError
 
@@ -124,7 +136,7 @@ class LCMAggregation(_RaggedAggregation):
     num_orders : int, default=1
         Average over so many random orders in evaluation.
     generator : torch.Generator, optional
-        For the random orders; default torch's own.
+        Source of the random orders; default torch's own.
 
     Notes
     -----
@@ -155,11 +167,10 @@ class LCMAggregation(_RaggedAggregation):
         num_orders: int = 1,
         generator: torch.Generator | None = None,
     ):
-        check_choice(permute, _PERMUTE, "permute")
         check_count(num_orders, "num_orders")
         if project is None:
             project = in_channels is not None and out_channels is not None
-        super().__init__(in_channels, out_channels, project)
+        super().__init__(in_channels, out_channels, project, permute, generator)
         if isinstance(operator, str):
             operator = self._named(operator, out_channels or in_channels)
         if not callable(operator):
@@ -167,8 +178,7 @@ class LCMAggregation(_RaggedAggregation):
                 "operator: expected a callable of two tensors or a name, found "
                 f"{type(operator).__name__}"
             )
-        self.operator = operator
-        self.permute, self.num_orders, self.generator = permute, num_orders, generator
+        self.operator, self.num_orders = operator, num_orders
         if isinstance(identity, Tensor) and not isinstance(identity, nn.Parameter):
             self.register_buffer("identity", identity)
         else:
@@ -185,14 +195,9 @@ class LCMAggregation(_RaggedAggregation):
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
         if torch_geometric.is_debug_enabled():
             self._warn_unless_commutative(x.detach().flatten(0, -2))
-        shuffles = self.permute == "always" or (
-            self.permute == "train" and self.training
-        )
-        orders = 1 if self.training else self.num_orders
-        if orders > 1:
-            return self._orders(x, plan, orders).mean(0)
-        plan = plan.shuffled(self.generator) if shuffles else plan
-        return plan.reduce(x, self.operator, self.identity)
+        if self.num_orders > 1 and not self.training:
+            return self._orders(x, plan, self.num_orders).mean(0)
+        return self._ordered(plan).reduce(x, self.operator, self.identity)
 
     def _warn_unless_commutative(self, rows: Tensor) -> None:
         """Try the operator both ways on some of the rows."""
@@ -320,18 +325,15 @@ class FoldAggregation(_RaggedAggregation):
         permute: str = "never",
         generator: torch.Generator | None = None,
     ):
-        super().__init__(None, None, project=False)
+        super().__init__(None, None, False, permute, generator)
         check_choice(kind, ("gru", "lstm"), "kind")
-        check_choice(permute, _PERMUTE, "permute")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.state_size = out_channels
-        self.kind, self.permute, self.generator = kind, permute, generator
+        self.state_size, self.kind = out_channels, kind
         cell: Any = nn.GRUCell if kind == "gru" else nn.LSTMCell
         self.cell = cell(in_channels, out_channels)
 
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
-        if self.permute == "always" or (self.permute == "train" and self.training):
-            plan = plan.shuffled(self.generator)
+        plan = self._ordered(plan)
         if x.dim() > 2:
             parts = x.flatten(1, -2)
             shape = (plan.num_segments, *x.shape[1:-1], self.state_size)
@@ -425,7 +427,7 @@ class LCMRaggedAggregation(LCMAggregation):
     in_channels, out_channels : int
         Features before and after.
     **settings
-        Of :class:`LCMAggregation`.
+        Further arguments of :class:`LCMAggregation`.
 
     Examples
     --------

@@ -11,7 +11,10 @@ from manifoldkit._checks import check_choice, check_count
 from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.monoid.gru_kernel import SymmetricGRU, symmetric_gru
 
-_BLOCK = 1 << 17  # numbers; 512 KiB in float32
+# numbers of a block, 512 KiB in float32: the row "gates recomputed" takes twice the
+# memory without blocks
+_BLOCK = 1 << 17
+Device = torch.device | str | None
 
 
 class Monoid(nn.Module):
@@ -67,7 +70,9 @@ class ExactMonoid(Monoid):
 class _Learnable(Monoid):
     """A learnable operator on ``dim`` features with a learnable identity."""
 
-    def __init__(self, dim: int, device=None, dtype=None):
+    def __init__(
+        self, dim: int, device: Device = None, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         check_count(dim, "dim")
         self.dim = dim
@@ -113,8 +118,8 @@ class GRUMonoid(_Learnable):
     recompute : bool, default=False
         Compute the gates again in the backward pass: a third of the memory for one
         matrix product more.
-    device, dtype
-        Of the parameters.
+    device, dtype : optional
+        Where the parameters are and in which type; default torch's own.
 
     Attributes
     ----------
@@ -136,7 +141,13 @@ class GRUMonoid(_Learnable):
     True
     """
 
-    def __init__(self, dim: int, recompute: bool = False, device=None, dtype=None):
+    def __init__(
+        self,
+        dim: int,
+        recompute: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__(dim, device, dtype)
         self.cell = nn.GRUCell(dim, dim, device=device, dtype=dtype)
         self.recompute = recompute
@@ -174,7 +185,9 @@ class LSTMMonoid(_Learnable):
     True
     """
 
-    def __init__(self, dim: int, device=None, dtype=None):
+    def __init__(
+        self, dim: int, device: Device = None, dtype: torch.dtype | None = None
+    ):
         super().__init__(dim, device, dtype)
         if dim % 2:
             raise ValueError(f"dim: expected an even number, found {dim}")
@@ -206,7 +219,9 @@ class SymmetricGRUMonoid(_Learnable):
     True
     """
 
-    def __init__(self, dim: int, device=None, dtype=None):
+    def __init__(
+        self, dim: int, device: Device = None, dtype: torch.dtype | None = None
+    ):
         super().__init__(dim, device, dtype)
         self.cell = nn.GRUCell(2 * dim, dim, device=device, dtype=dtype)
 
@@ -238,12 +253,17 @@ class SymmetricMLPMonoid(_Learnable):
     True
     """
 
-    def __init__(self, dim: int, hidden: int | None = None, device=None, dtype=None):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__(dim, device, dtype)
         hidden = 2 * dim if hidden is None else hidden
-        factory = {"device": device, "dtype": dtype}
-        self.inner = nn.Linear(3 * dim, hidden, **factory)
-        self.outer = nn.Linear(hidden, 2 * dim, **factory)
+        self.inner = nn.Linear(3 * dim, hidden, device=device, dtype=dtype)
+        self.outer = nn.Linear(hidden, 2 * dim, device=device, dtype=dtype)
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine row by row."""

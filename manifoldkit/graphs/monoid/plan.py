@@ -7,7 +7,7 @@ of the other sets: nothing is padded to the largest one.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class SegmentTreePlan:
     Attributes
     ----------
     counts : Tensor
-        As given.
+        Number of elements of each segment, as int64.
     levels : list
         The levels, from the leaves.
 
@@ -84,7 +84,7 @@ class SegmentTreePlan:
         self.levels, self._final, self._final_inverse = self._build()
 
     @classmethod
-    def from_index(cls, index: Tensor, dim_size: int | None = None):
+    def from_index(cls, index: Tensor, dim_size: int | None = None) -> Self:
         """Return the plan of a group index, sorted or not.
 
         Parameters
@@ -107,7 +107,7 @@ class SegmentTreePlan:
             dim_size = high + 1
         elif high >= dim_size:
             raise ValueError(
-                f"index: expected values < dim_size={dim_size}, got {high}"
+                f"index: expected values < dim_size={dim_size}, found {high}"
             )
         counts = torch.bincount(index, minlength=dim_size)
         is_sorted = bool((index[1:] >= index[:-1]).all())
@@ -115,7 +115,7 @@ class SegmentTreePlan:
         return cls(counts, order)
 
     @classmethod
-    def from_ptr(cls, ptr: Tensor):
+    def from_ptr(cls, ptr: Tensor) -> Self:
         """Return the plan of boundaries: segment ``s`` is ``ptr[s]:ptr[s + 1]``."""
         ptr = check_index(ptr, "ptr")
         if ptr.numel() == 0 or int(ptr[0]) != 0 or bool((ptr[1:] < ptr[:-1]).any()):
@@ -163,7 +163,7 @@ class SegmentTreePlan:
         order = None if self._order is None else self._order.to(device)
         return SegmentTreePlan(self.counts.to(device), order)
 
-    def _build(self):
+    def _build(self) -> tuple[list[_Level], Tensor, Tensor]:
         levels, finished = [], []
         place, counts = self.order, self.counts
         segment = torch.arange(self.num_segments, device=counts.device)

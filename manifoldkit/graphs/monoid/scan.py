@@ -26,7 +26,7 @@ def segment_tree_scan(
     ----------
     x : Tensor of shape (n_elements, F)
     index, operator, ptr, plan
-        As in :func:`segment_tree_reduce`.
+        Sets and operator, given as to :func:`segment_tree_reduce`.
 
     Returns
     -------
@@ -55,7 +55,9 @@ def segment_tree_scan(
     if plan is None:
         plan = plan_for(index, ptr)
     if x.shape[0] != plan.num_elements:
-        raise ValueError(f"x: expected {plan.num_elements} elements, got {x.shape[0]}")
+        raise ValueError(
+            f"x: expected {plan.num_elements} elements, found {x.shape[0]}"
+        )
     scanned = _scan(x.index_select(0, plan.order), plan.counts, operator)
     return torch.empty_like(scanned).index_copy(0, plan.order, scanned)
 

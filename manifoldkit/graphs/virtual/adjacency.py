@@ -3,15 +3,26 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
-from manifoldkit.graphs.virtual import kernels
+from manifoldkit._checks import (
+    check_choice,
+    check_count,
+    check_settings,
+    count,
+    interval,
+    one_of,
+    optional,
+)
 from manifoldkit.graphs.virtual.kernels import (
+    MODES,
     antisymmetric_weights,
     check_adjacency,
+    check_normalization,
     cut,
     inverse,
     normalized,
@@ -23,6 +34,18 @@ from manifoldkit.graphs.virtual.propagation import (
     Road,
 )
 from manifoldkit.linalg.checks import check_floating
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SETTINGS = {
+    "mode": one_of(*MODES),
+    "normalize": lambda value, _: check_normalization(value),
+    "num_virtual": count(0),
+    "embed_dim": count(),
+    "threshold": interval(0),
+    "sparse_topk": optional(count()),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +112,7 @@ class SemiAdaptiveAdjacency(nn.Module):
     direction : {"receiver", "sender"}
         Whether the rows of ``a_dist`` listen or send (as in the files of DCRNN).
     generator : torch.Generator, optional
-        Of the initial embeddings.
+        Source of the initial embeddings.
 
     Raises
     ------
@@ -130,20 +153,16 @@ class SemiAdaptiveAdjacency(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        _check_settings(
-            num_virtual,
-            embed_dim,
-            threshold,
-            mode,
-            normalize,
-            gate,
-            sparse_topk,
-            direction,
-        )
         self.mode, self.normalize, self.self_loops = mode, normalize, self_loops
-        self.num_virtual = 0 if mode == "distance" else num_virtual
-        self.embed_dim, self.threshold = embed_dim, threshold
-        self.bidirectional, self.sparse_topk = bidirectional, sparse_topk
+        self.num_virtual, self.embed_dim = num_virtual, embed_dim
+        self.threshold, self.sparse_topk = threshold, sparse_topk
+        self.bidirectional = bidirectional
+        check_settings(self, _SETTINGS)
+        check_choice(direction, ("receiver", "sender"), "direction")
+        if gate and normalize != "row":
+            raise ValueError(f"gate: needs normalize='row', found {normalize!r}")
+        if mode == "distance":
+            self.num_virtual = 0
         check_floating(a_dist, "a_dist")
         self.is_sparse = a_dist.layout != torch.strided
         if self.is_sparse and mode == "adaptive":
@@ -155,12 +174,12 @@ class SemiAdaptiveAdjacency(nn.Module):
         n = self.num_real + self.num_virtual
         dtype = self._road_weight.dtype
         learned = mode == "adaptive" or (mode == "semi" and self.num_virtual > 0)
-        shape = (n, embed_dim) if learned else (0, embed_dim)
-        self.e1 = nn.Parameter(torch.empty(shape, dtype=dtype))
-        self.e2 = nn.Parameter(torch.empty(shape, dtype=dtype))
-        both = shape if bidirectional and self.num_virtual else (0, embed_dim)
-        self.f1 = nn.Parameter(torch.empty(both, dtype=dtype))
-        self.f2 = nn.Parameter(torch.empty(both, dtype=dtype))
+        rows = n if learned else 0
+        both = rows if bidirectional and self.num_virtual else 0
+        self.e1, self.e2, self.f1, self.f2 = (
+            nn.Parameter(torch.empty(k, embed_dim, dtype=dtype))
+            for k in (rows, rows, both, both)
+        )
         self.gate = (
             nn.Parameter(torch.empty(self.num_real, dtype=dtype)) if gate else None
         )
@@ -191,10 +210,9 @@ class SemiAdaptiveAdjacency(nn.Module):
             if direction == "sender":
                 road, turned = turned, road
             self.num_real = n
-            self.register_buffer("_road_index", road.ends)
-            self.register_buffer("_road_weight", road.weight)
-            self.register_buffer("_turned_index", turned.ends)
-            self.register_buffer("_turned_weight", turned.weight)
+            for name, part in (("road", road), ("turned", turned)):
+                self.register_buffer(f"_{name}_index", part.ends)
+                self.register_buffer(f"_{name}_weight", part.weight)
             return
         check_adjacency(a_dist)
         dense = a_dist.detach().clone()
@@ -211,8 +229,7 @@ class SemiAdaptiveAdjacency(nn.Module):
         with torch.no_grad():
             for e in (self.e1, self.e2, self.f1, self.f2):
                 e.normal_(0, std, generator=generator)
-            if self.bidirectional:
-                for e in (self.e1, self.e2, self.f1, self.f2):
+                if self.bidirectional:
                     e.abs_()
             if self.gate is not None:
                 self.gate.fill_(-2.0)
@@ -235,6 +252,7 @@ class SemiAdaptiveAdjacency(nn.Module):
         return self.num_real + self.num_virtual
 
     def _road(self) -> tuple:
+        """Return the road graph as it is kept, and transposed."""
         if not self.is_sparse:
             return self._road_weight, self._road_weight.mT
         return (
@@ -295,8 +313,8 @@ class SemiAdaptiveAdjacency(nn.Module):
         real = torch.cat(
             [(1 - share)[:, None] * road, (share * inverse(links))[:, None] * rv], 1
         )
-        eye = torch.eye(len(vv), dtype=vv.dtype, device=vv.device)
         if self.self_loops:
+            eye = torch.eye(len(vv), dtype=vv.dtype, device=vv.device)
             rest = torch.cat([vr, vv + eye], 1)
         return torch.cat([real, inverse(rest.sum(1))[:, None] * rest])
 
@@ -366,7 +384,13 @@ class SemiAdaptiveAdjacency(nn.Module):
         top = both.topk(min(k, self.num_real), dim=0).indices.mT
         return VirtualNodeWeights(reads, writes, both.sum(0), top)
 
-    def plot(self, lat, lon, node: int | None = None, ax=None):
+    def plot(
+        self,
+        lat: ArrayLike,
+        lon: ArrayLike,
+        node: int | None = None,
+        ax: "Axes | None" = None,
+    ) -> "Axes":
         """Draw the links of one virtual node where the sensors are, over the roads.
 
         Parameters
@@ -398,15 +422,8 @@ class SemiAdaptiveAdjacency(nn.Module):
                 f"node: expected 0 to {self.num_virtual - 1}, found {node}"
             )
         roads = self._road_index if self.is_sparse else self._road_weight.nonzero().mT
-        return draw_weights(
-            lat,
-            lon,
-            weights.reads[:, node].cpu(),
-            weights.writes[:, node].cpu(),
-            node,
-            ax,
-            roads.cpu(),
-        )
+        links = weights.reads[:, node].cpu(), weights.writes[:, node].cpu()
+        return draw_weights(lat, lon, *links, node, ax, roads.cpu())
 
     def extra_repr(self) -> str:
         """Sizes and mode."""
@@ -414,19 +431,3 @@ class SemiAdaptiveAdjacency(nn.Module):
             f"{self.num_real} + {self.num_virtual} nodes, mode={self.mode!r}, "
             f"normalize={self.normalize!r}"
         )
-
-
-def _check_settings(
-    num_virtual, embed_dim, threshold, mode, normalize, gate, sparse_topk, direction
-) -> None:
-    check_choice(mode, kernels.MODES, "mode")
-    kernels.check_normalization(normalize)
-    check_count(num_virtual, "num_virtual", 0)
-    check_count(embed_dim, "embed_dim")
-    if not threshold >= 0:
-        raise ValueError(f"threshold: expected 0 or more, found {threshold}")
-    if gate and normalize != "row":
-        raise ValueError(f"gate: needs normalize='row', found {normalize!r}")
-    if sparse_topk is not None:
-        check_count(sparse_topk, "sparse_topk")
-    check_choice(direction, ("receiver", "sender"), "direction")

@@ -7,7 +7,7 @@
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_positive
 from manifoldkit.linalg.checks import (
     check_finite,
     check_last,
@@ -84,8 +84,7 @@ def gaussian_kernel_adjacency(
         raise ValueError("distance: expected no negative distance")
     if sigma is None:
         sigma = float(distance[finite].double().std(correction=0))
-    if not sigma > 0:
-        raise ValueError(f"sigma: expected a positive width, found {sigma}")
+    check_positive(sigma, "sigma")
     weight = torch.exp(-((distance / sigma) ** 2))
     return torch.where(finite & (weight >= cutoff), weight, 0.0)
 
@@ -191,7 +190,7 @@ def semi_adaptive_adjacency(
     threshold : float, default=0.0
         Learned weights below it become zero.
     mode : {"semi", "adaptive", "all_ones", "distance"}
-        See above.
+        Which blocks are learned, fixed or left out.
 
     Returns
     -------

@@ -13,7 +13,7 @@ from manifoldkit.graphs.virtual.propagation import (
     sparse_product,
 )
 
-_DENSE = 1000  # up to so many nodes all eigenvalues are computed
+DENSE = 1000  # up to so many nodes all eigenvalues are computed
 
 
 class ScaledLaplacian(nn.Module):
@@ -99,7 +99,7 @@ def _scaled(a: csr_array) -> tuple[float, csr_array]:
     n, degree = a.shape[0], np.asarray(a.sum(1)).ravel()
     root = np.where(degree > 0, degree, np.inf) ** -0.5
     links = a.multiply(root[:, None]).multiply(root[None]).tocsr()
-    if n <= _DENSE:
+    if n <= DENSE:
         smallest = float(np.linalg.eigvalsh(links.toarray())[0])
     else:
         start = np.ones(n)  # the default would be random

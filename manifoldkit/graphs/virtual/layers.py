@@ -1,6 +1,7 @@
 """Virtual nodes kept outside the graph, at O(N) a layer."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class VirtualNodeState(nn.Module):
     reduce : {"sum", "mean"}, default="sum"
         "mean" keeps the scale over graphs of different size.
     dropout : float, default=0.0
-        On what the MLP gives.
+        Probability with which an output of the MLP is dropped.
 
     References
     ----------
@@ -63,9 +64,9 @@ class VirtualNodeState(nn.Module):
         Parameters
         ----------
         h : Tensor, shape (N, channels)
-            Of the nodes.
+            Features of the nodes.
         v : Tensor, shape (G, channels)
-            Of the graphs.
+            States of the graphs.
         batch : Tensor of int64, shape (N,)
             Graph of each node.
         """
@@ -88,8 +89,8 @@ class VirtualNodeMPNN(nn.Module):
         PyG convolutions ``conv(x, edge_index, ...)`` that keep the number of channels.
     channels : int
         Features.
-    reduce, dropout
-        Of :class:`VirtualNodeState`.
+    reduce, dropout : str, float
+        Settings of every :class:`VirtualNodeState`.
 
     Examples
     --------
@@ -122,10 +123,10 @@ class VirtualNodeMPNN(nn.Module):
         self,
         x: Tensor,
         edge_index: Tensor,
-        *args,
+        *args: Any,
         batch: Tensor | None = None,
         batch_size: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> Tensor:
         """Return the features (N, channels) after all layers.
 
@@ -139,7 +140,7 @@ class VirtualNodeMPNN(nn.Module):
             Number of graphs; default what ``batch`` says (which synchronizes on an
             accelerator).
         *args, **kwargs
-            Handed to the layers.
+            Further arguments of the layers.
         """
         if batch is None:
             batch, batch_size = edge_index.new_zeros(len(x)), 1

@@ -1,9 +1,23 @@
 """A map of the links of a virtual node."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def draw_weights(lat, lon, reads, writes, node: int, ax=None, roads=None):
+def draw_weights(
+    lat: ArrayLike,
+    lon: ArrayLike,
+    reads: ArrayLike,
+    writes: ArrayLike,
+    node: int,
+    ax: Any = None,
+    roads: ArrayLike | None = None,
+) -> "Axes":
     """Scatter the sensors over the roads; color is the weight, shape the direction."""
     import matplotlib.pyplot as plt
     from matplotlib.collections import LineCollection

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Sensitivity:
     matrix: Tensor
     mean: float
 
-    def by_hops(self, adjacency) -> list[dict]:
+    def by_hops(self, adjacency: ArrayLike) -> list[dict[str, float]]:
         """Return the mean by number of hops on a graph.
 
         Parameters
@@ -65,7 +66,7 @@ class Sensitivity:
         ]
 
 
-def hop_distance(adjacency) -> np.ndarray:
+def hop_distance(adjacency: ArrayLike) -> np.ndarray:
     """Return the number of hops over which node i (row) hears of node j (column).
 
     >>> hop_distance(np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]]))
@@ -114,7 +115,7 @@ def layer_sensitivity(
     node_dim : int, default=-2
         Axis of the nodes, in inputs and in features.
     generator : torch.Generator, optional
-        Of the probes.
+        Source of the probes.
 
     Returns
     -------
@@ -138,21 +139,17 @@ def layer_sensitivity(
             [0.0000, 1.0000]])
     """
     check_choice(norm, ("fro", "sum", "max"), "norm")
-    if probes is not None and (probes < 1 or norm != "fro"):
-        raise ValueError(
-            f"probes: expected at least 1, with norm='fro', found {probes} with "
-            f"{norm!r}"
-        )
+    if probes is not None:
+        check_count(probes, "probes")
+        if norm != "fro":
+            raise ValueError(f"probes: expected norm='fro' with them, found {norm!r}")
     check_last(x, ("n", "channels"), "x")
     if not x.numel():
         raise ValueError(f"x: expected nodes and channels, found {tuple(x.shape)}")
     x = x.detach().clone().requires_grad_(True)
     h = _features(model, x, layer).movedim(node_dim, 0)
-    n = x.shape[node_dim] if num_real is None else num_real
-    if not 0 < n <= min(len(h), x.shape[node_dim]):
-        raise ValueError(
-            f"num_real: expected 1 to {min(len(h), x.shape[node_dim])} nodes, found {n}"
-        )
+    there = x.shape[node_dim]
+    n = _first_nodes(there if num_real is None else num_real, min(len(h), there))
     rows = []
     for v in range(n):
         flat = h[v].reshape(-1)
@@ -174,7 +171,15 @@ def layer_sensitivity(
     return Sensitivity(matrix, mean)
 
 
-def _features(model, x: Tensor, layer) -> Tensor:
+def _first_nodes(n: int, limit: int) -> int:
+    if check_count(n, "num_real") > limit:
+        raise ValueError(f"num_real: expected 1 to {limit} nodes, found {n}")
+    return n
+
+
+def _features(
+    model: Callable[[Tensor], Tensor], x: Tensor, layer: str | nn.Module | None
+) -> Tensor:
     if layer is None:
         return model(x)
     if isinstance(layer, str):
@@ -264,11 +269,7 @@ def receptive_field(
         raise ValueError(
             f"adjacency: expected one matrix, found shape {tuple(adjacency.shape)}"
         )
-    n = len(adjacency) if num_real is None else num_real
-    if not 0 < n <= len(adjacency):
-        raise ValueError(
-            f"num_real: expected 1 to {len(adjacency)} nodes, found {num_real}"
-        )
+    n = _first_nodes(len(adjacency) if num_real is None else num_real, len(adjacency))
     step = (adjacency.detach() > 0).double()
     reach = step
     for _ in range(layers - 1):

@@ -45,7 +45,7 @@ class AddVirtualNodes(BaseTransform):
         Extend ``y`` (with zeros) and the masks (with False), if they have one entry a
         node.
     generator : torch.Generator, optional
-        Of ``scheme="random"``.
+        Source of the draws of ``scheme="random"``.
 
     Notes
     -----

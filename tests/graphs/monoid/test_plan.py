@@ -14,7 +14,7 @@ from manifoldkit.graphs import (
     segment_tree_reduce,
     segment_tree_scan,
 )
-from manifoldkit.graphs.monoid import reduce as reduce_module
+from manifoldkit.graphs.monoid.reduce import kept_plan, plan_for
 
 
 def uneven(a, b):
@@ -167,19 +167,19 @@ def test_a_random_order_changes_nothing_but_the_order(generator):
 
 
 def test_plans_are_kept_by_index_and_noticed_when_it_changes():
-    cache = reduce_module._PlanCache(size=2)
     index = torch.tensor([0, 0, 1])
-    plan = cache.get(index, "index", None)
-    assert cache.get(index, "index", None) is plan
-    assert cache.get(index, "index", 3) is not plan
+    plan = plan_for(index)
+    assert plan_for(index) is plan
+    assert plan_for(index, dim_size=3) is not plan
     index[1] = 1
-    changed = cache.get(index, "index", None)
+    changed = plan_for(index)
     assert changed.counts.tolist() == [1, 2]
     with torch.inference_mode():
-        assert cache.get(torch.tensor([0]), "index", None).num_segments == 1
-    for size in range(3, 9):
-        cache.get(torch.zeros(size, dtype=torch.long), "index", None)
-    assert len(cache.entries) == 2
+        assert plan_for(torch.tensor([0])).num_segments == 1
+    for size in range(3, 15):
+        plan_for(torch.zeros(size, dtype=torch.long))
+    assert kept_plan.cache_info().currsize == kept_plan.cache_info().maxsize == 8
+    assert plan_for(index) is not changed
 
 
 def test_one_huge_set():
@@ -295,16 +295,15 @@ def test_ten_thousand_sets_do_not_change_one(generator):
 
 @pytest.mark.parametrize("threads", [8])
 def test_plans_are_kept_by_many_threads(threads):
-    cache = reduce_module._PlanCache(size=2)
-    indices = [torch.arange(n) for n in range(1, 9)]
+    indices = [torch.arange(n) for n in range(1, 33)]
 
     def depths(_):
-        return [cache.get(i, "index", None).num_elements for i in indices * 20]
+        return [plan_for(i).num_elements for i in indices * 20]
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(depths, range(threads)))
     assert found == [[len(i) for i in indices] * 20] * threads
-    assert len(cache.entries) <= 2
+    assert kept_plan.cache_info().currsize <= 8
 
 
 @pytest.mark.compile

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manifoldkit.graphs.matching.models.packed import present
 from manifoldkit.graphs.matching.sinkhorn import sinkhorn
 
 
@@ -79,8 +80,7 @@ def align(
 
 
 def _mass(count: Tensor, length: int, size: Tensor, options: dict) -> Tensor:
-    there = torch.arange(length, device=count.device) < count[:, None]
-    return torch.cat([there, (size - count)[:, None]], 1).to(**options)
+    return torch.cat([present(count, length), (size - count)[:, None]], 1).to(**options)
 
 
 def attend(
@@ -101,7 +101,7 @@ def attend(
     one = logits.new_full((), -torch.inf if padded is None else 0.0)
 
     def direction(scores: Tensor, count: Tensor) -> Tensor:
-        there = torch.arange(scores.shape[2], device=count.device) < count[:, None]
+        there = present(count, scores.shape[2])
         scores = scores.masked_fill(~there[:, None], -torch.inf)
         weight = (max(padded or 0, 0) - count).clamp_min(0).to(scores.dtype)
         rest = (one + weight.log())[:, None, None].expand(-1, scores.shape[1], 1)
@@ -116,8 +116,7 @@ def attend(
 def coverage(query: Tensor, corpus: Tensor, found: Alignment, count: Tensor) -> Tensor:
     """Return ``sum relu(query - plan @ corpus)`` over the rows that are there."""
     short = torch.relu(query - torch.bmm(found.plan, corpus)).sum(-1)
-    there = torch.arange(query.shape[1], device=count.device) < count[:, None]
-    return (short * there).sum(-1)
+    return (short * present(count, query.shape[1])).sum(-1)
 
 
 def pad_coverage(corpus: Tensor, found: Alignment) -> Tensor:

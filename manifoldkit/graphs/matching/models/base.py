@@ -2,13 +2,19 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_interval,
+    check_positive,
+)
 from manifoldkit.graphs.matching.inputs import check_semantics
 from manifoldkit.graphs.matching.models.alignment import (
     Alignment,
@@ -28,6 +34,7 @@ from manifoldkit.graphs.matching.models.packed import (
     PackedGraphs,
     gather_rows,
     pack,
+    present,
 )
 from manifoldkit.graphs.matching.models.upstream import (
     load_upstream,
@@ -42,54 +49,48 @@ class MatchingNetwork(nn.Module):
     """Base of the networks that score how well a graph contains another.
 
     Subclasses implement ``forward(query, corpus)`` on two
-    :class:`~manifoldkit.graphs.matching.models.packed.GraphBatch` of equal length.
+    :class:`~manifoldkit.graphs.matching.models.packed.GraphBatch` of equal length. The
+    parameters are described by :class:`~manifoldkit.graphs.IsoNetPP`.
     """
+
+    #: Edges have states of their own from the first layer on, where ``kind="edge"``.
+    early_edges: ClassVar[bool] = False
+    #: The update of a node also reads how it differs from its partner.
+    partner_gates: ClassVar[bool] = False
 
     def __init__(
         self,
-        kind: str,
+        kind: str = "edge",
+        layers: int = 5,
         *,
-        layers: int,
-        node_dim: int,
-        edge_dim: int,
-        dim: int,
-        message_dim: int,
-        align_dim: int | None,
-        tau: float,
-        n_iter: int,
-        noise: float,
-        semantics: str,
-        parity: bool,
-        padded_size: int | None,
-        generator: torch.Generator | None,
-        early_edges: bool = False,
-        extra: int = 0,
+        node_dim: int = 1,
+        edge_dim: int = 1,
+        dim: int = 10,
+        message_dim: int = 20,
+        align_dim: int | None = 16,
+        tau: float = 0.1,
+        n_iter: int = 20,
+        noise: float = 0.0,
+        semantics: str = "monomorphism",
+        parity: bool = False,
+        padded_size: int | None = None,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
         check_choice(kind, ("node", "edge"), "kind")
         check_semantics(semantics)
-        counts = {
-            "layers": layers,
-            "n_iter": n_iter,
-            "node_dim": node_dim,
-            "edge_dim": edge_dim,
-            "dim": dim,
-            "message_dim": message_dim,
-            "align_dim": align_dim,
-            "padded_size": padded_size,
-        }
-        for name, value in counts.items():
-            if value is not None:
-                check_count(value, name)
+        check_counts(layers=layers, node_dim=node_dim, edge_dim=edge_dim, dim=dim)
+        check_counts(message_dim=message_dim, n_iter=n_iter)
+        for name, size in (("align_dim", align_dim), ("padded_size", padded_size)):
+            if size is not None:
+                check_count(size, name)
+        check_positive(tau, "tau")
+        check_interval(noise, "noise", 0)
         if parity and semantics == "induced":
             raise ValueError(
                 "parity, semantics: the published score knows coverage only; use "
                 "parity=False with semantics='induced'"
             )
-        if not tau > 0:
-            raise ValueError(f"tau: expected a positive temperature, found {tau}")
-        if not noise >= 0:
-            raise ValueError(f"noise: expected at least 0, found {noise}")
         if padded_size is None and kind == "node":
             padded_size = 20
         self.kind, self.layers, self.semantics = kind, layers, semantics
@@ -97,9 +98,13 @@ class MatchingNetwork(nn.Module):
         self.parity, self.padded_size = parity, padded_size if parity else None
         self.generator = generator
         self.node_encoder = nn.Linear(node_dim, dim)
-        self.edge_encoder = nn.Linear(edge_dim, message_dim) if early_edges else None
+        early = self.early_edges and kind == "edge"
+        self.edge_encoder = nn.Linear(edge_dim, message_dim) if early else None
         self.propagation = Propagation(
-            dim, message_dim, message_dim if early_edges else edge_dim, extra
+            dim,
+            message_dim,
+            message_dim if early else edge_dim,
+            dim if self.partner_gates else 0,
         )
         state = dim if kind == "node" else message_dim
         self.align_net = (
@@ -164,12 +169,6 @@ class MatchingNetwork(nn.Module):
             weight = nn.functional.softplus(self.structure_weight)
             short = short + weight[0] * missing + weight[1] * extra
         return -short
-
-    def _padding(self, *graphs: PackedGraphs) -> int | None:
-        """Return the published padding of edges: the most that any graph here has."""
-        if not self.parity or self.padded_size is not None:
-            return None
-        return max(int(side.num_edges.max(initial=0)) for side in graphs)
 
     def forward(
         self,
@@ -250,12 +249,17 @@ class MatchingNetwork(nn.Module):
         """Return, for every pair, its alignments by round, of the graphs' own sizes."""
         return self._run(queries, corpus, pairs, 256, False, plans=True)[1]
 
-    def _run(self, queries, corpus, pairs, batch_size, grad, plans=False):
-        queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
+    def _run(
+        self,
+        queries: Any,
+        corpus: Any,
+        pairs: Any,
+        batch_size: int,
+        grad: bool,
+        plans: bool = False,
+    ) -> tuple[Tensor, list]:
+        queries, corpus, padded = self._both(queries, corpus)
         pairs = _check_pairs(pairs, len(queries), len(corpus))
-        self._check_weights()
-        self._warn_of_edgeless(queries)
-        padded = self._padding(queries, corpus)
         sizes = corpus.num_nodes[pairs[:, 1]] * 4096 + queries.num_nodes[pairs[:, 0]]
         order = np.argsort(sizes, kind="stable")
         scores, kept = [], [None] * len(pairs)
@@ -298,10 +302,7 @@ class MatchingNetwork(nn.Module):
         Tensor, shape (n_queries, n_corpus)
         """
         check_count(batch_size, "batch_size")
-        queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
-        self._check_weights()
-        self._warn_of_edgeless(queries)
-        padded = self._padding(queries, corpus)
+        queries, corpus, padded = self._both(queries, corpus)
         with torch.no_grad():
             first = EncodedGraphs(self, queries), EncodedGraphs(self, corpus)
             out = self.node_encoder.weight.new_zeros(len(queries), len(corpus))
@@ -324,7 +325,12 @@ class MatchingNetwork(nn.Module):
                         callback(len(left))
         return out
 
-    def _warn_of_edgeless(self, queries: PackedGraphs) -> None:
+    def _both(
+        self, queries: Any, corpus: Any
+    ) -> tuple[PackedGraphs, PackedGraphs, int | None]:
+        """Pack and check both sides; say how far edges are padded as published."""
+        queries, corpus = self._pack(queries, "queries"), self._pack(corpus, "corpus")
+        self._check_weights()
         count = int(((queries.num_nodes > 1) & (queries.num_edges == 0)).sum())
         if self.kind == "edge" and count:
             warnings.warn(
@@ -333,6 +339,11 @@ class MatchingNetwork(nn.Module):
                 UserWarning,
                 stacklevel=3,
             )
+        if not self.parity or self.padded_size is not None:
+            return queries, corpus, None
+        # the published padding of edges: the most that any graph here has
+        most = max(int(side.num_edges.max(initial=0)) for side in (queries, corpus))
+        return queries, corpus, most
 
     def _check_weights(self) -> None:
         for name, value in self.named_parameters():
@@ -347,7 +358,7 @@ class MatchingNetwork(nn.Module):
         kind: str = "node",
         parity: bool = True,
         **options: Any,
-    ) -> "MatchingNetwork":
+    ) -> Self:
         """Build the network from weights of the authors' code, in evaluation mode.
 
         Parameters
@@ -359,7 +370,7 @@ class MatchingNetwork(nn.Module):
         parity : bool
             Keep what padding does in that code, so that scores agree.
         **options
-            Of the constructor, such as ``rounds``, ``layers`` or ``padded_size``.
+            Arguments of the constructor, such as ``rounds`` or ``padded_size``.
 
         Raises
         ------
@@ -385,9 +396,8 @@ class EncodedGraphs:
             states = model.encode(graphs.batch(index, self.edges))
             if states is None:
                 break
-            length = torch.arange(states.shape[1], device=states.device)
             count = torch.from_numpy(self.counts[index]).to(states.device)
-            parts.append(states[length < count[:, None]])
+            parts.append(states[present(count, states.shape[1])])
         self.rows = torch.cat(parts) if parts else None
 
     def batch(self, index: Sequence[int] | np.ndarray) -> GraphBatch:

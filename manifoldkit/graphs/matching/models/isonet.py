@@ -8,34 +8,13 @@ from torch import Tensor
 from manifoldkit.graphs.matching.models.alignment import attend
 from manifoldkit.graphs.matching.models.base import MatchingNetwork
 from manifoldkit.graphs.matching.models.layers import (
+    NodePass,
     PairInput,
     Readout,
-    constant_gates,
-    gated_update,
     join,
     pair_input,
 )
 from manifoldkit.graphs.matching.models.packed import GraphBatch, no_graphs
-
-
-class _Plain:
-    """Message passing without interaction."""
-
-    def __init__(self, model: MatchingNetwork, pair: PairInput):
-        self.model, self.pair = model, pair
-        self.weights = model.propagation.compose()
-        self.x = model.node_encoder(join(pair.query.x, pair.corpus.x))
-        self.constant = constant_gates(self.weights, pair)
-
-    def step(self, extra: Tensor | None = None) -> Tensor:
-        x, matrix = self.x, self.weights["state"]
-        parts = [self.pair.neighbor_sum(x), self.pair.degree * x, x]
-        if extra is not None:
-            parts.append(extra)
-            matrix = torch.cat([matrix, self.weights["extra"]])
-        gates = torch.addmm(self.constant, torch.cat(parts, 1), matrix)
-        self.x = gated_update(gates, x)
-        return self.x
 
 
 class IsoNet(MatchingNetwork):
@@ -56,41 +35,6 @@ class IsoNet(MatchingNetwork):
     >>> IsoNet("edge").score_matrix([path], [cycle, path]).shape
     torch.Size([1, 2])
     """
-
-    def __init__(
-        self,
-        kind: str = "edge",
-        layers: int = 5,
-        *,
-        node_dim: int = 1,
-        edge_dim: int = 1,
-        dim: int = 10,
-        message_dim: int = 20,
-        align_dim: int = 16,
-        tau: float = 0.1,
-        n_iter: int = 20,
-        noise: float = 0.0,
-        semantics: str = "monomorphism",
-        parity: bool = False,
-        padded_size: int | None = None,
-        generator: torch.Generator | None = None,
-    ):
-        super().__init__(
-            kind,
-            layers=layers,
-            node_dim=node_dim,
-            edge_dim=edge_dim,
-            dim=dim,
-            message_dim=message_dim,
-            align_dim=align_dim,
-            tau=tau,
-            n_iter=n_iter,
-            noise=noise,
-            semantics=semantics,
-            parity=parity,
-            padded_size=padded_size,
-            generator=generator,
-        )
 
     def forward(
         self,
@@ -113,10 +57,11 @@ class IsoNet(MatchingNetwork):
         return self._embed(pair_input(graphs, no_graphs(graphs)))[0]
 
     def _embed(self, pair: PairInput) -> tuple[Tensor, Tensor]:
-        run = _Plain(self, pair)
+        run = NodePass(self.propagation, self.node_encoder, pair)
+        x = run.start
         for _ in range(self.layers):
-            run.step()
-        query, corpus = pair.sides.split(run.x)
+            x = run.step(x)
+        query, corpus = pair.sides.split(x)
         if self.kind == "node":
             return query, corpus
         return self._edges(pair.query, query), self._edges(pair.corpus, corpus)
@@ -145,6 +90,8 @@ class GMNMatch(MatchingNetwork):
     torch.Size([1, 2])
     """
 
+    partner_gates = True
+
     def __init__(
         self,
         kind: str = "node",
@@ -162,7 +109,7 @@ class GMNMatch(MatchingNetwork):
             raise ValueError(f"kind: GMNMatch attends to nodes, found {kind!r}")
         super().__init__(
             kind,
-            layers=layers,
+            layers,
             node_dim=node_dim,
             edge_dim=edge_dim,
             dim=dim,
@@ -170,12 +117,8 @@ class GMNMatch(MatchingNetwork):
             align_dim=None,
             tau=tau,
             n_iter=1,
-            noise=0.0,
-            semantics="monomorphism",
             parity=parity,
             padded_size=padded_size,
-            generator=None,
-            extra=dim,
         )
         self.readout = Readout(dim)
 
@@ -188,9 +131,10 @@ class GMNMatch(MatchingNetwork):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return scores (B,) and the attention (B, n, m) of every layer."""
         pair = pair_input(query, corpus)
-        run, plans = _Plain(self, pair), []
+        run, plans = NodePass(self.propagation, self.node_encoder, pair), []
+        x = run.start
         for _ in range(self.layers):
-            q, c = pair.sides.split(run.x)
+            q, c = pair.sides.split(x)
             to_corpus, to_query = attend(
                 q,
                 c,
@@ -201,13 +145,7 @@ class GMNMatch(MatchingNetwork):
             )
             plans.append(to_corpus)
             partner = join(torch.bmm(to_corpus, c), torch.bmm(to_query, q))
-            run.step(run.x - partner)
-        q, c = (
-            self.readout(
-                side, torch.arange(side.shape[1], device=side.device) < n[:, None]
-            )
-            for side, n in zip(
-                pair.sides.split(run.x), (query.size, corpus.size), strict=True
-            )
-        )
+            x = run.step(x, x - partner)
+        q, c = pair.sides.split(x)
+        q, c = self.readout(q, query.size), self.readout(c, corpus.size)
         return -torch.relu(q - c).sum(-1), plans

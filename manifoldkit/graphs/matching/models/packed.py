@@ -39,18 +39,9 @@ class GraphBatch(NamedTuple):
 
 def no_graphs(like: GraphBatch) -> GraphBatch:
     """Return as many graphs as there are, without nodes."""
-    b = len(like.x)
-    new = like.x.new_zeros
-    count = torch.zeros_like(like.size)
-    return GraphBatch(
-        new(b, 0, 0),
-        new(b, 0, like.x.shape[2]),
-        count,
-        new(b, 0, 0),
-        new(b, 0, like.edge_attr.shape[2]),
-        new(b, 0, like.edge_sum.shape[2]),
-        count,
-    )
+    matrix, count = like.adjacency[:, :0, :0], torch.zeros_like(like.size)
+    x, attr, sums = (t[:, :0] for t in (like.x, like.edge_attr, like.edge_sum))
+    return GraphBatch(matrix, x, count, matrix, attr, sums, count)
 
 
 class PackedGraphs:
@@ -61,9 +52,9 @@ class PackedGraphs:
     graphs : iterable of graphs
         See :func:`~manifoldkit.graphs.matching.inputs.as_graph`.
     dtype, device : optional
-        Of the batches; default float32 on the CPU.
+        Type and place of the batches; default float32 on the CPU.
     name : str
-        For messages.
+        What messages call them.
 
     Attributes
     ----------
@@ -125,11 +116,10 @@ class PackedGraphs:
         if device == self._x.device and dtype == self._x.dtype:
             return self
         copy = object.__new__(PackedGraphs)
-        copy.num_nodes, copy.num_edges = self.num_nodes, self.num_edges
-        for key in ("_size", "_count", "_node_start", "_edge_start", "_edges"):
-            setattr(copy, key, getattr(self, key).to(device))
-        copy._x = self._x.to(device, dtype)
-        copy._attr = self._attr.to(device, dtype)
+        for key, value in vars(self).items():
+            moved = value.to(device) if isinstance(value, Tensor) else value
+            setattr(copy, key, moved)
+        copy._x, copy._attr = copy._x.to(dtype), copy._attr.to(dtype)
         return copy
 
     def edges(self, i: int) -> np.ndarray:
@@ -154,8 +144,7 @@ class PackedGraphs:
         x = gather_rows(self._x, self._node_start[at], size, n)
         attr = gather_rows(self._attr, self._edge_start[at], count, m)
         ends = gather_rows(self._edges, self._edge_start[at], count, m)
-        there = torch.arange(m, device=device) < count[:, None]
-        ones = there.to(self.dtype)
+        ones = present(count, m).to(self.dtype)
         # edges that are not there write a zero at [0, 0], where there never is an edge
         adjacency = self._x.new_zeros(len(chosen), n * n)
         u, v = ends.unbind(-1)
@@ -184,12 +173,17 @@ def _starts(counts: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], counts.cumsum()[:-1]])[: len(counts)])
 
 
+def present(count: Tensor, length: int) -> Tensor:
+    """Return which of ``length`` places are filled, (B, length), given how many are."""
+    return torch.arange(length, device=count.device) < count[:, None]
+
+
 def gather_rows(rows: Tensor, start: Tensor, count: Tensor, length: int) -> Tensor:
     """Cut ``count`` rows from every ``start``, padded with zeros to ``length``."""
-    offset = torch.arange(length, device=rows.device)
-    there = offset < count[:, None]
     if not len(rows):
         return rows.new_zeros(len(start), length, rows.shape[1])
+    there = present(count, length)
+    offset = torch.arange(length, device=rows.device)
     place = torch.where(there, start[:, None] + offset, 0)
     return rows[place] * there[..., None].to(rows.dtype)
 

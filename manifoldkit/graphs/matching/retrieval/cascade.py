@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from manifoldkit.graphs.matching.exact import ExactSolver, Match
-from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph
+from manifoldkit.graphs.matching.inputs import PlainGraph
 from manifoldkit.graphs.matching.models.base import EncodedGraphs, MatchingNetwork
 from manifoldkit.graphs.matching.models.packed import PackedGraphs
 from manifoldkit.graphs.matching.retrieval.filters import CountFilter
 
 _STATUS = np.array(["rejected", "unverified", "verified"])
 _REJECTED, _UNKNOWN, _VERIFIED = range(3)
-_IN_MEMORY = 20_000  # corpus graphs whose solver form and encoding are kept
+IN_MEMORY = 20_000  # corpus graphs whose solver form and encoding are kept
 
 
 class SearchResult(NamedTuple):
@@ -26,7 +26,7 @@ class SearchResult(NamedTuple):
     ids : ndarray of int64, shape (k,)
         Places in the corpus.
     scores : ndarray of float64, shape (k,)
-        Of the last network that looked at the graph; zero without one.
+        Scores of the last network that looked at the graph; zero without one.
     status : ndarray of str, shape (k,)
         "verified" (an exact solver found the query), "rejected" (it cannot be there)
         or "unverified".
@@ -54,11 +54,11 @@ class SearchResult(NamedTuple):
 
 
 class Cascade:
-    """The stages over an indexed corpus; see :class:`SubgraphRetriever`."""
+    """The stages over an indexed corpus of plain graphs; see `SubgraphRetriever`."""
 
     def __init__(
         self,
-        corpus: Sequence,
+        corpus: Sequence[PlainGraph],
         *,
         filter: CountFilter | None,
         late: MatchingNetwork | None,
@@ -84,7 +84,7 @@ class Cascade:
         for name, model in (("late", self.late), ("early", self.early)):
             if model is not None:
                 model._check_weights()
-            if model is not None and len(self.corpus) <= _IN_MEMORY:
+            if model is not None and len(self.corpus) <= IN_MEMORY:
                 with torch.no_grad():
                     graphs = model._pack(self.corpus[:], "corpus")
                     self._encoded[name] = EncodedGraphs(model, graphs)
@@ -222,8 +222,8 @@ class Cascade:
     def _solve(self, prepared: Any, i: int) -> Match:
         graph = self._native.get(i)
         if graph is None:
-            graph = self.solver.prepare(as_graph(self.corpus[i], f"corpus[{i}]"))
-            if len(self.corpus) <= _IN_MEMORY:
+            graph = self.solver.prepare(self.corpus[i])
+            if len(self.corpus) <= IN_MEMORY:
                 self._native[i] = graph
         return self.solver.solve(prepared, graph)
 
@@ -235,7 +235,8 @@ class Cascade:
         open_ = [place for place, found in enumerate(out) if found is None]
         if model is not None and open_:
             graphs = PackedGraphs([self.corpus[int(ids[place])] for place in open_])
-            plans = model.align_pairs([query] * len(open_), graphs)
+            pairs = [(0, i) for i in range(len(open_))]
+            plans = model.align_pairs([query], graphs, pairs)
             for place, rounds in zip(open_, plans, strict=True):
                 out[place] = assignment(rounds[-1])
         nothing = np.zeros(0, np.int64)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class GraphCorpus(Sequence):
         return np.memmap(file, dtype, "r", shape=shape)
 
     @classmethod
-    def write(cls, folder: str | Path, graphs: Iterable) -> "GraphCorpus":
+    def write(cls, folder: str | Path, graphs: Iterable) -> Self:
         """Store graphs one by one; an iterator of any length does."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -60,7 +60,7 @@ class CountFilter:
         self.kind, self.semantics, self.limit = kind, semantics, limit
         self._size = size if semantics == "induced" else 0
 
-    def fit(self, corpus: Any, n_jobs: int | None = None) -> "CountFilter":
+    def fit(self, corpus: Any, n_jobs: int | None = None) -> Self:
         """Count in a list of graphs, or in one on disk.
 
         Parameters
@@ -115,13 +115,13 @@ class CountFilter:
         Parameters
         ----------
         query : graph
-            As in :func:`~manifoldkit.graphs.matching.inputs.as_graph`.
+            Any form that :func:`~manifoldkit.graphs.matching.inputs.as_graph` reads.
 
         Returns
         -------
         ndarray of bool, shape (n_corpus,)
         """
-        return self.admits_all([as_graph(query, "query")])[0]
+        return self._passes([as_graph(query, "query")])[0]
 
     def admits_all(self, queries: Any) -> np.ndarray:
         """Return the answers for many queries, which are counted together.
@@ -130,7 +130,10 @@ class CountFilter:
         -------
         ndarray of bool, shape (n_queries, n_corpus)
         """
-        demand, unseen = self._demands(as_graphs(queries, "queries"))
+        return self._passes(as_graphs(queries, "queries"))
+
+    def _passes(self, queries: list[PlainGraph]) -> np.ndarray:
+        demand, unseen = self._demands(queries)
         passes = np.ones((len(demand), len(self.counts_)), bool)
         for row, need, size in zip(passes, demand, unseen, strict=True):
             for column in np.flatnonzero(need):  # those that can reject

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manifoldkit._checks import check_count
 
@@ -29,7 +30,7 @@ class RetrievalScores(NamedTuple):
     n_skipped: int
 
 
-def average_precision(scores: Any, relevant: Any) -> float:
+def average_precision(scores: ArrayLike, relevant: ArrayLike) -> float:
     """Return the average precision of one ranking; equal scores share a place.
 
     Tied items enter together, as in scikit-learn, so that their order in the input does
@@ -52,17 +53,15 @@ def average_precision(scores: Any, relevant: Any) -> float:
     >>> average_precision([1.0, 1.0], [1, 0]), average_precision([1.0, 1.0], [0, 1])
     (0.5, 0.5)
     """
-    scores, relevant = _checked(scores, relevant)
-    if not relevant.any():
-        raise ValueError("relevant: expected at least one positive, found none")
-    order = np.argsort(-scores, kind="stable")
-    ranked, truth = scores[order], relevant[order]
+    values, truth = _checked(scores, relevant, positives=True)
+    order = np.argsort(-values, kind="stable")
+    ranked, truth = values[order], truth[order]
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
     found = truth.cumsum()[last]
     return float(np.diff(found, prepend=0) @ (found / (last + 1)) / truth.sum())
 
 
-def hits_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
+def hits_at_k(scores: ArrayLike, relevant: ArrayLike, k: int = 20) -> float:
     """Return the share of positives that score above the k-th negative.
 
     The published tables name this measure but their code does not hold it; this is the
@@ -77,23 +76,21 @@ def hits_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
     Raises
     ------
     ValueError
-        As :func:`average_precision`, or ``k`` below 1.
+        Lengths that differ, scores that are NaN, no positive, or ``k`` below 1.
 
     Examples
     --------
     >>> hits_at_k([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0], k=1)
     0.5
     """
-    scores, relevant = _checked(scores, relevant, k)
-    if not relevant.any():
-        raise ValueError("relevant: expected at least one positive, found none")
-    negative = np.sort(scores[~relevant])[::-1]
+    values, truth = _checked(scores, relevant, k, positives=True)
+    negative = np.sort(values[~truth])[::-1]
     if len(negative) < k:
         return 1.0
-    return float((scores[relevant] > negative[k - 1]).mean())
+    return float((values[truth] > negative[k - 1]).mean())
 
 
-def precision_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
+def precision_at_k(scores: ArrayLike, relevant: ArrayLike, k: int = 20) -> float:
     """Return the share of positives among the first ``k``, ties counted on average.
 
     Parameters
@@ -101,7 +98,7 @@ def precision_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
     scores, relevant : array-like, shape (n,)
         Scores, and nonzero for positives.
     k : int, default=20
-        Of fewer items all count.
+        How many places are looked at; of fewer items all count.
 
     Raises
     ------
@@ -113,15 +110,17 @@ def precision_at_k(scores: Any, relevant: Any, k: int = 20) -> float:
     >>> precision_at_k([3.0, 2.0, 2.0, 1.0], [1, 1, 0, 0], k=2)
     0.75
     """
-    scores, relevant = _checked(scores, relevant, k)
-    k = min(k, len(scores))
-    limit = np.sort(scores)[::-1][k - 1]
-    above, tied = scores > limit, scores == limit
+    values, truth = _checked(scores, relevant, k)
+    k = min(k, len(values))
+    limit = np.sort(values)[::-1][k - 1]
+    above, tied = values > limit, values == limit
     share = (k - above.sum()) / tied.sum()
-    return float((relevant[above].sum() + share * relevant[tied].sum()) / k)
+    return float((truth[above].sum() + share * truth[tied].sum()) / k)
 
 
-def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores:
+def retrieval_scores(
+    scores: ArrayLike, relation: ArrayLike, k: int = 20
+) -> RetrievalScores:
     """Return MAP, HITS and precision of a matrix of scores.
 
     Parameters
@@ -129,7 +128,7 @@ def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores
     scores, relation : array-like, shape (n_queries, n_corpus)
         Scores, and nonzero where the corpus graph contains the query.
     k : int
-        For HITS and precision.
+        Places that HITS and precision look at.
 
     Raises
     ------
@@ -143,27 +142,27 @@ def retrieval_scores(scores: Any, relation: Any, k: int = 20) -> RetrievalScores
     >>> scores.map, scores.n_queries
     (0.8333..., 2)
     """
-    scores, relation = _array(scores, "scores"), _array(relation, "relation")
-    if np.isnan(relation).any():
+    values, truth = _array(scores, "scores"), _array(relation, "relation")
+    if np.isnan(truth).any():
         raise ValueError("relation: found NaN")
-    relation = relation != 0
-    if scores.ndim != 2 or scores.shape != relation.shape:
+    truth = truth != 0
+    if values.ndim != 2 or values.shape != truth.shape:
         raise ValueError(
             "scores, relation: expected equal shapes (n_queries, n_corpus), found "
-            f"{scores.shape} and {relation.shape}"
+            f"{values.shape} and {truth.shape}"
         )
-    usable = relation.any(1) & ~relation.all(1)
+    usable = truth.any(1) & ~truth.all(1)
     if not usable.any():
         raise ValueError(
             "relation: expected a query with positives and negatives, found none"
         )
     rows = [
         (average_precision(s, r), hits_at_k(s, r, k), precision_at_k(s, r, k))
-        for s, r in zip(scores[usable], relation[usable], strict=True)
+        for s, r in zip(values[usable], truth[usable], strict=True)
     ]
     mean_ap, hits, precision = np.mean(rows, 0).tolist()
     n = int(usable.sum())
-    return RetrievalScores(mean_ap, hits, precision, n, len(scores) - n)
+    return RetrievalScores(mean_ap, hits, precision, n, len(values) - n)
 
 
 def _array(values: Any, name: str) -> np.ndarray:
@@ -175,7 +174,9 @@ def _array(values: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name}: expected an array of numbers ({error})") from None
 
 
-def _checked(scores: Any, relevant: Any, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    scores: Any, relevant: Any, k: int = 1, positives: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     scores, relevant = _array(scores, "scores"), _array(relevant, "relevant") != 0
     if scores.ndim != 1 or scores.shape != relevant.shape or not len(scores):
         raise ValueError(
@@ -185,4 +186,6 @@ def _checked(scores: Any, relevant: Any, k: int = 1) -> tuple[np.ndarray, np.nda
     if np.isnan(scores).any():
         raise ValueError("scores: found NaN")
     check_count(k, "k")
+    if positives and not relevant.any():
+        raise ValueError("relevant: expected at least one positive, found none")
     return scores, relevant

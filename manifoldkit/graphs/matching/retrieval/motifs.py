@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from manifoldkit._checks import check_count
 from manifoldkit.graphs.matching.inputs import PlainGraph
 
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -69,8 +70,7 @@ def motif_counts(
     >>> motif_counts([triangle], 3).times.tolist()
     [3, 3, 1]
     """
-    if size < 1:
-        raise ValueError(f"size: expected at least 1, found {size}")
+    check_count(size, "size")
     parts, depth = [], np.full(len(graphs), size)
     for index in _blocks(graphs):
         for level, graph, kind in _enumerate(graphs, index, size, limit, depth):

@@ -1,7 +1,6 @@
 """Retrieval of the graphs that contain a query, behind scikit-learn's interface."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,7 +72,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         Whether edges of the corpus graph between images of unlinked nodes forbid a
         match. Filter, networks and solver follow it.
     rounds, layers : int, default=3, 5
-        Rounds and layers of the networks.
+        Alignments of IsoNet++, and message passing steps in each.
     lr, weight_decay : float, default=3e-3, 5e-4
         Learning rate and weight decay of Adam.
     schedule : bool, default=False
@@ -199,7 +198,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         relation : array-like, shape (n_queries, n_corpus)
             One where the corpus graph contains the query, else zero.
         validation : (queries, relation), optional
-            For early stopping; default a share of the queries.
+            What early stopping watches; default a share of the queries.
 
         Returns
         -------
@@ -338,7 +337,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
 
     def search_many(self, queries: Any, k: int = 10) -> list[SearchResult]:
         """Search for several queries, in ``n_jobs`` processes."""
-        return self._answers(_search, queries, k)
+        return self._answers("search", self._read(queries), k)
 
     def relevance(self, queries: Any, k: int = 20) -> np.ndarray:
         """Return the order that a search gives the whole corpus, as numbers.
@@ -350,27 +349,33 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         ndarray of float64, shape (n_queries, n_corpus)
             Higher is better; equal for graphs that nothing tells apart.
         """
-        rows = self._answers(_relevance, queries, k)
+        return self._relevance(self._read(queries), k)
+
+    def _relevance(self, queries: list[PlainGraph], k: int) -> np.ndarray:
+        rows = self._answers("relevance", queries, k)
         return np.stack(rows) if rows else np.zeros((0, self.n_indexed_))
 
-    def _answers(self, answer: Callable[..., Any], queries: Any, k: int) -> list:
-        """Answer query by query, in ``n_jobs`` processes if there are several."""
+    def _read(self, queries: Any) -> list[PlainGraph]:
+        """Read the queries, once: what is inside takes plain graphs."""
         self._check_indexed()
+        return as_graphs(queries, "queries")
+
+    def _answers(self, what: str, queries: list[PlainGraph], k: int) -> list:
+        """Answer query by query, in ``n_jobs`` processes if there are several."""
         check_count(k, "k")
-        plain = as_graphs(queries, "queries")
-        if self.n_jobs in (None, 1) or len(plain) < 2:
-            return [answer(self, query, k) for query in plain]
-        return Parallel(self.n_jobs)(delayed(answer)(self, query, k) for query in plain)
+        answer = getattr(self.cascade_, what)
+        if self.n_jobs in (None, 1) or len(queries) < 2:
+            return [answer(query, k) for query in queries]
+        return Parallel(self.n_jobs)(delayed(answer)(query, k) for query in queries)
 
     def evaluate(self, queries: Any, relation: Any, k: int = 20) -> RetrievalScores:
         """Return MAP, HITS and precision at ``k`` against the truth.
 
         Queries without positives or without negatives are left out and counted.
         """
-        self._check_indexed()
-        plain = as_graphs(queries, "queries")
+        plain = self._read(queries)
         relation = check_relation(relation, len(plain), self.n_indexed_)
-        return retrieval_scores(self.relevance(plain, k), relation, k)
+        return retrieval_scores(self._relevance(plain, k), relation, k)
 
     def recall(self, queries: Any, relation: Any) -> dict[str, float]:
         """Return the share of the positives that each stage lets through.
@@ -380,8 +385,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         dict
             "filter", which is 1 as the filter is sound, and "late" with a late stage.
         """
-        self._check_indexed()
-        plain = as_graphs(queries, "queries")
+        plain = self._read(queries)
         relation = check_relation(relation, len(plain), self.n_indexed_)
         if not relation.any():
             raise ValueError("relation: expected a positive pair, found none")
@@ -457,11 +461,3 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "cascade_")
-
-
-def _search(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> SearchResult:
-    return retriever.search(query, k)
-
-
-def _relevance(retriever: SubgraphRetriever, query: PlainGraph, k: int) -> np.ndarray:
-    return retriever.cascade_.relevance(query, k)

@@ -43,7 +43,7 @@ def check_relation(
     rows, columns : int
         Numbers of queries and of corpus graphs.
     name : str
-        For messages.
+        What messages call it.
 
     Raises
     ------

@@ -135,7 +135,7 @@ def train(
     ----------
     network : MatchingNetwork
     queries, corpus : PackedGraphs
-        On the network's device.
+        Graphs on the network's device.
     relation : ndarray of bool, shape (n_queries, n_corpus)
     held : (PackedGraphs, ndarray), optional
         Validation queries and their relation, for early stopping on MAP.

@@ -393,3 +393,23 @@ def test_compiles_without_a_break(sets):
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(found, expected, **close)
     torch.testing.assert_close(model.propagation.message.weight.grad, gradient, **close)
+
+
+@pytest.mark.parametrize("network", [IsoNet, IsoNetPP, GMNMatch])
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("layers", 2.5, "an integer >= 1, found 2.5"),
+        ("dim", True, "an integer >= 1, found True"),
+        ("padded_size", 0, "an integer >= 1, found 0"),
+        ("tau", 0.0, "a positive number, found 0.0"),
+    ],
+)
+def test_bad_sizes_are_named(network, option, value, wanted):
+    with pytest.raises(ValueError, match=f"{option}: expected {wanted}"):
+        network(**{option: value})
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(ValueError, match=r"noise: expected a number >= 0, found -1\.0"):
+        IsoNetPP(noise=-1.0)

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from manifoldkit.datasets import make_subgraph_pairs
 from manifoldkit.graphs import GraphCorpus, SubgraphRetriever
+from manifoldkit.graphs.matching.inputs import as_graph
 from manifoldkit.graphs.matching.retrieval.cascade import assignment
 
 QUICK = {"max_epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "random_state": 0}
@@ -206,12 +207,38 @@ def test_large_corpora_are_encoded_as_they_are_asked_for(fitted, pairs, monkeypa
     from manifoldkit.graphs.matching.retrieval import cascade
 
     expected = fitted.search(pairs.queries[0], 6)
-    monkeypatch.setattr(cascade, "_IN_MEMORY", 10)
+    monkeypatch.setattr(cascade, "IN_MEMORY", 10)
     other = clone(fitted)
     other.model_ = fitted.model_
     found = other.index(pairs.corpus).search(pairs.queries[0], 6)
     assert np.array_equal(found.ids, expected.ids)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+class CountsItsReads:
+    """A graph as PyG has them that knows how often its edges were asked for."""
+
+    num_nodes, reads = 2, 0
+
+    @property
+    def edge_index(self):
+        self.reads += 1
+        return torch.tensor([[0, 1], [1, 0]])
+
+
+def test_every_graph_is_read_once(pairs):
+    alone = CountsItsReads()
+    as_graph(alone)
+    query, corpus = CountsItsReads(), [CountsItsReads() for _ in range(3)]
+    retriever = SubgraphRetriever(None, verify="all").index(corpus)
+    for _ in range(2):
+        query.reads = 0
+        retriever.search(query)
+        assert query.reads == alone.reads
+    query.reads = 0
+    retriever.evaluate([query, (2, [])], [[1, 0, 1], [1, 1, 1]])
+    assert query.reads == alone.reads
+    assert [graph.reads for graph in corpus] == [alone.reads] * 3
 
 
 def test_a_budget_leaves_pairs_unverified():
