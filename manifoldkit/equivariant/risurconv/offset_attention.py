@@ -8,7 +8,7 @@ from manifoldkit._checks import check_choice
 from manifoldkit.equivariant.batch_norms import channel_norm
 
 _EPS = 1e-9
-_ROWS = 1024  # tokens from which on the attention matrix is made in blocks of rows
+ROWS = 1024  # tokens from which on the attention matrix is made in blocks of rows
 
 
 class OffsetAttention(nn.Module):
@@ -66,7 +66,7 @@ class OffsetAttention(nn.Module):
             p = p / (_EPS + p.sum(-3, keepdim=True))
             return p.mT @ h, p.sum(-2)[..., None]
         n, channels = h.shape[-2:]
-        rows = max(1, _ROWS * _ROWS // n)
+        rows = max(1, ROWS * ROWS // n)
         if rows >= n:
             p = (query @ key.mT).softmax(-1)
             total = p.sum(-2, keepdim=True)

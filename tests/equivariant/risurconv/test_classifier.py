@@ -15,6 +15,7 @@ from manifoldkit.equivariant import (
     RISurConvSegmenter,
 )
 from manifoldkit.equivariant.batch_norms import norm_linear, norm_relu_max
+from manifoldkit.equivariant.risurconv import offset_attention
 from manifoldkit.equivariant.risurconv.layers import SurfaceEmbedding
 from manifoldkit.equivariant.risurconv.offset_attention import OffsetAttention
 from manifoldkit.equivariant.risurconv.surface_graph import (
@@ -133,11 +134,7 @@ def literal_attention(block, h):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_attention_equals_its_formula(training, monkeypatch):
-    from manifoldkit.equivariant.risurconv import (
-        offset_attention as _offset_attention,
-    )
-
-    monkeypatch.setattr(_offset_attention, "_ROWS", 4)  # several blocks of rows
+    monkeypatch.setattr(offset_attention, "ROWS", 4)  # several blocks of rows
     h = torch.randn(3, 11, 8, generator=torch.Generator().manual_seed(0)).double()
     block = OffsetAttention(8).double().train(training)
     twin = copy.deepcopy(block)
