@@ -12,7 +12,7 @@ from manifoldkit.equivariant import (
     relative_pose,
     scale_pose,
 )
-from manifoldkit.equivariant.parot.classifier import smoothed_cross_entropy
+from manifoldkit.equivariant.parot.base import smoothed_cross_entropy
 from manifoldkit.equivariant.parot.encoder import Disentangle, SiamesePatches
 from manifoldkit.linalg.actions import haar_rotations
 
