@@ -141,10 +141,7 @@ def rotation_protocols(
     {'none/so3': {'accuracy': 0.75, 'balanced': 0.5, 'agreement': 1.0}}
     """
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(
-                f"protocols: expected among {PROTOCOLS}, found {protocol!r}"
-            )
+        check_choice(protocol, PROTOCOLS, "protocols")
     rng = check_random_state(random_state)
     seeds = {rotation: rng.randint(2**31 - 1) for rotation in ("none", "z", "so3")}
     fitted, results = {}, {}

@@ -59,7 +59,7 @@ class OffsetAttention(nn.Module):
             out.addmm_(tokens.to(out.dtype), weight.to(out.dtype))
         return h + F.relu_(channel_norm(self.norm, out)).view(h.shape)
 
-    def _attend(self, query, key, h) -> tuple[Tensor, Tensor]:
+    def _attend(self, query: Tensor, key: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Columns' weighted means of the tokens, and the columns' sums after that."""
         if self.norm_axis == "points" and h.ndim > 3:
             p = (query @ key.mT).softmax(-1)
