@@ -43,7 +43,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
     horizon : int, optional
         Steps to forecast; default the rest.
     hidden, channels, n_layers, n_categories, n_null, tau, n_modes
-        Of EqMotion.
+        Sizes of EqMotion and temperature of its categories.
     agent_embedding : bool, default=False
         Tell agents apart by their place in the array (joints of a skeleton).
     missing : {"raise", "hold", "linear"}, default="raise"
@@ -60,7 +60,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
     time_reversal : bool, default=False
         Train on the reversed tracks too.
     lr, weight_decay : float, default=5e-4, 0.0
-        Of Adam.
+        Learning rate and weight decay of Adam.
     max_epochs, batch_size : int, default=50, 64
         Passes over the data, samples a step.
     early_stopping : bool, default=False
@@ -73,7 +73,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
     device : str, default="cpu"
         Such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, batches and the validation share.
+        Seed of initial weights, batches and the validation share.
     verbose : int, default=0
         1 prints a line an epoch.
 

@@ -120,7 +120,7 @@ def _first_points(
         return (chance if mask is None else chance * mask).argmax(1)
     if isinstance(start, str) or not is_integer(start) or not 0 <= start < n:
         raise InvalidValueError(
-            f"start: expected 'farthest', 'random' or an index from 0 to {n - 1}, "
+            f"start: expected an index from 0 to {n - 1}, 'farthest' or 'random', "
             f"found {start!r}"
         )
     if mask is not None and not bool(mask[:, start].all()):

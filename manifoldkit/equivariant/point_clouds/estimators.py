@@ -1,14 +1,15 @@
 """Point-cloud classification and segmentation behind scikit-learn's interface."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, TransformerMixin
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifoldkit.equivariant.neighbors.grouping import three_interpolate
 from manifoldkit.equivariant.point_clouds.base import PointCloudBase
@@ -61,7 +62,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     smoothing : float, default=0.1
         Label smoothing, spread over the other classes.
     lr, weight_decay : float, default=1e-3, 1e-4
-        Of Adam; the rate falls to a hundredth along a cosine.
+        Learning rate and weight decay of Adam; the rate falls to a hundredth along a
+        cosine.
     max_epochs, batch_size : int, default=40, 32
         Passes over the data, clouds a step.
     early_stopping : bool, default=False
@@ -77,8 +79,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     device : str, default="cpu"
         Such as "cuda".
     random_state : int, RandomState instance or None, default=None
-        Of initial weights, batches, views and the validation share. Resuming from a
-        checkpoint needs an int.
+        Seed of initial weights, batches, views and the validation share. Resuming from
+        a checkpoint needs an int.
     verbose : int, default=0
         1 prints a line an epoch.
     class_weight : dict, "balanced" or None
@@ -135,10 +137,10 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         validation_fraction: float = 0.15,
         patience: int = 10,
         checkpoint: str | Path | None = None,
-        class_weight=None,
+        class_weight: dict[Any, float] | str | None = None,
         on_invalid: str = "raise",
         device: str = "cpu",
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
         super().__init__(
@@ -170,7 +172,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         self.class_weight = class_weight
         self.on_invalid = on_invalid
 
-    def fit(self, X, y, normals=None):
+    def fit(self, X: ArrayLike, y: ArrayLike, normals: ArrayLike | None = None) -> Self:
         """Train the network.
 
         Parameters
@@ -214,7 +216,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             network, x, directions, torch.from_numpy(codes).long(), None, weights
         )
 
-    def _network(self):
+    def _network(self) -> nn.Module:
         return seeded_network(
             self.random_state,
             lambda: make_classifier(
@@ -222,26 +224,36 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             ),
         )
 
-    def predict_proba(self, X, normals=None):
+    def predict_proba(
+        self, X: ArrayLike, normals: ArrayLike | None = None
+    ) -> np.ndarray:
         """Return class probabilities, shape (n_clouds, n_classes)."""
         return self._evaluate(X, normals, "forward").softmax(-1).numpy()
 
-    def decision_function(self, X, normals=None):
+    def decision_function(
+        self, X: ArrayLike, normals: ArrayLike | None = None
+    ) -> np.ndarray:
         """Return class scores (logits), shape (n_clouds, n_classes)."""
         return self._evaluate(X, normals, "forward").numpy()
 
-    def predict(self, X, normals=None):
+    def predict(self, X: ArrayLike, normals: ArrayLike | None = None) -> np.ndarray:
         """Return the label of the largest score, shape (n_clouds,)."""
         check_is_fitted(self, "net_")
         return self.classes_[self._evaluate(X, normals, "forward").argmax(1).numpy()]
 
-    def transform(self, X, normals=None):
+    def transform(self, X: ArrayLike, normals: ArrayLike | None = None) -> np.ndarray:
         """Return the pooled vector of each cloud, "risurconv" and "parot" only."""
         if self.model not in ("risurconv", "parot"):
             raise ValueError(f"transform: model {self.model!r} has no pooled vector")
         return self._evaluate(X, normals, "features").numpy()
 
-    def score(self, X, y, normals=None, sample_weight=None):
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        normals: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Return the overall accuracy."""
         right = self.predict(X, normals) == np.asarray(y)
         return float(np.average(right, weights=sample_weight))
@@ -268,15 +280,15 @@ class PointCloudSegmenter(PointCloudBase):
     Parameters
     ----------
     model, n_points, normalize, rotation, rotation_axis, scale_range
-        As in :class:`PointCloudClassifier`.
+        Network, points and random poses, as for :class:`PointCloudClassifier`.
     jitter, n_views, stretch, mirror, n_votes
-        As in :class:`PointCloudClassifier`.
+        Further views, as for :class:`PointCloudClassifier`.
     model_options, smoothing, lr, weight_decay, max_epochs, batch_size
-        As in :class:`PointCloudClassifier`.
+        Network and optimization, as for :class:`PointCloudClassifier`.
     early_stopping, validation_fraction, patience, checkpoint
-        As in :class:`PointCloudClassifier`.
+        End of training and its file, as for :class:`PointCloudClassifier`.
     device, random_state, verbose
-        As in :class:`PointCloudClassifier`.
+        Device, seed and output, as for :class:`PointCloudClassifier`.
 
     Attributes
     ----------
@@ -285,7 +297,7 @@ class PointCloudSegmenter(PointCloudBase):
     parts_ : dict of int to list of int
         Part labels of each category.
     history_, net_
-        As in :class:`PointCloudClassifier`.
+        Course of training and fitted network, as for :class:`PointCloudClassifier`.
 
     Examples
     --------
@@ -301,7 +313,13 @@ class PointCloudSegmenter(PointCloudBase):
 
     _format = "manifoldkit.equivariant.PointCloudSegmenter"
 
-    def fit(self, X, y, category=None, normals=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> Self:
         """Train the network.
 
         Parameters
@@ -313,7 +331,7 @@ class PointCloudSegmenter(PointCloudBase):
         category : array-like of int, shape (n_clouds,), optional
             Category of each cloud, from 0 on. Default: all are of one.
         normals : array of shape (n_clouds, n_points, 3), optional
-            As for :class:`PointCloudClassifier`.
+            Normals of any length, as for :class:`PointCloudClassifier`.
 
         Returns
         -------
@@ -337,7 +355,7 @@ class PointCloudSegmenter(PointCloudBase):
             self._network(), x, directions, torch.from_numpy(y).long(), kinds, None
         )
 
-    def _network(self):
+    def _network(self) -> nn.Module:
         return seeded_network(
             self.random_state,
             lambda: make_segmenter(
@@ -345,7 +363,7 @@ class PointCloudSegmenter(PointCloudBase):
             ),
         )
 
-    def _categories(self, category, n: int) -> Tensor:
+    def _categories(self, category: ArrayLike | None, n: int) -> Tensor:
         kinds = (
             np.zeros(n, dtype=np.int64) if category is None else np.asarray(category)
         )
@@ -356,7 +374,12 @@ class PointCloudSegmenter(PointCloudBase):
             )
         return torch.from_numpy(kinds.astype(np.int64))
 
-    def decision_function(self, X, category=None, normals=None):
+    def decision_function(
+        self,
+        X: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Return part scores, shape (n_clouds, n_points, n_parts).
 
         Parts that the category does not have get minus infinity.
@@ -384,11 +407,22 @@ class PointCloudSegmenter(PointCloudBase):
             allowed[c, parts] = True
         return scores.masked_fill(~allowed[kinds][:, None], -torch.inf).numpy()
 
-    def predict(self, X, category=None, normals=None):
+    def predict(
+        self,
+        X: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Return the part of each point, shape (n_clouds, n_points)."""
         return self.decision_function(X, category, normals).argmax(-1)
 
-    def score(self, X, y, category=None, normals=None):
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> float:
         """Return the mean over clouds of the intersection over union of parts."""
         kinds = self._categories(category, len(np.asarray(y))).numpy()
         predicted = self.predict(X, category, normals)
