@@ -256,7 +256,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     ) -> float:
         """Return the overall accuracy."""
         right = self.predict(X, normals) == np.asarray(y)
-        return float(np.average(right, weights=sample_weight))
+        weights = None if sample_weight is None else np.asarray(sample_weight)
+        return float(np.average(right, weights=weights))
 
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, content = super()._content()

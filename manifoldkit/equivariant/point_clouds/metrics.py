@@ -17,16 +17,15 @@ PROTOCOLS = ("z/z", "z/so3", "so3/so3", "none/none", "none/so3")
 
 def _clouds(X: ArrayLike, name: str) -> np.ndarray:
     try:
-        X = np.asarray(X)
-        fits = X.ndim == 3 and X.shape[2] == 3 and X.dtype.kind in "fiu"
+        clouds = np.asarray(X)
     except ValueError:  # a ragged list
-        fits = False
-    if not fits:
+        clouds = np.empty(0, object)
+    if clouds.ndim != 3 or clouds.shape[2] != 3 or clouds.dtype.kind not in "fiu":
         raise ValueError(
             f"{name}: expected an array of shape (n_clouds, n_points, 3), found "
             f"{getattr(X, 'shape', type(X).__name__)}"
         )
-    return X if X.dtype.kind == "f" else X.astype(float)
+    return clouds if clouds.dtype.kind == "f" else clouds.astype(float)
 
 
 def rotate_clouds(
