@@ -45,7 +45,7 @@ class RISurConvClassifier(SurfaceNet):
         How the sign of the whole cloud's axis is dealt with: average over both, or
         the sign of the third moment.
     norm_axis : {"neighbors", "points"}
-        As in :class:`RISurConvLayer`.
+        What attention weights are normalized over, see :class:`RISurConvLayer`.
     sizes, neighbors, channels : sequence of int, optional
         Centers and neighbors of the four levels, and channels of the five layers.
     dropout : float, default=0.4
