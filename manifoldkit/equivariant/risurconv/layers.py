@@ -118,6 +118,7 @@ class RISurConvLayer(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> layer = RISurConvLayer(16, 8, 0, 32).eval()
     >>> x = torch.randn(2, 64, 3)
     >>> centers, normals, features = layer(x)
