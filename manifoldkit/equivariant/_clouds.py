@@ -1,5 +1,7 @@
 """Checks of point clouds, and ragged clouds as padded ones."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,25 @@ def check_clouds(x: Tensor, name: str = "x") -> Tensor:
         )
     x = x if x.ndim == 3 else x[None]
     return check_finite(x, name)
+
+
+def check_mask(mask: Tensor, shape: Sequence[int], name: str = "mask") -> Tensor:
+    """Return a mask; raise unless it holds booleans of this shape."""
+    if mask.dtype != torch.bool or mask.shape != tuple(shape):
+        raise ValueError(
+            f"{name}: expected booleans of shape {tuple(shape)}, found "
+            f"{str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+        )
+    return mask
+
+
+def check_shape(x: Tensor, shape: Sequence[int], name: str) -> Tensor:
+    """Return a tensor; raise unless it has this shape."""
+    if x.shape != tuple(shape):
+        raise ValueError(
+            f"{name}: expected shape {tuple(shape)}, found shape {tuple(x.shape)}"
+        )
+    return x
 
 
 def split_normals(x: Tensor, normals: Tensor | None) -> tuple[Tensor, Tensor | None]:

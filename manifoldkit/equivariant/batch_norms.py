@@ -24,13 +24,6 @@ def _check_rows(norm: nn.BatchNorm1d, x: Tensor) -> None:
         )
 
 
-def eval_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Evaluation-mode normalization as scale and offset."""
-    mean, var = _running(norm)
-    scale = norm.weight / (var + norm.eps).sqrt()
-    return scale, norm.bias - scale * mean
-
-
 def _running(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None:
@@ -50,6 +43,7 @@ def update_running(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int) 
         running_var.lerp_(unbiased.to(running_var), rate)
 
 
+# without it "RISurConv, training step with cached geometry" takes 1.21 times as long
 def normalized_weight(
     weight: Tensor, cov: Tensor, mean: Tensor, norm: nn.BatchNorm1d, count: int
 ) -> Tensor:
@@ -76,22 +70,7 @@ def normalized_weight(
     return (norm.weight / (var + norm.eps).sqrt())[:, None] * weight
 
 
-def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """A linear map without bias from few channels, normalized in one product."""
-    if not norm.training:
-        scale, offset = eval_affine(norm)
-        return F.linear(x, scale[:, None] * linear.weight, offset)
-    _check_rows(norm, x)
-    rows = x.reshape(-1, x.shape[-1])
-    mean = rows.mean(0)
-    centered = rows - mean
-    cov = centered.T @ centered / len(rows)
-    weight = normalized_weight(
-        linear.weight, cov, linear.weight @ mean, norm, len(rows)
-    )
-    return F.linear(centered, weight, norm.bias).view(*x.shape[:-1], -1)
-
-
+# without it "PaRot, 8 x 1024 points, training step" takes 1.39 times as long
 def norm_relu_max(
     norm: nn.BatchNorm1d, x: Tensor, shift: Tensor | float = 0.0
 ) -> Tensor:
@@ -103,8 +82,10 @@ def norm_relu_max(
     matters to the running mean alone and has gradient zero in training.
     """
     if not norm.training:
-        scale, offset = eval_affine(norm)
-        return F.relu(scale * _extreme(x, scale)[0] + (offset + scale * shift))
+        mean, var = _running(norm)
+        scale = norm.weight / (var + norm.eps).sqrt()
+        offset = norm.bias + scale * (shift - mean)
+        return F.relu(scale * _extreme(x, scale)[0] + offset)
     _check_rows(norm, x)
     offset = norm.bias + 0.0 * shift
     pooled, mean, var = _NormMax.apply(x, norm.weight, offset, norm.eps)

@@ -258,7 +258,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
         Parameters
         ----------
         X : array-like
-            As for :meth:`predict`.
+            Tracks, as :meth:`predict` takes them.
 
         Returns
         -------
@@ -281,8 +281,8 @@ class MotionForecaster(TorchFace, BaseEstimator):
         Parameters
         ----------
         X, y : array-like
-            As for :meth:`fit`. Agents without a complete future do not count. With
-            several modes the best one of each agent does.
+            Tracks, as :meth:`fit` takes them. Agents without a complete future do not
+            count. With several modes the best one of each agent does.
         """
         check_is_fitted(self, "net_")
         past, future = self._split(X, y)

@@ -1,12 +1,20 @@
 """Graphs that torch-geometric has batched: agents of all graphs in one axis."""
 
 import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 
 from manifoldkit.equivariant.eqmotion.inputs import check_edges
 
 
-def forward_graphs(model, x, mask, category, edge_index, batch) -> tuple:
+def forward_graphs(
+    model: nn.Module,
+    x: ArrayLike,
+    mask: ArrayLike | None,
+    category: Tensor | None,
+    edge_index: ArrayLike | None,
+    batch: ArrayLike,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Agents of several graphs in one axis: pad them, run, and undo it."""
     x = torch.as_tensor(x)
     batch = _check_batch(torch.as_tensor(batch, device=x.device), x)

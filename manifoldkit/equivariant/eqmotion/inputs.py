@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating
+from manifoldkit.linalg.checks import check_floating, first_index
 
 MISSING = ("raise", "hold", "linear")
 
@@ -29,7 +30,13 @@ class Tracks(NamedTuple):
 
 
 def read_tracks(
-    x, mask, lengths, past_len: int, n_agents: int | None, missing: str, finite: bool
+    x: ArrayLike,
+    mask: ArrayLike | None,
+    lengths: ArrayLike | None,
+    past_len: int,
+    n_agents: int | None,
+    missing: str,
+    finite: bool,
 ) -> Tracks:
     """Check positions and masks, complete partial tracks."""
     x = check_floating(torch.as_tensor(x), "x")
@@ -52,12 +59,10 @@ def read_tracks(
         )
     steps = _read_mask(mask, lengths, x, batched)
     wide = x if x.device.type == "mps" else x.double()
-    if steps is None:
-        if finite and not bool(torch.isfinite(x).all()):
-            _complain(x, torch.ones_like(x[..., 0], dtype=torch.bool))
-        return Tracks(wide, None, batched)
     if finite:
-        _complain(x, steps)
+        _check_observed(x, steps)
+    if steps is None:
+        return Tracks(wide, None, batched)
     agents = steps.any(-1)
     wide = wide.where(steps[..., None], 0.0)
     if bool((steps.any(-1) & ~steps.all(-1)).any()):
@@ -65,7 +70,9 @@ def read_tracks(
     return Tracks(wide, agents, batched)
 
 
-def _read_mask(mask, lengths, x: Tensor, batched: bool) -> Tensor | None:
+def _read_mask(
+    mask: ArrayLike | None, lengths: ArrayLike | None, x: Tensor, batched: bool
+) -> Tensor | None:
     """Return a mask of steps (B, N, T), or None when nothing is masked."""
     b, n, t, _ = x.shape
     if lengths is not None:
@@ -77,9 +84,8 @@ def _read_mask(mask, lengths, x: Tensor, batched: bool) -> Tensor | None:
                 f"lengths: expected {b} numbers of agents between 0 and {n}, "
                 f"found {lengths.tolist()}"
             )
-        return (torch.arange(n, device=x.device) < lengths[:, None])[:, :, None].expand(
-            b, n, t
-        )
+        there = torch.arange(n, device=x.device) < lengths[:, None]
+        return there[:, :, None].expand(b, n, t)
     if mask is None:
         return None
     mask = torch.as_tensor(mask, device=x.device)
@@ -98,22 +104,21 @@ def _read_mask(mask, lengths, x: Tensor, batched: bool) -> Tensor | None:
     return mask
 
 
-def _complain(x: Tensor, steps: Tensor) -> None:
+def _check_observed(x: Tensor, steps: Tensor | None) -> None:
     """Raise where a valid position is not finite."""
-    bad = ~torch.isfinite(x).all(-1) & steps
+    bad = ~torch.isfinite(x).all(-1)
+    bad = bad if steps is None else bad & steps
     if bool(bad.any()):
-        b, n, t = (int(i) for i in bad.nonzero()[0])
         raise ValueError(
-            f"x[{b}, {n}, {t}] is not finite: expected numbers at every valid step "
-            "(mask the steps that were not observed)"
+            f"x{list(first_index(bad))} is not finite: expected numbers at every valid "
+            "step (mask the steps that were not observed)"
         )
 
 
 def _complete(x: Tensor, steps: Tensor, missing: str) -> Tensor:
     """Fill the gaps of partial tracks from the steps that were observed."""
     if missing == "raise":
-        partial = steps.any(-1) & ~steps.all(-1)
-        b, n = (int(i) for i in partial.nonzero()[0])
+        b, n = first_index(steps.any(-1) & ~steps.all(-1))
         raise ValueError(
             f"mask[{b}, {n}]: {int(steps[b, n].sum())} of {steps.shape[-1]} steps are "
             "observed; partial tracks need EqMotion(missing='hold') or 'linear', or a "
@@ -137,7 +142,9 @@ def _complete(x: Tensor, steps: Tensor, missing: str) -> Tensor:
     return left + share * (right - left)
 
 
-def check_category(category: Tensor, shape: tuple[int, ...], mask, values: bool):
+def check_category(
+    category: Tensor, shape: tuple[int, ...], mask: Tensor | None, values: bool
+) -> None:
     """Check given categories of pairs, or raise ``ValueError``."""
     check_floating(category, "category")
     if tuple(category.shape) != shape:
@@ -158,20 +165,17 @@ def check_category(category: Tensor, shape: tuple[int, ...], mask, values: bool)
         )
 
 
-def check_edges(edges, b: int, n: int, device) -> Tensor:
+def check_edges(edges: ArrayLike, b: int, n: int, device: torch.device) -> Tensor:
     """Return edges as (3, E): sample, sender, receiver."""
     edges = torch.as_tensor(edges, device=device)
-    if edges.dtype not in (torch.int64, torch.int32) or edges.ndim != 2:
+    whole = edges.dtype in (torch.int64, torch.int32)
+    if not whole or edges.ndim != 2 or edges.shape[0] not in (2, 3):
         raise ValueError(
-            "edge_index: expected integers of shape (2, E) or (3, E), found "
+            "edge_index: expected integers of shape (2, E), one graph for all samples, "
+            "or (3, E) with the sample first, found "
             f"{edges.dtype} of shape {tuple(edges.shape)}"
         )
     edges = edges.long()
-    if edges.shape[0] not in (2, 3):
-        raise ValueError(
-            "edge_index: expected shape (2, E), one graph for all samples, or (3, E) "
-            f"with the sample first, found {tuple(edges.shape)}"
-        )
     if edges.shape[0] == 2:  # the same graph in every sample
         sample = torch.arange(b, device=device).repeat_interleave(edges.shape[1])
         edges = torch.cat([sample[None], edges.repeat(1, b)])
@@ -213,7 +217,11 @@ def invariants(v: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     return speed, 2 * torch.atan2(narrow.sqrt(), wide.sqrt())
 
 
-def dct_matrix(n: int, dtype=torch.float64, device=None) -> Tensor:
+def dct_matrix(
+    n: int,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | None = None,
+) -> Tensor:
     """Return the orthonormal DCT-II matrix: rows are frequencies.
 
     Examples

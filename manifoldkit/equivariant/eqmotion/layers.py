@@ -6,6 +6,7 @@ same input are stacked into one product.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from manifoldkit.equivariant.eqmotion.pairs import Pairs
 
 
-def mlp(n_in: int, n_hidden: int, n_out: int, **factory) -> nn.Sequential:
+def mlp(n_in: int, n_hidden: int, n_out: int, **factory: Any) -> nn.Sequential:
     """Linear, SiLU, linear; the caller adds the last activation."""
     return nn.Sequential(
         nn.Linear(n_in, n_hidden, **factory),
@@ -41,7 +42,7 @@ def rectify(q: Tensor, k: Tensor, dim: int, eps: float = 1e-4) -> Tensor:
     return q - against / ((k * k).sum(dim, keepdim=True) + eps) * k
 
 
-def _stacked(*shape: int, fan_in: int, **factory) -> nn.Parameter:
+def _stacked(*shape: int, fan_in: int, **factory: Any) -> nn.Parameter:
     """A parameter with PyTorch's default initialization of linear layers."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape, **factory).uniform_(-bound, bound))
@@ -57,11 +58,11 @@ class _SiLULinear(torch.autograd.Function):
         return F.linear(F.silu(x), weight, bias)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
         of_weight = rows.T @ F.silu(x).flatten(0, -2)
@@ -90,11 +91,11 @@ class _SharedSiLU(torch.autograd.Function):
         return F.silu(x).mul_(share)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         share, x = ctx.saved_tensors
         of_share = None
         if ctx.needs_input_grad[0]:
@@ -108,7 +109,7 @@ class PairLinear(nn.Linear):
     Its weight is that of the plain map, ``n_out`` by ``2 hidden + n_pair``.
     """
 
-    def __init__(self, hidden: int, n_pair: int, n_out: int, **factory):
+    def __init__(self, hidden: int, n_pair: int, n_out: int, **factory: Any):
         super().__init__(2 * hidden + n_pair, n_out, **factory)
         self.hidden = hidden
 
@@ -147,7 +148,7 @@ class InteractionReasoning(nn.Module):
         channels: int,
         n_categories: int,
         activation: bool = True,
-        **factory,
+        **factory: Any,
     ):
         super().__init__()
         self.activation = activation
@@ -187,7 +188,7 @@ class InteractionLayer(nn.Module):
         channels: int,
         n_active: int,
         update_pattern: bool = True,
-        **factory,
+        **factory: Any,
     ):
         super().__init__()
         self.hidden, self.channels = hidden, channels
@@ -255,14 +256,14 @@ class ModalHeads(nn.Module):
         channels: int,
         n_active: int,
         n_out: int,
-        **factory,
+        **factory: Any,
     ):
         super().__init__()
         m, e, h, c = n_modes, n_modes * n_active, hidden, channels
         self.n_modes, self.n_active, self.hidden = n_modes, n_active, hidden
         self.channels, self.n_out = channels, n_out
 
-        def make(*shape, fan_in):
+        def make(*shape: int, fan_in: int) -> nn.Parameter:
             return _stacked(*shape, fan_in=fan_in, **factory)
 
         self.attention = make(m, h, c, fan_in=h)
@@ -320,7 +321,9 @@ class ModalHeads(nn.Module):
         y = torch.bmm((new - mean).flatten(1, -2), self.out)
         return y.view(*new.shape[:-1], self.n_out) + mean, new
 
-    def _edge_weights(self, h, distance, category, pairs):
+    def _edge_weights(
+        self, h: Tensor, distance: Tensor, category: Tensor, pairs: Pairs
+    ) -> Tensor:
         """w_ij of every mode, (M, *pairs, C)."""
         rows, n = h.flatten(0, -2), self.hidden
         experts = self.pair.shape[0]

@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
-def _tensor(value, name: str) -> Tensor:
+def _tensor(value: ArrayLike, name: str) -> Tensor:
     """Return numbers as a tensor; booleans and whole numbers as floats."""
     try:
         value = torch.as_tensor(value)
@@ -17,7 +18,9 @@ def _tensor(value, name: str) -> Tensor:
     return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
 
-def _errors(pred, target, mask, modes: bool) -> tuple[Tensor, Tensor]:
+def _errors(
+    pred: ArrayLike, target: ArrayLike, mask: ArrayLike | None, modes: bool
+) -> tuple[Tensor, Tensor]:
     """Distances (..., N[, K], T) and weights of agents (..., N)."""
     pred, target = _tensor(pred, "pred"), _tensor(target, "target")
     expected = target.ndim + modes
@@ -39,16 +42,23 @@ def _errors(pred, target, mask, modes: bool) -> tuple[Tensor, Tensor]:
         )
     target = target.unsqueeze(-3) if modes else target
     agents = plain[:-2]
-    if mask is None:
-        weight = torch.ones(agents, dtype=torch.bool, device=pred.device)
-    else:
-        weight = torch.as_tensor(mask, device=pred.device).bool()
-        if weight.shape != agents:
-            raise ValueError(
-                f"mask: expected shape {tuple(agents)}, found {tuple(weight.shape)}"
-            )
+    weight = _weights(mask, agents, pred.device)
     error = torch.linalg.vector_norm(pred - target, dim=-1)
     return error, weight
+
+
+def _weights(
+    mask: ArrayLike | None, agents: torch.Size, device: torch.device
+) -> Tensor:
+    """Which agents count: all without a mask."""
+    if mask is None:
+        return torch.ones(agents, dtype=torch.bool, device=device)
+    weight = torch.as_tensor(mask, device=device).bool()
+    if weight.shape != agents:
+        raise ValueError(
+            f"mask: expected shape {tuple(agents)}, found {tuple(weight.shape)}"
+        )
+    return weight
 
 
 def _mean(error: Tensor, weight: Tensor) -> Tensor:
@@ -57,7 +67,7 @@ def _mean(error: Tensor, weight: Tensor) -> Tensor:
     return error.where(weight, 0.0).sum() / count.clamp_min(1).to(error.dtype)
 
 
-def ade(pred, target, mask=None) -> Tensor:
+def ade(pred: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Tensor:
     """Average displacement error: mean distance over agents and steps.
 
     Parameters
@@ -87,7 +97,7 @@ def ade(pred, target, mask=None) -> Tensor:
     return _mean(error.mean(-1), weight)
 
 
-def fde(pred, target, mask=None) -> Tensor:
+def fde(pred: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Tensor:
     """Final displacement error: mean distance over agents at the last step.
 
     Parameters, errors and return value are those of :func:`ade`.
@@ -102,7 +112,9 @@ def fde(pred, target, mask=None) -> Tensor:
     return _mean(error[..., -1], weight)
 
 
-def min_ade(pred, target, mask=None) -> Tensor:
+def min_ade(
+    pred: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None
+) -> Tensor:
     """Smallest ADE over the modes, for each agent by itself, then the mean.
 
     Parameters
@@ -125,7 +137,9 @@ def min_ade(pred, target, mask=None) -> Tensor:
     return _mean(error.mean(-1).amin(-1), weight)
 
 
-def min_fde(pred, target, mask=None) -> Tensor:
+def min_fde(
+    pred: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None
+) -> Tensor:
     """Smallest FDE over the modes, for each agent by itself, then the mean.
 
     The mode may be another one than that of :func:`min_ade`, whose parameters it has.
@@ -141,7 +155,9 @@ def min_fde(pred, target, mask=None) -> Tensor:
     return _mean(error[..., -1].amin(-1), weight)
 
 
-def edge_accuracy(category, edges, mask=None) -> float:
+def edge_accuracy(
+    category: ArrayLike, edges: ArrayLike, mask: ArrayLike | None = None
+) -> float:
     """Share of pairs i != j in the right category, under the best naming.
 
     Inferred categories have no names, so they are matched one to one with the true
@@ -175,25 +191,15 @@ def edge_accuracy(category, edges, mask=None) -> float:
     """
     category, edges = _tensor(category, "category"), _tensor(edges, "edges")
     fits = category.ndim >= 3 and category.shape[:-1] == edges.shape
-    if not fits or category.shape[-1] == 0:
+    if not fits or category.shape[-1] == 0 or edges.shape[-1] != edges.shape[-2]:
         raise ValueError(
             "category, edges: expected shapes (..., N, N, K) and (..., N, N), found "
             f"{tuple(category.shape)} and {tuple(edges.shape)}"
         )
     n = edges.shape[-1]
-    if edges.shape[-2] != n:
-        raise ValueError(
-            f"edges: expected shape (..., N, N), found {tuple(edges.shape)}"
-        )
     counts = ~torch.eye(n, dtype=torch.bool, device=edges.device).expand(edges.shape)
-    if mask is not None:
-        mask = torch.as_tensor(mask, device=edges.device).bool()
-        if mask.shape != edges.shape[:-1]:
-            raise ValueError(
-                f"mask: expected shape {tuple(edges.shape[:-1])}, found "
-                f"{tuple(mask.shape)}"
-            )
-        counts = counts & mask[..., :, None] & mask[..., None, :]
+    weight = _weights(mask, edges.shape[:-1], edges.device)
+    counts = counts & weight[..., :, None] & weight[..., None, :]
     found = category.argmax(-1)[counts].cpu().numpy()
     true = edges[counts].cpu().numpy()
     if true.size == 0:

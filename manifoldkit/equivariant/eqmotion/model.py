@@ -1,15 +1,17 @@
 """EqMotion: forecasts of interacting agents that turn and shift with the scene."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import check_settings, count, one_of, optional, positive
 from manifoldkit.equivariant.eqmotion.graphs import forward_graphs
 from manifoldkit.equivariant.eqmotion.inputs import (
     MISSING,
+    Tracks,
     check_category,
     check_edges,
     dct_matrix,
@@ -29,12 +31,28 @@ from manifoldkit.equivariant.eqmotion.outputs import (
     finish,
 )
 from manifoldkit.equivariant.eqmotion.pairs import (
+    NORMALIZE,
     DensePairs,
     EdgePairs,
     Pairs,
-    check_normalize,
 )
 from manifoldkit.equivariant.eqmotion.reference_names import load_reference
+
+_RULES = {
+    **dict.fromkeys(("past_len", "hidden"), count(2)),
+    **dict.fromkeys(("future_len", "channels", "n_layers"), count()),
+    **dict.fromkeys(("n_categories", "n_modes"), count()),
+    "n_null": count(0),
+    "n_agents": optional(count()),
+    "tau": positive,
+    "angle": one_of("reference", "atan2"),
+    "neighbors": one_of("dense", "edge_index"),
+    "missing": one_of(*MISSING),
+    "normalize_neighbors": one_of(*NORMALIZE),
+    "category_activation": one_of("silu", None),
+    "rescale": one_of(None, "speed", "radius"),
+    "validate": one_of("finite", None),
+}
 
 
 class EqMotion(nn.Module):
@@ -102,8 +120,8 @@ class EqMotion(nn.Module):
     validate : {"finite", None}, default="finite"
         Check outside training that valid positions are finite and given categories
         sum to 1; None never reads values.
-    device, dtype
-        Of all parameters, and so of the computation.
+    device, dtype : optional
+        Device and dtype of all parameters, and so of the computation.
 
     Raises
     ------
@@ -161,23 +179,19 @@ class EqMotion(nn.Module):
         gumbel: bool = False,
         rescale: str | None = None,
         validate: str | None = "finite",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        sizes = {
-            "past_len": (past_len, 2),
-            "future_len": (future_len, 1),
-            "hidden": (hidden, 2),
-            "channels": (channels, 1),
-            "n_layers": (n_layers, 1),
-            "n_categories": (n_categories, 1),
-            "n_null": (n_null, 0),
-            "n_modes": (n_modes, 1),
-            "n_agents": (1 if n_agents is None else n_agents, 1),
-        }
-        for name, (value, least) in sizes.items():
-            check_count(value, name, least)
+        self.past_len, self.future_len = past_len, future_len
+        self.hidden, self.channels, self.n_layers = hidden, channels, n_layers
+        self.n_categories, self.n_null, self.tau = n_categories, n_null, tau
+        self.n_modes, self.n_agents, self.use_dct = n_modes, n_agents, use_dct
+        self.angle, self.neighbors, self.missing = angle, neighbors, missing
+        self.normalize_neighbors = normalize_neighbors
+        self.category_activation, self.gumbel = category_activation, gumbel
+        self.rescale, self.validate = rescale, validate
+        check_settings(self, _RULES)
         if hidden % 2:
             raise ValueError(f"hidden: expected an even number, found {hidden}")
         if n_null >= n_categories:
@@ -185,23 +199,7 @@ class EqMotion(nn.Module):
                 f"n_null: expected fewer than n_categories = {n_categories}, "
                 f"found {n_null}"
             )
-        if not tau > 0:
-            raise ValueError(f"tau: expected a positive temperature, found {tau}")
-        check_choice(angle, ("reference", "atan2"), "angle")
-        check_choice(neighbors, ("dense", "edge_index"), "neighbors")
-        check_choice(missing, MISSING, "missing")
-        check_choice(category_activation, ("silu", None), "category_activation")
-        check_choice(rescale, (None, "speed", "radius"), "rescale")
-        check_choice(validate, ("finite", None), "validate")
-        self.past_len, self.future_len = past_len, future_len
-        self.hidden, self.channels, self.n_layers = hidden, channels, n_layers
-        self.n_categories, self.n_null, self.tau = n_categories, n_null, tau
         self.n_active = n_categories - n_null
-        self.n_modes, self.n_agents, self.use_dct = n_modes, n_agents, use_dct
-        self.angle, self.neighbors, self.missing = angle, neighbors, missing
-        self.normalize_neighbors = check_normalize(normalize_neighbors)
-        self.category_activation, self.gumbel = category_activation, gumbel
-        self.rescale, self.validate = rescale, validate
         self._build({"device": device, "dtype": dtype})
 
     def _build(self, factory: dict) -> None:
@@ -327,9 +325,8 @@ class EqMotion(nn.Module):
         center, size, position, velocity = self._normalized(tracks.x, mask)
         h, position, velocity = self._embed(position, velocity, mask)
         pairs = self._pairs(edge_index, (b, n), mask, h)
-        category = self._categories(
-            category, h, position, velocity, pairs, mask, tracks.batched, check
-        )
+        features = torch.cat([position, velocity], -1)
+        category = self._categories(category, h, features, pairs, tracks, check)
         pairs = pairs.without_self()
         share = category
         if isinstance(pairs, DensePairs):
@@ -353,7 +350,9 @@ class EqMotion(nn.Module):
         )
         return finish(out, mask, tracks.batched, edge_index is not None)
 
-    def _normalized(self, x: Tensor, mask: Tensor | None):
+    def _normalized(
+        self, x: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Center and scale (B, 1, 1, 1 or D), positions and velocities (D, B, N, T)."""
         if mask is None:
             center = x.mean((1, 2), keepdim=True)
@@ -376,7 +375,9 @@ class EqMotion(nn.Module):
         position, velocity = (a.permute(3, 0, 1, 2) for a in (position, velocity))
         return center, size, position.contiguous(), velocity.contiguous()
 
-    def _embed(self, position: Tensor, velocity: Tensor, mask: Tensor | None):
+    def _embed(
+        self, position: Tensor, velocity: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Features h (B, N, H), G and V (D, B, N, C)."""
         dtype = self.speed_embedding.weight.dtype
         # in double precision: acos near 1 costs half of the digits there are
@@ -392,7 +393,13 @@ class EqMotion(nn.Module):
         position = self.position_channels(position - mean) + mean
         return h, position, self.velocity_channels(velocity)
 
-    def _pairs(self, edge_index, shape, mask, like) -> Pairs:
+    def _pairs(
+        self,
+        edge_index: Tensor | None,
+        shape: tuple[int, int],
+        mask: Tensor | None,
+        like: Tensor,
+    ) -> Pairs:
         if edge_index is None:
             if self.neighbors == "edge_index":
                 raise ValueError(
@@ -403,24 +410,29 @@ class EqMotion(nn.Module):
         edges = check_edges(edge_index, shape[0], shape[1], like.device)
         return EdgePairs(edges, shape, mask, self.normalize_neighbors, like)
 
-    def _categories(self, given, h, x, v, pairs, mask, batched, check) -> Tensor:
+    def _categories(
+        self,
+        given: Tensor | None,
+        h: Tensor,
+        features: Tensor,
+        pairs: Pairs,
+        tracks: Tracks,
+        check: bool,
+    ) -> Tensor:
+        """Shares of the categories of all pairs, given or inferred."""
         if given is not None:
             given = torch.as_tensor(given, device=h.device)
-            b, n = h.shape[:2]
+            k, mask, (b, n) = self.n_categories, tracks.mask, h.shape[:2]
+            if isinstance(pairs, DensePairs) or given.ndim >= 3:
+                given = given if tracks.batched else given[None]
+                check_category(given, (b, n, n, k), mask, check)
+                given = pairs.from_dense(given)
             if isinstance(pairs, EdgePairs):
-                shape: tuple[int, ...] = (pairs.edges.shape[1], self.n_categories)
-                if given.ndim >= 3:
-                    given = given if batched else given[None]
-                    check_category(given, (b, n, n, self.n_categories), mask, check)
-                    given = pairs.from_dense(given)
-            else:
-                given = given if batched else given[None]
-                shape = (b, n, n, self.n_categories)
-            check_category(given, shape, mask, check)
-            if mask is not None and given.ndim == 4:
+                check_category(given, (pairs.edges.shape[1], k), mask, check)
+            elif mask is not None:
                 given = given.where(both_valid(mask), 0.0)
             return given.to(h.dtype)
-        logits = self.reasoning(h, torch.cat([x, v], -1), pairs) / self.tau
+        logits = self.reasoning(h, features, pairs) / self.tau
         if not self.gumbel:
             return logits.softmax(-1)
         if self.training:
@@ -428,7 +440,7 @@ class EqMotion(nn.Module):
         return F.one_hot(logits.argmax(-1), self.n_categories).to(h.dtype)
 
     @torch.no_grad()
-    def predict(self, x: Tensor, *args, **kwargs) -> EqMotionOutput:
+    def predict(self, x: Tensor, *args: Any, **kwargs: Any) -> EqMotionOutput:
         """Forecast in evaluation mode and without gradients; arguments of ``forward``.
 
         The mode of the module is given back as it was.

@@ -5,13 +5,15 @@ Geometric features have shape (D, B, N, C): with the spatial axis first, squared
 are sums of D large arrays instead of reductions over two or three neighbors.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_count, check_positive, optional
 from manifoldkit.linalg.checks import check_floating
 
-_NORMALIZE = ("sum", "mean", "sqrt")
+NORMALIZE = ("sum", "mean", "sqrt")
 _COMPACT_UP_TO = 8  # agents; beyond, skipping (i, i) saves less than it costs
 
 
@@ -34,12 +36,12 @@ class PairDistance(torch.autograd.Function):
         return square.sqrt()
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         """Keep the points and the distances."""
         ctx.save_for_backward(inputs[0], output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Return the gradient of the points."""
         x, distance = ctx.saved_tensors
         apart = distance > 0
@@ -56,11 +58,6 @@ def neighbor_scale(count: Tensor, normalize: str) -> Tensor | None:
         return None
     count = count.clamp_min(1.0)
     return 1 / count if normalize == "mean" else count.rsqrt()
-
-
-def check_normalize(normalize: str) -> str:
-    """Return the name of a normalization, or raise ``ValueError``."""
-    return check_choice(normalize, _NORMALIZE, "normalize_neighbors")
 
 
 class DensePairs:
@@ -81,25 +78,30 @@ class DensePairs:
     def __init__(
         self, n_agents: int, mask: Tensor | None, normalize: str, like: Tensor
     ):
-        self.n_agents = n_agents
+        self.n_agents, self.device = n_agents, like.device
         others = 1 - torch.eye(n_agents, dtype=like.dtype, device=like.device)
         self.valid = None if mask is None else mask[:, None, :, None].to(like.dtype)
         weight = others[..., None]
-        self.weight = weight if self.valid is None else weight * self.valid
-        self.scale = neighbor_scale(self.weight.sum(-2), normalize)
+        weight = weight if self.valid is None else weight * self.valid
+        self.weight: Tensor | None = weight  # of messages; None where all are one
+        self.scale = neighbor_scale(weight.sum(-2), normalize)
         self.empty = n_agents < 2
 
     def distance(self, x: Tensor) -> Tensor:
         """|x_i - x_j| of features (D, B, N, C)."""
         return PairDistance.apply(x)
 
+    def senders(self, x: Tensor) -> Tensor:
+        """Features (..., N, F) of the senders j of every receiver i."""
+        return x.unsqueeze(-3)
+
     def spread(self, receiver: Tensor, sender: Tensor, pair: Tensor) -> Tensor:
         """Pair + receiver_i + sender_j; ``pair`` is overwritten."""
-        return pair.add_(receiver.unsqueeze(-2)).add_(sender.unsqueeze(-3))
+        return pair.add_(receiver.unsqueeze(-2)).add_(self.senders(sender))
 
     def sum(self, message: Tensor) -> Tensor:
         """Sum of messages over the neighbors j != i."""
-        total = (message * self.weight).sum(-2)
+        total = (message if self.weight is None else message * self.weight).sum(-2)
         return total if self.scale is None else total * self.scale
 
     def pull(self, weight: Tensor, x: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class DensePairs:
         if self.valid is not None:
             weight = weight * self.valid
         total = weight.sum(-2)
-        parts = [total * c - (weight * c.unsqueeze(-3)).sum(-2) for c in x]
+        parts = [total * c - (weight * self.senders(c)).sum(-2) for c in x]
         pulled = torch.stack(parts, -4)
         return pulled if self.scale is None else pulled * self.scale
 
@@ -124,17 +126,18 @@ class OtherPairs(DensePairs):
     """All ordered pairs i != j; features of pairs are (..., B, N, N - 1, F)."""
 
     def __init__(self, dense: DensePairs):
-        n, like = dense.n_agents, dense.weight
+        n, device = dense.n_agents, dense.device
         self.n_agents, self.empty, self.scale = n, False, dense.scale
-        place = torch.arange(n * n, device=like.device).view(n, n)
-        off = ~torch.eye(n, dtype=torch.bool, device=like.device)
+        place = torch.arange(n * n, device=device).view(n, n)
+        off = ~torch.eye(n, dtype=torch.bool, device=device)
         self.index = place[off]  # of the pairs among all N * N
         self.sender = self.index % n
         self.valid = None
         if dense.valid is not None:
-            self.valid = self._senders(dense.valid.squeeze(1))
+            self.valid = self.senders(dense.valid.squeeze(1))
+        self.weight = self.valid
 
-    def _senders(self, x: Tensor) -> Tensor:
+    def senders(self, x: Tensor) -> Tensor:
         """Features (..., N, F) of the senders, (..., N, N - 1, F)."""
         n = self.n_agents
         return x.index_select(-2, self.sender).unflatten(-2, (n, n - 1))
@@ -142,24 +145,6 @@ class OtherPairs(DensePairs):
     def distance(self, x: Tensor) -> Tensor:
         """|x_i - x_j| of features (D, B, N, C)."""
         return self.from_dense(super().distance(x))
-
-    def spread(self, receiver: Tensor, sender: Tensor, pair: Tensor) -> Tensor:
-        """Pair + receiver_i + sender_j; ``pair`` is overwritten."""
-        return pair.add_(receiver.unsqueeze(-2)).add_(self._senders(sender))
-
-    def sum(self, message: Tensor) -> Tensor:
-        """Sum of messages over the neighbors j != i."""
-        total = (message if self.valid is None else message * self.valid).sum(-2)
-        return total if self.scale is None else total * self.scale
-
-    def pull(self, weight: Tensor, x: Tensor) -> Tensor:
-        """sum_j w_ij (x_i - x_j) as (sum_j w_ij) x_i - sum_j w_ij x_j."""
-        if self.valid is not None:
-            weight = weight * self.valid
-        total = weight.sum(-2)
-        parts = [total * c - (weight * self._senders(c)).sum(-2) for c in x]
-        pulled = torch.stack(parts, -4)
-        return pulled if self.scale is None else pulled * self.scale
 
     def from_dense(self, category: Tensor) -> Tensor:
         """Features of pairs out of (B, N, N, F)."""
@@ -178,7 +163,7 @@ class EdgePairs:
     shape : tuple of int
         (B, N).
     mask, normalize, like
-        As in :class:`DensePairs`.
+        Valid agents, divisor of sums, dtype and device, as for :class:`DensePairs`.
     """
 
     def __init__(
@@ -285,16 +270,10 @@ def neighbor_graph(
     [[0, 0], [1, 0], [0, 1]]
     """
     check_floating(x, "x")
-    for name, value in (("k", k), ("radius", radius)):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not number:
-            raise TypeError(f"{name}: expected a number, found {value!r}")
-    if isinstance(k, float):
-        raise TypeError(f"k: expected a whole number, found {k!r}")
     if k is None and radius is None:
         raise ValueError("neighbor_graph: expected k, radius or both, found neither")
-    if (k is not None and k < 1) or (radius is not None and not radius > 0):
-        raise ValueError(f"k, radius: expected positive, found {k}, {radius}")
+    optional(check_count)(k, "k")
+    optional(check_positive)(radius, "radius")
     if x.ndim not in (3, 4) or x.shape[-2] == 0:
         raise ValueError(
             f"x: expected shape (B, N, T, D) or (N, T, D), found {tuple(x.shape)}"
@@ -305,13 +284,12 @@ def neighbor_graph(
     off = torch.eye(n, dtype=torch.bool, device=x.device)
     if mask is not None:
         mask = torch.as_tensor(mask, device=x.device)
-        mask = mask if x.ndim == 4 else mask[None]
-        if mask.dtype != torch.bool or mask.shape != last.shape[:2]:
+        if mask.dtype != torch.bool or mask.shape != x.shape[:-2]:
             raise ValueError(
-                f"mask: expected booleans of shape "
-                f"{tuple(last.shape[:2] if x.ndim == 4 else last.shape[1:2])}, found "
-                f"{mask.dtype} {tuple(mask.shape if x.ndim == 4 else mask.shape[1:])}"
+                f"mask: expected booleans of shape {tuple(x.shape[:-2])}, found "
+                f"{mask.dtype} {tuple(mask.shape)}"
             )
+        mask = mask.reshape(last.shape[:2])
         off = off | ~(mask[:, :, None] & mask[:, None])
     gap = gap.masked_fill(off, torch.inf)
     near = gap < torch.inf if radius is None else gap <= radius

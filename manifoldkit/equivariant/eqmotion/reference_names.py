@@ -37,7 +37,7 @@ class _Reader:
         with torch.no_grad():
             target.copy_(value)
 
-    def linear(self, name: str, module: nn.Linear, rows=slice(None)) -> None:
+    def linear(self, name: str, module: nn.Linear, rows: slice = slice(None)) -> None:
         """Copy a linear map, or some of its outputs."""
         self.copy(f"{name}.weight", module.weight[rows])
         if module.bias is not None:

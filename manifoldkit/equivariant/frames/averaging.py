@@ -1,19 +1,21 @@
 """Make any network equivariant by averaging it over frames of its input."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count, count, optional
 from manifoldkit.equivariant.frames import builders as build
 from manifoldkit.equivariant.frames.builders import pca_frame
 from manifoldkit.equivariant.frames.calls import Arguments, Outputs, fold
 from manifoldkit.equivariant.frames.learned import RadialAxes, gram_schmidt_frame
 from manifoldkit.equivariant.frames.pairs import pair_frame
+from manifoldkit.equivariant.frames.ragged import GraphCopies
 from manifoldkit.equivariant.frames.types import (
+    FIXED,
     GRIDS,
     INVARIANTS,
     Frame,
@@ -73,7 +75,7 @@ class FrameAveraging(nn.Module):
     order : {"ascending", "descending"}
         Order of the eigenvalues.
     gap_tol : float, optional
-        See :func:`pca_frame`.
+        Relative gap below which axes are arbitrary, as for :func:`pca_frame`.
     on_degenerate : {"warn", "raise", "pair", "ignore"}
         What to do with clouds whose principal axes are arbitrary: ``"pair"`` gives
         them the weighted pair frame.
@@ -88,7 +90,7 @@ class FrameAveraging(nn.Module):
         Give every frame the same noise (dropout): one after another, from the same
         state of the generator.
     n_pairs : int, optional
-        See :func:`pair_frame`.
+        Number of drawn pairs, as for :func:`pair_frame`.
     validate : bool, default=True
         Raise for NaN and infinity in the points, outside of training. Without it they
         stay within their own cloud.
@@ -116,7 +118,7 @@ class FrameAveraging(nn.Module):
 
     def __init__(
         self,
-        backbone,
+        backbone: Callable[..., Any],
         group: str | Tensor = "SE(3)",
         in_types: Any = ("position",),
         out_types: Any = "scalar",
@@ -143,12 +145,9 @@ class FrameAveraging(nn.Module):
             check_choice(frame, _FRAMES, "frame")
         if frame == "pca-stochastic":
             frame, mode = "pca", "stochastic" if mode == "full" else mode
-        if not (mode in ("full", "stochastic") or _count(mode)):
-            raise ValueError(
-                f"mode: expected 'full', 'stochastic' or a number, found {mode!r}"
-            )
-        if chunk is not None and not _count(chunk):
-            raise ValueError(f"chunk: expected a positive number, found {chunk!r}")
+        if mode not in ("full", "stochastic"):
+            mode = check_count(mode, "mode ('full', 'stochastic' or a number)")
+        optional(count())(chunk, "chunk")
         self.moves = isinstance(group, str) and ("E(" in group or "T(" in group)
         self.group_name = group if isinstance(group, str) else "finite group"
         if isinstance(group, Tensor):
@@ -171,7 +170,7 @@ class FrameAveraging(nn.Module):
         self.invariant_args, self.share_noise = tuple(invariant_args), share_noise
         self.n_pairs, self.validate = n_pairs, validate
 
-    def forward(self, *inputs, mask: Tensor | None = None, **kwargs):
+    def forward(self, *inputs: Any, mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Return the average of the backbone over the frames of the inputs.
 
         Parameters
@@ -190,40 +189,46 @@ class FrameAveraging(nn.Module):
             that returns what cannot be averaged; a degenerate cloud with ``"raise"``.
         """
         if len(inputs) == 1 and hasattr(inputs[0], "is_node_attr"):
-            from manifoldkit.equivariant.frames.ragged import average_graphs
+            graphs = GraphCopies(inputs[0], self.in_types)
+            frame = self.frames_of(graphs.arguments, graphs.mask)
 
-            return average_graphs(self, inputs[0], kwargs)
+            def run_copies(part: Frame) -> Any:
+                return graphs.by_item(
+                    self.backbone(graphs.copies(part), **kwargs), part
+                )
+
+            return self.average(run_copies, frame, graphs.rows).result()
         arguments = Arguments(inputs, self.in_types)
         single = self._promote(arguments)
         if single and mask is not None:
             mask = mask[None]
         frame = self.frames_of(arguments, mask)
+        repeated = set(self.invariant_args)
         extra = dict(kwargs)
-        if mask is not None and "mask" in self.invariant_args:
-            extra["mask"] = mask
         if single:
-            for name in self.invariant_args:
-                if name != "mask" and isinstance(extra.get(name), Tensor):
+            for name in repeated & set(extra):
+                if isinstance(extra[name], Tensor):
                     extra[name] = extra[name][None]
-
+        if mask is not None and "mask" in repeated:
+            extra["mask"] = mask
         self._check_together(arguments, frame)
         if mask is not None:
             self._hide_masked(arguments, mask, frame)
 
-        def run(part: Frame):
+        def run(part: Frame) -> Any:
             values = {
                 k: fold(v, arguments.types[k], part)
                 for k, v in arguments.values.items()
             }
             more = {
-                k: fold(v, _INVARIANT, part) if k in self.invariant_args else v
+                k: fold(v, FIXED, part) if k in repeated else v
                 for k, v in extra.items()
             }
             return arguments.call(self.backbone, values, more)
 
         return self.average(run, frame).result(single)
 
-    def frame_gap(self, *inputs, mask: Tensor | None = None) -> Tensor:
+    def frame_gap(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
         """Return the smallest relative gap of the frame of every input."""
         arguments = Arguments(inputs, self.in_types)
         single = self._promote(arguments)
@@ -232,19 +237,23 @@ class FrameAveraging(nn.Module):
         )
         return gap.gap.squeeze(0) if single else gap.gap
 
-    def average(self, run, frame: Frame, rows=None) -> Outputs:
-        """Average what ``run`` returns for parts of a frame."""
+    def average(
+        self,
+        run: Callable[[Frame], Any],
+        frame: Frame,
+        rows: Callable[[Any, Frame], Frame] | None = None,
+    ) -> Outputs:
+        """Average what ``run`` returns for parts of a frame.
+
+        ``rows`` gives the frames of each output, see :meth:`Outputs.add`.
+        """
         outputs = Outputs(self.out_types)
-        count = frame.R.shape[1]
-        step = self.chunk or count
-        for start in range(0, count, step):
-            stop = min(start + step, count)
-            part = frame
-            if stop - start < count:
-                index = torch.arange(start, stop, device=frame.R.device)
-                part = frame.elements(index)
-            if self.share_noise and stop < count:
-                with torch.random.fork_rng():
+        every = torch.arange(frame.R.shape[1], device=frame.R.device)
+        parts = every.split(self.chunk or max(len(every), 1))
+        for number, index in enumerate(parts, 1):
+            part = frame if len(index) == len(every) else frame.elements(index)
+            if self.share_noise and number < len(parts):
+                with torch.random.fork_rng():  # the next part draws the same
                     output = run(part)
             else:
                 output = run(part)
@@ -277,7 +286,7 @@ class FrameAveraging(nn.Module):
                     arguments.values[k] = v[None]
         return single
 
-    def _keys(self, arguments: Arguments) -> list:
+    def _keys(self, arguments: Arguments) -> list[Any]:
         names = self.frame_from
         names = [names] if isinstance(names, (int, str)) else list(names)
         order = list(arguments.values)
@@ -292,7 +301,9 @@ class FrameAveraging(nn.Module):
                 raise ValueError(f"frame_from: no input {name!r} among {order}")
         return keys
 
-    def _points(self, arguments: Arguments, mask: Tensor | None):
+    def _points(
+        self, arguments: Arguments, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
         """Return what defines the frame: points and their mask, vectors and theirs."""
         found: dict[str, list] = {"position": [], "vector": []}
         valid: dict[str, list] = {"position": [], "vector": []}
@@ -369,24 +380,11 @@ class FrameAveraging(nn.Module):
         x, valid, more = self._points(arguments, mask)
         if self.frame == "group":
             return self._element_frame(x, x, valid)
-        own = set(keys)
-        extra = any(
-            kind.kind not in INVARIANTS
-            for k, kind in arguments.types.items()
-            if k not in own
-        )
         if isinstance(self.frame, nn.Module):
             return self._learned(self.frame, x, valid)
         if self.frame == "pair":
-            return pair_frame(
-                x,
-                self.group_name,
-                valid,
-                n_pairs=self.n_pairs,
-                gap_tol=self.gap_tol,
-                detach=self.detach_frame,
-                **more,
-            )
+            return self._pair_frame(x, valid, more, self.n_pairs)
+        others = (kind for k, kind in arguments.types.items() if k not in keys)
         draws = None
         if self.mode != "full" and x.shape[-1] > 8:
             draws = 1 if self.mode == "stochastic" else int(self.mode)
@@ -397,9 +395,22 @@ class FrameAveraging(nn.Module):
             order=self.order,
             gap_tol=self.gap_tol,
             detach=self.detach_frame,
-            extra_vectors=extra,
+            extra_vectors=any(kind.kind not in INVARIANTS for kind in others),
             signs="moment" if self.frame == "pca-det" else "all",
             draws=draws,
+            **more,
+        )
+
+    def _pair_frame(
+        self, x: Tensor, valid: Tensor | None, more: dict, n_pairs: int | None = None
+    ) -> Frame:
+        return pair_frame(
+            x,
+            self.group_name,
+            valid,
+            n_pairs=n_pairs,
+            gap_tol=self.gap_tol,
+            detach=self.detach_frame,
             **more,
         )
 
@@ -411,7 +422,9 @@ class FrameAveraging(nn.Module):
         # the axes are differentiated: that is how their network learns
         return gram_schmidt_frame(vectors, m, spec, tol, detach=False)
 
-    def _element_frame(self, like: Tensor, x, valid) -> Frame:
+    def _element_frame(
+        self, like: Tensor, x: Tensor | None, valid: Tensor | None
+    ) -> Frame:
         d = 0 if x is None else x.shape[-1]
         draws = self.mode if isinstance(self.mode, int) else None
         r, name = build.element_frame(like, self.group, draws, d)
@@ -419,11 +432,13 @@ class FrameAveraging(nn.Module):
         t = r.new_zeros(batch, r.shape[-1])
         if x is not None and self.moves:
             t = pca_frame(x, f"T({d})", valid, detach=self.detach_frame).t
-        logs = r.new_zeros(batch, len(r)) - torch.tensor(float(len(r))).log().item()
+        logs = r.new_full((batch, len(r)), 1.0 / len(r)).log()
         ones = r.new_ones(batch)
         return Frame(r.expand(batch, *r.shape), t, logs, ones, ones < 0, name)
 
-    def _settle_degenerate(self, frame: Frame, arguments, mask) -> Frame:
+    def _settle_degenerate(
+        self, frame: Frame, arguments: Arguments, mask: Tensor | None
+    ) -> Frame:
         policy = self.on_degenerate
         if policy == "ignore" or self.frame in ("group", "pair"):
             return frame
@@ -433,15 +448,7 @@ class FrameAveraging(nn.Module):
         if not bool(flagged.any()):
             return frame
         if policy == "pair":
-            x, valid, more = self._points(arguments, mask)
-            other = pair_frame(
-                x,
-                self.group_name,
-                valid,
-                gap_tol=self.gap_tol,
-                detach=self.detach_frame,
-                **more,
-            )
+            other = self._pair_frame(*self._points(arguments, mask))
             return merge_frames(frame, other, flagged)
         text = (
             f"{int(flagged.sum())} of {len(flagged)} inputs have (nearly) equal "
@@ -464,26 +471,17 @@ class FrameAveraging(nn.Module):
             return frame
         count = 1 if self.mode == "stochastic" else int(self.mode)
         if self.frame == "group":  # images of a batch are turned together
-            order = torch.randperm(frame.R.shape[1])[:count].to(frame.R.device)
-            chosen = frame.elements(order)
-            even = torch.full_like(chosen.log_weights, 1.0 / len(order)).log()
-            return chosen._replace(log_weights=even)
-        chances = frame.log_weights.detach().exp()
-        if not chances.numel():
-            return frame
-        uniform = self.frame != "pair"
-        count = min(count, chances.shape[1]) if uniform else count
-        picked = torch.multinomial(chances, count, replacement=not uniform)
+            picked = torch.randperm(frame.R.shape[1])[:count].to(frame.R.device)
+        else:
+            chances = frame.log_weights.detach().exp()
+            if not chances.numel():
+                return frame
+            uniform = self.frame != "pair"
+            count = min(count, chances.shape[1]) if uniform else count
+            picked = torch.multinomial(chances, count, replacement=not uniform)
         chosen = frame.elements(picked)
-        even = torch.full_like(chosen.log_weights, 1.0 / count).log()
+        even = torch.full_like(chosen.log_weights, 1.0 / picked.shape[-1]).log()
         return chosen._replace(log_weights=even)
-
-
-_INVARIANT = Arguments((None,), (None,)).types[0]
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _join(parts: list[Tensor]) -> Tensor | None:

@@ -1,11 +1,14 @@
 """Frames of point clouds from their second moments, and drawn group elements."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count, optional
+from manifoldkit.equivariant._clouds import check_mask
 from manifoldkit.equivariant.frames.types import Frame, GroupSpec, parse_group
 from manifoldkit.linalg.actions import haar_orthogonal, signed_permutations
 from manifoldkit.linalg.checks import check_floating
@@ -93,17 +96,15 @@ def pca_frame(
     spec, x, mask, lead = read_points(x, group, mask)
     tol = gap_tolerance(x.dtype, gap_tol)
     check_choice(order, ("ascending", "descending"), "order")
-    if draws is not None and draws < 1:
-        raise ValueError(f"draws: expected at least 1, found {draws}")
+    check_choice(signs, ("all", "moment"), "signs")
+    optional(check_count)(draws, "draws")
     more = flat_vectors(vectors, vectors_mask, lead, x.shape[-1])
     moments = moments_of(x, mask, spec, detach, more)
     frame = frame_of_moments(
         moments, spec, tol, x.dtype, order=order, extra=extra_vectors, draws=draws
     )
     if signs == "moment":
-        frame = _keep_moment_signs(frame, moments.z, moments.mask, spec)
-    elif signs != "all":
-        raise ValueError(f"signs: expected 'all' or 'moment', found {signs!r}")
+        frame = _keep_moment_signs(frame, moments.z, spec)
     return unflatten(frame, lead)
 
 
@@ -112,12 +113,33 @@ def gap_tolerance(dtype: torch.dtype, gap_tol: float | None) -> float:
     return GAP_TOL.get(dtype, _HALF_GAP_TOL) if gap_tol is None else gap_tol
 
 
+@dataclass
 class Moments:
-    """Mean, centered points and second moment of clouds, in float64."""
+    """Moments of a batch of clouds, in float64.
 
-    def __init__(self, z, mask, t, c, count, peak):
-        self.z, self.mask, self.t, self.c = z, mask, t, c
-        self.count, self.peak = count, peak
+    Attributes
+    ----------
+    z : Tensor, shape (B, n, d)
+        Centered points, then the vectors that define the axes with them.
+    mask : Tensor of bool or None
+        Valid points.
+    t, c : Tensor, shape (B, d) and (B, d, d)
+        Mean, and sum of outer products of ``z``.
+    count, peak : Tensor, shape (B,)
+        Number of valid rows, and the largest modulus before centering.
+    """
+
+    z: Tensor
+    mask: Tensor | None
+    t: Tensor
+    c: Tensor
+    count: Tensor
+    peak: Tensor
+
+    def scale(self) -> Tensor:
+        """Return the root mean square length, the unit of groups with scalings."""
+        second = self.c.diagonal(dim1=-2, dim2=-1).sum(-1) / self.count.clamp_min(1)
+        return torch.where(second > 0, second, 1.0).sqrt()
 
 
 def wide(dtype_of: Tensor) -> torch.dtype:
@@ -125,7 +147,9 @@ def wide(dtype_of: Tensor) -> torch.dtype:
     return torch.float32 if dtype_of.device.type == "mps" else torch.float64
 
 
-def read_points(x: Tensor, group: str, mask):
+def read_points(
+    x: Tensor, group: str, mask: Tensor | None
+) -> tuple[GroupSpec, Tensor, Tensor | None, torch.Size]:
     """Return group, points (B, n, d), mask (B, n) and the leading dimensions."""
     check_floating(x, "x")
     if x.ndim < 2:
@@ -140,30 +164,18 @@ def read_points(x: Tensor, group: str, mask):
         raise ValueError(f"group {group}: rotations need 2 dimensions; try 'O(1)'")
     lead = x.shape[:-2]
     if mask is not None:
-        if mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
-            raise ValueError(
-                f"mask: expected booleans of shape {tuple(x.shape[:-1])}, "
-                f"found {mask.dtype} {tuple(mask.shape)}"
-            )
-        mask = mask.reshape(-1, x.shape[-2])
+        mask = check_mask(mask, x.shape[:-1]).reshape(-1, x.shape[-2])
     batch = math.prod(lead)
     return spec._replace(d=d), x.reshape(batch, *x.shape[-2:]), mask, lead
 
 
 def unflatten(frame: Frame, lead: torch.Size) -> Frame:
     """Give a frame of a flat batch the leading dimensions of the points."""
-
-    def shaped(v: Tensor) -> Tensor:
-        return v.reshape((*lead, *v.shape[1:]))
-
-    return frame._replace(
-        R=shaped(frame.R),
-        t=shaped(frame.t),
-        log_weights=shaped(frame.log_weights),
-        gap=shaped(frame.gap),
-        degenerate=shaped(frame.degenerate),
-        scale=None if frame.scale is None else shaped(frame.scale),
-    )
+    tensors = {k: v for k, v in frame._asdict().items() if isinstance(v, Tensor)}
+    shaped: dict[str, Any] = {
+        k: v.reshape((*lead, *v.shape[1:])) for k, v in tensors.items()
+    }
+    return frame._replace(**shaped)
 
 
 def flat_vectors(
@@ -183,16 +195,18 @@ def flat_vectors(
             f"the points have, found shape {tuple(vectors.shape)}"
         )
     if mask is not None:
-        if mask.dtype != torch.bool or mask.shape != vectors.shape[:-1]:
-            raise ValueError(
-                f"vectors_mask: expected booleans of shape "
-                f"{tuple(vectors.shape[:-1])}, found {mask.dtype} {tuple(mask.shape)}"
-            )
+        check_mask(mask, vectors.shape[:-1], "vectors_mask")
         vectors = torch.where(mask[..., None], vectors, 0.0)
     return vectors.reshape(math.prod(lead), *vectors.shape[-2:])
 
 
-def moments_of(x: Tensor, mask, spec: GroupSpec, detach: bool, vectors=None) -> Moments:
+def moments_of(
+    x: Tensor,
+    mask: Tensor | None,
+    spec: GroupSpec,
+    detach: bool,
+    vectors: Tensor | None = None,
+) -> Moments:
     """Return the moments of points (B, n, d), of vectors (B, m, d) too if given."""
     z = (x.detach() if detach else x).to(wide(x))
     count = z.new_full((len(z),), float(z.shape[1]))
@@ -227,10 +241,7 @@ def frame_of_moments(
 ) -> Frame:
     """Return the frame of second moments; ``dtype`` is that of the points."""
     batch, d = m.t.shape
-    scale = None
-    if spec.scales:
-        scale = (m.c.diagonal(dim1=-2, dim2=-1).sum(-1) / m.count.clamp_min(1)).sqrt()
-        scale = torch.where(scale > 0, scale, 1.0)
+    scale = m.scale() if spec.scales else None
     ones = m.t.new_ones(batch)
     if not spec.rotates:
         eye = torch.eye(d, dtype=m.t.dtype, device=m.t.device).expand(batch, 1, d, d)
@@ -284,7 +295,7 @@ def sign_patterns(d: int, special: bool, draws: int | None = None) -> Tensor:
     return signs
 
 
-def _keep_moment_signs(frame: Frame, z: Tensor, mask, spec: GroupSpec) -> Frame:
+def _keep_moment_signs(frame: Frame, z: Tensor, spec: GroupSpec) -> Frame:
     """Keep the elements whose axes have positive third moments, where these differ.
 
     With determinant one, the axis of the weakest moment follows from the others.

@@ -1,6 +1,6 @@
 """Inputs and outputs of any container, and one call of a backbone on folded frames."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -17,6 +17,50 @@ from manifoldkit.equivariant.frames.types import (
 )
 
 
+def is_record(value: Any) -> bool:
+    """Whether a value holds others by name: a mapping, or an object of a dataclass."""
+    data = is_dataclass(value) and not isinstance(value, type)
+    return data or isinstance(value, Mapping)
+
+
+def unpack(value: Any) -> dict[Any, Any] | None:
+    """Return the values of a container by name or place, None for what is none."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_record(value):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    return dict(enumerate(value)) if isinstance(value, (tuple, list)) else None
+
+
+def repack(like: Any, values: dict[Any, Any]) -> Any:
+    """Return values in a container of the same kind."""
+    if isinstance(like, Mapping):
+        return values
+    if is_record(like):
+        return replace(like, **values)
+    if hasattr(like, "_make"):
+        return like._make(values.values())
+    return type(like)(values.values())
+
+
+def read_types(types: Any, names: Iterable[Any], name: str) -> dict[Any, ValueType]:
+    """Return the type of each value, from types in the same order or by name."""
+    names = list(names)
+    if isinstance(types, Mapping):
+        unknown = [k for k in types if k not in names]
+        if unknown:
+            raise ValueError(f"{name}: names {unknown}, found values {names}")
+        return {k: parse_type(types.get(k)) for k in names}
+    one = hasattr(types, "D_from_matrix") or not isinstance(types, (tuple, list))
+    listed = (types,) if one else types
+    if len(listed) != len(names):
+        raise ValueError(
+            f"{name}: expected one type for each of {len(names)} values, "
+            f"found {len(listed)}"
+        )
+    return dict(zip(names, map(parse_type, listed), strict=True))
+
+
 class Arguments:
     """The arguments of a call by name, with their types.
 
@@ -29,41 +73,18 @@ class Arguments:
     """
 
     def __init__(self, inputs: tuple, types: Any):
-        single = inputs[0] if len(inputs) == 1 else None
-        self.like: Any = None
-        if isinstance(single, Mapping):
-            self.like, values = "dict", dict(single)
-        elif is_dataclass(single) and not isinstance(single, type):
-            self.like = single
-            values = {f.name: getattr(single, f.name) for f in fields(single)}
-        else:
-            values = dict(enumerate(inputs))
-        self.values: dict[Any, Any] = values
-        self.types = self._read_types(types)
+        self.like = inputs[0] if len(inputs) == 1 and is_record(inputs[0]) else None
+        given = inputs if self.like is None else self.like
+        self.values: dict[Any, Any] = unpack(given) or {}
+        self.types = read_types(types, self.values, "in_types")
 
-    def _read_types(self, types: Any) -> dict[Any, ValueType]:
-        if isinstance(types, Mapping):
-            unknown = [k for k in types if k not in self.values]
-            if unknown:
-                raise ValueError(
-                    f"in_types: names {unknown}, found inputs {list(self.values)}"
-                )
-            return {k: parse_type(types.get(k)) for k in self.values}
-        listed = types if isinstance(types, (tuple, list)) else (types,)
-        if len(listed) != len(self.values):
-            raise ValueError(
-                f"in_types: expected one type for each of {len(self.values)} inputs, "
-                f"found {len(listed)}"
-            )
-        return dict(zip(self.values, map(parse_type, listed), strict=True))
-
-    def call(self, backbone, values: dict, extra: dict):
+    def call(
+        self, backbone: Callable[..., Any], values: dict[Any, Any], extra: dict
+    ) -> Any:
         """Call the backbone with values in the container of the arguments."""
         if self.like is None:
             return backbone(*values.values(), **extra)
-        if self.like == "dict":
-            return backbone(values, **extra)
-        return backbone(replace(self.like, **values), **extra)
+        return backbone(repack(self.like, values), **extra)
 
 
 def fold(x: Any, kind: ValueType, frame: Frame) -> Any:
@@ -93,39 +114,7 @@ class Outputs:
         self.kinds: dict[Any, ValueType] = {}
         self.like: Any = None
 
-    def _named(self, output: Any) -> dict[Any, Any]:
-        if isinstance(output, Tensor):
-            return {"output": output}
-        if isinstance(output, Mapping):
-            return dict(output)
-        if is_dataclass(output) and not isinstance(output, type):
-            return {f.name: getattr(output, f.name) for f in fields(output)}
-        if isinstance(output, (tuple, list)):
-            return dict(enumerate(output))
-        raise TypeError(
-            "backbone: expected it to return a tensor, tuple, dict or dataclass, found "
-            f"{type(output).__name__}"
-        )
-
-    def _typed(self, named: dict[Any, Any]) -> dict[Any, ValueType]:
-        types = self.types
-        if isinstance(types, Mapping):
-            if set(types) != set(named):
-                raise ValueError(
-                    f"out_types: expected types for {list(named)}, found {list(types)}"
-                )
-            return {k: parse_type(types[k]) for k in named}
-        listed = types if isinstance(types, (tuple, list)) else (types,)
-        if hasattr(types, "D_from_matrix"):
-            listed = (types,)
-        if len(listed) != len(named):
-            raise ValueError(
-                f"out_types: the backbone returned {len(named)} outputs, found "
-                f"{len(listed)} types"
-            )
-        return dict(zip(named, map(parse_type, listed), strict=True))
-
-    def add(self, output: Any, frame: Frame, rows: Any = None) -> None:
+    def add(self, output: Any, frame: Frame, rows: Callable | None = None) -> None:
         """Add the outputs of some frames; ``rows`` gives the frames of each output.
 
         Raises
@@ -134,8 +123,17 @@ class Outputs:
             The backbone returned something that cannot be averaged.
         """
         self.like = output
-        named = self._named(output)
-        self.kinds = self._typed(named)
+        named = {"output": output} if isinstance(output, Tensor) else unpack(output)
+        if named is None:
+            raise TypeError(
+                "backbone: expected it to return a tensor, tuple, dict or dataclass, "
+                f"found {type(output).__name__}"
+            )
+        if isinstance(self.types, Mapping) and set(self.types) != set(named):
+            raise ValueError(
+                f"out_types: expected types for {list(named)}, found {list(self.types)}"
+            )
+        self.kinds = read_types(self.types, named, "out_types")
         for key, o in named.items():
             kind = self.kinds[key]
             own = frame if rows is None else rows(o, frame)
@@ -183,13 +181,6 @@ class Outputs:
             if self.kinds[key].kind == "position":
                 total = add_origin(total, self.origins[key])
             found[key] = total.squeeze(0) if squeeze else total
-        like = self.like
-        if isinstance(like, Tensor):
+        if isinstance(self.like, Tensor):
             return found["output"]
-        if isinstance(like, Mapping):
-            return found
-        if is_dataclass(like) and not isinstance(like, type):
-            return replace(like, **found)
-        if hasattr(like, "_make"):
-            return like._make(found.values())
-        return type(like)(found.values())
+        return repack(self.like, found)

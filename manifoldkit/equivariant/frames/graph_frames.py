@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count, optional
 from manifoldkit.linalg.checks import check_finite, check_square
 
 # an irrational shift keeps simple fractions away from the borders of rounding
@@ -114,7 +115,7 @@ def graph_frame(
     mask : Tensor of bool, shape (B, n), optional
         Nodes that exist.
     tol, decimals
-        See :func:`spectral_rows`.
+        Distance of eigenvalues and digits that count, see :func:`spectral_rows`.
     symmetrize : bool, default=False
         Take the mean of the adjacency and its transpose for directed graphs.
 
@@ -166,6 +167,13 @@ def graph_frame(
     if mask is not None:
         rows = torch.where(mask[..., None], rows, 0)
         rows = torch.cat([(~mask).long()[..., None], rows], -1)
+    frame = _sorted_frame(rows, mask)
+    return GraphFrame(*(v[0] for v in frame)) if single else frame
+
+
+def _sorted_frame(rows: Tensor, mask: Tensor | None) -> GraphFrame:
+    """Sort rows (B, n, c) by all columns, and find the sets of equal ones."""
+    b, n = rows.shape[:2]
     order = torch.arange(n, device=rows.device).expand(b, n)
     for column in range(rows.shape[-1] - 1, -1, -1):
         key = rows[..., column].gather(1, order)
@@ -178,8 +186,7 @@ def graph_frame(
     if mask is not None:
         present = mask.gather(1, order)
     counts.scatter_add_(1, block, present.double())
-    frame = GraphFrame(order, block, torch.lgamma(counts + 1).sum(1))
-    return GraphFrame(*(v[0] for v in frame)) if single else frame
+    return GraphFrame(order, block, torch.lgamma(counts + 1).sum(1))
 
 
 def _undirected(adjacency: Tensor, symmetrize: bool) -> Tensor:
@@ -256,7 +263,7 @@ class GraphFrameAveraging(nn.Module):
     chunk : int, optional
         Reordered graphs a call of the backbone.
     tol, decimals, symmetrize
-        See :func:`graph_frame`.
+        Settings of the spectral rows, see :func:`graph_frame`.
 
     References
     ----------
@@ -274,7 +281,7 @@ class GraphFrameAveraging(nn.Module):
 
     def __init__(
         self,
-        backbone,
+        backbone: Callable[..., Tensor],
         out_type: str = "invariant",
         *,
         max_exact: int = 120,
@@ -287,18 +294,19 @@ class GraphFrameAveraging(nn.Module):
     ):
         super().__init__()
         check_choice(out_type, ("invariant", "nodes", "edges"), "out_type")
-        if samples < 1 or max_exact < 0 or (chunk is not None and chunk < 1):
-            raise ValueError(
-                "samples, chunk: expected positive numbers, max_exact at least 0, "
-                f"found {samples}, {chunk}, {max_exact}"
-            )
+        check_count(samples, "samples")
+        check_count(max_exact, "max_exact", 0)
+        optional(check_count)(chunk, "chunk")
         self.backbone, self.out_type = backbone, out_type
         self.max_exact, self.samples = max_exact, samples
         self.individualize, self.chunk = individualize, chunk
         self.tol, self.decimals, self.symmetrize = tol, decimals, symmetrize
 
     def frame_of(
-        self, adjacency: Tensor, features=None, mask: Tensor | None = None
+        self,
+        adjacency: Tensor,
+        features: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> GraphFrame:
         """Return the frame of a batch of graphs, to be kept and given to forward."""
         return graph_frame(
@@ -342,9 +350,11 @@ class GraphFrameAveraging(nn.Module):
             frame = self.frame_of(adjacency, features, mask)
         owner, orders = self._orders(frame, mask)
         weight = 1.0 / torch.bincount(owner, minlength=len(adjacency)).to(adjacency)
-        return self._average(adjacency, features, owner, orders, weight)
+        return self._average(adjacency, features, owner, orders, weight[owner])
 
-    def _over_roots(self, adjacency: Tensor, features, mask) -> Tensor:
+    def _over_roots(
+        self, adjacency: Tensor, features: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         b, n = adjacency.shape[:2]
         owner = torch.arange(b, device=adjacency.device).repeat_interleave(n)
         root = torch.arange(n, device=adjacency.device).repeat(b)
@@ -368,9 +378,7 @@ class GraphFrameAveraging(nn.Module):
         share = 1.0 / torch.bincount(item, minlength=len(owner)).to(adjacency)
         share = share / torch.bincount(owner, minlength=b).to(adjacency)[owner]
         # items are averaged within their root, roots within their graph
-        return self._average(
-            adjacency, features, owner[item], orders, None, share[item]
-        )
+        return self._average(adjacency, features, owner[item], orders, share[item])
 
     @staticmethod
     def _without_extra(frame: GraphFrame, n: int) -> GraphFrame:
@@ -383,7 +391,7 @@ class GraphFrameAveraging(nn.Module):
             frame.log_size,
         )
 
-    def _orders(self, frame: GraphFrame, mask) -> tuple[Tensor, Tensor]:
+    def _orders(self, frame: GraphFrame, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the graph of every reordering, and the orders."""
         absent = [0] * len(frame.order)
         if mask is not None:
@@ -404,8 +412,14 @@ class GraphFrameAveraging(nn.Module):
         return owner.to(frame.order.device), torch.cat(found)
 
     def _average(
-        self, adjacency, features, owner, orders, per_graph, per_item=None
+        self,
+        adjacency: Tensor,
+        features: Tensor | None,
+        owner: Tensor,
+        orders: Tensor,
+        weight: Tensor,
     ) -> Tensor:
+        """Sum the weighted outputs of reordered graphs at the graphs that own them."""
         totals: list[Tensor] = []  # one: the running sum, of a shape known only then
         step = self.chunk or max(len(owner), 1)
         for start in range(0, max(len(owner), 1), step):
@@ -413,7 +427,7 @@ class GraphFrameAveraging(nn.Module):
             a = adjacency[g[:, None, None], p[:, :, None], p[:, None, :]]
             args = (a,) if features is None else (a, features[g[:, None], p])
             o = self._back(self.backbone(*args), p)
-            w = per_graph[g] if per_item is None else per_item[start : start + step]
+            w = weight[start : start + step]
             o = o * w.to(o).reshape(-1, *[1] * (o.ndim - 1))
             part = o.new_zeros(len(adjacency), *o.shape[1:]).index_add(0, g, o)
             totals = [part] if not totals else [totals[0] + part]

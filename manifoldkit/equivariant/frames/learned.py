@@ -71,10 +71,7 @@ def gram_schmidt_frame(
         axes.append(_last_axis(axes))
     r = torch.stack(axes, -1)[:, None]
     flat = r.new_zeros(r.shape[:2])
-    scale = None
-    if spec.scales:
-        second = m.c.diagonal(dim1=-2, dim2=-1).sum(-1) / m.count.clamp_min(1)
-        scale = torch.where(second > 0, second, 1.0).sqrt()
+    scale = m.scale() if spec.scales else None
     gap = gap.detach()
     return Frame(r, m.t, flat, gap, gap < tol, spec.name, scale)
 

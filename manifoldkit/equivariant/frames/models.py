@@ -1,14 +1,22 @@
 """Frame-averaged networks: PointNet with global and local frames, and FA-GNN."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice
-from manifoldkit.equivariant.frames.averaging import FrameAveraging, pca_frame
+from manifoldkit._checks import check_choice, check_counts
+from manifoldkit.equivariant._clouds import check_shape
+from manifoldkit.equivariant.frames.averaging import FrameAveraging
+from manifoldkit.equivariant.frames.builders import pca_frame
 from manifoldkit.equivariant.frames.calls import weighted_sum
-from manifoldkit.equivariant.frames.types import ValueType, into_frame, out_of_frame
+from manifoldkit.equivariant.frames.types import (
+    Frame,
+    ValueType,
+    into_frame,
+    out_of_frame,
+)
 from manifoldkit.linalg.checks import check_floating, compute_dtype
 
 _WIDTHS = (64, 128, 128, 512, 2048)
@@ -44,7 +52,13 @@ class PointNetBackbone(nn.Module):
     torch.Size([2, 30, 3])
     """
 
-    def __init__(self, n_in=3, n_out=3, per_point=True, width: float = 1.0):
+    def __init__(
+        self,
+        n_in: int = 3,
+        n_out: int = 3,
+        per_point: bool = True,
+        width: float = 1.0,
+    ):
         super().__init__()
         sizes = [max(int(w * width), 4) for w in _WIDTHS]
         pairs = zip([n_in, *sizes[:-1]], sizes, strict=True)
@@ -144,7 +158,7 @@ class FramePointNet(nn.Module):
         k: int = 20,
         n_vectors: int = 42,
         width: float = 1.0,
-        **options,
+        **options: Any,
     ):
         super().__init__()
         check_choice(task, ("normals", "vectors", "classification"), "task")
@@ -206,10 +220,7 @@ class LocalFrames(nn.Module):
 
     def __init__(self, k: int = 20, n_vectors: int = 42, hidden: int = 64):
         super().__init__()
-        if k < 1 or n_vectors < 1:
-            raise ValueError(
-                f"k, n_vectors: expected positive numbers, found {k}, {n_vectors}"
-            )
+        check_counts(k=k, n_vectors=n_vectors)
         self.k, self.n_vectors = k, n_vectors
         self.net = nn.Sequential(
             nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2 * hidden), nn.ReLU()
@@ -321,17 +332,15 @@ class FrameGNN(nn.Module):
                 f"found {len(vectors)}"
             )
         for i, v in enumerate(vectors):
-            if v.shape != x.shape:
-                raise ValueError(
-                    f"vectors[{i}]: expected shape {tuple(x.shape)}, "
-                    f"found {tuple(v.shape)}"
-                )
-        pairs = (*x.shape[:2], x.shape[1], self.n_edge - 1)
+            check_shape(v, x.shape, f"vectors[{i}]")
+        wanted = None
+        if self.n_edge > 1:
+            wanted = (*x.shape[:2], x.shape[1], self.n_edge - 1)
         given = None if edge_features is None else tuple(edge_features.shape)
-        if given != (pairs if self.n_edge > 1 else None):
+        if given != wanted:
             raise ValueError(
-                f"edge_features: expected {pairs if self.n_edge > 1 else None} "
-                f"(n_edge - 1 features a pair), found {given}"
+                f"edge_features: expected {wanted} (n_edge - 1 features a pair), "
+                f"found {given}"
             )
         center = x.mean(1, keepdim=True)
         square = (x[:, :, None] - x[:, None]).square().sum(-1, keepdim=True)
@@ -353,10 +362,10 @@ class FrameGNN(nn.Module):
         out = self._average(self.decode(h), frame) + center[:, :, None]
         return out.squeeze(2) if self.n_out == 1 else out
 
-    def _frame(self, points: Tensor):
+    def _frame(self, points: Tensor) -> Frame:
         return pca_frame(points, self.group, detach=self.detach_frame)
 
-    def _average(self, h: Tensor, frame) -> Tensor:
+    def _average(self, h: Tensor, frame: Frame) -> Tensor:
         back = out_of_frame(h.unflatten(-1, (-1, 3)), _VECTOR, frame)
         return weighted_sum(back, frame)
 

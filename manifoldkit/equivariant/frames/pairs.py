@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_count, optional
 from manifoldkit.equivariant.frames.builders import (
     flat_vectors,
     frame_of_moments,
@@ -50,14 +51,16 @@ def pair_frame(
         Draw so many pairs with these weights instead of taking all; right in
         expectation.
     gap_tol, detach
-        As for :func:`pca_frame`.
+        Tolerance of the axes and whether frames are constants, as for
+        :func:`pca_frame`.
     on_collinear : {"pca", "raise"}
         What to do with clouds on a line through the origin of the frame: take
         principal axes, or raise.
     generator : torch.Generator, optional
         Source of randomness of ``n_pairs``.
     vectors, vectors_mask
-        As for :func:`pca_frame`.
+        Vectors that define the frame together with the points, as for
+        :func:`pca_frame`.
 
     Returns
     -------
@@ -90,8 +93,7 @@ def pair_frame(
             f"frame 'pair' needs rotations in 2 or 3 dimensions, found group {group} "
             f"in {d}: use frame='pca'"
         )
-    if n_pairs is not None and n_pairs < 1:
-        raise ValueError(f"n_pairs: expected at least 1, found {n_pairs}")
+    optional(check_count)(n_pairs, "n_pairs")
     more = flat_vectors(vectors, vectors_mask, lead, d)
     m = moments_of(x, mask, spec, detach, more)
     tol = gap_tolerance(x.dtype, gap_tol)
@@ -103,9 +105,8 @@ def pair_frame(
         r, weight = torch.cat([r, r * flip], 1), torch.cat([weight, weight], 1)
     top = weight.amax(1) if weight.shape[1] else weight.new_zeros(len(weight))
     floor = (4 * torch.finfo(x.dtype).eps * m.peak) ** (2 * (d - 1))
-    floor = torch.maximum(
-        floor, m.c.diagonal(dim1=-2, dim2=-1).sum(-1) ** (d - 1) * 1e-24
-    )
+    extent = m.c.diagonal(dim1=-2, dim2=-1).sum(-1)
+    floor = torch.maximum(floor, extent ** (d - 1) * 1e-24)
     flat = top <= floor
     if on_collinear == "raise" and bool(flat.any()):
         raise ValueError(
@@ -141,7 +142,13 @@ def _pair_frames(z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([e1, e2, e3], -1), cross.square().sum(-1)
 
 
-def _draw(r, weight, flat, count, generator):
+def _draw(
+    r: Tensor,
+    weight: Tensor,
+    flat: Tensor,
+    count: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
     """Draw frames with their weights; the drawn ones weigh the same."""
     chance = torch.where(flat[:, None], 1.0, weight.detach())
     picked = torch.multinomial(chance, count, replacement=True, generator=generator)
@@ -149,7 +156,9 @@ def _draw(r, weight, flat, count, generator):
     return r[b, picked], torch.ones_like(weight[b, picked])
 
 
-def _with_fallback(r: Tensor, logs: Tensor, axes: Frame, flat: Tensor):
+def _with_fallback(
+    r: Tensor, logs: Tensor, axes: Frame, flat: Tensor
+) -> tuple[Tensor, Tensor]:
     """Put principal axes into the first places of the flagged clouds."""
     need = axes.R.shape[1]
     short = max(need - r.shape[1], 0)

@@ -62,16 +62,9 @@ class Frame(NamedTuple):
 
     def rows(self, index: Tensor) -> "Frame":
         """Return the frames of the given batch entries."""
-        return Frame(
-            self.R[index],
-            self.t[index],
-            self.log_weights[index],
-            self.gap[index],
-            self.degenerate[index],
-            self.group,
-            None if self.scale is None else self.scale[index],
-            self.padded,
-        )
+        own = self._asdict().items()
+        rows: dict[str, Any] = {k: v[index] for k, v in own if isinstance(v, Tensor)}
+        return self._replace(**rows)
 
     def elements(self, index: Tensor) -> "Frame":
         """Return the frame with the elements of an index (k,) or (B, k) only."""
@@ -158,10 +151,13 @@ class ValueType(NamedTuple):
     irreps: Any = None
 
 
+FIXED = ValueType("fixed")
+
+
 def parse_type(spec: Any) -> ValueType:
     """Read a type: one of the names, ``None`` for what stays, or Irreps."""
     if spec is None:
-        return ValueType("fixed")
+        return FIXED
     if isinstance(spec, ValueType):
         return spec
     if hasattr(spec, "D_from_matrix"):

@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from manifoldkit.equivariant._clouds import (
-    check_clouds,
-)
+from manifoldkit.equivariant._clouds import check_clouds
 from manifoldkit.equivariant.neighbors.search import knn
 from manifoldkit.linalg.checks import check_floating, check_tensor
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.equivariant._clouds import check_clouds, sorted_batch
+from manifoldkit.equivariant._clouds import check_clouds, check_mask, sorted_batch
 
 
 def pad_clouds(
@@ -71,11 +71,7 @@ def as_clouds(
         check_clouds(x, name)
         return pad_clouds(x, batch, n_clouds)
     if mask is not None:
-        if mask.shape != x.shape[:-1] or mask.dtype != torch.bool:
-            raise ValueError(
-                f"mask: expected booleans of shape {tuple(x.shape[:-1])}, found "
-                f"{str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
-            )
+        check_mask(mask, x.shape[:-1])
         x = x.masked_fill(~mask[..., None], 0.0)
         mask = mask if mask.ndim == 2 else mask[None]
     return check_clouds(x, name), mask, None

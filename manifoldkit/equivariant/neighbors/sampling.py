@@ -2,12 +2,12 @@
 
 import importlib.util
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_count, is_integer
 from manifoldkit.equivariant.neighbors.ragged import as_clouds
+from manifoldkit.exceptions import InvalidValueError
 
 
 def farthest_point_sample(
@@ -99,27 +99,30 @@ def farthest_point_sample(
     return index if x.ndim == 3 else index[0]
 
 
-def _first_points(points, mask, start, generator) -> Tensor:
+def _first_points(
+    points: Tensor,
+    mask: Tensor | None,
+    start: str | int,
+    generator: torch.Generator | None,
+) -> Tensor:
     n_clouds, n = points.shape[:2]
-    if isinstance(start, str):
-        if start == "farthest":
-            weight = points.new_ones(n_clouds, n) if mask is None else mask.to(points)
-            weight = weight / weight.sum(1, keepdim=True).clamp_min(1)
-            centroid = torch.einsum("bn,bnd->bd", weight, points)
-            far = (points - centroid[:, None]).square().sum(-1)
-            far = far.masked_fill(~mask, -1.0) if mask is not None else far
-            # equal up to rounding counts as equal: the lowest index
-            top = far.amax(1, keepdim=True) * (1 - 1e-12)
-            return (far >= top).to(torch.uint8).argmax(1)
-        if start == "random":
-            chance = torch.rand(n_clouds, n, generator=generator, device=points.device)
-            return (chance if mask is None else chance * mask).argmax(1)
-        raise ValueError(
-            f"start: expected 'farthest', 'random' or an index, found {start!r}"
+    if start == "farthest":
+        weight = points.new_ones(n_clouds, n) if mask is None else mask.to(points)
+        weight = weight / weight.sum(1, keepdim=True).clamp_min(1)
+        centroid = torch.einsum("bn,bnd->bd", weight, points)
+        far = (points - centroid[:, None]).square().sum(-1)
+        far = far.masked_fill(~mask, -1.0) if mask is not None else far
+        # equal up to rounding counts as equal: the lowest index
+        top = far.amax(1, keepdim=True) * (1 - 1e-12)
+        return (far >= top).to(torch.uint8).argmax(1)
+    if start == "random":
+        chance = torch.rand(n_clouds, n, generator=generator, device=points.device)
+        return (chance if mask is None else chance * mask).argmax(1)
+    if isinstance(start, str) or not is_integer(start) or not 0 <= start < n:
+        raise InvalidValueError(
+            f"start: expected an index from 0 to {n - 1}, 'farthest' or 'random', "
+            f"found {start!r}"
         )
-    whole = isinstance(start, int | np.integer) and not isinstance(start, bool)
-    if not whole or not 0 <= start < n:
-        raise ValueError(f"start: expected an index from 0 to {n - 1}, found {start!r}")
     if mask is not None and not bool(mask[:, start].all()):
         raise ValueError(
             f"start: expected a point that every cloud has, found {start}, which is "
@@ -128,7 +131,7 @@ def _first_points(points, mask, start, generator) -> Tensor:
     return torch.full((n_clouds,), start, dtype=torch.int64, device=points.device)
 
 
-def sample(points, mask, first, m) -> Tensor:
+def sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     """Sample farthest points by the fast library where it can, else by the loop."""
     enough = mask is None or int(mask.sum(1).min()) >= m
     fast = points.device.type == "cpu" and importlib.util.find_spec("torch_quickfps")
@@ -143,7 +146,7 @@ def sample(points, mask, first, m) -> Tensor:
     return sample_loop(points, mask, first, m)
 
 
-def _sample_fast(points, mask, first, m) -> Tensor:
+def _sample_fast(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     """A copy of each cloud's first point goes in front, which sets where to start."""
     import torch_quickfps
 
@@ -156,7 +159,7 @@ def _sample_fast(points, mask, first, m) -> Tensor:
     return index
 
 
-def sample_loop(points, mask, first, m) -> Tensor:
+def sample_loop(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     """Sample farthest points step by step, all clouds at once."""
     planes = points.movedim(-1, 0).contiguous()  # one axis a plane: no strided sums
     nearest = points.new_full(points.shape[:2], float("inf"))

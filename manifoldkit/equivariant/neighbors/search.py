@@ -7,12 +7,14 @@ are taken between float64 coordinates, never as ``|a|^2 - 2 ab + |b|^2``, and eq
 distances are ordered by index, so results do not depend on the path taken.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from manifoldkit._checks import check_count
+from manifoldkit._checks import check_count, check_positive
 from manifoldkit.equivariant.neighbors.ragged import as_clouds
 
 _CHUNK = 1 << 22  # entries of one block of distances
@@ -64,12 +66,7 @@ def knn(
         raise ValueError("query_batch, ref_batch: expected both or none")
     check_count(k, "k")
     refs, mask, ref_offsets = as_clouds(ref, mask, ref_batch, "ref")
-    places, shown, _ = as_clouds(query, None, query_batch, "query", len(refs))
-    if len(places) != len(refs):
-        raise ValueError(
-            "query: expected as many clouds as ref, "
-            f"found {len(places)} and {len(refs)}"
-        )
+    places, shown = _queries(query, query_batch, refs)
     available = refs.shape[1] if mask is None else int(mask.sum(1).min())
     if k > available:
         raise ValueError(
@@ -86,7 +83,22 @@ def knn(
     return (dist, index) if query.ndim == 3 else (dist[0], index[0])
 
 
-def knn_tree(query, ref, k, mask) -> tuple[Tensor, Tensor]:
+def _queries(
+    query: Tensor, batch: Tensor | None, refs: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Clouds of queries, as many as those of references, and their mask."""
+    places, shown, _ = as_clouds(query, None, batch, "query", len(refs))
+    if len(places) != len(refs):
+        raise ValueError(
+            "query: expected as many clouds as ref, "
+            f"found {len(places)} and {len(refs)}"
+        )
+    return places, shown
+
+
+def knn_tree(
+    query: Tensor, ref: Tensor, k: int, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Nearest neighbors by SciPy's tree, cloud by cloud."""
     dist = np.empty((*query.shape[:2], k))
     index = np.empty((*query.shape[:2], k), dtype=np.int64)
@@ -99,7 +111,9 @@ def knn_tree(query, ref, k, mask) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dist), torch.from_numpy(index)
 
 
-def _query(points, queries, k) -> tuple[np.ndarray, np.ndarray]:
+def _query(
+    points: np.ndarray, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Tree search with equal distances ordered by index, also at the last place."""
     more = min(k + 1, len(points))
     d, i = cKDTree(points).query(queries, k=list(range(1, more + 1)))
@@ -112,23 +126,30 @@ def _query(points, queries, k) -> tuple[np.ndarray, np.ndarray]:
     return d[:, :k], i[:, :k]
 
 
-def knn_dense(query, ref, k, mask) -> tuple[Tensor, Tensor]:
+def knn_dense(
+    query: Tensor, ref: Tensor, k: int, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Nearest neighbors by all distances, in blocks."""
-    query, ref = query.double(), ref.double()
-    step = max(1, _CHUNK // max(1, ref.shape[0] * ref.shape[1]))
     parts = []
-    for part in query.split(step, 1):
-        squared = _squared_distances(part, ref, mask)
+    for squared in _squared_distances(query, ref, mask):
         near, order = squared.sort(dim=-1, stable=True)
         parts.append((near[..., :k].sqrt(), order[..., :k]))
     return torch.cat([d for d, _ in parts], 1), torch.cat([i for _, i in parts], 1)
 
 
-def _squared_distances(query, ref, mask) -> Tensor:
-    squared = query.new_zeros(*query.shape[:2], ref.shape[1])
-    for axis in range(ref.shape[-1]):
-        squared += (query[..., axis, None] - ref[:, None, :, axis]).square()
-    return squared if mask is None else squared.masked_fill(~mask[:, None], torch.inf)
+def _squared_distances(
+    query: Tensor, ref: Tensor, mask: Tensor | None
+) -> Iterator[Tensor]:
+    """Squared distances (B, q, N) of blocks of queries, infinite where masked."""
+    query, ref = query.double(), ref.double()
+    step = max(1, _CHUNK // max(1, ref.shape[0] * ref.shape[1]))
+    for part in query.split(step, 1):
+        squared = part.new_zeros(*part.shape[:2], ref.shape[1])
+        for axis in range(ref.shape[-1]):
+            squared += (part[..., axis, None] - ref[:, None, :, axis]).square()
+        yield (
+            squared if mask is None else squared.masked_fill(~mask[:, None], torch.inf)
+        )
 
 
 def ball_query(
@@ -172,21 +193,13 @@ def ball_query(
     tensor([[0, 1, 0]])
     """
     check_count(k, "k")
-    if not isinstance(radius, int | float | np.number) or not radius > 0:
-        raise ValueError(f"radius: expected a positive number, found {radius!r}")
+    check_positive(radius, "radius")
     refs, mask, _ = as_clouds(ref, mask, None, "ref")
     if mask is not None and not bool(mask.any(1).all()):
         raise ValueError("mask: expected reference points in every cloud")
-    places, _, _ = as_clouds(query, None, None, "query")
-    if len(places) != len(refs):
-        raise ValueError(
-            "query: expected as many clouds as ref, "
-            f"found {len(places)} and {len(refs)}"
-        )
-    step = max(1, _CHUNK // max(1, refs.shape[0] * refs.shape[1]))
+    places, _ = _queries(query, None, refs)
     parts = []
-    for part in places.detach().double().split(step, 1):
-        squared = _squared_distances(part, refs.detach().double(), mask)
+    for squared in _squared_distances(places.detach(), refs.detach(), mask):
         inside = squared < radius * radius
         n = inside.shape[-1]
         place = torch.arange(n, device=inside.device)

@@ -23,7 +23,7 @@ class EquivariantDirections(nn.Module):
     Parameters
     ----------
     width : int, default=32
-        Of the hidden layer.
+        Width of the hidden layer.
     """
 
     def __init__(self, width: int = 32):

@@ -8,11 +8,7 @@ from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.equivariant._clouds import check_clouds
-from manifoldkit.equivariant.batch_norms import (
-    channel_norm,
-    norm_linear,
-    norm_relu_max,
-)
+from manifoldkit.equivariant.batch_norms import channel_norm, norm_relu_max
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
 from manifoldkit.equivariant.neighbors.search import knn
@@ -33,7 +29,7 @@ class DenseNorm(nn.Module):
     n_in, n_out : int
         Channels.
     slope : float, default=0.0
-        Of the leaky ReLU for negative values; 0 is ReLU.
+        Slope of the leaky ReLU for negative values; 0 is ReLU.
     """
 
     def __init__(self, n_in: int, n_out: int, slope: float = 0.0):
@@ -44,10 +40,7 @@ class DenseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis."""
-        if self.linear.in_features <= POSE:  # the product is cheap: norm it inside
-            h = norm_linear(self.linear, self.norm, x)
-        else:
-            h = channel_norm(self.norm, self.linear(x))
+        h = channel_norm(self.norm, self.linear(x))
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -61,7 +54,7 @@ class Disentangle(nn.Module):
     Parameters
     ----------
     n_blocks : int, default=2
-        Layers of the code's head.
+        Number of layers in the head of the code.
     with_directions : bool, default=True
         Leave the heads of the directions out if False.
 
@@ -121,7 +114,7 @@ class SiamesePatches(nn.Module):
         The published network learns directions that turn with the patch, or they turn
         exactly, by construction.
     n_blocks : int
-        Layers of the code's head.
+        Number of layers in the head of the code.
     feat_loss : bool
         Compute the loss on the codes too.
     """
@@ -192,7 +185,7 @@ class PaRotEncoder(nn.Module):
     n_patches, k_local, k_global, k_intra : int
         Patch centers, points of local and global patches, neighboring centers.
     directions, n_blocks, feat_loss
-        As in :class:`PaRotClassifier`.
+        Settings of the networks of patches, see :class:`SiamesePatches`.
     """
 
     def __init__(
@@ -241,7 +234,9 @@ class PaRotEncoder(nn.Module):
         pose = scale_pose(local_axes, whole_axes, centers)
         return Encoded(centers, h, whole.code, pose, local_axes, whole_axes, losses)
 
-    def _intra(self, code, axes, centers, around) -> Tensor:
+    def _intra(
+        self, code: Tensor, axes: Tensor, centers: Tensor, around: Tensor
+    ) -> Tensor:
         b, s, k = around.shape
         a_i = axes[:, :, None].expand(b, s, k, 3, 3)
         a_j = group(axes.flatten(-2), around).view(b, s, k, 3, 3)

@@ -5,15 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_count
-from manifoldkit.equivariant._clouds import check_clouds, one_hot_category
+from manifoldkit.equivariant._clouds import one_hot_category
 from manifoldkit.equivariant.batch_norms import channel_norm
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.neighbors.search import knn
-from manifoldkit.equivariant.parot.classifier import (
-    PaRotBase,
-    smoothed_cross_entropy,
-)
-from manifoldkit.equivariant.parot.encoder import DenseNorm, Encoded, PaRotEncoder
+from manifoldkit.equivariant.parot.base import PaRotBase
+from manifoldkit.equivariant.parot.encoder import DenseNorm, Encoded
 from manifoldkit.linalg.elementary import safe_norm, unit
 
 
@@ -31,11 +28,11 @@ class PaRotSegmenter(PaRotBase):
     n_categories : int, default=16
         Number of object categories; the category of a cloud is given. 0 for none.
     n_patches, k_local, k_global, k_intra : int, default=256, 64, 64, 16
-        As in :class:`PaRotClassifier`.
+        Patch centers, points of local and global patches, neighboring centers.
     k_interp : int, default=11
         Centers that each point collects from.
     directions, emb_dims, dropout, n_blocks, loss_weights, smoothing
-        As in :class:`PaRotClassifier`.
+        Settings of encoder, head and losses, as for :class:`PaRotClassifier`.
 
     References
     ----------
@@ -67,11 +64,17 @@ class PaRotSegmenter(PaRotBase):
         loss_weights: dict[str, float] | None = None,
         smoothing: float = 0.2,
     ):
-        feat = any((loss_weights or {}).get(f"feat_{s}") for s in ("local", "global"))
-        encoder = PaRotEncoder(
-            n_patches, k_local, k_global, k_intra, directions, n_blocks, feat
+        super().__init__(
+            n_patches=n_patches,
+            k_local=k_local,
+            k_global=k_global,
+            k_intra=k_intra,
+            directions=directions,
+            emb_dims=emb_dims,
+            n_blocks=n_blocks,
+            loss_weights=loss_weights,
+            smoothing=smoothing,
         )
-        super().__init__(encoder, emb_dims, loss_weights, smoothing)
         self.n_parts = check_count(n_parts, "n_parts")
         self.n_categories = n_categories
         self.k_interp = check_count(k_interp, "k_interp")
@@ -88,63 +91,10 @@ class PaRotSegmenter(PaRotBase):
             nn.Linear(128, n_parts),
         )
 
-    def forward(
-        self,
-        x: Tensor,
-        generator: torch.Generator | None = None,
-        *,
-        category: Tensor | None = None,
+    def scores(
+        self, x: Tensor, encoded: Encoded, category: Tensor | None = None
     ) -> Tensor:
-        """Return part scores (B, N, n_parts).
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, N, 3) or (N, 3)
-            Centered clouds.
-        generator : torch.Generator, optional
-            Of the random rotations, in training.
-        category : Tensor of int64, shape (B,)
-            Category of each cloud; needed unless ``n_categories`` is 0.
-        """
-        x = check_clouds(x)
-        return self._scores(x, self.encoder(x, generator), category)
-
-    def scores_and_losses(
-        self,
-        x: Tensor,
-        generator: torch.Generator | None = None,
-        *,
-        category: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return part scores and the losses that need no labels."""
-        x = check_clouds(x)
-        encoded = self.encoder(x, generator)
-        return self._scores(x, encoded, category), encoded.losses
-
-    def losses(
-        self,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator | None = None,
-        *,
-        category: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return all terms of the training loss, as :meth:`PaRotClassifier.losses`.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, N, 3)
-            Centered clouds.
-        y : Tensor of int64, shape (B, N)
-            Part of each point.
-        generator, category
-            As for the forward pass.
-        """
-        scores, losses = self.scores_and_losses(x, generator, category=category)
-        cls = smoothed_cross_entropy(scores, y, self.smoothing)
-        return self.total({"cls": cls, **losses})
-
-    def _scores(self, x: Tensor, encoded: Encoded, category: Tensor | None) -> Tensor:
+        """Return part scores (B, N, n_parts) of encoded clouds."""
         known = one_hot_category(category, self.n_categories, len(x)).to(x)
         s = encoded.centers.shape[1]
         h = torch.cat(

@@ -83,7 +83,7 @@ class PointCloudBase(TorchFace, BaseEstimator):
         patience: int = 10,
         checkpoint: str | Path | None = None,
         device: str = "cpu",
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
         self.model = model

@@ -1,14 +1,15 @@
 """Point-cloud classification and segmentation behind scikit-learn's interface."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, TransformerMixin
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifoldkit.equivariant.neighbors.grouping import three_interpolate
 from manifoldkit.equivariant.point_clouds.base import PointCloudBase
@@ -136,10 +137,10 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         validation_fraction: float = 0.15,
         patience: int = 10,
         checkpoint: str | Path | None = None,
-        class_weight=None,
+        class_weight: dict[Any, float] | str | None = None,
         on_invalid: str = "raise",
         device: str = "cpu",
-        random_state=None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
         super().__init__(
@@ -171,7 +172,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         self.class_weight = class_weight
         self.on_invalid = on_invalid
 
-    def fit(self, X, y, normals=None):
+    def fit(self, X: ArrayLike, y: ArrayLike, normals: ArrayLike | None = None) -> Self:
         """Train the network.
 
         Parameters
@@ -215,7 +216,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             network, x, directions, torch.from_numpy(codes).long(), None, weights
         )
 
-    def _network(self):
+    def _network(self) -> nn.Module:
         return seeded_network(
             self.random_state,
             lambda: make_classifier(
@@ -223,29 +224,40 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             ),
         )
 
-    def predict_proba(self, X, normals=None):
+    def predict_proba(
+        self, X: ArrayLike, normals: ArrayLike | None = None
+    ) -> np.ndarray:
         """Return class probabilities, shape (n_clouds, n_classes)."""
         return self._evaluate(X, normals, "forward").softmax(-1).numpy()
 
-    def decision_function(self, X, normals=None):
+    def decision_function(
+        self, X: ArrayLike, normals: ArrayLike | None = None
+    ) -> np.ndarray:
         """Return class scores (logits), shape (n_clouds, n_classes)."""
         return self._evaluate(X, normals, "forward").numpy()
 
-    def predict(self, X, normals=None):
+    def predict(self, X: ArrayLike, normals: ArrayLike | None = None) -> np.ndarray:
         """Return the label of the largest score, shape (n_clouds,)."""
         check_is_fitted(self, "net_")
         return self.classes_[self._evaluate(X, normals, "forward").argmax(1).numpy()]
 
-    def transform(self, X, normals=None):
+    def transform(self, X: ArrayLike, normals: ArrayLike | None = None) -> np.ndarray:
         """Return the pooled vector of each cloud, "risurconv" and "parot" only."""
         if self.model not in ("risurconv", "parot"):
             raise ValueError(f"transform: model {self.model!r} has no pooled vector")
         return self._evaluate(X, normals, "features").numpy()
 
-    def score(self, X, y, normals=None, sample_weight=None):
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        normals: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Return the overall accuracy."""
         right = self.predict(X, normals) == np.asarray(y)
-        return float(np.average(right, weights=sample_weight))
+        weights = None if sample_weight is None else np.asarray(sample_weight)
+        return float(np.average(right, weights=weights))
 
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, content = super()._content()
@@ -306,7 +318,13 @@ class PointCloudSegmenter(PointCloudBase):
 
     _format = "manifoldkit.equivariant.PointCloudSegmenter"
 
-    def fit(self, X, y, category=None, normals=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> Self:
         """Train the network.
 
         Parameters
@@ -318,7 +336,7 @@ class PointCloudSegmenter(PointCloudBase):
         category : array-like of int, shape (n_clouds,), optional
             Category of each cloud, from 0 on. Default: all are of one.
         normals : array of shape (n_clouds, n_points, 3), optional
-            As for :class:`PointCloudClassifier`.
+            Normals of any length, as for :class:`PointCloudClassifier`.
 
         Returns
         -------
@@ -342,7 +360,7 @@ class PointCloudSegmenter(PointCloudBase):
             self._network(), x, directions, torch.from_numpy(y).long(), kinds, None
         )
 
-    def _network(self):
+    def _network(self) -> nn.Module:
         return seeded_network(
             self.random_state,
             lambda: make_segmenter(
@@ -350,7 +368,7 @@ class PointCloudSegmenter(PointCloudBase):
             ),
         )
 
-    def _categories(self, category, n: int) -> Tensor:
+    def _categories(self, category: ArrayLike | None, n: int) -> Tensor:
         kinds = (
             np.zeros(n, dtype=np.int64) if category is None else np.asarray(category)
         )
@@ -361,7 +379,12 @@ class PointCloudSegmenter(PointCloudBase):
             )
         return torch.from_numpy(kinds.astype(np.int64))
 
-    def decision_function(self, X, category=None, normals=None):
+    def decision_function(
+        self,
+        X: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Return part scores, shape (n_clouds, n_points, n_parts).
 
         Parts that the category does not have get minus infinity.
@@ -389,11 +412,22 @@ class PointCloudSegmenter(PointCloudBase):
             allowed[c, parts] = True
         return scores.masked_fill(~allowed[kinds][:, None], -torch.inf).numpy()
 
-    def predict(self, X, category=None, normals=None):
+    def predict(
+        self,
+        X: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Return the part of each point, shape (n_clouds, n_points)."""
         return self.decision_function(X, category, normals).argmax(-1)
 
-    def score(self, X, y, category=None, normals=None):
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        category: ArrayLike | None = None,
+        normals: ArrayLike | None = None,
+    ) -> float:
         """Return the mean over clouds of the intersection over union of parts."""
         kinds = self._categories(category, len(np.asarray(y))).numpy()
         predicted = self.predict(X, category, normals)

@@ -1,10 +1,12 @@
 """Scores of point-cloud models: rotation protocols and part overlap."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils import check_random_state
 
@@ -13,21 +15,27 @@ from manifoldkit._checks import check_choice
 PROTOCOLS = ("z/z", "z/so3", "so3/so3", "none/none", "none/so3")
 
 
-def _clouds(X, name: str) -> np.ndarray:
+def _clouds(X: ArrayLike, name: str) -> np.ndarray:
     try:
-        X = np.asarray(X)
-        fits = X.ndim == 3 and X.shape[2] == 3 and X.dtype.kind in "fiu"
+        clouds = np.asarray(X)
     except ValueError:  # a ragged list
-        fits = False
-    if not fits:
+        clouds = np.empty(0, object)
+    if clouds.ndim != 3 or clouds.shape[2] != 3 or clouds.dtype.kind not in "fiu":
         raise ValueError(
             f"{name}: expected an array of shape (n_clouds, n_points, 3), found "
             f"{getattr(X, 'shape', type(X).__name__)}"
         )
-    return X if X.dtype.kind == "f" else X.astype(float)
+    return clouds if clouds.dtype.kind == "f" else clouds.astype(float)
 
 
-def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state=None):
+def rotate_clouds(
+    X: ArrayLike,
+    rotation: str,
+    *,
+    normals: ArrayLike | None = None,
+    axis: int = 2,
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Turn each cloud at random.
 
     Parameters
@@ -61,42 +69,40 @@ def rotate_clouds(X, rotation: str, *, normals=None, axis: int = 2, random_state
     >>> bool(np.allclose(np.linalg.norm(turned, axis=2), np.linalg.norm(X, axis=2)))
     True
     """
-    X = _clouds(X, "X")
+    clouds = _clouds(X, "X")
     check_choice(rotation, ("none", "z", "so3"), "rotation")
-    if axis not in range(-3, 3):
-        raise ValueError(f"axis: expected 0, 1 or 2, found {axis!r}")
+    check_choice(axis, range(-3, 3), "axis")
+    directions = None if normals is None else _clouds(normals, "normals")
+    if directions is not None and len(directions) != len(clouds):
+        raise ValueError(
+            f"normals: expected {len(clouds)} clouds, found shape {directions.shape}"
+        )
     if rotation == "none":
-        return X, normals
+        return clouds, directions
     rng = check_random_state(random_state)
     if rotation == "z":
-        angles = rng.uniform(-np.pi, np.pi, (len(X), 1))
+        angles = rng.uniform(-np.pi, np.pi, (len(clouds), 1))
         turns = Rotation.from_rotvec(angles * np.eye(3)[axis])
     else:
-        turns = Rotation.from_quat(rng.standard_normal((len(X), 4)))
+        turns = Rotation.from_quat(rng.standard_normal((len(clouds), 4)))
     matrices = turns.as_matrix().swapaxes(1, 2)
-    turned = (X @ matrices).astype(X.dtype)
-    if normals is not None:
-        normals = _clouds(normals, "normals")
-        if normals.shape[0] != len(X):
-            raise ValueError(
-                f"normals: expected {len(X)} clouds, found shape {normals.shape}"
-            )
-        normals = (normals @ matrices).astype(normals.dtype)
-    return turned, normals
+    if directions is not None:
+        directions = (directions @ matrices).astype(directions.dtype)
+    return (clouds @ matrices).astype(clouds.dtype), directions
 
 
 def rotation_protocols(
-    estimator,
-    X,
-    y,
-    X_test,
-    y_test,
+    estimator: BaseEstimator,
+    X: ArrayLike,
+    y: ArrayLike,
+    X_test: ArrayLike,
+    y_test: ArrayLike,
     *,
-    normals=None,
-    normals_test=None,
+    normals: ArrayLike | None = None,
+    normals_test: ArrayLike | None = None,
     protocols: Sequence[str] = ("z/z", "z/so3", "so3/so3"),
     axis: int = 2,
-    random_state=None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train and test under the usual pairs of rotations.
 
@@ -120,7 +126,7 @@ def rotation_protocols(
     axis : int, default=2
         The axis of "z" in these data.
     random_state : int, RandomState or None
-        Of the rotations.
+        Seed of the rotations.
 
     Returns
     -------
@@ -141,10 +147,7 @@ def rotation_protocols(
     {'none/so3': {'accuracy': 0.75, 'balanced': 0.5, 'agreement': 1.0}}
     """
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(
-                f"protocols: expected among {PROTOCOLS}, found {protocol!r}"
-            )
+        check_choice(protocol, PROTOCOLS, "protocols")
     rng = check_random_state(random_state)
     seeds = {rotation: rng.randint(2**31 - 1) for rotation in ("none", "z", "so3")}
     fitted, results = {}, {}
@@ -166,7 +169,15 @@ def rotation_protocols(
     return results
 
 
-def _fit(estimator, X, y, normals, rotation, axis, seed):
+def _fit(
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    normals: ArrayLike | None,
+    rotation: str,
+    axis: int,
+    seed: int,
+) -> Any:
     model = clone(estimator)
     if {"rotation", "rotation_axis"} <= set(model.get_params()):
         model.set_params(rotation=rotation, rotation_axis=axis)
@@ -177,11 +188,11 @@ def _fit(estimator, X, y, normals, rotation, axis, seed):
     return model.fit(X, y) if normals is None else model.fit(X, y, normals=normals)
 
 
-def _predict(model, X, normals):
+def _predict(model: Any, X: ArrayLike, normals: ArrayLike | None) -> np.ndarray:
     return model.predict(X) if normals is None else model.predict(X, normals=normals)
 
 
-def _whole(values, name: str) -> np.ndarray:
+def _whole(values: ArrayLike, name: str) -> np.ndarray:
     try:
         values = np.asarray(values)
     except ValueError:  # a ragged list
@@ -192,7 +203,10 @@ def _whole(values, name: str) -> np.ndarray:
 
 
 def part_iou(
-    y_true, y_pred, category, parts: Mapping[int, Sequence[int]]
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    category: ArrayLike,
+    parts: Mapping[int, Sequence[int]],
 ) -> dict[str, float]:
     r"""Mean intersection over union of parts.
 
@@ -226,29 +240,29 @@ def part_iou(
     >>> part_iou([[0, 0, 1, 1]], [[0, 1, 1, 1]], [0], {0: [0, 1]})["instance"]
     0.5833333333333333
     """
-    y_true, y_pred = _whole(y_true, "y_true"), _whole(y_pred, "y_pred")
-    category = _whole(category, "category")
-    if y_true.shape != y_pred.shape or y_true.ndim != 2 or not y_true.size:
+    true, found = _whole(y_true, "y_true"), _whole(y_pred, "y_pred")
+    kinds = _whole(category, "category")
+    if true.shape != found.shape or true.ndim != 2 or not true.size:
         raise ValueError(
             "y_true, y_pred: expected equal shapes (n_clouds, n_points), found "
-            f"{y_true.shape} and {y_pred.shape}"
+            f"{true.shape} and {found.shape}"
         )
-    if category.shape != (len(y_true),):
+    if kinds.shape != (len(true),):
         raise ValueError(
-            f"category: expected {len(y_true)} numbers, found shape {category.shape}"
+            f"category: expected {len(true)} numbers, found shape {kinds.shape}"
         )
     if not isinstance(parts, Mapping):
         raise TypeError(f"parts: expected parts by category, found {parts!r}")
-    unknown = sorted(c for c in set(category.tolist()) if not len(parts.get(c, ())))
+    unknown = sorted(c for c in set(kinds.tolist()) if not len(parts.get(c, ())))
     if unknown:
         raise ValueError(f"parts: expected those of category {unknown[0]} as well")
-    overlaps = np.empty(len(y_true))
-    for i, (truth, guess) in enumerate(zip(y_true, y_pred, strict=True)):
+    overlaps = np.empty(len(true))
+    for i, (truth, guess) in enumerate(zip(true, found, strict=True)):
         shares = []
-        for part in parts[int(category[i])]:
+        for part in parts[int(kinds[i])]:
             union = np.sum((truth == part) | (guess == part))
             both = np.sum((truth == part) & (guess == part))
             shares.append(both / union if union else 1.0)
         overlaps[i] = np.mean(shares)
-    by_class = [overlaps[category == c].mean() for c in np.unique(category)]
+    by_class = [overlaps[kinds == c].mean() for c in np.unique(kinds)]
     return {"instance": float(overlaps.mean()), "class": float(np.mean(by_class))}

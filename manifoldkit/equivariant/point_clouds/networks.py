@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
@@ -44,7 +45,9 @@ class PlainPointNet(PointNetBackbone):
         super().__init__(3, n_classes, False, width)
 
 
-def seeded_network(random_state, make: Callable[[], nn.Module]) -> nn.Module:
+def seeded_network(
+    random_state: int | np.random.RandomState | None, make: Callable[[], nn.Module]
+) -> nn.Module:
     """Build a network with initial weights that follow from ``random_state``."""
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     with seeded(seed, "cpu"):

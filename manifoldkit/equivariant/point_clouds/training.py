@@ -104,7 +104,7 @@ class Trainee(nn.Module):
                 raise RuntimeError("the network was given no template of its graphs")
             return self.network(self.template.from_tensors(ordered), **known), 0.0
         if isinstance(self.network, PaRotBase):
-            scores, losses = self.network.scores_and_losses(x, **known)  # type: ignore[operator]
+            scores, losses = self.network.scores_and_losses(x, **known)
             return scores, self.network.auxiliary(losses)
         if not hasattr(self.network, "n_categories"):
             known = {}

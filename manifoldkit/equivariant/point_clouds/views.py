@@ -17,7 +17,12 @@ class View(NamedTuple):
     extra: Tensor | None
 
 
-def first_view(x: Tensor, normals: Tensor | None, extra=None, n: int | None = None):
+def first_view(
+    x: Tensor,
+    normals: Tensor | None,
+    extra: Tensor | None = None,
+    n: int | None = None,
+) -> View:
     """Return the n farthest points of each cloud, all of them by default."""
     if n in (None, x.shape[1]):
         return View(x, normals, extra)
@@ -77,7 +82,9 @@ def voting_views(
     return views
 
 
-def _spread(x: Tensor, normals: Tensor | None, extra, order: Tensor, n: int) -> View:
+def _spread(
+    x: Tensor, normals: Tensor | None, extra: Tensor | None, order: Tensor, n: int
+) -> View:
     """Take n points far apart from the first of an order, halfway between n and all.
 
     Points at random have gaps and clumps, which the local surfaces would describe.
@@ -89,7 +96,9 @@ def _spread(x: Tensor, normals: Tensor | None, extra, order: Tensor, n: int) -> 
     return _take(x, normals, extra, keep)
 
 
-def _take(x: Tensor, normals: Tensor | None, extra: Tensor | None, keep: Tensor):
+def _take(
+    x: Tensor, normals: Tensor | None, extra: Tensor | None, keep: Tensor
+) -> View:
     return View(
         group(x, keep),
         None if normals is None else group(normals, keep),
@@ -97,7 +106,9 @@ def _take(x: Tensor, normals: Tensor | None, extra: Tensor | None, keep: Tensor)
     )
 
 
-def _deform(view: View, stretch: float, mirror: bool, generator) -> View:
+def _deform(
+    view: View, stretch: float, mirror: bool, generator: torch.Generator
+) -> View:
     """Stretch along the principal axes, reflect at one, and keep the largest radius.
 
     The axes turn with the cloud, so the views of a turned cloud are the turned views.

@@ -6,20 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.equivariant._clouds import (
-    check_clouds,
-    sorted_batch,
-    split_normals,
-)
+from manifoldkit.equivariant._clouds import check_clouds, sorted_batch, split_normals
+from manifoldkit.equivariant.risurconv.base import SurfaceNet
 from manifoldkit.equivariant.risurconv.layers import SurfaceConv, apply_head, dense
 from manifoldkit.equivariant.risurconv.surface_graph import (
     SurfaceGraph,
-    build_surface_graph,
+    SurfaceLevel,
     stack_graphs,
 )
 
 
-class RISurConvClassifier(nn.Module):
+class RISurConvClassifier(SurfaceNet):
     """Rotation-invariant point-cloud classifier.
 
     Four layers of :class:`RISurConvLayer` and one over the whole cloud, residual
@@ -48,11 +45,11 @@ class RISurConvClassifier(nn.Module):
         How the sign of the whole cloud's axis is dealt with: average over both, or
         the sign of the third moment.
     norm_axis : {"neighbors", "points"}
-        As in :class:`RISurConvLayer`.
+        What attention weights are normalized over, see :class:`RISurConvLayer`.
     sizes, neighbors, channels : sequence of int, optional
         Centers and neighbors of the four levels, and channels of the five layers.
     dropout : float, default=0.4
-        In the perceptron.
+        Share of features dropped in the perceptron.
 
     References
     ----------
@@ -87,7 +84,6 @@ class RISurConvClassifier(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256, 512),
         dropout: float = 0.4,
     ):
-        super().__init__()
         check_choice(head, ("mlp", "tokens"), "head")
         check_choice(axis, ("both", "moment"), "axis")
         check_choice(scale, (1, 2), "scale")
@@ -98,18 +94,18 @@ class RISurConvClassifier(nn.Module):
                 "sizes, neighbors, channels: expected n, n and n + 1 numbers, found "
                 f"{len(sizes)}, {len(neighbors)} and {len(channels)}"
             )
-        check_count(n_classes, "n_classes")
-        self.n_classes, self.lra_k = n_classes, check_count(lra_k, "lra_k")
-        self.in_normals = bool(in_normals)
-        self.unsigned_normals, self.axis = unsigned_normals, axis
-        self.sizes, self.neighbors = tuple(sizes), tuple(neighbors)
-        before = (0, *channels)
-        self.layers = nn.ModuleList(
-            SurfaceConv(n_in, n_out, norm_axis)
-            for n_in, n_out in zip(before[:-2], channels[:-1], strict=True)
+        super().__init__(
+            sizes,
+            neighbors,
+            channels[:-1],
+            in_normals=in_normals,
+            lra_k=lra_k,
+            unsigned_normals=unsigned_normals,
+            norm_axis=norm_axis,
         )
-        self.whole = SurfaceConv(channels[-2], channels[-1])
+        self.n_classes, self.axis = check_count(n_classes, "n_classes"), axis
         width = channels[-1]
+        self.whole = SurfaceConv(channels[-2], width)
         self.tokens = nn.Linear(channels[-2], width) if head == "tokens" else None
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -123,32 +119,6 @@ class RISurConvClassifier(nn.Module):
             nn.Linear(width // 4, n_classes),
         )
 
-    def precompute(self, x: Tensor, normals: Tensor | None = None) -> SurfaceGraph:
-        """Compute what depends on the clouds alone.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, N, 3) or (N, 3)
-            Clouds of equal size; with six numbers a point, the last are its normal.
-        normals : Tensor, same shape, optional
-            Normals of any length; zeros and NaN are replaced by estimated axes.
-
-        Returns
-        -------
-        SurfaceGraph
-            Pass it to the network as often as needed.
-        """
-        return build_surface_graph(
-            x,
-            normals,
-            self.sizes,
-            self.neighbors,
-            axis=self.axis,
-            unsigned=self.unsigned_normals,
-            in_normals=self.in_normals,
-            axis_neighbors=self.lra_k,
-        )
-
     def features(
         self,
         x: Tensor | SurfaceGraph,
@@ -159,17 +129,12 @@ class RISurConvClassifier(nn.Module):
         """Return the invariant vector of each cloud, (B, channels[-1])."""
         if batch is not None:
             return self._ragged_features(x, normals, batch)
-        graph = x if isinstance(x, SurfaceGraph) else self.precompute(x, normals)
+        graph = self.graph_of(x, normals)
         if graph.whole is None:
             raise ValueError("x: expected a graph made by this network's precompute")
-        like = self.whole.mix.weight
-        graph = graph.to(like.device, like.dtype)
-        h: Tensor | None = None
-        for layer, level in zip(self.layers, graph.down, strict=True):
-            h = layer(level, h)
-        return self._pool(graph.whole, h)
+        return self._pool(graph.whole, self.levels(graph)[-1])
 
-    def _pool(self, whole, h) -> Tensor:
+    def _pool(self, whole: SurfaceLevel, h: Tensor) -> Tensor:
         # each direction of the axis is a cloud of its own
         b, signs = whole.index.shape[:2]
         apart = whole.map(lambda x: x.flatten(0, 1)[:, None])
@@ -182,16 +147,17 @@ class RISurConvClassifier(nn.Module):
             tokens = block(tokens)
         return tokens[:, 0]
 
-    def _ragged_features(self, x, normals, batch) -> Tensor:
+    def _ragged_features(
+        self, x: Tensor | SurfaceGraph, normals: Tensor | None, batch: Tensor
+    ) -> Tensor:
         """Clouds whose levels have equal sizes go through the network together."""
+        if isinstance(x, SurfaceGraph):
+            raise TypeError("x: expected points beside batch, found a SurfaceGraph")
         x, normals = split_normals(x, normals)
         check_clouds(x)
         sizes = torch.bincount(sorted_batch(batch, len(x))).tolist()
-        clouds = x.split(sizes)
         directions = [None] * len(sizes) if normals is None else normals.split(sizes)
-        graphs = [
-            self.precompute(*cloud) for cloud in zip(clouds, directions, strict=True)
-        ]
+        graphs = list(map(self.precompute, x.split(sizes), directions))
         alike: dict[tuple, list[int]] = {}
         for i, graph in enumerate(graphs):
             shapes = tuple(t.shape for t in graph.tensors())

@@ -119,7 +119,9 @@ def surface_features(
     return features
 
 
-def _check(xyz, normals, center_index, neighbor_index) -> None:
+def _check(
+    xyz: Tensor, normals: Tensor, center_index: Tensor, neighbor_index: Tensor
+) -> None:
     if check_clouds(xyz, "xyz").shape != xyz.shape or xyz.shape != normals.shape:
         raise ValueError(
             "xyz, normals: expected equal shapes (B, N, 3), found "

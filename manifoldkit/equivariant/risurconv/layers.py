@@ -4,14 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_count
-from manifoldkit.equivariant._clouds import (
-    check_clouds,
-)
-from manifoldkit.equivariant.batch_norms import (
-    eval_affine,
-    norm_relu_max,
-    normalized_weight,
-)
+from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.equivariant.batch_norms import norm_relu_max, normalized_weight
 from manifoldkit.equivariant.neighbors.grouping import group, group_rows
 from manifoldkit.equivariant.risurconv.offset_attention import OffsetAttention
 from manifoldkit.equivariant.risurconv.surface_graph import (
@@ -28,8 +22,8 @@ EMBED = (32, 64)
 class SurfaceEmbedding(nn.Module):
     """Two linear maps with batch normalization after each, then ReLU.
 
-    Nothing non-linear stands between the maps, so the statistics of both follow from
-    the mean and covariance of the input, and one map is evaluated instead of two.
+    Nothing non-linear stands between the maps, so in training the statistics of both
+    follow from the mean and covariance of the input, and one map is evaluated.
     """
 
     def __init__(self):
@@ -41,13 +35,10 @@ class SurfaceEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed features (..., 14) as (..., 64)."""
-        if not self.training:
-            scale1, offset1 = eval_affine(self.norm1)
-            scale2, offset2 = eval_affine(self.norm2)
-            second = scale2[:, None] * self.second.weight
-            weight = second @ (scale1[:, None] * self.first.weight)
-            return F.relu(F.linear(x, weight, second @ offset1 + offset2))
         rows = x.reshape(-1, x.shape[-1])
+        if not self.training:
+            h = self.norm2(self.second(self.norm1(self.first(rows))))
+            return F.relu(h).view(*x.shape[:-1], -1)
         mean = rows.mean(0)
         centered = rows - mean
         cov = centered.T @ centered / len(rows)
@@ -68,10 +59,12 @@ class SurfaceConv(nn.Module):
     in_channels, out_channels : int
         Features a point before (0 for none) and after.
     norm_axis : {"neighbors", "points"}
-        Of the attention in the neighborhood.
+        What attention weights in the neighborhood are normalized over.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm_axis="neighbors"):
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_axis: str = "neighbors"
+    ):
         super().__init__()
         self.embed = SurfaceEmbedding()
         self.around = OffsetAttention(EMBED[1], norm_axis)
@@ -125,6 +118,7 @@ class RISurConvLayer(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> layer = RISurConvLayer(16, 8, 0, 32).eval()
     >>> x = torch.randn(2, 64, 3)
     >>> centers, normals, features = layer(x)

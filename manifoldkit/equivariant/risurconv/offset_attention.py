@@ -8,7 +8,7 @@ from manifoldkit._checks import check_choice
 from manifoldkit.equivariant.batch_norms import channel_norm
 
 _EPS = 1e-9
-_ROWS = 1024  # tokens from which on the attention matrix is made in blocks of rows
+ROWS = 1024  # tokens from which on the attention matrix is made in blocks of rows
 
 
 class OffsetAttention(nn.Module):
@@ -59,14 +59,14 @@ class OffsetAttention(nn.Module):
             out.addmm_(tokens.to(out.dtype), weight.to(out.dtype))
         return h + F.relu_(channel_norm(self.norm, out)).view(h.shape)
 
-    def _attend(self, query, key, h) -> tuple[Tensor, Tensor]:
+    def _attend(self, query: Tensor, key: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Columns' weighted means of the tokens, and the columns' sums after that."""
         if self.norm_axis == "points" and h.ndim > 3:
             p = (query @ key.mT).softmax(-1)
             p = p / (_EPS + p.sum(-3, keepdim=True))
             return p.mT @ h, p.sum(-2)[..., None]
         n, channels = h.shape[-2:]
-        rows = max(1, _ROWS * _ROWS // n)
+        rows = max(1, ROWS * ROWS // n)
         if rows >= n:
             p = (query @ key.mT).softmax(-1)
             total = p.sum(-2, keepdim=True)

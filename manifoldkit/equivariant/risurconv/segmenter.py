@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from manifoldkit._checks import check_count
 from manifoldkit.equivariant._clouds import one_hot_category
 from manifoldkit.equivariant.batch_norms import channel_norm
+from manifoldkit.equivariant.risurconv.base import SurfaceNet
 from manifoldkit.equivariant.risurconv.layers import SurfaceConv
-from manifoldkit.equivariant.risurconv.surface_graph import (
-    SurfaceGraph,
-    SurfaceLevel,
-    build_surface_graph,
-)
+from manifoldkit.equivariant.risurconv.surface_graph import SurfaceGraph, SurfaceLevel
 
 
 class SurfacePropagation(nn.Module):
@@ -30,7 +27,7 @@ class SurfacePropagation(nn.Module):
     skip_channels : int
         Own features of the points.
     channels : int or None
-        After the joint layer; None leaves it out.
+        Features after the joint layer; None leaves it out.
 
     Examples
     --------
@@ -63,7 +60,7 @@ class SurfacePropagation(nn.Module):
         return F.relu(channel_norm(self.norm, self.joint(h)))
 
 
-class RISurConvSegmenter(nn.Module):
+class RISurConvSegmenter(SurfaceNet):
     """Rotation-invariant segmentation of point clouds into parts.
 
     Parameters
@@ -73,13 +70,13 @@ class RISurConvSegmenter(nn.Module):
     n_categories : int, default=16
         Number of object categories; the category of a cloud is given. 0 for none.
     in_normals, lra_k, unsigned_normals
-        As in :class:`RISurConvClassifier`.
+        Use of normals, as for :class:`RISurConvClassifier`.
     sizes, neighbors, channels : sequence of int, optional
         Centers, neighbors and channels of the levels.
     up_neighbors : sequence of int
         Centers that each point looks at on the way back, coarse to fine.
     dropout : float, default=0.4
-        In the head.
+        Share of features dropped in the head.
 
     References
     ----------
@@ -109,24 +106,22 @@ class RISurConvSegmenter(nn.Module):
         up_neighbors: Sequence[int] = (64, 32, 32, 32),
         dropout: float = 0.4,
     ):
-        super().__init__()
         if not len(sizes) == len(neighbors) == len(channels) == len(up_neighbors):
             raise ValueError(
                 "sizes, neighbors, channels, up_neighbors: expected equal lengths, "
                 f"found {len(sizes)}, {len(neighbors)}, {len(channels)} and "
                 f"{len(up_neighbors)}"
             )
-        self.n_parts = check_count(n_parts, "n_parts")
-        self.n_categories, self.lra_k = n_categories, check_count(lra_k, "lra_k")
-        self.in_normals = bool(in_normals)
-        self.unsigned_normals = unsigned_normals
-        self.sizes, self.neighbors = tuple(sizes), tuple(neighbors)
-        self.up_neighbors = tuple(up_neighbors)
-        before = (0, *channels)
-        self.layers = nn.ModuleList(
-            SurfaceConv(n_in, n_out)
-            for n_in, n_out in zip(before[:-1], channels, strict=True)
+        super().__init__(
+            sizes,
+            neighbors,
+            channels,
+            in_normals=in_normals,
+            lra_k=lra_k,
+            unsigned_normals=unsigned_normals,
         )
+        self.n_parts = check_count(n_parts, "n_parts")
+        self.n_categories, self.up_neighbors = n_categories, tuple(up_neighbors)
         # widths of the way back: 512, 512, 256, 128 for the published channels
         width, ups = channels[-1], []
         for i, skip in enumerate((*channels[-2::-1], None)):
@@ -142,23 +137,6 @@ class RISurConvSegmenter(nn.Module):
         self.head_norm = nn.BatchNorm1d(middle)
         self.dropout = nn.Dropout(dropout)
         self.score = nn.Linear(middle, n_parts)
-
-    def precompute(self, x: Tensor, normals: Tensor | None = None) -> SurfaceGraph:
-        """Compute what depends on the clouds alone.
-
-        As :meth:`RISurConvClassifier.precompute`, with the way back to all points.
-        """
-        return build_surface_graph(
-            x,
-            normals,
-            self.sizes,
-            self.neighbors,
-            axis=None,
-            up_neighbors=self.up_neighbors,
-            unsigned=self.unsigned_normals,
-            in_normals=self.in_normals,
-            axis_neighbors=self.lra_k,
-        )
 
     def forward(
         self,
@@ -183,18 +161,12 @@ class RISurConvSegmenter(nn.Module):
         Tensor, shape (B, N, n_parts)
             Logits.
         """
-        graph = x if isinstance(x, SurfaceGraph) else self.precompute(x, normals)
-        like = self.score.weight
-        graph = graph.to(like.device, like.dtype)
-        levels: list[Tensor] = []
-        h = None
-        for layer, level in zip(self.layers, graph.down, strict=True):
-            h = layer(level, h)
-            levels.append(h)
-        known = one_hot_category(category, self.n_categories, len(graph)).to(like)
+        graph = self.graph_of(x, normals)
+        levels = self.levels(graph)
+        h = levels[-1]
+        known = one_hot_category(category, self.n_categories, len(graph)).to(h)
         n_points = graph.up[-1].index.shape[1]
         skips = [*levels[-2::-1], known[:, None].expand(-1, n_points, -1)]
-        h = levels[-1]
         for up, level, skip in zip(self.ups, graph.up, skips, strict=True):
             h = up(level, h, skip)
         h = F.relu(channel_norm(self.head_norm, self.head(h)))

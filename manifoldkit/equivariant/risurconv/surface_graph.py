@@ -1,13 +1,14 @@
 """The part of RISurConv that depends on the cloud alone, computed once."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manifoldkit.equivariant._clouds import check_clouds, split_normals
+from manifoldkit.equivariant._clouds import check_clouds, check_shape, split_normals
 from manifoldkit.equivariant.neighbors.axes import (
     distance_weights,
     estimate_axes,
@@ -39,7 +40,7 @@ class SurfaceLevel:
     features: Tensor
     index: Tensor
 
-    def map(self, fn) -> "SurfaceLevel":
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "SurfaceLevel":
         """Apply a function to both tensors."""
         return SurfaceLevel(fn(self.features), fn(self.index))
 
@@ -66,21 +67,28 @@ class SurfaceGraph:
     whole: SurfaceLevel | None = None
     up: tuple[SurfaceLevel, ...] = ()
 
-    def map(self, fn) -> "SurfaceGraph":
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "SurfaceGraph":
         """Apply a function to all tensors."""
+        return self._each(lambda level: level.map(fn))
+
+    def _each(self, fn: Callable[[SurfaceLevel], SurfaceLevel]) -> "SurfaceGraph":
         return SurfaceGraph(
-            tuple(level.map(fn) for level in self.down),
-            None if self.whole is None else self.whole.map(fn),
-            tuple(level.map(fn) for level in self.up),
+            tuple(map(fn, self.down)),
+            None if self.whole is None else fn(self.whole),
+            tuple(map(fn, self.up)),
         )
 
     def __len__(self) -> int:
         return len(self.down[0].index)
 
-    def __getitem__(self, clouds) -> "SurfaceGraph":
+    def __getitem__(self, clouds: Any) -> "SurfaceGraph":
         return self.map(lambda x: x[clouds])
 
-    def to(self, device=None, dtype: torch.dtype | None = None) -> "SurfaceGraph":
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "SurfaceGraph":
         """Move to a device, and cast the features to a dtype."""
         return self.map(
             lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype)
@@ -107,11 +115,7 @@ class SurfaceGraph:
             features[..., 0] *= factor.to(features)[:, None, None]
             return replace(level, features=features)
 
-        return SurfaceGraph(
-            tuple(map(scale, self.down)),
-            None if self.whole is None else scale(self.whole),
-            tuple(map(scale, self.up)),
-        )
+        return self._each(scale)
 
 
 def stack_graphs(graphs: Sequence[SurfaceGraph]) -> SurfaceGraph:
@@ -141,11 +145,7 @@ def prepare_normals(
     """
     if normals is None:
         return estimate_axes(x, k)[0]
-    if normals.shape != x.shape:
-        raise ValueError(
-            f"normals: expected the shape of the points {tuple(x.shape)}, "
-            f"found shape {tuple(normals.shape)}"
-        )
+    check_shape(normals, x.shape, "normals")
     length = safe_norm(normals, keepdim=True)
     good = (length > _NORMAL_MIN) & length.isfinite()
     unit = normals / length.where(good, 1.0)
@@ -272,7 +272,7 @@ def build_surface_graph(
     in_normals : bool
         Whether given normals are looked at.
     axis_neighbors : int
-        For estimated axes.
+        Neighbors of each point for estimated axes.
 
     Returns
     -------

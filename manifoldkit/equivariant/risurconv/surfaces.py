@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_count
+from manifoldkit.equivariant._clouds import check_shape
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.linalg.checks import check_broadcast, check_floating, check_last
 
 N_FEATURES = 14
 _ANGLE_STEP = 1e-6  # radians; below it angles count as equal
-_UNIT_EPS = 1e-7  # of the published features
+_UNIT_EPS = 1e-7  # added to lengths, as in the published features
 _SIGNED = (1, 2, 4, 5, 7, 8, 11, 12)  # linear in a normal
 
 
@@ -148,7 +149,7 @@ def surface_features(
     neighbors, neighbor_normals : Tensor, shape (..., K, 3)
         Points around, and their unit normals.
     step : int, default=1
-        The s above.
+        Places s between a neighbor and its predecessor and successor.
     unsigned : bool, default=False
         For normals of unknown sign: absolute values of the numbers linear in a normal,
         averaged over both directions of the cyclic order.
@@ -211,34 +212,24 @@ def surface_features(
     return torch.stack(columns, -1), order
 
 
-def _check_shapes(center, neighbors, center_normal, neighbor_normals) -> None:
-    for name, value in (
-        ("center", center),
-        ("neighbors", neighbors),
-        ("center_normal", center_normal),
-        ("neighbor_normals", neighbor_normals),
-    ):
-        check_floating(value, name)
-    if neighbors.ndim < 2 or neighbors.shape[-1] != 3 or neighbors.shape[-2] == 0:
-        raise ValueError(
-            "neighbors: expected shape (..., K, 3), found shape "
-            f"{tuple(neighbors.shape)}"
-        )
-    expected = (*neighbors.shape[:-2], 3)
-    for name, value in (("center", center), ("center_normal", center_normal)):
-        if value.shape != expected:
-            raise ValueError(
-                f"{name}: expected shape {tuple(expected)}, "
-                f"found shape {tuple(value.shape)}"
-            )
-    if neighbor_normals.shape != neighbors.shape:
-        raise ValueError(
-            f"neighbor_normals: expected shape {tuple(neighbors.shape)}, "
-            f"found shape {tuple(neighbor_normals.shape)}"
-        )
+def _check_shapes(
+    center: Tensor, neighbors: Tensor, center_normal: Tensor, neighbor_normals: Tensor
+) -> None:
+    check_last(neighbors, ("K", 3), "neighbors")
+    if neighbors.shape[-2] == 0:
+        raise ValueError(f"neighbors: expected some, found {tuple(neighbors.shape)}")
+    one = (*neighbors.shape[:-2], 3)
+    check_shape(check_floating(center, "center"), one, "center")
+    check_shape(check_floating(center_normal, "center_normal"), one, "center_normal")
+    check_floating(neighbor_normals, "neighbor_normals")
+    check_shape(neighbor_normals, neighbors.shape, "neighbor_normals")
 
 
-def _invariants(common, before, after) -> list[Tensor]:
+def _invariants(
+    common: tuple[_Vector, ...],
+    before: tuple[_Vector, ...],
+    after: tuple[_Vector, ...],
+) -> list[Tensor]:
     """All numbers but the first."""
     g, a, n_i, n_p = common
     (x_m, m, n_m), (x_q, q, n_q) = before, after
@@ -272,7 +263,7 @@ class SurfaceFeatures(nn.Module):
     Parameters
     ----------
     step, unsigned
-        As in :func:`surface_features`.
+        Settings of the invariants, see :func:`surface_features`.
 
     Examples
     --------

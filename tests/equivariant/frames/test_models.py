@@ -121,5 +121,5 @@ def test_bad_options():
         FramePointNet(frames="middle")
     with pytest.raises(ValueError, match="n_classes"):
         FramePointNet("classification")
-    with pytest.raises(ValueError, match="k, n_vectors"):
+    with pytest.raises(ValueError, match="k: expected an integer >= 1, found 0"):
         FramePointNet(frames="local", k=0)

@@ -1,11 +1,8 @@
-"""Neighborhood operations against brute force, and their behavior on bad input."""
-
-import importlib.util
+"""Nearest neighbors and balls against brute force, and bad input."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from manifoldkit.equivariant.neighbors import (
     ball_query,
@@ -14,7 +11,6 @@ from manifoldkit.equivariant.neighbors import (
     group,
     knn,
     pad_clouds,
-    sampling,
     search,
     three_interpolate,
 )
@@ -22,55 +18,6 @@ from manifoldkit.equivariant.neighbors import (
 
 def cloud(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def naive_fps(x, m, start):
-    chosen = [start]
-    while len(chosen) < m:
-        gap = (x[:, None] - x[chosen]).norm(dim=-1).amin(1)
-        gap[chosen] = -1
-        chosen.append(int(gap.argmax()))
-    return torch.tensor(chosen)
-
-
-def rotation(seed=0):
-    return torch.from_numpy(Rotation.random(random_state=seed).as_matrix())
-
-
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("start", ["farthest", 7])
-def test_farthest_points_equal_the_naive_loop(fast, start, monkeypatch):
-    if fast and importlib.util.find_spec("torch_quickfps") is None:
-        pytest.skip("torch-quickfps is not installed")
-    if not fast:
-        monkeypatch.setattr(sampling, "sample", sampling.sample_loop)
-    x = cloud(3, 90, 3)
-    index = farthest_point_sample(x, 40, start=start)
-    for row, points in zip(index, x, strict=True):
-        first = start
-        if start == "farthest":
-            first = int((points - points.mean(0)).norm(dim=1).argmax())
-        assert torch.equal(row, naive_fps(points, 40, first))
-
-
-def test_farthest_points_do_not_depend_on_pose_or_order():
-    x = cloud(2, 80, 3)
-    index = farthest_point_sample(x, 30)
-    assert torch.equal(farthest_point_sample(x @ rotation().T + 3, 30), index)
-    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
-    again = farthest_point_sample(x[:, order], 30)
-    assert torch.equal(order[again], index)
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_duplicates_come_last_and_never_twice(fast, monkeypatch):
-    if not fast:
-        monkeypatch.setattr(sampling, "sample", sampling.sample_loop)
-    x = cloud(1, 10, 3).repeat(1, 3, 1)
-    index = farthest_point_sample(x, 25)[0]
-    assert len(set(index.tolist())) == 25
-    assert len(set((index[:10] % 10).tolist())) == 10
-    assert len(set(farthest_point_sample(torch.zeros(6, 3), 6).tolist())) == 6
 
 
 def test_masked_and_ragged_clouds_equal_each_alone():
@@ -127,52 +74,6 @@ def test_ball_query_follows_the_rule():
             assert index[b, q].tolist() == want
 
 
-def test_group_and_interpolation():
-    x, f = cloud(2, 30, 3), cloud(2, 30, 5, seed=1)
-    index = torch.randint(30, (2, 7, 4), generator=torch.Generator().manual_seed(0))
-    picked = group(f, index)
-    assert torch.equal(picked[1, 3], f[1][index[1, 3]])
-    query = cloud(2, 9, 3, seed=3)
-    out = three_interpolate(query, x, f)
-    gap = torch.cdist(query, x)
-    near, at = gap.topk(3, largest=False)
-    weight = 1 / (near**2 + 1e-8)
-    weight = weight / weight.sum(-1, keepdim=True)
-    torch.testing.assert_close(out, (weight[..., None] * group(f, at)).sum(-2))
-    torch.testing.assert_close(three_interpolate(x, x, f), f, rtol=0, atol=1e-5)
-    assert three_interpolate(query, x[:, :2], f[:, :2]).shape == (2, 9, 5)
-    f.requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: three_interpolate(query, x, v), (f,))
-
-
-def test_axes_are_normals_and_turn_with_the_cloud():
-    u = cloud(1, 300, 3)
-    u = u / u.norm(dim=-1, keepdim=True)
-    x = u * torch.tensor([1.0, 0.8, 0.6])
-    axes, gap = estimate_axes(x, 24)
-    normal = u / torch.tensor([1.0, 0.8, 0.6])
-    normal = normal / normal.norm(dim=-1, keepdim=True)
-    assert (axes * normal).sum(-1).median() > 0.97  # outward as well
-    assert bool((gap > 0.05).double().mean() > 0.95)
-    r = rotation(3)
-    turned, _ = estimate_axes(x @ r.T, 24)
-    torch.testing.assert_close(turned, axes @ r.T, rtol=0, atol=1e-9)
-    unsigned, _ = estimate_axes(x, 24, orient="none")
-    torch.testing.assert_close(
-        (unsigned * axes).sum(-1).abs(), torch.ones(1, 300).double()
-    )
-
-
-def test_axes_of_degenerate_clouds_are_finite():
-    axes, gap = estimate_axes(torch.zeros(5, 3))
-    assert torch.equal(axes, torch.tensor([0.0, 0.0, 1.0]).expand(5, 3))
-    line = torch.arange(9.0)[:, None] * torch.tensor([1.0, 0.0, 0.0])
-    axes, gap = estimate_axes(line, 5)
-    assert bool(axes.isfinite().all())
-    assert bool((gap.abs() < 1e-6).all())
-    assert bool(estimate_axes(torch.ones(1, 3))[0].isfinite().all())
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -209,27 +110,12 @@ def test_bad_input(call, message):
         call(cloud(2, 20, 3))
 
 
-def test_integers_are_refused():
-    with pytest.raises(TypeError, match="x: expected floating-point numbers"):
-        farthest_point_sample(torch.zeros(5, 3, dtype=torch.int64), 2)
-
-
 def test_strided_input_and_dtypes():
     x = cloud(2, 3, 40, dtype=torch.float32).mT
     dist, index = knn(x, x, 4)
     assert dist.dtype == torch.float32
     assert torch.equal(index, knn(x.contiguous(), x.contiguous(), 4)[1])
     assert np.array_equal(index[0, :, 0], np.arange(40))
-
-
-def test_the_first_point_has_to_be_there_in_every_cloud():
-    x, batch = cloud(4, 3), torch.tensor([0, 1, 1, 1])
-    with pytest.raises(ValueError, match="start: expected a point that every cloud"):
-        farthest_point_sample(x, 1, start=2, batch=batch)  # would be of the other one
-    mask = torch.tensor([[False, True, True, True]])
-    with pytest.raises(ValueError, match="start: expected a point that every cloud"):
-        farthest_point_sample(x[None], 2, start=0, mask=mask)
-    assert farthest_point_sample(x[None], 2, 1, mask=mask)[0, 0] == 1
 
 
 def test_clouds_without_points_have_no_sample_and_no_neighbors():

@@ -61,7 +61,7 @@ def test_protocols_show_what_a_network_without_invariance_loses():
     turned = make_pipeline(FunctionTransformer(lengths), KNeighborsClassifier(1))
     found = rotation_protocols(turned, train.X, train.y, test.X, test.y, random_state=0)
     assert {row["agreement"] for row in found.values()} == {1.0}
-    with pytest.raises(ValueError, match="protocols: expected among"):
+    with pytest.raises(ValueError, match="protocols: expected one of"):
         rotation_protocols(turned, train.X, train.y, test.X, test.y, protocols=["x/z"])
 
 

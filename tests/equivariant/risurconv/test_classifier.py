@@ -5,22 +5,10 @@ import copy
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from torch import nn
 from torch.nn import functional as F
 
 from manifoldkit.datasets import fetch_point_clouds
-from manifoldkit.equivariant import (
-    RISurConvClassifier,
-    RISurConvLayer,
-    RISurConvSegmenter,
-)
-from manifoldkit.equivariant.batch_norms import norm_linear, norm_relu_max
-from manifoldkit.equivariant.risurconv.layers import SurfaceEmbedding
-from manifoldkit.equivariant.risurconv.offset_attention import OffsetAttention
-from manifoldkit.equivariant.risurconv.surface_graph import (
-    prepare_normals,
-    surface_hierarchy,
-)
+from manifoldkit.equivariant import RISurConvClassifier, RISurConvSegmenter
 from manifoldkit.exceptions import DatasetNotFoundError
 
 SMALL = {"sizes": (40, 24, 16, 8), "neighbors": (6, 6, 8, 8), "n_blocks": 1}
@@ -111,103 +99,6 @@ def test_unsigned_option_ignores_the_signs_of_normals():
     assert (signed(x, n * sign) - signed(x, n)).abs().max() > 1e-4
 
 
-def test_published_axis_of_the_normalizer_mixes_neighborhoods():
-    """Why ``norm_axis="points"`` is not the default."""
-    h = torch.randn(1, 6, 5, 16, generator=torch.Generator().manual_seed(0)).double()
-    for axis, leaks in (("points", True), ("neighbors", False)):
-        block = OffsetAttention(16, axis).double().eval()
-        other = h.clone()
-        other[:, 3:] = 0
-        moved = (block(h) - block(other))[:, :3].abs().max() > 1e-6
-        assert bool(moved) == leaks
-
-
-def literal_attention(block, h):
-    q, k, v = block.query(h), block.key(h), block.value(h)
-    p = (q @ k.mT).softmax(-1)
-    p = p / (1e-9 + p.sum(-2, keepdim=True))
-    out = block.transform(h - p.mT @ v)
-    flat = block.norm(out.reshape(-1, out.shape[-1])).view(out.shape)
-    return h + F.relu(flat)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_attention_equals_its_formula(training, monkeypatch):
-    from manifoldkit.equivariant.risurconv import (
-        offset_attention as _offset_attention,
-    )
-
-    monkeypatch.setattr(_offset_attention, "_ROWS", 4)  # several blocks of rows
-    h = torch.randn(3, 11, 8, generator=torch.Generator().manual_seed(0)).double()
-    block = OffsetAttention(8).double().train(training)
-    twin = copy.deepcopy(block)
-    torch.testing.assert_close(block(h), literal_attention(twin, h))
-    torch.testing.assert_close(block.norm.running_var, twin.norm.running_var)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_embedding_equals_its_two_layers(training):
-    x = torch.rand(50, 14, generator=torch.Generator().manual_seed(0)).double()
-    x.requires_grad_()
-    ours = SurfaceEmbedding().double()
-    nn.init.uniform_(ours.norm1.bias)
-    nn.init.uniform_(ours.norm2.weight)
-    plain = copy.deepcopy(ours)
-    for _ in range(2):
-        one = ours(x)
-        two = F.relu(plain.norm2(plain.second(plain.norm1(plain.first(x)))))
-    if not training:
-        one = ours.eval()(x)
-        plain.eval()
-        two = F.relu(plain.norm2(plain.second(plain.norm1(plain.first(x)))))
-    torch.testing.assert_close(one, two)
-    for a, b in zip(ours.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(a, b)
-    weight = torch.randn(50, 64, generator=torch.Generator().manual_seed(1)).double()
-    grads = torch.autograd.grad((one * weight).sum(), [x, *ours.parameters()])
-    wants = torch.autograd.grad((two * weight).sum(), [x, *plain.parameters()])
-    for a, b in zip(grads, wants, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("negative", [True, False])
-def test_fused_normalization_equals_the_plain_one(training, negative):
-    x = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0)).double()
-    x.requires_grad_()
-    ours = nn.BatchNorm1d(4).double().train(training)
-    with torch.no_grad():
-        ours.weight.copy_(torch.tensor([1.0, 0.5, 2.0, -1.0 if negative else 1.0]))
-        ours.bias.copy_(torch.tensor([0.1, -0.2, 0.3, 0.0]))
-    plain = copy.deepcopy(ours)
-    one = norm_relu_max(ours, x)
-    two = F.relu(plain(x.reshape(-1, 4)).view(x.shape)).amax(-2)
-    torch.testing.assert_close(one, two)
-    for a, b in zip(ours.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(a, b)
-    grads = torch.autograd.grad(one.square().sum(), [x, *ours.parameters()])
-    wants = torch.autograd.grad(two.square().sum(), [x, *plain.parameters()])
-    for a, b in zip(grads, wants, strict=True):
-        torch.testing.assert_close(a, b)
-    shift = torch.tensor([0.5, -1.0, 0.0, 2.0], requires_grad=True)
-    biased, apart = copy.deepcopy(ours), copy.deepcopy(ours)
-    two = norm_relu_max(biased, x + shift)
-    one = norm_relu_max(apart, x, shift.double())
-    torch.testing.assert_close(one, two)
-    for a, b in zip(apart.buffers(), biased.buffers(), strict=True):
-        torch.testing.assert_close(a, b)
-    grads = torch.autograd.grad(one.square().sum(), [x, shift])
-    wants = torch.autograd.grad(two.square().sum(), [x, shift])
-    for a, b in zip(grads, wants, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6)
-    linear = nn.Linear(4, 6, bias=False).double()
-    norm = nn.BatchNorm1d(6).double().train(training)
-    twin = copy.deepcopy(norm)
-    want = twin(linear(x.reshape(-1, 4))).view(5, 7, 6)
-    torch.testing.assert_close(norm_linear(linear, norm, x), want)
-    torch.testing.assert_close(norm.running_var, twin.running_var)
-
-
 def test_no_gradient_is_written_into_a_view():
     x, n = surfaces(2, 64, dtype=torch.float32)
     model = RISurConvClassifier(3, **SMALL)
@@ -219,29 +110,6 @@ def test_no_gradient_is_written_into_a_view():
             todo += [parent for parent, _ in node.next_functions]
     assert len(seen) > 100
     assert not [node.name() for node in seen if "CopySlices" in node.name()]
-
-
-def test_first_points_of_an_order_serve_every_level():
-    from manifoldkit.equivariant.neighbors.grouping import group
-    from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
-
-    x, _ = surfaces(3, 50)
-    order = surface_hierarchy(x, [50, 30, 12])
-    assert torch.equal(order.sort(1).values, torch.arange(50).expand(3, 50))
-    assert torch.equal(order[:, :30], farthest_point_sample(x, 30))
-    within = farthest_point_sample(group(x, order[:, :30]), 12, start=0)
-    assert torch.equal(within, torch.arange(12).expand(3, 12))
-
-
-def test_graphs_are_computed_once_and_scaled():
-    x, n = surfaces(3)
-    model = trained_statistics(RISurConvClassifier(5, **SMALL).double(), x, n)
-    graph = model.precompute(x, n)
-    assert torch.equal(model(graph), model(x, n))
-    torch.testing.assert_close(model(graph[1:]), model(graph)[1:])
-    factor = torch.tensor([0.5, 1.0, 2.0]).double()
-    want = model(x * factor[:, None, None], n)
-    torch.testing.assert_close(model(graph.scaled(factor)), want)
 
 
 def test_ragged_clouds_equal_each_alone():
@@ -279,16 +147,6 @@ def test_duplicated_points_are_survived():
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-def test_normals_are_normalized_and_replaced():
-    x, n = surfaces(2, 60)
-    torch.testing.assert_close(prepare_normals(x, 3 * n), n)
-    n[0, 5], n[1, 7] = 0.0, torch.nan
-    with pytest.warns(UserWarning, match="2 of 120 are zero or not finite"):
-        mended = prepare_normals(x, n)
-    torch.testing.assert_close(mended.norm(dim=-1), torch.ones(2, 60).double())
-    assert torch.equal(mended[0, 5], prepare_normals(x, None)[0, 5])
-
-
 def test_normals_beside_the_points_or_not_used():
     x, n = surfaces(3, 60)
     model = RISurConvClassifier(5, **SMALL).double().eval()
@@ -301,39 +159,6 @@ def test_normals_beside_the_points_or_not_used():
     without = RISurConvClassifier(5, in_normals=False, **SMALL).double().eval()
     without.load_state_dict(model.state_dict())
     assert torch.equal(without(x, n), model(x))
-
-
-def test_layer_alone():
-    x, n = surfaces(2, 60, dtype=torch.float32)
-    layer = RISurConvLayer(20, 8, 5, 16).eval()
-    features = torch.randn(2, 60, 5)
-    centers, normals, out = layer(x, n, features)
-    assert (centers.shape, normals.shape, out.shape) == (
-        (2, 20, 3),
-        (2, 20, 3),
-        (2, 20, 16),
-    )
-    r = rotations(2, torch.float32)
-    turned = layer(x @ r.mT, n @ r.mT, features)
-    torch.testing.assert_close(turned[2], out, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(turned[0], centers @ r.mT)
-
-
-def test_segmenter_is_invariant_and_takes_a_category():
-    x, n = surfaces(3, 80)
-    model = RISurConvSegmenter(6, 2, sizes=(40, 24, 16, 8), neighbors=(6, 6, 8, 8))
-    model, category = model.double(), torch.tensor([0, 1, 1])
-    trained_statistics(model, x, n, category=category)
-    want, r = model(x, n, category=category), rotations(3)
-    assert want.shape == (3, 80, 6)
-    turned = model(x @ r.mT - 1, n @ r.mT, category=category)
-    torch.testing.assert_close(turned, want, rtol=0, atol=1e-9)
-    alone = model(x[:1], n[:1], category=category[:1])
-    torch.testing.assert_close(alone, want[:1], rtol=0, atol=1e-9)
-    with pytest.raises(ValueError, match="category: expected 3 numbers, found none"):
-        model(x, n)
-    with pytest.raises(ValueError, match="category: expected integers from 0 to 1"):
-        model(x, n, category=torch.tensor([0, 1, 2]))
 
 
 def test_state_goes_through_copies():
@@ -366,7 +191,7 @@ def test_bad_options(options, message):
     [
         (lambda m, x, n: m(x[..., :2]), ValueError, "x: expected points of shape"),
         (lambda m, x, n: m(x * torch.nan), ValueError, r"x\[0\] is not finite"),
-        (lambda m, x, n: m(x, n[:, :5]), ValueError, "normals: expected the shape"),
+        (lambda m, x, n: m(x, n[:, :5]), ValueError, "normals: expected shape"),
         (lambda m, x, n: m((10 * x).long()), TypeError, "x: expected floating-point"),
         (lambda m, x, n: m.train()(x[:1]), ValueError, "needs"),
     ],

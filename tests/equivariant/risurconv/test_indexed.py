@@ -9,10 +9,7 @@ from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
 from manifoldkit.equivariant.neighbors.search import knn
 from manifoldkit.equivariant.risurconv import surfaces as local_surfaces
-from manifoldkit.equivariant.risurconv.indexed import (
-    order_neighbors,
-    surface_features,
-)
+from manifoldkit.equivariant.risurconv.indexed import order_neighbors, surface_features
 
 
 @pytest.fixture
