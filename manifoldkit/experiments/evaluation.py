@@ -18,12 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manifoldkit.experiments.result import (
-    Result,
-    command_line,
-    environment,
-    write_json,
-)
+from manifoldkit.experiments.result import Result, command_line, environment, write_json
 
 #: Cells of a table by heading: a format of the row's values, or a function of the row.
 Columns = Mapping[str, str | Callable[[dict[str, Any]], str]]

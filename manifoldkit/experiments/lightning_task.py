@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,17 +119,12 @@ class Task(LightningModule):
         everyone = self.trainer.strategy
         self.log_.seconds = everyone.broadcast(self._seconds())
         done, limit = self.current_epoch + 1, self.settings["max_seconds"]
-        row = {
-            "epoch": done,
-            "loss": self._mean_loss(),
-            "seconds": self.log_.seconds,
-        }
-        if not math.isfinite(row["loss"]) or not self._has_finite_weights():
+        row = {"epoch": done, "loss": self._mean_loss(), "seconds": self.log_.seconds}
+        broken = not (math.isfinite(row["loss"]) and self._has_finite_weights())
+        if broken:
             self._give_up(done)
-        last = done == self.settings["last_epoch"] or (
-            limit is not None and self.log_.seconds >= limit
-        )
-        last = last or self.log_.diverged is not None
+        late = limit is not None and self.log_.seconds >= limit
+        last = broken or late or done == self.settings["last_epoch"]
         validate = self.settings["validate"]
         if validate and (last or done % self.settings["validate_every"] == 0):
             self.model.eval()
@@ -237,42 +232,40 @@ def make_trainer(
 ) -> Trainer:
     """Return Lightning's trainer for a device, or with DDP for several.
 
-    Parameters
-    ----------
-    device : torch.device
-        Where to train.
-    devices : int
-        How many devices share the work.
-    unused_parameters : bool
-        With DDP, whether a loss may leave out parameters.
-    out : path, optional
-        Folder of the checkpoint ``last.ckpt``.
-    progress : bool
-        Whether to show a progress bar, when the output is a terminal.
-    **settings
-        Further ones of the trainer.
+    ``unused_parameters``: whether a loss may leave out parameters with DDP; ``out``:
+    the folder of ``last.ckpt``; ``settings``: further ones of the trainer.
     """
     if devices > 1:
         settings["strategy"] = DDPStrategy(find_unused_parameters=unused_parameters)
         settings["sync_batchnorm"] = device.type != "cpu"
-    callbacks: Iterable[Any] = []
     if out is not None:
-        callbacks = [
-            ModelCheckpoint(
-                dirpath=out,
-                filename="last",
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        ]
+        settings["callbacks"] = ModelCheckpoint(
+            dirpath=out,
+            filename="last",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
     only = devices == 1 and device.index is not None
     return Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         devices=[device.index] if only else devices,
-        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=out is not None,
         enable_progress_bar=progress and sys.stderr.isatty(),
         enable_model_summary=False,
         **settings,
     )
+
+
+def go(trainer: Trainer, task: Task, train: Epochs, checkpoint: Path | None) -> None:
+    """Train, on from a checkpoint where there is one."""
+    resume = checkpoint is not None and checkpoint.exists()
+    try:
+        trainer.fit(
+            task,
+            train_dataloaders=train,
+            ckpt_path=str(checkpoint) if resume else None,
+            weights_only=False if resume else None,
+        )
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from None

@@ -23,7 +23,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count, check_positive
 from manifoldkit.exceptions import ConvergenceWarning
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -217,12 +217,8 @@ def fit(
         The loss or a weight is not finite: training ends, and the best weights (those
         that the epoch began with, where nothing is monitored) are kept.
     """
-    if epochs is None and max_seconds is None:
-        raise ValueError("fit needs epochs or max_seconds")
-    check_choice(mode, ("min", "max"), "mode")
-    if monitor is not None and validate is None:
-        raise ValueError(f"monitor={monitor!r} needs a validate function")
-    from manifoldkit.experiments.lightning_task import Epochs, Task, make_trainer
+    _check(epochs, max_seconds, mode, monitor, validate)
+    from manifoldkit.experiments.lightning_task import Epochs, Task, go, make_trainer
 
     shared = _DEVICES.get()
     devices = shared if devices is None else devices
@@ -247,7 +243,6 @@ def fit(
         last_epoch=epochs,
         seed=seed,
     )
-    last = Path(out) / "last.ckpt" if out is not None else None
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Lightning advises on loader workers and log folders; nothing to change here
         warnings.filterwarnings("ignore", module="lightning")
@@ -262,24 +257,35 @@ def fit(
             gradient_clip_val=clip,
             precision=precision,
         )
-        try:
-            trainer.fit(
-                task,
-                train_dataloaders=Epochs(train, task, seed),
-                ckpt_path=str(last) if resume and last and last.exists() else None,
-                weights_only=False if resume else None,
-            )
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from None
+        last = Path(out) / "last.ckpt" if resume and out is not None else None
+        go(trainer, task, Epochs(train, task, seed), last)
     task.restore_best()
     model.eval()
     if log.diverged is not None and trainer.is_global_zero:
+        kept = "last finite" if monitor is None else "best"
         warnings.warn(
             f"training diverged in epoch {log.diverged}: the loss or a weight is not "
-            f"finite. Training ended and the {'best' if monitor else 'last finite'} "
-            "weights are kept; use a smaller learning rate, clip gradients (clip=), or "
-            "scale the input",
+            f"finite. Training ended and the {kept} weights are kept; use a smaller "
+            "learning rate, clip gradients (clip=), or scale the input",
             ConvergenceWarning,
             stacklevel=2,
         )
     return log
+
+
+def _check(
+    epochs: int | None,
+    max_seconds: float | None,
+    mode: str,
+    monitor: str | None,
+    validate: Validate | None,
+) -> None:
+    if epochs is None and max_seconds is None:
+        raise ValueError("fit needs epochs or max_seconds")
+    if epochs is not None:
+        check_count(epochs, "epochs", 0)
+    if max_seconds is not None:
+        check_positive(max_seconds, "max_seconds")
+    check_choice(mode, ("min", "max"), "mode")
+    if monitor is not None and validate is None:
+        raise ValueError(f"monitor={monitor!r} needs a validate function")

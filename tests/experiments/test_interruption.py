@@ -26,10 +26,10 @@ SLOWER = """
 import time
 from manifoldkit.experiments.evaluation import Store
 get = Store.get
-def slow(self, key, make):
+def slow(self, key, make, *arguments, **options):
     def piece():
         time.sleep(60 if len(self.content["pieces"]) == 2 else 0)
-        return make()
+        return make(*arguments, **options)
     return get(self, key, piece)
 Store.get = slow
 """

@@ -129,11 +129,7 @@ def _any_order(mask: Tensor) -> "GraphFrame":
 
 
 def classify(
-    method: str,
-    seed: int,
-    epochs: int,
-    device: str,
-    path: str | Path | None = None,
+    method: str, seed: int, epochs: int, device: str, path: str | Path | None = None
 ) -> dict[str, Any]:
     """Train on EXP-classify and return the accuracy on the test graphs, epoch by epoch.
 
@@ -309,11 +305,7 @@ COLUMNS: Columns = {
 
 @experiment(NAME, TITLE, COLUMNS)
 def run(
-    this: Run,
-    *,
-    device: str = "cpu",
-    data: str | Path | None = None,
-    seeds: int = 3,
+    this: Run, *, device: str = "cpu", data: str | Path | None = None, seeds: int = 3
 ) -> Result:
     """Classify EXP and separate EXP and graph8c with and without graph frames.
 

@@ -111,9 +111,7 @@ def mean_errors(
     chosen = torch.arange(len(pool)).split(TEST_BATCH)
     parts = [
         squared_errors(
-            model,
-            {k: v.to(device) for k, v in pool.take(c.tolist()).items()},
-            scales,
+            model, {k: v.to(device) for k, v in pool.take(c.tolist()).items()}, scales
         )
         for c in chosen
     ]

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit.experiments.evaluation import Columns, Run, experiment
-from manifoldkit.experiments.graphs.monoid_models import (
-    CPUBudget,
-    SetNetwork,
-    fit_for,
-)
+from manifoldkit.experiments.graphs.monoid_models import CPUBudget, SetNetwork, fit_for
 from manifoldkit.experiments.result import Result, source, wilson_interval
 
 NAME = "monoid_sets"

@@ -17,12 +17,7 @@ from torch.nn import functional as F
 from manifoldkit.exceptions import DatasetNotFoundError
 from manifoldkit.experiments.evaluation import Columns, Run, experiment
 from manifoldkit.experiments.result import Result, origin
-from manifoldkit.experiments.training import (
-    batches,
-    classification_loss,
-    fit,
-    seeded,
-)
+from manifoldkit.experiments.training import batches, classification_loss, fit, seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,11 +119,7 @@ class Deformed:
 
 def _load(quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Training and test images, uint8 with labels, and where they are from."""
-    from manifoldkit.datasets import (
-        fetch_affine_mnist,
-        fetch_mnist,
-        make_affine_digits,
-    )
+    from manifoldkit.datasets import fetch_affine_mnist, fetch_mnist, make_affine_digits
 
     try:
         train, test = (fetch_mnist(s, download=False) for s in ("train", "test"))

@@ -208,11 +208,7 @@ PROTOCOL = (
 
 @experiment(NAME, TITLE, COLUMNS)
 def run(
-    this: Run,
-    *,
-    device: str = "cpu",
-    tasks: Iterable[str] = TASKS,
-    seeds: int = 3,
+    this: Run, *, device: str = "cpu", tasks: Iterable[str] = TASKS, seeds: int = 3
 ) -> Result:
     """Train all methods on springs and on charged particles.
 

@@ -166,11 +166,7 @@ PROTOCOL = (
 
 @experiment(NAME, TITLE, COLUMNS)
 def run(
-    this: Run,
-    *,
-    device: str = "cpu",
-    subsets: Iterable[str] = SUBSETS,
-    seeds: int = 1,
+    this: Run, *, device: str = "cpu", subsets: Iterable[str] = SUBSETS, seeds: int = 1
 ) -> Result:
     """Leave each scene out in turn.
 

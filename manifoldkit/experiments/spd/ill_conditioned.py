@@ -14,12 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.experiments.training import (
-    batches,
-    classification_loss,
-    fit,
-    seeded,
-)
+from manifoldkit.experiments.training import batches, classification_loss, fit, seeded
 from manifoldkit.optim import build_optimizer
 from manifoldkit.spd import SPDNet
 

@@ -23,18 +23,9 @@ from manifoldkit.experiments.evaluation import (
     progress_bar,
 )
 from manifoldkit.experiments.result import Result, source
-from manifoldkit.experiments.spd.folds import (
-    mamem_subjects,
-    one_thread,
-    over_subjects,
-)
+from manifoldkit.experiments.spd.folds import mamem_subjects, one_thread, over_subjects
 from manifoldkit.experiments.spd.ill_conditioned import WHERE, score
-from manifoldkit.experiments.training import (
-    batches,
-    classification_loss,
-    fit,
-    seeded,
-)
+from manifoldkit.experiments.training import batches, classification_loss, fit, seeded
 
 NAME = "spd_networks"
 TITLE = "SPD networks: Bures-Wasserstein batch normalization against its peers"
