@@ -222,8 +222,8 @@ def _draw_map(
         values, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto"
     )
     ax.grid(False)
-    ax.set_xticks(range(len(lags)), lags)
-    ax.set_yticks(range(len(orders)), orders)
+    ax.set_xticks(range(len(lags)), map(str, lags))
+    ax.set_yticks(range(len(orders)), map(str, orders))
     ax.set(xlabel="lag (samples)", ylabel="order")
     middle = sum(limits) / 2
     for i, j in np.ndindex(values.shape):
@@ -296,8 +296,9 @@ def draw_tangent_plane(
     labels = np.asarray(y)
     for k, name in enumerate(np.unique(labels)):
         label = str(name).replace("_", " ")  # as one reads it
-        look = {"color": PALETTE[k % len(PALETTE)], "marker": "osD^vP"[k % 6], "s": 26}
-        ax.scatter(*points[labels == name].T, label=label, **look)
+        color, marker = PALETTE[k % len(PALETTE)], "osD^vP"[k % 6]
+        x, z = points[labels == name].T
+        ax.scatter(x, z, label=label, color=color, marker=marker, s=26)
     ax.set_xlabel(f"component 1 ({explained[0]:.0%} of variance)")
     ax.set_ylabel(f"component 2 ({explained[1]:.0%})")
     ax.set_title(title)

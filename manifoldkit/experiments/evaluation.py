@@ -72,6 +72,21 @@ class Store:
             write_json(self.file, self.content)
         return pieces[key]
 
+    def by_seed(
+        self,
+        head: str,
+        seeds: Sequence[int],
+        compute: Callable[..., dict],
+        /,
+        *arguments: Any,
+        **options: Any,
+    ) -> list[dict]:
+        """Return a piece a seed, which ``compute`` takes by keyword."""
+        return [
+            self.get(f"{head}, seed {s}", compute, *arguments, seed=s, **options)
+            for s in seeds
+        ]
+
     @property
     def seconds(self) -> float:
         """Time that the pieces took, also those of the run that was interrupted."""

@@ -320,17 +320,13 @@ def run(
     """
     store, chosen = this.store(), this.seeds(seeds)
 
-    def over_seeds(
-        label: str, few: bool, measure: Callable[..., dict], what: Any, *settings: Any
-    ) -> list[dict]:
-        runs = [
-            store.get(f"{label}, seed {s}", measure, what, s, *settings)
-            for s in (chosen[:1] if few else chosen)
-        ]
+    def over_seeds(label: str, few: bool, *work: Any, **settings: Any) -> list[dict]:
+        some = chosen[:1] if few else chosen
+        runs = store.by_seed(label, some, *work, path=data, **settings)
         this.say(f"{label}: {_figure(runs[-1])}")
         return runs
 
-    metrics = list(_rows(over_seeds, this.quick, device, data))
+    metrics = list(_rows(over_seeds, this.quick, device))
     return this.finish(
         metrics,
         protocol=_PROTOCOL,
@@ -355,16 +351,14 @@ def run(
 
 
 def _rows(
-    over_seeds: Callable[..., list[dict]],
-    quick: bool,
-    device: str,
-    data: str | Path | None,
+    over_seeds: Callable[..., list[dict]], quick: bool, device: str
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every method on every task."""
     epochs, graphs, pairs = (2, 300, 50) if quick else (EPOCHS, 11117, 600)
     for method in CLASSIFIERS:
+        settings = {"epochs": epochs, "device": device}
         label = f"EXP-classify: {method}"
-        runs = over_seeds(label, False, classify, method, epochs, device, data)
+        runs = over_seeds(label, False, classify, method, **settings)
         scores = [r["accuracy"] for r in runs]
         yield {
             "task": "EXP-classify",
@@ -376,13 +370,13 @@ def _rows(
             "curves": [r["curve"] for r in runs],
         }
     for samples, method in ORDERS.items():
-        label = f"EXP: {method}"
-        runs = over_seeds(label, False, separate_exp, samples, pairs, data)
+        work = (separate_exp, samples)
+        runs = over_seeds(f"EXP: {method}", False, *work, count=pairs)
         yield {"task": "EXP", "method": method} | _mean(runs)
     for method, (framed, eps) in EXACT.items():
         # 589 thousand orders a seed for exact averages: one seed of the weights
-        label, exact = f"graph8c: {method}", (graphs, data, eps)
-        runs = over_seeds(label, framed, separate_graph8c, framed, *exact)
+        work = (separate_graph8c, framed)
+        runs = over_seeds(f"graph8c: {method}", framed, *work, count=graphs, eps=eps)
         yield {"task": "graph8c", "method": method, "seeds": len(runs)} | _mean(runs)
 
 

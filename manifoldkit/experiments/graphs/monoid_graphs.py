@@ -184,14 +184,12 @@ def run(this: Run, *, device: str = "cpu", seeds: int = 2) -> Result:
         once.
     """
     store, chosen = this.store(), this.seeds(seeds)
-    settings = (200, 40, device) if this.quick else (POOL, 200, device)
+    n_train, n_test = (200, 40) if this.quick else (POOL, 200)
+    settings = {"n_train": n_train, "n_test": n_test, "device": device}
     metrics = []
     for name, seconds, some in plan(this.quick, chosen):
-        label = f"{name}, {seconds:.0f} s"
-        runs = [
-            store.get(f"{label}, seed {s}", score, name, seconds, s, *settings)
-            for s in some
-        ]
+        work = (score, name, seconds)
+        runs = store.by_seed(f"{name}, {seconds:.0f} s", some, *work, **settings)
         metrics += _rows(name, seconds, runs)
         this.say(f"{name}: mean error {metrics[-1]['mean']:.3g} at the largest sizes")
     graphs = "random graphs of ten kinds, targets by exact algorithms"

@@ -246,12 +246,8 @@ def run(this: Run, *, device: str = "cpu", seeds: int = 2) -> Result:
         name, head = METHODS[label].name, f"{task}, {label}, {time:.0f} s"
         pick = (choose_rate, name, choice, this.seed, device)
         best = store.get(f"rate of {name}", *pick)["rate"]
-        runs = [
-            store.get(
-                f"{head}, seed {s}", score, label, task, time, best, s, count, device
-            )
-            for s in some
-        ]
+        work = (score, label, task, time, best)
+        runs = store.by_seed(head, some, *work, count=count, device=device)
         metrics.append(_row(task, label, time, best, runs, count))
         this.say(f"{head}: {metrics[-1]['size 64']:.1%} right at size 64")
     numbers = "uniform 8-bit numbers as bits, fresh in every batch"

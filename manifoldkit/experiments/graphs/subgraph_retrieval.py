@@ -317,15 +317,14 @@ def run(
 def _protocol(n_seeds: int, first: str) -> str:
     return (
         "75 test queries rank 800 corpus graphs; MAP with ties shared, HITS@20 the "
-        "share of positives above the 20th negative. Training on 180 queries, "
-        "Adam, weight decay 5e-4, batches of 128 pairs with 17 % positives, "
-        "one-cycle learning rate; the state with the best MAP on "
-        f"{VALIDATION_QUERIES} validation queries (two or more looks) is tested "
-        "once. One recipe for all sets. spread: standard deviation over seeds "
-        f"({n_seeds}; one of the rows on {first} alone). The long training has "
-        f"a largest rate of {LONG['lr']}, no weight decay and validates on all "
-        f"{LONG['validation']} queries. "
-        "seconds_10k: processor time of 10 000 pairs, on the first set."
+        "share of positives above the 20th negative. Training on 180 queries, Adam, "
+        "weight decay 5e-4, batches of 128 pairs with 17 % positives, one-cycle "
+        f"learning rate; the state with the best MAP on {VALIDATION_QUERIES} "
+        "validation queries (two or more looks) is tested once. One recipe for all "
+        f"sets. spread: standard deviation over seeds ({n_seeds}; one of the rows on "
+        f"{first} alone). The long training has a largest rate of {LONG['lr']}, no "
+        f"weight decay and validates on all {LONG['validation']} queries. seconds_10k: "
+        "processor time of 10 000 pairs, on the first set."
     )
 
 

@@ -50,12 +50,11 @@ PROTOCOL = (
     "STGCN with 32/16/32 channels and first-order convolutions, Adam 2e-3, batches of "
     "64, 12 epochs (The Hague 6, 4 hours 8); on the corridor 16/8/16 channels, Adam "
     "5e-3, 20 epochs, also with layer normalization per node instead of over all, and "
-    "Graph WaveNet with 8 channels and two blocks (one training each, but STGCN "
-    "per node without and with gated virtual nodes); the "
-    "epoch with the smallest validation error is kept, the test part is looked at "
-    "once. Settings are the same for both real archives. MAE, RMSE and MAPE over all "
-    "steps; last quarter: the last 25 % of the horizon; spread: standard deviation "
-    "over seeds."
+    "Graph WaveNet with 8 channels and two blocks (one training each, but STGCN per "
+    "node without and with gated virtual nodes); the epoch with the smallest "
+    "validation error is kept, the test part is looked at once. Settings are the same "
+    "for both real archives. MAE, RMSE and MAPE over all steps; last quarter: the last "
+    "25 % of the horizon; spread: standard deviation over seeds."
 )
 
 

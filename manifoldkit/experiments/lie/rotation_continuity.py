@@ -248,12 +248,8 @@ def run(this: Run, *, device: str = "cpu") -> Result:
     }
     metrics, plan = [], _plan(this.quick, this.seed)
     for task, rep, seeds in plan:
-        pieces = [
-            store.get(
-                f"{task}: {rep}, seed {s}", score[task], rep, steps[task], s, device
-            )
-            for s in seeds
-        ]
+        work = (score[task], rep, steps[task])
+        pieces = store.by_seed(f"{task}: {rep}", seeds, *work, device=device)
         row = summary(task, rep, pieces)
         metrics.append(row)
         this.say(

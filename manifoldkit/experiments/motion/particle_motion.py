@@ -193,15 +193,14 @@ COLUMNS: Columns = {
     "edge accuracy": "{edge_accuracy:.1%}",
 }
 PROTOCOL = (
-    "20 observed frames, 20 forecast; ADE and FDE over the 2000 test "
-    "trajectories. Training: the first 5000 trajectories, 16 epochs of 50 "
-    "steps of 100, mean distance as loss, Adam 1e-3 decayed to zero along a "
-    "cosine (the authors: 5e-4, constant). Every second epoch is judged "
-    "on the 2000 validation trajectories, and the one with the best FDE is "
-    "scored, as the authors do; the test part is looked at once. EqMotion "
-    "differs from the authors' recipe in that schedule and in leaving out the "
-    "SiLU on the logits of categories, both chosen on the validation part "
-    "with seed 0. spread: standard deviation over seeds. Sample efficiency: "
+    "20 observed frames, 20 forecast; ADE and FDE over the 2000 test trajectories. "
+    "Training: the first 5000 trajectories, 16 epochs of 50 steps of 100, mean "
+    "distance as loss, Adam 1e-3 decayed to zero along a cosine (the authors: 5e-4, "
+    "constant). Every second epoch is judged on the 2000 validation trajectories, and "
+    "the one with the best FDE is scored, as the authors do; the test part is looked "
+    "at once. EqMotion differs from the authors' recipe in that schedule and in "
+    "leaving out the SiLU on the logits of categories, both chosen on the validation "
+    "part with seed 0. spread: standard deviation over seeds. Sample efficiency: "
     "springs, 100 to 5000 trajectories, the same 200 steps, one seed."
 )
 
@@ -233,17 +232,9 @@ def run(
         metrics.append(_baseline(task, data))
         settings = {"epochs": 2 if this.quick else EPOCHS, "device": device}
         for name, contestant in contestants(task).items():
-            runs = [
-                store.get(
-                    f"{task}: {name}, seed {s}",
-                    train,
-                    contestant,
-                    data,
-                    seed=s,
-                    **settings,
-                )
-                for s in this.seeds(seeds if name == "EqMotion" else 1)
-            ]
+            some = this.seeds(seeds if name == "EqMotion" else 1)
+            work = (train, contestant, data)
+            runs = store.by_seed(f"{task}: {name}", some, *work, **settings)
             metrics.append(_row(task, name, runs))
             this.say(f"{task}: {name}: ADE {metrics[-1]['ade']:.4f}")
         if task == "springs":

@@ -190,17 +190,8 @@ def run(
     store, chosen = this.store(), this.seeds(seeds)
     metrics = []
     for subset in subsets:
-        runs = [
-            store.get(
-                f"{subset}, seed {s}",
-                train,
-                subset,
-                quick=this.quick,
-                seed=s,
-                device=device,
-            )
-            for s in chosen
-        ]
+        settings = {"quick": this.quick, "device": device}
+        runs = store.by_seed(subset, chosen, train, subset, **settings)
         row = mean_of_runs(subset, runs)
         metrics.append(row)
         this.say(f"{subset}: {row['min_ade']:.3f} / {row['min_fde']:.3f}")

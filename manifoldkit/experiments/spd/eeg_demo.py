@@ -227,10 +227,9 @@ def _protocol(n_repeats: int) -> str:
     return (
         f"Stratified 5-fold cross-validation, {n_repeats} repetition(s), the same "
         "folds for all pipelines. Order and lag are searched by an inner 3-fold "
-        "cross-validation inside each training fold; the fit time of that pipeline "
-        f"is the whole search. {INTERVALS} Chance: share of the largest class; a "
-        "score is told apart from it above the 95 % point of the binomial "
-        "distribution."
+        "cross-validation inside each training fold; the fit time of that pipeline is "
+        f"the whole search. {INTERVALS} Chance: share of the largest class; a score is "
+        "told apart from it above the 95 % point of the binomial distribution."
     )
 
 

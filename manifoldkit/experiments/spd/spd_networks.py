@@ -187,15 +187,14 @@ COLUMNS: Columns = {  # of the rows of MAMEM
 
 def _protocol(quick: bool) -> str:
     return (
-        "MAMEM: sessions 1-3 train, the epoch with the smallest loss on session 4 "
-        "is kept, session 5 reports. Network of the published code in float32, "
-        "Riemannian Adam with learning rate 5e-3 (SGD there), at most "
-        f"{_epochs(quick)} epochs (200 there): scaled down to a small machine. "
-        "Mean over subjects of the mean over seeds, Student's interval over "
-        "subjects, not corrected for the number of comparisons; spread: standard "
-        "deviation over subjects. Classical rows train on the same sessions. "
-        "Simulated matrices: 300 train, 1000 test, mean over seeds; "
-        "SPDNet 10 -> 10, Adam, 30 epochs, last one."
+        "MAMEM: sessions 1-3 train, the epoch with the smallest loss on session 4 is "
+        "kept, session 5 reports. Network of the published code in float32, Riemannian "
+        f"Adam with learning rate 5e-3 (SGD there), at most {_epochs(quick)} epochs "
+        "(200 there): scaled down to a small machine. Mean over subjects of the mean "
+        "over seeds, Student's interval over subjects, not corrected for the number of "
+        "comparisons; spread: standard deviation over subjects. Classical rows train "
+        "on the same sessions. Simulated matrices: 300 train, 1000 test, mean over "
+        "seeds; SPDNet 10 -> 10, Adam, 30 epochs, last one."
     )
 
 
@@ -383,9 +382,8 @@ def _on_condition(where: str, key: str, rows: dict[str, dict]) -> str:
     stale = {m: rows[m + late][key] - nets[m] for m in names if m != none}
     worst = max(stale, key=lambda m: stale[m])
     return (
-        f"Classes in the {where}, {key}: best {best} ({nets[best]:.1%}), "
-        f"without normalization {nets[none]:.1%}, "
-        f"possible {rows['best possible (true model)'][key]:.1%}. Running "
-        f"statistics cost {worst} {100 * stale[worst]:.1f} points against "
-        "those of the test batch."
+        f"Classes in the {where}, {key}: best {best} ({nets[best]:.1%}), without "
+        f"normalization {nets[none]:.1%}, possible "
+        f"{rows['best possible (true model)'][key]:.1%}. Running statistics cost "
+        f"{worst} {100 * stale[worst]:.1f} points against those of the test batch."
     )
