@@ -254,31 +254,24 @@ def experiment(
 
 
 def describe(text: str, takes: Sequence[Parameter]) -> str:
-    r"""Add the shared parameters that a docstring does not describe, and what returns.
+    """Add the shared parameters that a docstring does not describe, and what returns.
 
-    >>> takes = signature(lambda quick, jobs, n: 0).parameters.values()
-    >>> own = "Parameters\n----------\nn : int\n    Size."
-    >>> print(describe(f"Measure.\n\n{own}", takes))  # doctest: +ELLIPSIS
-    Measure.
-    ...
-    jobs : int, default=2
-        Processes.
-    n : int
-        Size.
-    ...
+    A parameter that it does describe keeps its own words, in the common order.
     """
     mark = "Parameters\n----------\n"
     head, _, rest = cleandoc(text).partition(mark)
     own, _, tail = rest.partition("\n\n")
+    names = [parameter.name for parameter in takes]
     entries = {
         name: f"{name} : {kind}\n    {about}"
         for name, (kind, about) in _SHARED.items()
-        if name in {parameter.name for parameter in takes}
+        if name in names
     }
     described = [entry for entry in re.split(r"\n(?=\w)", own) if entry]
     entries |= {entry.partition(" :")[0]: entry for entry in described}
-    parts = [head.rstrip(), mark + "\n".join(entries.values())]
-    return "\n\n".join([*parts, "Returns\n-------\nResult", *([tail] if tail else [])])
+    listed = mark + "\n".join(entries.values())
+    parts = [head.rstrip(), listed, "Returns\n-------\nResult", tail]
+    return "\n\n".join(part for part in parts if part)
 
 
 def show_table(result: Result, columns: Columns | None, console: Console) -> None:

@@ -370,7 +370,7 @@ def _rows(
             "curves": [r["curve"] for r in runs],
         }
     for samples, method in ORDERS.items():
-        work = (separate_exp, samples)
+        work: tuple[Any, ...] = (separate_exp, samples)
         runs = over_seeds(f"EXP: {method}", False, *work, count=pairs)
         yield {"task": "EXP", "method": method} | _mean(runs)
     for method, (framed, eps) in EXACT.items():

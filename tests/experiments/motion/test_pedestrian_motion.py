@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from manifoldkit.datasets.motion.pedestrians import _ORIGINALS
 from manifoldkit.experiments.motion import pedestrian_motion as experiment
+
+SCENES = (
+    *("biwi_eth", "biwi_hotel", "students001", "students003", "uni_examples"),
+    *("crowds_zara01", "crowds_zara02", "crowds_zara03"),
+)
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     text = "\n".join(f"{t} {p} {x:.4f} {y:.4f}" for t, p, x, y in rows)
     root = tmp_path / "data" / "eth_ucy"
     root.mkdir(parents=True)
-    for scene in _ORIGINALS:
+    for scene in SCENES:
         (root / f"{scene}.txt").write_text(text + "\n")
     monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "data"))
     return tmp_path
