@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from manifoldkit._checks import check_count
 from manifoldkit.experiments.result import Result, command_line, environment, write_json
 
 #: Cells of a table by heading: a format of the row's values, or a function of the row.
@@ -133,6 +134,7 @@ class Run:
 
     def seeds(self, count: int) -> list[int]:
         """Return so many seeds, one alone in a quick run."""
+        check_count(count, "seeds")
         return [self.seed + i for i in range(1 if self.quick else count)]
 
     def say(self, text: str) -> None:
@@ -233,6 +235,7 @@ def experiment(
             **options: Any,
         ) -> Result:
             console = console or Console()
+            check_count(seed, "seed", 0)
             this = Run(name, title, Path(out), quick, seed, resume, console)
             result = measure(this, **options)
             if show is not None:

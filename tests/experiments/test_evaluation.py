@@ -63,6 +63,15 @@ def test_a_run_stores_its_result_shows_it_and_resumes(tmp_path):
     assert run(tmp_path / "quick", quick=True, console=console).seeds == [0]
 
 
+@pytest.mark.parametrize("wrong", [-1, 2.5, True, None])
+def test_seeds_are_integers(wrong, tmp_path):
+    with pytest.raises(ValueError, match=f"seed: expected an integer >= 0.*{wrong}"):
+        run(tmp_path, seed=wrong)
+    with pytest.raises(ValueError, match="seeds: expected an integer >= 1"):
+        EXPERIMENTS["monoid_sets"].load().run(tmp_path, seeds=wrong)
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_run_says_what_it_takes():
     takes = inspect.signature(run).parameters
     assert [*takes] == [
