@@ -19,7 +19,7 @@ QUICK = ("run", "rotation_continuity", "--quick", "--seed", "3")
 SMALLER = """
 from manifoldkit.experiments.lie import rotation_continuity as e
 e.QUICK = {task: 5 for task in e.QUICK}
-e.score_clouds = lambda rep, steps, *rest: e.score_autoencoder(rep, steps, *rest)
+e.score_clouds = lambda rep, steps, **rest: e.score_autoencoder(rep, steps, **rest)
 """
 # the third piece takes until the signal comes, however busy the machine is
 SLOWER = """
