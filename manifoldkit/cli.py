@@ -6,12 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -60,7 +60,9 @@ Devices = Annotated[
 
 
 @contextmanager
-def _plain_errors(out: Path | None = None, data: tuple[str, ...] = ()):
+def _plain_errors(
+    out: Path | None = None, data: tuple[str, ...] = ()
+) -> Iterator[None]:
     """Turn expected errors into one line, an interruption into a hint."""
     try:
         yield
@@ -121,7 +123,7 @@ def main(
     """Geometric and manifold learning: run the demo, experiments and benchmarks."""
 
 
-def _run(name: str, out: Path | None, resume: bool, **settings) -> None:
+def _run(name: str, out: Path | None, resume: bool, **settings: Any) -> None:
     """Run an experiment by name, with one thread a process."""
     devices = settings.pop("devices", 1)
     if resume and out is None:
@@ -172,7 +174,7 @@ def _tell(out: Path, quick: bool) -> None:
     console.print(f"{out}: {', '.join(files)}", highlight=False, soft_wrap=True)
 
 
-def _run_on_devices(run: Callable, out: Path, devices: int, **settings) -> None:
+def _run_on_devices(run: Callable, out: Path, devices: int, **settings: Any) -> None:
     """Run with DDP: Lightning starts this command once more for every other device."""
     from manifoldkit.experiments.result import is_first_process
     from manifoldkit.experiments.training import use_devices

@@ -4,10 +4,18 @@ matplotlib is imported inside the functions; they return a ``Figure`` that needs
 display.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 #: Colors that stay apart for the common forms of color blindness (Okabe and Ito).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -27,7 +35,7 @@ _STYLE = {
 }
 
 
-def _matplotlib():
+def _matplotlib() -> ModuleType:
     try:
         import matplotlib
     except ImportError:
@@ -37,7 +45,7 @@ def _matplotlib():
     return matplotlib
 
 
-def _parameters() -> dict:
+def _parameters() -> dict[str, Any]:
     cycle = _matplotlib().cycler(color=list(PALETTE))
     return {**_STYLE, "axes.prop_cycle": cycle}
 
@@ -68,18 +76,18 @@ def use_style() -> None:
     _matplotlib().rcParams.update(_parameters())
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
-    """Return a figure that needs no display, and its axes."""
+def _figure(width: float, height: float, columns: int = 1) -> "tuple[Figure, Any]":
+    """Return a figure that needs no display, and its axes side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
 @style()
-def plot_scores(rows: Sequence[dict], title: str = ""):
+def plot_scores(rows: Sequence[Mapping[str, Any]], title: str = "") -> "Figure":
     """Draw accuracies with intervals against chance, one panel a task.
 
     Parameters
@@ -97,8 +105,8 @@ def plot_scores(rows: Sequence[dict], title: str = ""):
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     names = list(dict.fromkeys(row["pipeline"] for row in rows))
     height = 1.3 + 0.36 * len(names)
-    figure, axes = _figure(3.6 * len(tasks) + 2.2, height, 1, len(tasks))
-    for column, (ax, task) in enumerate(zip(axes[0], tasks, strict=True)):
+    figure, axes = _figure(3.6 * len(tasks) + 2.2, height, len(tasks))
+    for column, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
         part = {row["pipeline"]: row for row in rows if row["task"] == task}
         some = next(iter(part.values()))
         ax.axvspan(some["chance"], some["chance_bound"], color="#eeeeee", lw=0)
@@ -121,8 +129,12 @@ def plot_scores(rows: Sequence[dict], title: str = ""):
 
 @style()
 def plot_order_lag_map(
-    scores, orders: Sequence[int], lags: Sequence[int], title: str = "", chance=None
-):
+    scores: ArrayLike,
+    orders: Sequence[int],
+    lags: Sequence[int],
+    title: str = "",
+    chance: float | None = None,
+) -> "Figure":
     """Draw the accuracy of each order (rows) and lag (columns) as a heat map.
 
     Parameters
@@ -141,12 +153,12 @@ def plot_order_lag_map(
     matplotlib Figure
     """
     figure, axes = _figure(1.6 + 0.75 * len(lags), 1.4 + 0.5 * len(orders))
-    draw_order_lag_map(axes[0, 0], scores, orders, lags, title, chance)
+    draw_order_lag_map(axes[0], scores, orders, lags, title, chance)
     return figure
 
 
 @style()
-def plot_order_lag_maps(maps: dict):
+def plot_order_lag_maps(maps: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Draw :func:`plot_order_lag_map` for several tasks side by side.
 
     All panels share one color scale, so that a trial more or less in an easy task does
@@ -163,17 +175,24 @@ def plot_order_lag_maps(maps: dict):
     """
     some = next(iter(maps.values()))
     width = (1.8 + 0.6 * len(some["lags"])) * len(maps)
-    figure, axes = _figure(width, 1.6 + 0.45 * len(some["orders"]), 1, len(maps))
+    figure, axes = _figure(width, 1.6 + 0.45 * len(some["orders"]), len(maps))
     everything = np.concatenate([np.ravel(entry["scores"]) for entry in maps.values()])
     limits = _limits(everything)
-    for ax, (title, entry) in zip(axes[0], maps.items(), strict=True):
+    for ax, (title, entry) in zip(axes, maps.items(), strict=True):
         image = _draw_map(ax, entry["scores"], entry["orders"], entry["lags"], limits)
         ax.set_title(title)
-    figure.colorbar(image, ax=list(axes[0]), label="accuracy", shrink=0.9, pad=0.02)
+    figure.colorbar(image, ax=list(axes), label="accuracy", shrink=0.9, pad=0.02)
     return figure
 
 
-def draw_order_lag_map(ax, scores, orders, lags, title="", chance=None) -> None:
+def draw_order_lag_map(
+    ax: "Axes",
+    scores: ArrayLike,
+    orders: Sequence[int],
+    lags: Sequence[int],
+    title: str = "",
+    chance: float | None = None,
+) -> None:
     """Draw :func:`plot_order_lag_map` into given axes."""
     limits = _limits(scores, chance)
     image = _draw_map(ax, scores, orders, lags, limits)
@@ -181,41 +200,50 @@ def draw_order_lag_map(ax, scores, orders, lags, title="", chance=None) -> None:
     ax.figure.colorbar(image, ax=ax, label="accuracy", shrink=0.9)
 
 
-def _limits(scores, chance=None) -> tuple[float, float]:
+def _limits(scores: ArrayLike, chance: float | None = None) -> tuple[float, float]:
     """Range of the colors, wide enough that one trial does not look like an effect."""
-    low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+    known = np.asarray(scores, dtype=float)
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
     if chance is not None:
         low = min(low, chance)
     return min(low, high - 0.15), high
 
 
-def _draw_map(ax, scores, orders, lags, limits):
+def _draw_map(
+    ax: "Axes",
+    scores: ArrayLike,
+    orders: Sequence[int],
+    lags: Sequence[int],
+    limits: tuple[float, float],
+) -> "AxesImage":
     """Draw the cells with their values; return the image for a color bar."""
-    scores = np.asarray(scores, dtype=float)
+    values = np.asarray(scores, dtype=float)
     image = ax.imshow(
-        scores, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto"
+        values, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto"
     )
     ax.grid(False)
-    ax.set_xticks(range(len(lags)), lags)
-    ax.set_yticks(range(len(orders)), orders)
+    ax.set_xticks(range(len(lags)), map(str, lags))
+    ax.set_yticks(range(len(orders)), map(str, orders))
     ax.set(xlabel="lag (samples)", ylabel="order")
     middle = sum(limits) / 2
-    for i, j in np.ndindex(scores.shape):
-        if np.isfinite(scores[i, j]):
-            color = "white" if scores[i, j] < middle else "black"
-            ax.text(j, i, f"{scores[i, j]:.2f}", ha="center", va="center", color=color)
+    for i, j in np.ndindex(values.shape):
+        if np.isfinite(values[i, j]):
+            color = "white" if values[i, j] < middle else "black"
+            ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color=color)
     return image
 
 
-def tangent_plane(X, random_state: int = 0):
+def tangent_plane(
+    X: np.ndarray, random_state: int | np.random.RandomState | None = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return two principal components of the tangent vectors at the mean.
 
     Parameters
     ----------
     X : ndarray, shape (n_matrices, n, n)
         SPD matrices.
-    random_state : int
-        Of the principal component analysis.
+    random_state : int, RandomState or None, default=0
+        Randomness of the principal component analysis.
 
     Returns
     -------
@@ -232,7 +260,9 @@ def tangent_plane(X, random_state: int = 0):
 
 
 @style()
-def plot_tangent_plane(views: dict, y, title: str = ""):
+def plot_tangent_plane(
+    views: Mapping[str, np.ndarray], y: ArrayLike, title: str = ""
+) -> "Figure":
     """Draw 2-D views of SPD matrices side by side, colored by class.
 
     Parameters
@@ -248,35 +278,27 @@ def plot_tangent_plane(views: dict, y, title: str = ""):
     -------
     matplotlib Figure
     """
-    figure, axes = _figure(3.9 * len(views), 3.5, 1, len(views))
-    for ax, (heading, X) in zip(axes[0], views.items(), strict=True):
+    figure, axes = _figure(3.9 * len(views), 3.5, len(views))
+    for ax, (heading, X) in zip(axes, views.items(), strict=True):
         draw_tangent_plane(ax, X, y, heading)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     if title:
         figure.suptitle(title)
     return figure
 
 
-def draw_tangent_plane(ax, X, y, title: str = "") -> None:
+def draw_tangent_plane(
+    ax: "Axes", X: np.ndarray, y: ArrayLike, title: str = ""
+) -> None:
     """Draw one panel of :func:`plot_tangent_plane` into given axes."""
     points, explained = tangent_plane(X)
-    y = np.asarray(y)
-    for k, name in enumerate(np.unique(y)):
-        own = points[y == name]
-        marker = "osD^vP"[k % 6]
-        ax.scatter(
-            *own.T,
-            label=_words(name),
-            color=PALETTE[k % len(PALETTE)],
-            marker=marker,
-            s=26,
-        )
+    labels = np.asarray(y)
+    for k, name in enumerate(np.unique(labels)):
+        label = str(name).replace("_", " ")  # as one reads it
+        color, marker = PALETTE[k % len(PALETTE)], "osD^vP"[k % 6]
+        x, z = points[labels == name].T
+        ax.scatter(x, z, label=label, color=color, marker=marker, s=26)
     ax.set_xlabel(f"component 1 ({explained[0]:.0%} of variance)")
     ax.set_ylabel(f"component 2 ({explained[1]:.0%})")
     ax.set_title(title)
-
-
-def _words(name) -> str:
-    """Return the name of a class as one reads it."""
-    return str(name).replace("_", " ")

@@ -132,7 +132,10 @@ THIRD_PARTY = {  # what a room may import at all, where that is restricted
 }
 LATE = {"mne", "moabb", "matplotlib", "pyvista", "skorch", "lightning", "optuna"}
 # files that are imported late themselves, so that they can be plain
-EXEMPT = {"_faces/training.py": {"skorch"}}
+EXEMPT = {
+    "_faces/training.py": {"skorch"},
+    "experiments/lightning_task.py": {"lightning"},
+}
 
 
 def source_files():

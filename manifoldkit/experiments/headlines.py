@@ -192,7 +192,9 @@ def find(rows: list[Row], where: Row) -> Row:
     return next((row for row in rows if where.items() <= row.items()), {})
 
 
-def _ends(row: Row, between: str | tuple[str, str] | None):
+def _ends(
+    row: Row, between: str | tuple[str, str] | None
+) -> tuple[float, float] | None:
     if isinstance(between, str):
         values = row.get(between) or []
         return (min(values), max(values)) if len(values) > 1 else None

@@ -1,6 +1,7 @@
 """A run as one self-contained HTML page."""
 
 import base64
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def _data(name: str, entry: dict) -> str:
     )
 
 
-def _tables(result: Result):
+def _tables(result: Result) -> Iterator[str]:
     """Yield one table a task."""
     head = "".join(
         f"<th>{name}</th>"

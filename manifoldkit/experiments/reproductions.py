@@ -7,6 +7,7 @@ Experiments of the command line without a stored run are listed as unreproduced.
 
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from manifoldkit.experiments.catalog import EXPERIMENTS, Experiment
 from manifoldkit.experiments.headlines import HEADLINES, n_seeds, ours, published
@@ -110,10 +111,7 @@ def _section(result: Result) -> str:
         _metrics(result.metrics),
     ]
     if result.paper:
-        parts += [
-            f"**Published** ({result.paper_note}).",
-            _table(result.paper),
-        ]
+        parts += [f"**Published** ({result.paper_note}).", _table(result.paper)]
     if result.remarks:
         parts += ["**Remarks.**", "\n".join(f"- {text}" for text in result.remarks)]
     return "\n\n".join(parts) + "\n"
@@ -157,7 +155,7 @@ def _line(row: dict) -> dict:
     return {k.replace("_", " "): _cell(v) for k, v in plain.items()}
 
 
-def _cell(value):
+def _cell(value: Any) -> Any:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else value

@@ -143,13 +143,16 @@ def command_line(name: str, seed: int, quick: bool) -> str:
     return f"manifoldkit run {name} --seed {seed}" + (" --quick" if quick else "")
 
 
+def source(
+    provenance: str, citation: str = "this project", is_real: bool = False
+) -> dict[str, Any]:
+    """Return what a result says about data, made by this project unless told."""
+    return {"provenance": provenance, "citation": citation, "is_real": is_real}
+
+
 def origin(data: Any) -> dict[str, Any]:
     """Return what a result says about a data set of :mod:`manifoldkit.datasets`."""
-    return {
-        "provenance": data.provenance,
-        "citation": data.citation,
-        "is_real": data.is_real,
-    }
+    return source(data.provenance, data.citation, data.is_real)
 
 
 def wilson_interval(correct: float, total: int, z: float = 1.96) -> tuple[float, float]:

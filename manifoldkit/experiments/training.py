@@ -5,12 +5,11 @@ Every epoch starts from a seed of its own, so a run that was interrupted and res
 ends where an uninterrupted one does.
 """
 
-import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,36 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from manifoldkit.exceptions import MissingExtraError
-from manifoldkit.experiments.lightning_task import (
-    Epochs,
-    Loss,
-    TrainingLog,
-    Validate,
-    task_class,
-)
+from manifoldkit._checks import check_choice, check_count, check_positive
+from manifoldkit.exceptions import ConvergenceWarning
 
+Loss = Callable[[nn.Module, Any], Tensor]
+Validate = Callable[[nn.Module], Mapping[str, float]]
 _DEVICES: ContextVar[int] = ContextVar("devices", default=1)
+
+
+@dataclass
+class TrainingLog:
+    """What happened in a training run.
+
+    Attributes
+    ----------
+    epochs : list of dict
+        One row an epoch: ``epoch``, ``loss`` (mean over its batches), ``seconds``
+        (training time so far, without validation) and the validation figures.
+    best : dict
+        The row whose state the model was left in.
+    seconds : float
+        Training time, validation excluded, over all resumed parts.
+    diverged : int, optional
+        The epoch in which the loss or a weight was not finite. Its row has the figures
+        of the weights that it began with.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    diverged: int | None = None
 
 
 @contextmanager
@@ -77,6 +96,47 @@ def batches(
     )
 
 
+class Draws:
+    """An epoch of so many fresh batches, each drawn when it is needed.
+
+    Parameters
+    ----------
+    steps : int
+        Batches an epoch.
+    draw : callable
+        ``draw()`` returns a batch; it draws from torch's generator.
+    """
+
+    def __init__(self, steps: int, draw: Callable[[], Any]):
+        self.steps, self.draw = steps, draw
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.draw() for _ in range(self.steps))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed inside, and give torch's generator back as it was.
+
+    >>> with seeded(0):
+    ...     first = torch.rand(())
+    >>> with seeded(0):
+    ...     bool(torch.rand(()) == first)
+    True
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the cross entropy of a model's scores of ``(x, y)``."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
 def fit(
     model: nn.Module,
     loss: Loss,
@@ -106,6 +166,7 @@ def fit(
     Parameters
     ----------
     model : torch.nn.Module
+        Left in evaluation mode.
     loss : callable
         ``loss(model, batch)`` returns the scalar to minimize.
     train : iterable
@@ -145,22 +206,31 @@ def fit(
         back as it was.
     progress : bool
         Show a progress bar, when the output is a terminal.
+
+    Returns
+    -------
+    TrainingLog
+
+    Warns
+    -----
+    ConvergenceWarning
+        The loss or a weight is not finite: training ends, and the best weights (those
+        that the epoch began with, where nothing is monitored) are kept.
     """
-    if epochs is None and max_seconds is None:
-        raise ValueError("fit needs epochs or max_seconds")
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-    if monitor is not None and validate is None:
-        raise ValueError(f"monitor={monitor!r} needs a validate function")
-    devices = _DEVICES.get() if devices is None else devices
-    lightning = _lightning()
+    _check(epochs, max_seconds, mode, monitor, validate)
+    from manifoldkit.experiments.lightning_task import Epochs, Task, go, make_trainer
+
+    shared = _DEVICES.get()
+    devices = shared if devices is None else devices
     if devices > 1:
         from manifoldkit.spd.batchnorm.sync import convert_sync_batchnorm
 
         convert_sync_batchnorm(model)
-    task = task_class(lightning)(
+    log = TrainingLog()
+    task = Task(
         model,
         loss,
+        log,
         optimizer=optimizer,
         scheduler=scheduler,
         scheduler_interval=scheduler_interval,
@@ -173,68 +243,49 @@ def fit(
         last_epoch=epochs,
         seed=seed,
     )
-    callbacks = []
-    if out is not None:
-        callbacks.append(
-            lightning.pytorch.callbacks.ModelCheckpoint(
-                dirpath=out,
-                filename="last",
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
-    last = Path(out) / "last.ckpt" if out is not None else None
     with torch.random.fork_rng(), warnings.catch_warnings():
         # Lightning advises on loader workers and log folders; nothing to change here
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        trainer = lightning.Trainer(
-            **_placement(lightning, torch.device(device), devices),
+        trainer = make_trainer(
+            torch.device(device),
+            devices,
+            shared > 1,  # the losses of the experiments may leave out a head of a model
+            out,
+            progress,
             max_epochs=-1 if epochs is None else epochs,
             gradient_clip_val=clip,
             precision=precision,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=out is not None,
-            enable_progress_bar=progress and sys.stderr.isatty(),
-            enable_model_summary=False,
         )
-        try:
-            trainer.fit(
-                task,
-                train_dataloaders=Epochs(train, task, seed),
-                ckpt_path=str(last) if resume and last and last.exists() else None,
-                weights_only=False if resume else None,
-            )
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from None
+        last = Path(out) / "last.ckpt" if resume and out is not None else None
+        go(trainer, task, Epochs(train, task, seed), last)
     task.restore_best()
     model.eval()
-    return task.log_
-
-
-def _placement(lightning, device: torch.device, devices: int) -> dict[str, Any]:
-    """Return what Lightning's trainer wants to know about devices."""
-    settings: dict[str, Any] = {
-        "accelerator": "cpu" if device.type == "cpu" else "gpu",
-        "devices": devices,
-    }
-    if devices == 1 and device.index is not None:
-        settings["devices"] = [device.index]
-    if devices > 1:
-        settings["strategy"] = lightning.pytorch.strategies.DDPStrategy(
-            # the losses of the experiments may leave out a head of a model
-            find_unused_parameters=_DEVICES.get() > 1
+    if log.diverged is not None and trainer.is_global_zero:
+        kept = "last finite" if monitor is None else "best"
+        warnings.warn(
+            f"training diverged in epoch {log.diverged}: the loss or a weight is not "
+            f"finite. Training ended and the {kept} weights are kept; use a smaller "
+            "learning rate, clip gradients (clip=), or scale the input",
+            ConvergenceWarning,
+            stacklevel=2,
         )
-        settings["sync_batchnorm"] = device.type != "cpu"
-    return settings
+    return log
 
 
-def _lightning():
-    try:
-        import lightning
-    except ImportError:
-        raise MissingExtraError("training", "lightning", "train") from None
-    for part in ("pytorch", "fabric"):
-        logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
-    return lightning
+def _check(
+    epochs: int | None,
+    max_seconds: float | None,
+    mode: str,
+    monitor: str | None,
+    validate: Validate | None,
+) -> None:
+    if epochs is None and max_seconds is None:
+        raise ValueError("fit needs epochs or max_seconds")
+    if epochs is not None:
+        check_count(epochs, "epochs", 0)
+    if max_seconds is not None:
+        check_positive(max_seconds, "max_seconds")
+    check_choice(mode, ("min", "max"), "mode")
+    if monitor is not None and validate is None:
+        raise ValueError(f"monitor={monitor!r} needs a validate function")

@@ -1,62 +1,105 @@
-"""Scored folds against a slow reference, and stored pieces."""
+"""What the experiments share: the function ``run``, its docstring, stored pieces."""
 
+import inspect
+import io
 import json
 import time
 
-import numpy as np
 import pytest
-from joblib import Parallel
-from scipy.stats import binom
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.dummy import DummyClassifier
-from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
+from rich.console import Console
 
-from manifoldkit.experiments.evaluation import Store, progress_bar, score_folds
+from manifoldkit.experiments.catalog import EXPERIMENTS
+from manifoldkit.experiments.evaluation import Store, experiment, progress_bar
+from manifoldkit.experiments.result import Result
 
 
-@pytest.fixture
-def data(rng):
-    y = np.repeat(["a", "b"], [12, 18])
-    return rng.standard_normal((30, 2)) + 1.2 * (y == "b")[:, None], y
+def count(this, *, device: str = "cpu", largest: int = 2):
+    """Count up.
+
+    Parameters
+    ----------
+    seed : int, default=0
+        Where to begin.
+    largest : int, default=2
+        Where to end.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to count.
+    """
+    store = this.store(largest=largest)
+    if largest < 1:
+        raise ValueError("largest: nothing to count")
+    rows = [
+        {"n": s} | store.get(f"seed {s}", lambda n: {"square": n * n / 1}, s)
+        for s in this.seeds(largest)
+    ]
+    rows[0]["note"] = None
+    this.say("counted")
+    remarks = ["one remark"]
+    return this.finish(rows, {}, this.seeds(largest), remarks=remarks)
 
 
-def score(model, data, **settings):
-    ticks = []
-    scores = score_folds(
-        model,
-        *data,
-        **{"n_repeats": 3, "seed": 0} | settings,
-        pool=Parallel(n_jobs=1, return_as="generator"),
-        tick=lambda: ticks.append(1),
-    )
-    return scores, len(ticks)
+COLUMNS = {"n": "{n}", "square": "{square:.1f}", "note": "{note:.1f}"}
+run = experiment("count", "Counting", COLUMNS)(count)
 
 
-def test_counts_agree_with_cross_val_score(data):
-    scores, ticks = score(LinearDiscriminantAnalysis(), data)
-    folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=3, random_state=0)
-    # folds of equal size: the mean over folds is the share of right answers
-    expected = cross_val_score(LinearDiscriminantAnalysis(), *data, cv=folds)
-    assert scores["accuracy"] == pytest.approx(expected.mean(), abs=1e-12)
-    assert scores["correct"] == sum(scores["per_repeat"])
-    assert (scores["n"], scores["total"], ticks) == (30, 90, 15)
-    assert scores["low"] < scores["accuracy"] < scores["high"]
+def test_a_run_stores_its_result_shows_it_and_resumes(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    result = run(tmp_path, seed=3, console=console)
+    assert [row["square"] for row in result.metrics] == [9.0, 16.0]
+    assert result.seeds == [3, 4]
+    assert result.command == "manifoldkit run count --seed 3"
+    assert Result.load(tmp_path) == result
+    text = console.file.getvalue()
+    assert text.startswith("counted")
+    assert "│ 4 │ 16.0   │      │" in text
+    assert text.endswith("- one remark\n")
+    with pytest.raises(ValueError, match="belongs to a run with"):
+        run(tmp_path, seed=3, largest=3, resume=True, console=console)
+    again = run(tmp_path, seed=3, resume=True, console=console)
+    assert again.duration == result.duration
+    assert run(tmp_path / "quick", quick=True, console=console).seeds == [0]
 
 
-def test_repetitions_do_not_narrow_the_interval(data):
-    # they use the same trials again, so n stays the number of trials
-    model = DummyClassifier(strategy="most_frequent")
-    one, _ = score(model, data, n_repeats=1)
-    many, _ = score(model, data, n_repeats=6)
-    assert (one["low"], one["high"]) == (many["low"], many["high"])
+@pytest.mark.parametrize("wrong", [-1, 2.5, True, None])
+def test_seeds_are_integers(wrong, tmp_path):
+    with pytest.raises(ValueError, match=f"seed: expected an integer >= 0.*{wrong}"):
+        run(tmp_path, seed=wrong)
+    with pytest.raises(ValueError, match="seeds: expected an integer >= 1"):
+        EXPERIMENTS["monoid_sets"].load().run(tmp_path, seeds=wrong)
+    assert not (tmp_path / "result.json").exists()
 
 
-def test_chance_is_the_largest_class(data):
-    scores, _ = score(DummyClassifier(strategy="most_frequent"), data)
-    assert scores["accuracy"] == scores["chance"] == pytest.approx(0.6)
-    right = round(scores["chance_bound"] * 30)
-    # guessing the largest class goes above the bound in at most 5 % of cases
-    assert binom.sf(right, 30, 0.6) <= 0.05 < binom.sf(right - 1, 30, 0.6)
+def test_run_says_what_it_takes():
+    takes = inspect.signature(run).parameters
+    assert [*takes] == [
+        *("out", "quick", "seed", "resume", "console"),
+        *("device", "largest"),
+    ]
+    kinds = {str(parameter.kind) for parameter in list(takes.values())[1:]}
+    assert kinds == {"KEYWORD_ONLY"}
+    assert takes["largest"].annotation is int
+    with pytest.raises(TypeError, match="smallest"):
+        run("nowhere", smallest=1)
+    lines = run.__doc__.splitlines()
+    assert lines[0] == "Count up."
+    described = [line.split(" :")[0] for line in lines if " : " in line]
+    order = ["out", "quick", "seed", "resume", "device", "console", "largest"]
+    assert described == order
+    assert lines[lines.index("seed : int, default=0") + 1] == "    Where to begin."
+    end = ["", "Returns", "-------", "Result", "", "Raises", "------", "ValueError"]
+    assert lines[-9:-1] == end
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_the_run_of_every_experiment_is_described(name):
+    run = EXPERIMENTS[name].load().run
+    takes = inspect.signature(run).parameters
+    described = [line.split(" :")[0] for line in run.__doc__.splitlines()]
+    assert {"out", "quick", "seed", "resume", "console"} <= set(takes)
+    assert all(described.count(key) == 1 for key in takes)
 
 
 def test_store_computes_once_and_survives(tmp_path):
@@ -94,8 +137,6 @@ def test_store_refuses_other_settings(tmp_path):
 
 
 def test_progress_is_silent_without_a_terminal(capsys):
-    from rich.console import Console
-
     with progress_bar(Console(force_terminal=False)) as bar:
         bar.advance(bar.add_task("work", total=1))
     assert capsys.readouterr().out.strip() == ""

@@ -19,17 +19,17 @@ QUICK = ("run", "rotation_continuity", "--quick", "--seed", "3")
 SMALLER = """
 from manifoldkit.experiments.lie import rotation_continuity as e
 e.QUICK = {task: 5 for task in e.QUICK}
-e.score_clouds = lambda rep, steps, *rest: e.score_autoencoder(rep, steps, *rest)
+e.score_clouds = lambda rep, steps, **rest: e.score_autoencoder(rep, steps, **rest)
 """
 # the third piece takes until the signal comes, however busy the machine is
 SLOWER = """
 import time
 from manifoldkit.experiments.evaluation import Store
 get = Store.get
-def slow(self, key, make):
+def slow(self, key, make, *arguments, **options):
     def piece():
         time.sleep(60 if len(self.content["pieces"]) == 2 else 0)
-        return make()
+        return make(*arguments, **options)
     return get(self, key, piece)
 Store.get = slow
 """

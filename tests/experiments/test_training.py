@@ -1,10 +1,13 @@
 """Training through Lightning: learning, the best state, time limits, resuming."""
 
+import math
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.exceptions import ConvergenceWarning, MissingExtraError
 from manifoldkit.experiments.training import batches, fit
 
 pytest.importorskip("lightning")
@@ -139,13 +142,104 @@ def test_patience_and_time_limits_stop(problem):
 def test_bad_settings(problem):
     with pytest.raises(ValueError, match="epochs or max_seconds"):
         fit(make_model(), squared, problem, optimizer=adam)
-    with pytest.raises(ValueError, match="mode must be"):
+    with pytest.raises(ValueError, match="mode: expected one of"):
         run(problem, mode="up")
     with pytest.raises(ValueError, match="needs a validate"):
         run(problem, monitor="accuracy")
 
 
 def test_without_lightning_the_extra_is_named(problem, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lightning", None)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    late = "manifoldkit.experiments.lightning_task"
+    monkeypatch.delitem(sys.modules, late, raising=False)
     with pytest.raises(MissingExtraError, match="train"):
         run(problem)
+
+
+def steep(model):
+    return torch.optim.SGD(model.parameters(), lr=1e4)
+
+
+def diverge(problem, **options):
+    with pytest.warns(ConvergenceWarning, match="smaller learning rate") as caught:
+        model, log = run(problem, optimizer=steep, epochs=50, **options)
+    assert f"diverged in epoch {log.diverged}:" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert len(log.epochs) == log.diverged < 50
+    return model, log, str(caught[0].message)
+
+
+def test_a_training_that_diverges_ends_with_the_last_finite_weights(problem):
+    model, log, text = diverge(problem)
+    assert "the last finite weights are kept" in text
+    assert not math.isfinite(log.epochs[-1]["loss"])
+    before = make_model()
+    if log.diverged > 1:  # the weights that the last epoch began with
+        fit(before, squared, problem, optimizer=steep, epochs=log.diverged - 1)
+    for a, b in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_training_that_diverges_keeps_its_best_weights(problem):
+    x, y = problem.dataset.tensors
+    _, log, text = diverge(
+        problem,
+        validate=lambda model: {"error": squared(model, (x, y))},
+        monitor="error",
+    )
+    assert "the best weights are kept" in text
+    assert math.isfinite(log.best["error"])
+    assert log.best["error"] == min(row["error"] for row in log.epochs)
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_one_bad_batch_ends_the_training_at_once(problem, at):
+    calls = []
+
+    def once(model, batch):
+        calls.append(1)
+        value = squared(model, batch)
+        return value * math.nan if len(calls) == at else value
+
+    model = make_model()
+    with pytest.warns(ConvergenceWarning):
+        log = fit(model, once, problem, optimizer=adam, epochs=9)
+    assert log.diverged == (1 if at <= 4 else 2)
+    assert len(calls) == at
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_network_that_refuses_its_weights_has_diverged(problem):
+    def careful(model, batch):
+        if not model[0].weight.isfinite().all():
+            raise ValueError("expected finite weights")
+        return squared(model, batch)
+
+    def poison(model):
+        class Poisoned(torch.optim.SGD):
+            def step(self, closure=None):
+                value = super().step(closure)
+                with torch.no_grad():
+                    model[0].weight.mul_(math.inf)
+                return value
+
+        return Poisoned(model.parameters(), lr=0.1)
+
+    model = make_model()
+    start = [p.detach().clone() for p in model.parameters()]
+    with pytest.warns(ConvergenceWarning):
+        log = fit(model, careful, problem, optimizer=poison, epochs=5)
+    assert log.diverged == 1
+    assert all(
+        torch.equal(p, first)
+        for p, first in zip(model.parameters(), start, strict=True)
+    )
+
+
+def test_an_error_of_the_loss_is_not_called_divergence(problem):
+    def wrong(model, batch):
+        raise ValueError("expected 3 features, found 5")
+
+    with pytest.raises(ValueError, match="3 features"):
+        fit(make_model(), wrong, problem, optimizer=adam, epochs=1)

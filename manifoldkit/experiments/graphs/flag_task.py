@@ -1,6 +1,6 @@
 """Does anyone carry a flag? A task that needs to see the whole graph."""
 
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 NODES, LAYERS, HIDDEN = 40, 4, 32
 
 
-def path_graphs(count: int, generator: torch.Generator) -> list:
+def path_graphs(count: int, generator: torch.Generator) -> list[Any]:
     """Return paths of 40 nodes; in two thirds of them one node carries a flag.
 
     Every node has to say whether there is a flag in its graph.
@@ -41,7 +41,7 @@ class FlagNetwork(nn.Module):
         self.net = VirtualNodeMPNN(layers, HIDDEN) if state else nn.ModuleList(layers)
         self.head = nn.Linear(HIDDEN, 1)
 
-    def forward(self, data) -> Tensor:
+    def forward(self, data: Any) -> Tensor:
         """Return a logit for every node."""
         h = self.embed(data.x)
         if isinstance(self.net, nn.ModuleList):
@@ -52,17 +52,19 @@ class FlagNetwork(nn.Module):
         return self.head(h)[:, 0]
 
 
-def _real(out: Tensor, data) -> Tensor:
+def _real(out: Tensor, data: Any) -> Tensor:
     return out[~data.is_virtual] if "is_virtual" in data else out
 
 
-def _loss(model: nn.Module, data) -> Tensor:
+def _loss(model: nn.Module, data: Any) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(
         _real(model(data), data), data.y
     )
 
 
-def train_flag(kind: str, *, epochs: int, seed: int, device: str = "cpu") -> dict:
+def train_flag(
+    kind: str, *, epochs: int, seed: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Train one network; return the share of nodes that answer right.
 
     Parameters
@@ -70,12 +72,14 @@ def train_flag(kind: str, *, epochs: int, seed: int, device: str = "cpu") -> dic
     kind : {"none", "node", "state"}
         No virtual node; one by :class:`~manifoldkit.graphs.AddVirtualNodes`; a
         virtual state outside the graph.
-    epochs, seed, device
-        Of the training.
+    epochs, seed : int
+        Passes over the training graphs; the seed of graphs, weights and order.
+    device : str
+        Where to train.
     """
     from torch_geometric.data import Batch
 
-    from manifoldkit.experiments.training import fit
+    from manifoldkit.experiments.training import fit, seeded
     from manifoldkit.graphs import AddVirtualNodes
 
     generator = torch.Generator().manual_seed(seed)
@@ -83,8 +87,7 @@ def train_flag(kind: str, *, epochs: int, seed: int, device: str = "cpu") -> dic
     if kind == "node":
         transform = AddVirtualNodes()
         train, test = ([transform(g) for g in graphs] for graphs in (train, test))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = FlagNetwork(state=kind == "state")
     batches = [
         Batch.from_data_list(train[k : k + 50]).to(device) for k in range(0, 600, 50)
@@ -93,7 +96,7 @@ def train_flag(kind: str, *, epochs: int, seed: int, device: str = "cpu") -> dic
         model,
         _loss,
         batches,
-        optimizer=partial(_adam, lr=3e-3),
+        optimizer=lambda net: torch.optim.Adam(net.parameters(), lr=3e-3),
         epochs=epochs,
         device=device,
         seed=seed,
@@ -107,7 +110,3 @@ def train_flag(kind: str, *, epochs: int, seed: int, device: str = "cpu") -> dic
         "chance": float(max(whole.y.mean(), 1 - whole.y.mean())),
         "train_seconds": log.seconds,
     }
-
-
-def _adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=lr)

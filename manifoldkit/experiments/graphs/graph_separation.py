@@ -5,22 +5,21 @@ every distance between two graphs stands beside the distance between relabeled c
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.result import Result, command_line, environment
+from manifoldkit.experiments.evaluation import Columns, Run, experiment
+from manifoldkit.experiments.result import Result, source
+
+if TYPE_CHECKING:
+    from manifoldkit.equivariant.frames.graph_frames import GraphFrame
 
 NAME = "graph_separation"
-_ALIKE = ("similar", "not_beyond_copies")
 TITLE = "Graph frames: telling apart what message passing cannot"
 EPOCHS, BATCH, RATE = 60, 100, 1e-3
 THRESHOLD = 1e-3
@@ -30,6 +29,15 @@ PAPER = [
     {"method": "GA-GIN+ID", "EXP-classify": "50", "EXP": "0", "graph8c": "0"},
     {"method": "GIN", "EXP-classify": "50", "EXP": "600", "graph8c": "386"},
 ]
+CLASSIFIERS = ("FA-GIN+ID", "GA-GIN+ID", "GIN")
+#: On EXP, untrained: orders a graph, and the name of the row.
+ORDERS = {0: "GIN", 1: "FA-GIN+ID, 1 order", 16: "16 orders"}
+#: On graph8c, untrained: exact frames or a plain network, and the start of ``eps``.
+EXACT = {
+    "GIN": (False, 0.0),
+    "FA-GIN+ID, all orders": (True, 0.0),
+    "FA-GIN+ID, all orders, eps 0.1": (True, 0.1),
+}
 
 
 class PositionalGIN(nn.Module):
@@ -93,7 +101,9 @@ def node_features(adjacency: Tensor, mask: Tensor, node_type: Tensor) -> Tensor:
     return torch.stack(parts, -1)
 
 
-def relabeled(adjacency: Tensor, features: Tensor, mask: Tensor, seed: int):
+def relabeled(
+    adjacency: Tensor, features: Tensor, mask: Tensor, seed: int
+) -> tuple[Tensor, Tensor]:
     """Return a copy of every graph with its nodes in another order."""
     g = torch.Generator().manual_seed(seed)
     key = torch.rand(mask.shape, generator=g) + (~mask).float() * 2
@@ -102,7 +112,14 @@ def relabeled(adjacency: Tensor, features: Tensor, mask: Tensor, seed: int):
     return adjacency[b[..., None], p[:, :, None], p[:, None, :]], features[b, p]
 
 
-def _any_order(mask: Tensor):
+def _graphs(data: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return adjacency, features and mask of a set of graphs."""
+    mask, kind = torch.from_numpy(data.mask), torch.from_numpy(data.node_type)
+    a = torch.from_numpy(data.adjacency).to(dtype)
+    return a, node_features(a, mask, kind), mask
+
+
+def _any_order(mask: Tensor) -> "GraphFrame":
     """Return the frame of all orders: group averaging."""
     from manifoldkit.equivariant.frames.graph_frames import GraphFrame
 
@@ -111,7 +128,9 @@ def _any_order(mask: Tensor):
     return GraphFrame(torch.arange(n).expand(b, n), (~mask).long(), size)
 
 
-def classify(method: str, seed: int, epochs: int, device: str, path=None) -> dict:
+def classify(
+    method: str, seed: int, epochs: int, device: str, path: str | Path | None = None
+) -> dict[str, Any]:
     """Train on EXP-classify and return the accuracy on the test graphs, epoch by epoch.
 
     Parameters
@@ -136,25 +155,23 @@ def classify(method: str, seed: int, epochs: int, device: str, path=None) -> dic
     from manifoldkit.experiments.training import batches, fit
 
     data = fetch_exp(path)
-    mask, y = torch.from_numpy(data.mask), torch.from_numpy(data.y)
-    a = torch.from_numpy(data.adjacency).float()
-    x = node_features(a, mask, torch.from_numpy(data.node_type))
+    a, x, mask = _graphs(data, torch.float32)
     framed = method == "FA-GIN+ID"
     frame = graph_frame(a, x[..., 1:2], mask) if framed else _any_order(mask)
     torch.manual_seed(seed)
     places = 0 if method == "GIN" else a.shape[1]
     model = GraphFrameAveraging(PositionalGIN(3, places), max_exact=0, samples=1)
-    columns = [a, x, mask, y, *frame]
+    columns = [a, x, mask, torch.from_numpy(data.y), *frame]
     columns = [v.to(device) for v in columns]
 
-    def logits(net, batch):
+    def logits(net: nn.Module, batch: list[Tensor]) -> Tensor:
         a, x, mask, _, *frame = batch
         return net(a, x, mask, GraphFrame(*frame))
 
-    def loss(net, batch):
+    def loss(net: nn.Module, batch: list[Tensor]) -> Tensor:
         return nn.functional.cross_entropy(logits(net, batch), batch[3])
 
-    def score(net, start, stop):
+    def score(net: nn.Module, start: int, stop: int) -> float:
         part = [v[start:stop] for v in columns]
         return float((logits(net, part).argmax(1) == part[3]).float().mean())
 
@@ -176,7 +193,9 @@ def classify(method: str, seed: int, epochs: int, device: str, path=None) -> dic
     return {"accuracy": curve[-1][1], "curve": curve, "seconds": log.seconds}
 
 
-def separate_exp(samples: int, seed: int, count: int = 600, path=None) -> dict:
+def separate_exp(
+    samples: int, seed: int, count: int = 600, path: str | Path | None = None
+) -> dict[str, Any]:
     """Return distances of the pairs of EXP and of relabeled copies, untrained network.
 
     Parameters
@@ -193,10 +212,7 @@ def separate_exp(samples: int, seed: int, count: int = 600, path=None) -> dict:
     from manifoldkit.datasets.graphs.separation import fetch_exp
     from manifoldkit.equivariant.frames.graph_frames import GraphFrameAveraging
 
-    data = fetch_exp(path)
-    mask = torch.from_numpy(data.mask)[: 2 * count]
-    a = torch.from_numpy(data.adjacency).double()[: 2 * count]
-    x = node_features(a, mask, torch.from_numpy(data.node_type)[: 2 * count])
+    a, x, mask = (v[: 2 * count] for v in _graphs(fetch_exp(path), torch.float64))
     torch.manual_seed(seed)
     places = a.shape[1] if samples else 0
     plain = PositionalGIN(3, places, torch.tanh, "sum").double().eval()
@@ -215,7 +231,7 @@ def separate_exp(samples: int, seed: int, count: int = 600, path=None) -> dict:
     return _compare(pairs, copies) | {"pairs": len(pairs)}
 
 
-def _compare(pairs: Tensor, copies: Tensor) -> dict:
+def _compare(pairs: Tensor, copies: Tensor) -> dict[str, Any]:
     """Count pairs below the published threshold, and those not beyond the copies."""
     margin = float(copies.quantile(0.95)) * 1.05 + 1e-9
     return {
@@ -229,8 +245,12 @@ def _compare(pairs: Tensor, copies: Tensor) -> dict:
 
 
 def separate_graph8c(
-    framed: bool, seed: int, count: int = 11117, path=None, eps: float = 0.0
-) -> dict:
+    framed: bool,
+    seed: int,
+    count: int = 11117,
+    path: str | Path | None = None,
+    eps: float = 0.0,
+) -> dict[str, Any]:
     """Compare all pairs of the connected graphs with 8 nodes, frames exact.
 
     Parameters
@@ -249,10 +269,7 @@ def separate_graph8c(
     from manifoldkit.datasets.graphs.separation import fetch_graph8c
     from manifoldkit.equivariant.frames.graph_frames import GraphFrameAveraging
 
-    data = fetch_graph8c(path)
-    mask = torch.from_numpy(data.mask)[:count]
-    a = torch.from_numpy(data.adjacency).double()[:count]
-    x = node_features(a, mask, torch.from_numpy(data.node_type)[:count])
+    a, x, mask = (v[:count] for v in _graphs(fetch_graph8c(path), torch.float64))
     torch.manual_seed(seed)
     network: nn.Module = PositionalGIN(3, 8 if framed else 0, torch.tanh, "sum", eps)
     network = network.double().eval()
@@ -277,113 +294,51 @@ def separate_graph8c(
     }
 
 
+COLUMNS: Columns = {
+    "task": "{task}",
+    "method": "{method}",
+    "accuracy": "{accuracy:.1f}%",
+    "pairs alike": "{similar:g}",
+    "not beyond copies": "{not_beyond_copies:g}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
 def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-    data: str | Path | None = None,
-    seeds: int = 3,
+    this: Run, *, device: str = "cpu", data: str | Path | None = None, seeds: int = 3
 ) -> Result:
     """Classify EXP and separate EXP and graph8c with and without graph frames.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         One seed, 2 epochs, fewer graphs.
-    seed : int, default=0
-        First seed.
-    resume : bool, default=False
-        Keep the finished parts of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
     data : str or Path, optional
         Folder of the data.
     seeds : int, default=3
         Number of seeds.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    epochs = 2 if quick else EPOCHS
-    chosen = list(range(seed, seed + (1 if quick else seeds)))
-    graphs, pairs = (300, 50) if quick else (11117, 600)
+    store, chosen = this.store(), this.seeds(seeds)
 
-    def over_seeds(
-        label: str, task: Callable[[int], dict], chosen: list[int] = chosen
-    ) -> list[dict]:
-        runs = [store.get(f"{label}, seed {s}", partial(task, s)) for s in chosen]
-        console.print(f"{label}: {_figure(runs[-1])}", highlight=False)
+    def over_seeds(label: str, few: bool, *work: Any, **settings: Any) -> list[dict]:
+        some = chosen[:1] if few else chosen
+        runs = store.by_seed(label, some, *work, path=data, **settings)
+        this.say(f"{label}: {_figure(runs[-1])}")
         return runs
 
-    metrics: list[dict[str, Any]] = []
-    for method in ("FA-GIN+ID", "GA-GIN+ID", "GIN"):
-
-        def accuracy(s: int, method: str = method) -> dict:
-            return classify(method, s, epochs, device, data)
-
-        runs = over_seeds(f"EXP-classify: {method}", accuracy)
-        scores = [r["accuracy"] for r in runs]
-        metrics.append(
-            {
-                "task": "EXP-classify",
-                "method": method,
-                "epochs": epochs,
-                "accuracy": 100 * float(np.mean(scores)),
-                "lowest": 100 * min(scores),
-                "scores": scores,
-                "curves": [r["curve"] for r in runs],
-            }
-        )
-    for samples, method in ((0, "GIN"), (1, "FA-GIN+ID, 1 order"), (16, "16 orders")):
-
-        def distances(s: int, samples: int = samples) -> dict:
-            return separate_exp(samples, s, pairs, data)
-
-        runs = over_seeds(f"EXP: {method}", distances)
-        metrics.append({"task": "EXP", "method": method} | _mean(runs))
-    for framed, eps, method in (
-        (False, 0.0, "GIN"),
-        (True, 0.0, "FA-GIN+ID, all orders"),
-        (True, 0.1, "FA-GIN+ID, all orders, eps 0.1"),
-    ):
-
-        def separated(s: int, framed: bool = framed, eps: float = eps) -> dict:
-            return separate_graph8c(framed, s, graphs, data, eps)
-
-        # 589 thousand orders a seed for exact averages: one seed of the weights
-        runs = over_seeds(
-            f"graph8c: {method}", separated, chosen[:1] if framed else chosen
-        )
-        metrics.append(
-            {"task": "graph8c", "method": method, "seeds": len(runs)} | _mean(runs)
-        )
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
+    metrics = list(_rows(over_seeds, this.quick, device))
+    return this.finish(
+        metrics,
         protocol=_PROTOCOL,
         data={
-            "EXP": {
-                "provenance": "600 constructed pairs of graphs, as published",
-                "citation": "Abboud et al. 2021",
-                "is_real": False,
-            },
-            "graph8c": {
-                "provenance": "all connected graphs with 8 nodes",
-                "citation": "B. McKay, Combinatorial data",
-                "is_real": True,
-            },
+            "EXP": source(
+                "600 constructed pairs of graphs, as published", "Abboud et al. 2021"
+            ),
+            "graph8c": source(
+                "all connected graphs with 8 nodes",
+                "B. McKay, Combinatorial data",
+                is_real=True,
+            ),
         },
         seeds=chosen,
         paper=PAPER,
@@ -392,28 +347,43 @@ def run(
             "61788286 otherwise (100 seeds, 1 order a graph, no control by copies)"
         ),
         remarks=_remarks(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    _show(result, console)
-    return result
+
+
+def _rows(
+    over_seeds: Callable[..., list[dict]], quick: bool, device: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every method on every task."""
+    epochs, graphs, pairs = (2, 300, 50) if quick else (EPOCHS, 11117, 600)
+    for method in CLASSIFIERS:
+        settings = {"epochs": epochs, "device": device}
+        label = f"EXP-classify: {method}"
+        runs = over_seeds(label, False, classify, method, **settings)
+        scores = [r["accuracy"] for r in runs]
+        yield {
+            "task": "EXP-classify",
+            "method": method,
+            "epochs": epochs,
+            "accuracy": 100 * float(np.mean(scores)),
+            "lowest": 100 * min(scores),
+            "scores": scores,
+            "curves": [r["curve"] for r in runs],
+        }
+    for samples, method in ORDERS.items():
+        work: tuple[Any, ...] = (separate_exp, samples)
+        runs = over_seeds(f"EXP: {method}", False, *work, count=pairs)
+        yield {"task": "EXP", "method": method} | _mean(runs)
+    for method, (framed, eps) in EXACT.items():
+        # 589 thousand orders a seed for exact averages: one seed of the weights
+        work = (separate_graph8c, framed)
+        runs = over_seeds(f"graph8c: {method}", framed, *work, count=graphs, eps=eps)
+        yield {"task": "graph8c", "method": method, "seeds": len(runs)} | _mean(runs)
 
 
 def _figure(run: dict[str, Any]) -> str:
     if "accuracy" in run:
         return f"accuracy {run['accuracy']:.1%}"
     return f"{run['similar']} pairs of {run['pairs']} alike"
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("task", "method", "accuracy", "pairs alike", "not beyond copies")
-    for row in result.metrics:
-        accuracy = f"{row['accuracy']:.1f}%" if "accuracy" in row else ""
-        alike = [f"{row[k]:g}" if k in row else "" for k in _ALIKE]
-        table.add_row(row["task"], row["method"], accuracy, *alike)
-    show(result, table, console)
 
 
 _PROTOCOL = (

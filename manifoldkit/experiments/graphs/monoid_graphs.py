@@ -1,22 +1,19 @@
 """Aggregations in message passing on graph tasks, at sizes of training and beyond."""
 
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.evaluation import Columns, Run, experiment
 from manifoldkit.experiments.graphs.monoid_models import (
     CPUBudget,
     GraphNetwork,
     fit_for,
 )
-from manifoldkit.experiments.result import Result, command_line, environment
+from manifoldkit.experiments.result import Result, source
 
 NAME = "monoid_graphs"
 TITLE = "Aggregations on the multi-task graph benchmark"
@@ -34,7 +31,7 @@ TASKS = (
 )  # fmt: skip
 
 
-def as_tensors(graphs) -> dict[str, Tensor]:
+def as_tensors(graphs: Any) -> dict[str, Tensor]:
     """Return graphs with edges sorted by target and their targets side by side."""
     edges = graphs.edge_index[:, np.lexsort(graphs.edge_index)]
     arrays = graphs._asdict() | {"edge_index": edges}
@@ -47,9 +44,10 @@ class Pool:
     Parameters
     ----------
     graphs : GraphTasks
+        What :func:`manifoldkit.datasets.make_graph_tasks` made.
     """
 
-    def __init__(self, graphs):
+    def __init__(self, graphs: Any):
         self.data = as_tensors(graphs)
         self.nodes = torch.bincount(self.data["batch"])
         self.first = torch.cat([torch.zeros(1).long(), self.nodes.cumsum(0)])
@@ -60,8 +58,9 @@ class Pool:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def take(self, chosen: list[int]) -> dict[str, Tensor]:
+    def take(self, chosen: Iterable[int]) -> dict[str, Tensor]:
         """Return some graphs as one batch."""
+        chosen = list(chosen)
         parts: dict[str, list[Tensor]] = {"x": [], "y_node": [], "edge_index": []}
         shift = 0
         for g in chosen:
@@ -88,7 +87,7 @@ class Pool:
 
 
 def squared_errors(
-    model: GraphNetwork, batch: dict[str, Tensor], scales
+    model: nn.Module, batch: dict[str, Tensor], scales: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     """Return squared errors over variances: of nodes (n, 3) and of graphs (g, 3)."""
     mean, std, graph_mean, graph_std = scales
@@ -102,7 +101,9 @@ def squared_errors(
 
 
 @torch.no_grad()
-def mean_errors(model: GraphNetwork, pool: Pool, scales, device: str) -> Tensor:
+def mean_errors(
+    model: nn.Module, pool: Pool, scales: tuple[Tensor, ...], device: str
+) -> Tensor:
     """Return the mean squared errors (6,) over all graphs, a few at a time.
 
     Aggregations that pad to the largest neighborhood need the memory of its square.
@@ -110,9 +111,7 @@ def mean_errors(model: GraphNetwork, pool: Pool, scales, device: str) -> Tensor:
     chosen = torch.arange(len(pool)).split(TEST_BATCH)
     parts = [
         squared_errors(
-            model,
-            {k: v.to(device) for k, v in pool.take(c.tolist()).items()},
-            scales,
+            model, {k: v.to(device) for k, v in pool.take(c.tolist()).items()}, scales
         )
         for c in chosen
     ]
@@ -131,10 +130,11 @@ def score(
     seconds : float
         Processor time.
     seed : int
-        Of weights and batches; the graphs are the same for all.
+        Seed of weights and batches; the graphs are the same for all.
     n_train, n_test : int
         Graphs.
     device : str
+        Where to train.
     """
     from manifoldkit.datasets import make_graph_tasks
 
@@ -149,7 +149,7 @@ def score(
         chosen = torch.randint(len(pool), (BATCH,), generator=generator)
         return {k: v.to(device) for k, v in pool.take(chosen.tolist()).items()}
 
-    def loss(net, batch):
+    def loss(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         node, graph = squared_errors(net, batch, scales)
         return (node.mean() + graph.mean()) / 2
 
@@ -162,90 +162,48 @@ def score(
     return {"steps": steps, "errors": errors}
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-    seeds: int = 2,
-) -> Result:
+COLUMNS: Columns = {
+    "nodes": "{nodes}",
+    "aggregation": "{aggregation}",
+    "mean error": "{mean:.4g}",
+    "seeds": "{seeds}",
+    "steps": "{steps}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
+def run(this: Run, *, device: str = "cpu", seeds: int = 2) -> Result:
     """Train every aggregation on six tasks at once.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         Three aggregations for two seconds on few graphs, one seed.
-    seed : int, default=0
-        First seed.
-    resume : bool, default=False
-        Keep the finished parts of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
     seeds : int, default=2
         Number of seeds for sum, mean, max, PNA and the GRU tree; others are trained
         once.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    n_train, n_test = (200, 40) if quick else (POOL, 200)
-    chosen = [seed] if quick else list(range(seed, seed + seeds))
+    store, chosen = this.store(), this.seeds(seeds)
+    n_train, n_test = (200, 40) if this.quick else (POOL, 200)
+    settings = {"n_train": n_train, "n_test": n_test, "device": device}
     metrics = []
-    for name, seconds, some in _plan(quick, chosen):
-        runs = [
-            store.get(
-                f"{name}, {seconds:.0f} s, seed {s}",
-                partial(score, name, seconds, s, n_train, n_test, device),
-            )
-            for s in some
-        ]
+    for name, seconds, some in plan(this.quick, chosen):
+        work = (score, name, seconds)
+        runs = store.by_seed(f"{name}, {seconds:.0f} s", some, *work, **settings)
         metrics += _rows(name, seconds, runs)
-        mean = metrics[-1]["mean"]
-        console.print(f"{name}: mean error {mean:.3g} at the largest sizes")
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=sorted(metrics, key=lambda m: int(m["nodes"].split()[0])),
+        this.say(f"{name}: mean error {metrics[-1]['mean']:.3g} at the largest sizes")
+    graphs = "random graphs of ten kinds, targets by exact algorithms"
+    return this.finish(
+        sorted(metrics, key=lambda m: int(m["nodes"].split()[0])),
         protocol=_PROTOCOL,
-        data={
-            "graph tasks": {
-                "provenance": "random graphs of ten kinds, targets by exact algorithms",
-                "citation": "after Corso et al. 2020",
-                "is_real": False,
-            }
-        },
+        data={"graph tasks": source(graphs, "after Corso et al. 2020")},
         seeds=chosen,
-        paper=[],
         paper_note="",
-        remarks=[] if quick else _remarks(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
+        remarks=[] if this.quick else _remarks(metrics),
     )
-    result.save(out)
-    _show(result, console)
-    return result
 
 
-def _show(result: Result, console: Console) -> None:
-    table = Table("nodes", "aggregation", "mean error", "seeds", "steps")
-    for row in result.metrics:
-        mean, steps = f"{row['mean']:.4g}", str(row["steps"])
-        table.add_row(row["nodes"], row["aggregation"], mean, row["seeds"], steps)
-    show(result, table, console)
-
-
-def _plan(quick: bool, seeds: list[int]) -> list[tuple[str, float, list[int]]]:
+def plan(quick: bool, seeds: list[int]) -> list[tuple[str, float, list[int]]]:
     """Return aggregation, processor time and seeds of every training."""
     if quick:
         return [(name, 2.0, seeds) for name in ("sum", "max", "GRU tree")]

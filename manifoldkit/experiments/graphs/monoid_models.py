@@ -20,6 +20,7 @@ class CPUBudget:
     Parameters
     ----------
     seconds : float
+        Time on a processor.
     draw : callable
         ``draw(seed)`` returns a batch; seeds come from torch's generator.
     """
@@ -68,12 +69,15 @@ def fit_for(
     budget : CPUBudget
         Processor time and batches.
     model : torch.nn.Module
+        What is trained.
     loss : callable
         ``loss(model, batch)``.
     rate : float
         Largest learning rate.
     seed : int
+        Seed of the batches.
     device : str
+        Where to train.
     """
     from manifoldkit.experiments.training import fit
 
@@ -103,6 +107,7 @@ def aggregation(name: str, width: int, degrees: Tensor | None = None) -> nn.Modu
     name : str
         One of :data:`AGGREGATIONS`.
     width : int
+        Features of an element.
     degrees : Tensor of int64, optional
         Histogram of set sizes in training, for the scalers of "PNA".
     """
@@ -160,6 +165,12 @@ AGGREGATIONS: dict[str, Callable[[int, Any], nn.Module]] = {
 }
 
 
+def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
+
+
 class SetNetwork(nn.Module):
     """Encode every element, aggregate the set, decode the answer.
 
@@ -181,14 +192,10 @@ class SetNetwork(nn.Module):
         self, name: str, bits: int = 8, width: int = 64, degrees: Tensor | None = None
     ):
         super().__init__()
-        self.encode = nn.Sequential(
-            nn.Linear(bits, width), nn.ReLU(), nn.Linear(width, width)
-        )
+        self.encode = _perceptron(bits, width, width)
         self.aggregate = aggregation(name, width, degrees)
         wide = 12 * width if name == "PNA" else width
-        self.decode = nn.Sequential(
-            nn.Linear(wide, width), nn.ReLU(), nn.Linear(width, bits)
-        )
+        self.decode = _perceptron(wide, width, bits)
 
     def forward(self, x: Tensor, batch: Tensor, n_sets: int) -> Tensor:
         """Return a logit for every bit of every set's answer."""
@@ -216,8 +223,11 @@ class GraphNetwork(nn.Module):
     name : str
         One of :data:`AGGREGATIONS`.
     inputs, node_outputs, graph_outputs : int
+        Features of a node; targets of a node and of a graph.
     width : int
+        Features of a node in between.
     rounds : int
+        Rounds of message passing.
     degrees : Tensor, optional
         Histogram of degrees in training, for "PNA".
     """
@@ -235,19 +245,13 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.rounds = rounds
         self.encode = nn.Linear(inputs, width)
-        self.message = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width)
-        )
+        self.message = _perceptron(2 * width, width, width)
         self.aggregate = aggregation(name, width, degrees)
         wide = width * (13 if name == "PNA" else 2)
-        self.update = nn.Sequential(
-            nn.Linear(wide, width), nn.ReLU(), nn.Linear(width, width)
-        )
+        self.update = _perceptron(wide, width, width)
         self.norm = nn.LayerNorm(width)
-        self.node_head, self.graph_head = (
-            nn.Sequential(nn.Linear(n, width), nn.ReLU(), nn.Linear(width, out))
-            for n, out in ((width, node_outputs), (3 * width, graph_outputs))
-        )
+        self.node_head = _perceptron(width, width, node_outputs)
+        self.graph_head = _perceptron(3 * width, width, graph_outputs)
 
     def forward(
         self, x: Tensor, edge_index: Tensor, batch: Tensor, n_graphs: int

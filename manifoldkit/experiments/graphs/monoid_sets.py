@@ -5,28 +5,15 @@ choice of two learning rates by validation at the sizes of training.
 """
 
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.graphs.monoid_models import (
-    CPUBudget,
-    SetNetwork,
-    fit_for,
-)
-from manifoldkit.experiments.result import (
-    Result,
-    command_line,
-    environment,
-    wilson_interval,
-)
+from manifoldkit.experiments.evaluation import Columns, Run, experiment
+from manifoldkit.experiments.graphs.monoid_models import CPUBudget, SetNetwork, fit_for
+from manifoldkit.experiments.result import Result, source, wilson_interval
 
 NAME = "monoid_sets"
 TITLE = "Learned commutative monoids on functions of sets"
@@ -85,10 +72,11 @@ def draw_batch(task: str, spread: float, seed: int) -> dict[str, Tensor]:
     Parameters
     ----------
     task : str
-        Of :func:`make_set_tasks`.
+        A task of :func:`manifoldkit.datasets.make_set_tasks`.
     spread : float
         Probability of numbers below bounds of their own.
     seed : int
+        Seed of the numbers.
     """
     from manifoldkit.datasets import make_set_tasks
 
@@ -97,19 +85,18 @@ def draw_batch(task: str, spread: float, seed: int) -> dict[str, Tensor]:
     sets = make_set_tasks(
         task, BATCH, (1, LARGEST), bits=BITS, spread=narrow, random_state=rng
     )
-    return _tensors(sets)
-
-
-def _tensors(sets) -> dict[str, Tensor]:
     return {key: torch.from_numpy(v) for key, v in sets._asdict().items()}
 
 
-def set_loss(method: Method, share: Callable[[], float]):
+def set_loss(
+    method: Method, share: Callable[[], float]
+) -> Callable[[SetNetwork, dict[str, Tensor]], Tensor]:
     """Return the training loss ``loss(model, batch)``.
 
     Parameters
     ----------
     method : Method
+        How the network is trained.
     share : callable
         Share of the training time that is over; the penalties grow with it.
     """
@@ -140,21 +127,28 @@ def _penalties(model: SetNetwork, x: Tensor, index: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(
-    model: SetNetwork, task: str, size: int | str, count: int, seed: int, device="cpu"
+    model: nn.Module,
+    task: str,
+    size: int | str,
+    count: int,
+    seed: int,
+    device: str = "cpu",
 ) -> tuple[float, float]:
     """Return the share of exact answers, and of equal answers in another order.
 
     Parameters
     ----------
     model : SetNetwork
+        What is scored; left in evaluation mode.
     task : str
-        Of :func:`make_set_tasks`.
+        A task of :func:`manifoldkit.datasets.make_set_tasks`.
     size : int or str
         Size of all sets, or :data:`SMALL`: sets of 16 numbers below 32, whose second
         minimum is distributed about as that of 128 numbers below 256.
     count, seed : int
-        Of the sets.
+        How many sets, and their seed.
     device : str
+        Where to compute.
     """
     from manifoldkit.datasets import make_set_tasks
 
@@ -224,72 +218,47 @@ def score(
     }
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-    seeds: int = 2,
-) -> Result:
+COLUMNS: Columns = {
+    "task": "{task}",
+    "method": "{method}",
+    "seconds": "{seconds:.0f}",
+    **{f"size {n}": f"{{size {n}:.1%}}" for n in (16, 64, 128)},
+    "agreement": "{agreement:.1%}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
+def run(this: Run, *, device: str = "cpu", seeds: int = 2) -> Result:
     """Train every method on the second minimum and some on other functions.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         Three methods for two seconds, one seed.
-    seed : int, default=0
-        First seed.
-    resume : bool, default=False
-        Keep the finished parts of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
     seeds : int, default=2
         Number of seeds of the trees that are trained for 70 s, one more for three of
         them; the rest is trained once.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    choice, count = (1.0, 200) if quick else (4.0, 2000)
-    chosen = [seed] if quick else list(range(seed, seed + seeds))
+    store, chosen = this.store(), this.seeds(seeds)
+    choice, count = (1.0, 200) if this.quick else (4.0, 2000)
     metrics = []
-    for task, label, time, some in _plan(quick, chosen):
-        name = METHODS[label].name
-        pick = partial(choose_rate, name, choice, seed, device)
-        best = store.get(f"rate of {name}", pick)["rate"]
-        runs = [
-            store.get(
-                f"{task}, {label}, {time:.0f} s, seed {s}",
-                partial(score, label, task, time, best, s, count, device),
-            )
-            for s in some
-        ]
+    for task, label, time, some in _plan(this.quick, chosen):
+        name, head = METHODS[label].name, f"{task}, {label}, {time:.0f} s"
+        pick = (choose_rate, name, choice, this.seed, device)
+        best = store.get(f"rate of {name}", *pick)["rate"]
+        work = (score, label, task, time, best)
+        runs = store.by_seed(head, some, *work, count=count, device=device)
         metrics.append(_row(task, label, time, best, runs, count))
-        at_64 = metrics[-1]["size 64"]
-        console.print(f"{task}, {label}, {time:.0f} s: {at_64:.1%} right at size 64")
-    result = _result(metrics, chosen, quick, store.seconds)
-    result.save(out)
-    _show(result, console)
-    return result
-
-
-def _show(result: Result, console: Console) -> None:
-    sizes = ("size 16", "size 64", "size 128")
-    table = Table("task", "method", "seconds", *sizes, "agreement")
-    for row in result.metrics:
-        shares = [f"{row[key]:.1%}" for key in (*sizes, "agreement")]
-        table.add_row(row["task"], row["method"], f"{row['seconds']:.0f}", *shares)
-    show(result, table, console)
+        this.say(f"{head}: {metrics[-1]['size 64']:.1%} right at size 64")
+    numbers = "uniform 8-bit numbers as bits, fresh in every batch"
+    return this.finish(
+        metrics,
+        protocol=_PROTOCOL,
+        data={"set tasks": source(numbers, "after Ong and Velickovic 2022")},
+        seeds=chosen,
+        paper_note="",
+        remarks=[] if this.quick else _remarks(metrics),
+    )
 
 
 def _plan(quick: bool, seeds: list[int]) -> list[tuple[str, str, float, list[int]]]:
@@ -309,7 +278,9 @@ def _plan(quick: bool, seeds: list[int]) -> list[tuple[str, str, float, list[int
     ]
 
 
-def _row(task, label, seconds, rate, runs, count) -> dict[str, Any]:
+def _row(
+    task: str, label: str, seconds: float, rate: float, runs: list[dict], count: int
+) -> dict[str, Any]:
     """Means over seeds, and the range of the seeds at size 64."""
     scores = [r["accuracy"] for r in runs]
     at_64 = [s["64"] for s in scores]
@@ -328,29 +299,6 @@ def _row(task, label, seconds, rate, runs, count) -> dict[str, Any]:
         "agreement": float(np.mean([r["agreement"] for r in runs])),
         "scores": scores,
     }
-
-
-def _result(metrics, seeds, quick, duration) -> Result:
-    return Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=_PROTOCOL,
-        data={
-            "set tasks": {
-                "provenance": "uniform 8-bit numbers as bits, fresh in every batch",
-                "citation": "after Ong and Velickovic 2022",
-                "is_real": False,
-            }
-        },
-        seeds=seeds,
-        paper=[],
-        paper_note="",
-        remarks=[] if quick else _remarks(metrics),
-        command=command_line(NAME, seeds[0], quick),
-        duration=duration,
-        environment=environment(),
-    )
 
 
 _PROTOCOL = (

@@ -5,18 +5,16 @@ with the same task stands in the same table.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.result import Result, command_line, environment
+from manifoldkit.experiments.evaluation import Columns, Run, Store, experiment
+from manifoldkit.experiments.result import Result, source
 
 NAME = "subgraph_retrieval"
 TITLE = "Subgraph retrieval on molecules: IsoNet++, late interaction, exact search"
@@ -42,14 +40,11 @@ LONG = {
 EARLY = {"model": "node", "steps": 350, "lr": 1e-3, "schedule": False}
 
 PAPER = [
-    {
-        "method": name,
-        **dict(zip(("aids", "mutag", "ptc_fm", "ptc_fr", "ptc_mm"), row, strict=True)),
-    }
+    {"method": name, **dict(zip(SETS, row, strict=True))}
     for name, row in {
-        "IsoNet++ node": (0.825, 0.851, 0.888, 0.855, 0.838),
-        "IsoNet++ edge": (0.847, 0.858, 0.902, 0.875, 0.902),
-        "IsoNet edge (late)": (0.690, 0.706, 0.783, 0.722, 0.753),
+        _NODE: (0.825, 0.851, 0.888, 0.855, 0.838),
+        _EDGE: (0.847, 0.858, 0.902, 0.875, 0.902),
+        _LATE: (0.690, 0.706, 0.783, 0.722, 0.753),
         "GMN-match": (0.622, 0.710, 0.730, 0.662, 0.655),
     }.items()
 ]
@@ -83,10 +78,10 @@ def shrink(pairs: Any) -> Any:
 
 def build(recipe: dict[str, Any], seed: int) -> Any:
     """Return the network of a recipe with the weights of a seed."""
+    from manifoldkit.experiments.training import seeded
     from manifoldkit.graphs import IsoNet, IsoNetPP
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         if recipe["model"] == "late":
             return IsoNet("edge")
         return IsoNetPP(
@@ -102,7 +97,7 @@ def train(
     device: str,
     quick: bool,
     folder: Path | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Train, choose by validation MAP, and test; go on from a checkpoint in a folder.
 
     Returns
@@ -118,44 +113,20 @@ def train(
         StratifiedPairs,
     )
 
-    parts = {name: pairs.part(name) for name in ("train", "val", "test")}
+    queries, related = pairs.part("train")
     corpus = PackedGraphs(pairs.corpus, device=device)
-    queries = PackedGraphs(parts["train"][0], device=device)
-    model = PairModule(build(recipe, seed).to(device), queries, corpus)
-    count = recipe.get("validation", VALIDATION_QUERIES)
-    held, truth = (part[:count] for part in parts["val"])
-    part, begin = time.time(), time.process_time()  # of a run that may be resumed
-
-    def validate(module: Any) -> dict:
-        scores = module.network.score_matrix(held, corpus)
-        found = retrieval_scores(scores.cpu().numpy(), truth)
-        spent = time.process_time() - begin
-        return {"map": found.map, "part": part, "processor": spent}
-
+    packed = PackedGraphs(queries, device=device)
+    model = PairModule(build(recipe, seed).to(device), packed, corpus)
     steps = 4 if quick else recipe["steps"]
     per_epoch = max(1, min(steps // 2, recipe.get("per_epoch", 350)))
     epochs = steps // per_epoch
-    batches = StratifiedPairs(parts["train"][1], 128, per_epoch)
-    scheduler = None
-    if recipe.get("schedule", True):
-        scheduler = partial(
-            torch.optim.lr_scheduler.OneCycleLR,
-            max_lr=recipe["lr"],
-            total_steps=epochs * per_epoch + 1,
-        )
     log = fit(
         model,
         lambda m, batch: pairwise_ranking_loss(m(batch[0]), batch[1]),
-        batches,
-        optimizer=lambda m: torch.optim.Adam(
-            m.parameters(),
-            lr=recipe["lr"],
-            weight_decay=recipe.get("weight_decay", 5e-4),
-        ),
-        scheduler=scheduler,
-        scheduler_interval="step",
+        StratifiedPairs(related, 128, per_epoch),
+        **_descent(recipe, epochs * per_epoch),
         epochs=epochs,
-        validate=validate,
+        validate=_validation(pairs, corpus, recipe),
         monitor="map",
         mode="max",
         clip=1.0,
@@ -164,7 +135,7 @@ def train(
         resume=folder is not None,
         seed=seed,
     )
-    asked, relation = parts["test"]
+    asked, relation = pairs.part("test")
     scores = model.network.score_matrix(asked, corpus).cpu().numpy()
     found = retrieval_scores(scores, relation)
     return {
@@ -174,11 +145,46 @@ def train(
         "steps": epochs * per_epoch,
         "curve": [(row["epoch"] * per_epoch, row.get("map")) for row in log.epochs],
         "seconds": log.seconds,
-        "processor_seconds": _total(log.epochs),
+        "processor_seconds": total_time(log.epochs),
     }
 
 
-def _total(rows: list[dict]) -> float:
+def _descent(recipe: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return optimizer and schedule of a recipe, as :func:`fit` takes them."""
+    decay = recipe.get("weight_decay", 5e-4)
+    chosen: dict[str, Any] = {
+        "optimizer": lambda m: torch.optim.Adam(
+            m.parameters(), lr=recipe["lr"], weight_decay=decay
+        ),
+        "scheduler_interval": "step",
+    }
+    if recipe.get("schedule", True):
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR
+        settings = {"max_lr": recipe["lr"], "total_steps": steps + 1}
+        chosen["scheduler"] = partial(one_cycle, **settings)
+    return chosen
+
+
+def _validation(
+    pairs: Any, corpus: Any, recipe: dict[str, Any]
+) -> Callable[[Any], dict[str, float]]:
+    """Return the MAP on some validation queries, with the clock of the training."""
+    from manifoldkit.graphs import retrieval_scores
+
+    count = recipe.get("validation", VALIDATION_QUERIES)
+    held, truth = (part[:count] for part in pairs.part("val"))
+    part, begin = time.time(), time.process_time()  # of a run that may be resumed
+
+    def validate(module: Any) -> dict[str, float]:
+        scores = module.network.score_matrix(held, corpus)
+        found = retrieval_scores(scores.cpu().numpy(), truth)
+        spent = time.process_time() - begin
+        return {"map": found.map, "part": part, "processor": spent}
+
+    return validate
+
+
+def total_time(rows: list[dict[str, Any]]) -> float:
     """Add up the processor time of the parts of a run that was resumed."""
     return sum({row["part"]: row["processor"] for row in rows}.values())
 
@@ -196,8 +202,8 @@ def time_networks(pairs: Any) -> dict[str, float]:
     return spent
 
 
-def without_training(pairs: Any) -> list[dict]:
-    """Rank by motif counts alone, and by filter and exact solver."""
+def without_training(pairs: Any) -> dict[str, list[dict[str, Any]]]:
+    """Rank by motif counts alone, and by filter and exact solver; return the rows."""
     from manifoldkit.graphs import CountFilter, SubgraphRetriever, retrieval_scores
 
     asked, relation = pairs.part("test")
@@ -211,32 +217,38 @@ def without_training(pairs: Any) -> list[dict]:
     begin = time.process_time()
     exact = solver.evaluate(asked, relation)
     by_solver = time.process_time() - begin
-    return [
-        {
-            "method": "motif counts (no training)",
-            "map": ranked.map,
-            "hits": ranked.hits,
-            "seconds_10k": by_counts / relation.size * 1e4,
-            "rejected": float(rejected[~relation].mean()),
-            "false_rejections": int((rejected & relation).sum()),
-        },
-        {
-            "method": "filter + exact solver",
-            "map": exact.map,
-            "hits": exact.hits,
-            "seconds_10k": by_solver / relation.size * 1e4,
-        },
-    ]
+
+    def row(method: str, found: Any, seconds: float) -> dict[str, Any]:
+        per_10k = seconds / relation.size * 1e4
+        figures = {"map": found.map, "hits": found.hits, "seconds_10k": per_10k}
+        return {"method": method, **figures}
+
+    wrongly = {
+        "rejected": float(rejected[~relation].mean()),
+        "false_rejections": int((rejected & relation).sum()),
+    }
+    return {
+        "rows": [
+            row("motif counts (no training)", ranked, by_counts) | wrongly,
+            row("filter + exact solver", exact, by_solver),
+        ]
+    }
 
 
+COLUMNS: Columns = {
+    "set": "{set}",
+    "method": "{method}",
+    "MAP": "{map:.3f}",
+    "HITS@20": "{hits:.3f}",
+    "s / 10 000 pairs": "{seconds_10k:.2f}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
 def run(
-    out: str | Path,
+    this: Run,
     *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
     device: str = "cpu",
-    console: Console | None = None,
     sets: Iterable[str] = SETS,
     seeds: int = 3,
     long: bool = True,
@@ -245,95 +257,53 @@ def run(
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         AIDS only, one seed, four steps; simulated pairs where it is not here.
     seed : int, default=0
         First seed of weights and batches.
-    resume : bool, default=False
-        Keep the finished trainings of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
     sets : sequence of str
         Which sets.
     seeds : int, default=3
         Trainings of every network on every set.
     long : bool, default=True
         Also train the node network on AIDS fifteen times as long.
-
-    Returns
-    -------
-    Result
     """
-    console, out, sets = console or Console(), Path(out), list(sets)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    if quick:
-        sets, seeds, long = sets[:1], 1, False
-    data = {name: load(name, quick) for name in sets}
-
-    def piece(name: str, label: str, recipe: dict, s: int) -> dict:
-        folder = out / "checkpoints" / f"{name}-{label}-{s}".replace(" ", "_")
-        work = partial(
-            train,
-            data[name][0],
-            recipe,
-            seed=s,
-            device=device,
-            quick=quick,
-            folder=folder if resume else None,
-        )
-        row = store.get(f"{name}: {label}, seed {s}", work)
-        console.print(f"{name}: {label}, seed {s}: MAP {row['map']:.3f}")
-        return row
-
+    store, chosen, names = this.store(), this.seeds(seeds), list(sets)
+    names = names[:1] if this.quick else names
+    data = {name: load(name, this.quick) for name in names}
+    work = _Trainings(this, store, device, {name: p for name, (p, _) in data.items()})
     runs: dict[tuple[str, str], list[dict]] = {}
     plain: dict[str, list[dict]] = {}
     # seed by seed: an early end is still a table
-    for s in range(seed, seed + seeds):
-        for name in sets:
+    for s in chosen:
+        for name in names:
             for label, recipe in RECIPES.items():
-                runs.setdefault((name, label), []).append(piece(name, label, recipe, s))
-        if s == seed:
-            for name in sets:
-                work = partial(_rows, data[name][0])
-                plain[name] = store.get(f"{name}: no training", work)["rows"]
-            speed = store.get("time", partial(time_networks, data[sets[0]][0]))
-            extra = _extras(sets[0], piece, seed, quick, long)
-    metrics: list[dict] = []
-    for name in sets:
+                piece = work.piece(name, label, recipe, s)
+                runs.setdefault((name, label), []).append(piece)
+        if s == this.seed:
+            for name in names:
+                key, pairs = f"{name}: no training", work.pairs[name]
+                plain[name] = store.get(key, without_training, pairs)["rows"]
+            speed = store.get("time", time_networks, work.pairs[names[0]])
+            extra = work.extras(names[0], long and not this.quick)
+    metrics: list[dict[str, Any]] = []
+    for name in names:
         for label in RECIPES:
             row = _row(name, label, runs[name, label])
             metrics.append(row | {"seconds_10k": speed[label]})
         metrics += [{"set": name, **row} for row in plain[name]]
     metrics += extra
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=(
-            "75 test queries rank 800 corpus graphs; MAP with ties shared, HITS@20 the "
-            "share of positives above the 20th negative. Training on 180 queries, "
-            "Adam, weight decay 5e-4, batches of 128 pairs with 17 % positives, "
-            "one-cycle learning rate; the state with the best MAP on "
-            f"{VALIDATION_QUERIES} validation queries (two or more looks) is tested "
-            "once. One recipe for all sets. spread: standard deviation over seeds "
-            f"({seeds}; one of the rows on {sets[0]} alone). The long training has "
-            f"a largest rate of {LONG['lr']}, no weight decay and validates on all "
-            f"{LONG['validation']} queries. "
-            "seconds_10k: processor time of 10 000 pairs, on the first set."
-        ),
+    cited = "Ramachandran et al. 2024; TUDatasets"
+    return this.finish(
+        metrics,
+        protocol=_protocol(len(chosen), names[0]),
         data={
-            name: {
-                "provenance": "published large split" if real else "simulated pairs",
-                "citation": "Ramachandran et al. 2024; TUDatasets",
-                "is_real": real,
-            }
+            name: source("published large split", cited, is_real=True)
+            if real
+            else source("simulated pairs", cited)
             for name, (_, real) in data.items()
         },
-        seeds=list(range(seed, seed + seeds)),
+        seeds=chosen,
         paper=PAPER,
         paper_note=(
             "test MAP of the paper's tables, after up to 1000 epochs of about 1100 "
@@ -341,13 +311,61 @@ def run(
             "they are not comparable"
         ),
         remarks=remarks_on(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    _show(result, console)
-    return result
+
+
+def _protocol(n_seeds: int, first: str) -> str:
+    return (
+        "75 test queries rank 800 corpus graphs; MAP with ties shared, HITS@20 the "
+        "share of positives above the 20th negative. Training on 180 queries, Adam, "
+        "weight decay 5e-4, batches of 128 pairs with 17 % positives, one-cycle "
+        f"learning rate; the state with the best MAP on {VALIDATION_QUERIES} "
+        "validation queries (two or more looks) is tested once. One recipe for all "
+        f"sets. spread: standard deviation over seeds ({n_seeds}; one of the rows on "
+        f"{first} alone). The long training has a largest rate of {LONG['lr']}, no "
+        f"weight decay and validates on all {LONG['validation']} queries. seconds_10k: "
+        "processor time of 10 000 pairs, on the first set."
+    )
+
+
+class _Trainings(NamedTuple):
+    """The trainings of a run, by set."""
+
+    this: Run
+    store: Store
+    device: str
+    pairs: dict[str, Any]
+
+    def piece(self, name: str, label: str, recipe: dict, seed: int) -> dict:
+        """Train one network on one set, or take what is stored; say how good it is."""
+        this, key = self.this, f"{name}: {label}, seed {seed}"
+        folder = f"{name}-{label}-{seed}".replace(" ", "_")
+        row = self.store.get(
+            key,
+            train,
+            self.pairs[name],
+            recipe,
+            seed=seed,
+            device=self.device,
+            quick=this.quick,
+            folder=this.out / "checkpoints" / folder if this.resume else None,
+        )
+        this.say(f"{key}: MAP {row['map']:.3f}")
+        return row
+
+    def extras(self, name: str, long: bool) -> list[dict[str, Any]]:
+        """The early gate, rounds by layers, and the long training, on one set."""
+        recipes = {"350 steps at 1e-3": EARLY}
+        for rounds, layers in () if self.this.quick else ABLATION:
+            recipe = RECIPES[_NODE] | {"rounds": rounds, "layers": layers}
+            recipes[f"{rounds} rounds of {layers} layers"] = recipe
+        if long:
+            recipes[f"{LONG['steps']} steps"] = LONG
+        labels = {f"{_NODE}, {what}": recipe for what, recipe in recipes.items()}
+        return [
+            _row(name, label, [self.piece(name, label, recipe, self.this.seed)])
+            for label, recipe in labels.items()
+        ]
 
 
 def _rows(pairs: Any) -> dict:
@@ -368,7 +386,7 @@ def _extras(name: str, piece: Any, seed: int, quick: bool, long: bool) -> list[d
     return rows
 
 
-def _row(name: str, label: str, runs: list[dict]) -> dict:
+def _row(name: str, label: str, runs: list[dict]) -> dict[str, Any]:
     maps = [run["map"] for run in runs]
     spent = [r["processor_seconds"] for r in runs if "processor_seconds" in r]
     return {
@@ -417,16 +435,3 @@ def remarks_on(metrics: list[dict]) -> list[str]:
                 f"included (target 0.55 in 30 minutes: {verdict})."
             )
     return remarks
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("set", "method", "MAP", "HITS@20", "s / 10 000 pairs")
-    for row in result.metrics:
-        table.add_row(
-            row["set"],
-            row["method"],
-            f"{row['map']:.3f}",
-            f"{row['hits']:.3f}",
-            f"{row['seconds_10k']:.2f}" if row["seconds_10k"] != "" else "",
-        )
-    show(result, table, console)

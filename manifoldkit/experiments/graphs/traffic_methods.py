@@ -4,16 +4,20 @@
 the numbers show.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from manifoldkit.graphs import TrafficForecaster
 
 NONE = "STGCN, no virtual node"
 SEMI = "STGCN, 10 virtual nodes, semi-adaptive"
 RIDGE = "profile + ridge"
 SMALL = {"channels": (32, 16, 32), "order": 2, "out_channels": 64, "dropout": 0.3}
-VARIANTS: dict[str, dict] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     NONE: {"virtual_nodes": 0, "adjacency": "distance"},
     SEMI: {},
     "STGCN, 10 virtual nodes, gated": {"gate": True},
@@ -89,7 +93,7 @@ TASKS = {
 }
 
 
-def load(task: str, quick: bool):
+def load(task: str, quick: bool) -> Any:
     """Return the data set of a task; quick runs simulate a short one."""
     from manifoldkit.datasets import fetch_metr_la, fetch_the_hague, make_traffic
 
@@ -101,31 +105,27 @@ def load(task: str, quick: bool):
 
 def make_model(
     task: str, options: dict, *, seed: int, quick: bool = False, device: str = "cpu"
-):
+) -> "TrafficForecaster":
     """Return a forecaster, not fitted; settings are the same for all data sets."""
     from manifoldkit.graphs import TrafficForecaster
 
     setting = TASKS[task]
-    return TrafficForecaster(
-        **(
-            {
-                "history": setting.history,
-                "horizon": setting.horizon,
-                "residual": "ridge",
-                "lr": 2e-3,
-                "max_epochs": 1 if quick else setting.epochs,
-                "backbone_options": SMALL,
-                "random_state": seed,
-                "device": device,
-            }
-            | options
-        )
-    )
+    usual = {
+        "history": setting.history,
+        "horizon": setting.horizon,
+        "residual": "ridge",
+        "lr": 2e-3,
+        "max_epochs": 1 if quick else setting.epochs,
+        "backbone_options": SMALL,
+        "random_state": seed,
+        "device": device,
+    }
+    return TrafficForecaster(**(usual | options))
 
 
 def train(
     task: str, options: dict, *, seed: int, quick: bool = False, device: str = "cpu"
-) -> dict:
+) -> dict[str, Any]:
     """Train one network; return its errors on the test part and how far it sees."""
     data = load(task, quick)
     model = make_model(task, options, seed=seed, quick=quick, device=device).fit(data)
@@ -142,29 +142,26 @@ def train(
     return out
 
 
-def report_row(report) -> dict:
+def report_row(report: Any) -> dict[str, Any]:
     """Return the figures of a report, lists by step included."""
-    return {
-        "mae": report.overall["mae"],
-        "rmse": report.overall["rmse"],
-        "mape": report.overall["mape"],
-        "mae_last_quarter": report.last_quarter["mae"],
-        "rmse_last_quarter": report.last_quarter["rmse"],
-        "mae_by_step": [row["mae"] for row in report.rows],
-        "rmse_by_step": [row["rmse"] for row in report.rows],
-        "mape_by_step": [row["mape"] for row in report.rows],
-        "windows": report.n_windows,
-    }
+    row = {key: report.overall[key] for key in ("mae", "rmse", "mape")}
+    for key in ("mae", "rmse"):
+        row[f"{key}_last_quarter"] = report.last_quarter[key]
+    for key in ("mae", "rmse", "mape"):
+        row[f"{key}_by_step"] = [step[key] for step in report.rows]
+    return row | {"windows": report.n_windows}
 
 
-def sensitivity_by_hops(model, data, probes: int = 2) -> list[dict]:
+def sensitivity_by_hops(
+    model: "TrafficForecaster", data: Any, probes: int = 2
+) -> list[dict[str, Any]]:
     """Return how much forecasts feel of the readings so many hops away."""
     from manifoldkit.graphs import layer_sensitivity
 
     network = model.net_.module_.backbone
     z = torch.zeros(1, model.history, model.n_sensors_, 1)
 
-    def forecast(x):
+    def forecast(x: Tensor) -> Tensor:
         clock = torch.zeros(*x.shape[:-1], 2)
         return network(torch.cat([x, clock], -1)).transpose(1, 2)
 
@@ -174,7 +171,7 @@ def sensitivity_by_hops(model, data, probes: int = 2) -> list[dict]:
     return result.by_hops(data.adjacency)
 
 
-def oracle(data, task: str) -> dict[str, dict]:
+def oracle(data: Any, task: str) -> dict[str, dict[str, Any]]:
     """Return the errors of forecasts that know the simulation."""
     from manifoldkit.graphs.forecast.metrics import ErrorSums
     from manifoldkit.graphs.forecast.series import split_rows, window_starts

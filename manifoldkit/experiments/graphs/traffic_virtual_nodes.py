@@ -4,16 +4,13 @@ Two small real archives, a simulated corridor whose far ends depend on each othe
 a task that cannot be solved without seeing the whole graph.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from manifoldkit.experiments.evaluation import Store, show
+from manifoldkit.experiments.evaluation import Columns, Run, Store, experiment
 from manifoldkit.experiments.graphs.flag_task import train_flag
 from manifoldkit.experiments.graphs.traffic_methods import (
     APART,
@@ -30,12 +27,7 @@ from manifoldkit.experiments.graphs.traffic_methods import (
     report_row,
     train,
 )
-from manifoldkit.experiments.result import (
-    Result,
-    command_line,
-    environment,
-    origin,
-)
+from manifoldkit.experiments.result import Result, origin, source
 
 NAME = "traffic_virtual_nodes"
 TITLE = "Virtual nodes: long-term traffic forecasts and the flag task"
@@ -50,83 +42,6 @@ PAPER = [
 ]
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-    tasks: Iterable[str] = (*TASKS, "flag"),
-    seeds: int = 3,
-) -> Result:
-    """Train all methods on all data sets.
-
-    Parameters
-    ----------
-    out : str or Path
-        Folder for ``result.json``.
-    quick : bool, default=False
-        Without the archives; a small simulation, one epoch, one seed.
-    seed : int, default=0
-        First seed.
-    resume : bool, default=False
-        Keep the finished trainings of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
-    tasks : sequence of str
-        Of "metr_la", "the_hague", "corridor", "metr_la_long" and "flag".
-    seeds : int, default=3
-        Trainings of STGCN without virtual nodes and with semi-adaptive ones.
-
-    Returns
-    -------
-    Result
-    """
-    console = console or Console()
-    tasks = tuple(t for t in tasks if not quick or t in ("corridor", "flag"))
-    store = Store(Path(out), {"quick": quick, "seed": seed}, resume)
-    seeds = 1 if quick else seeds
-    plan = list(_plan(tasks, seed, seeds, quick, device))
-    for key, compute in plan:  # every method once before any method twice
-        piece = store.get(key, compute)
-        figure = piece.get("mae", piece.get("accuracy"))
-        console.print(f"{key}: {figure:.4f}", highlight=False)
-    metrics, provenance = [], {}
-    for task in tasks:
-        if task == "flag":
-            metrics += _flag_rows(store, seed, seeds)
-            provenance["flag task"] = _simulated("paths of 40 nodes")
-            continue
-        data = load(task, quick)
-        metrics += _rows(task, data, store, seed, seeds)
-        provenance[TASKS[task].title] = origin(data)
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=PROTOCOL,
-        data=provenance,
-        seeds=list(range(seed, seed + seeds)),
-        paper=PAPER,
-        paper_note=(
-            "LargeST San Diego, flow, mean of the steps of 75 to 100 minutes; other "
-            "data, not comparable row by row; a single data set and backbone, no "
-            "linear or seasonal baseline in that table"
-        ),
-        remarks=remarks_on(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
-    )
-    result.save(out)
-    _show(result, console)
-    return result
-
-
 PROTOCOL = (
     "Splits in time (METR-LA week 7:1:2, The Hague 6:2:2, corridor 6:2:2); windows of "
     "12 steps in and 20 out (METR-LA, also 48), 24 and 24 (The Hague), 12 and 8 "
@@ -135,13 +50,71 @@ PROTOCOL = (
     "STGCN with 32/16/32 channels and first-order convolutions, Adam 2e-3, batches of "
     "64, 12 epochs (The Hague 6, 4 hours 8); on the corridor 16/8/16 channels, Adam "
     "5e-3, 20 epochs, also with layer normalization per node instead of over all, and "
-    "Graph WaveNet with 8 channels and two blocks (one training each, but STGCN "
-    "per node without and with gated virtual nodes); the "
-    "epoch with the smallest validation error is kept, the test part is looked at "
-    "once. Settings are the same for both real archives. MAE, RMSE and MAPE over all "
-    "steps; last quarter: the last 25 % of the horizon; spread: standard deviation "
-    "over seeds."
+    "Graph WaveNet with 8 channels and two blocks (one training each, but STGCN per "
+    "node without and with gated virtual nodes); the epoch with the smallest "
+    "validation error is kept, the test part is looked at once. Settings are the same "
+    "for both real archives. MAE, RMSE and MAPE over all steps; last quarter: the last "
+    "25 % of the horizon; spread: standard deviation over seeds."
 )
+
+
+COLUMNS: Columns = {
+    "task": "{task}",
+    "method": "{method}",
+    "MAE": lambda row: f"{row.get('mae', row.get('node_accuracy')):.3f}",
+    "last quarter": "{mae_last_quarter:.3f}",
+    "RMSE": "{rmse:.3f}",
+    "MAPE": "{mape:.1%}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
+def run(
+    this: Run,
+    *,
+    device: str = "cpu",
+    tasks: Iterable[str] = (*TASKS, "flag"),
+    seeds: int = 3,
+) -> Result:
+    """Train all methods on all data sets.
+
+    Parameters
+    ----------
+    quick : bool, default=False
+        Without the archives; a small simulation, one epoch, one seed.
+    tasks : sequence of str
+        Some of "metr_la", "the_hague", "corridor", "metr_la_long" and "flag".
+    seeds : int, default=3
+        Trainings of STGCN without virtual nodes and with semi-adaptive ones.
+    """
+    store, chosen, quick = this.store(), this.seeds(seeds), this.quick
+    tasks = tuple(t for t in tasks if not quick or t in ("corridor", "flag"))
+    # every method once before any method twice
+    for key, compute in _plan(tasks, chosen, quick, device):
+        piece = store.get(key, compute)
+        this.say(f"{key}: {piece.get('mae', piece.get('accuracy')):.4f}")
+    metrics, provenance = [], {}
+    for task in tasks:
+        if task == "flag":
+            metrics += _flag_rows(store, chosen)
+            provenance["flag task"] = source("paths of 40 nodes")
+            continue
+        data = load(task, quick)
+        metrics += _rows(task, data, store, chosen)
+        provenance[TASKS[task].title] = origin(data)
+    return this.finish(
+        metrics,
+        protocol=PROTOCOL,
+        data=provenance,
+        seeds=chosen,
+        paper=PAPER,
+        paper_note=(
+            "LargeST San Diego, flow, mean of the steps of 75 to 100 minutes; other "
+            "data, not comparable row by row; a single data set and backbone, no "
+            "linear or seasonal baseline in that table"
+        ),
+        remarks=remarks_on(metrics),
+    )
 
 
 def _variants(task: str) -> dict[str, dict]:
@@ -150,48 +123,43 @@ def _variants(task: str) -> dict[str, dict]:
     return CORRIDOR if task == "corridor" else VARIANTS
 
 
-def _plan(tasks, seed, seeds, quick, device):
+def _plan(
+    tasks: Iterable[str], seeds: list[int], quick: bool, device: str
+) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Yield keys and computations of all trainings, seed by seed."""
-    for s in range(seed, seed + seeds):
+    for turn, s in enumerate(seeds):
         for task in tasks:
             if task == "flag":
+                epochs = 2 if quick else 40
+                flag = partial(train_flag, epochs=epochs, seed=s, device=device)
                 for name, kind in FLAG.items():
-                    epochs = 2 if quick else 40
-                    yield (
-                        f"flag: {name}, seed {s}",
-                        partial(train_flag, kind, epochs=epochs, seed=s, device=device),
-                    )
-                continue
-            if s - seed >= TASKS[task].seeds:
-                continue
-            methods = dict(_variants(task))
-            if s > seed:
-                methods = {name: methods[name] for name in REPEATED if name in methods}
-            for name, options in methods.items():
-                yield (
-                    f"{task}: {name}, seed {s}",
-                    partial(train, task, options, seed=s, quick=quick, device=device),
-                )
+                    yield f"flag: {name}, seed {s}", partial(flag, kind)
+            elif turn < TASKS[task].seeds:
+                for name, options in _variants(task).items():
+                    if turn == 0 or name in REPEATED:
+                        yield (
+                            f"{task}: {name}, seed {s}",
+                            partial(
+                                train, task, options, seed=s, quick=quick, device=device
+                            ),
+                        )
 
 
-def _pieces(store: Store, head: str, seed: int, seeds: int) -> list[dict]:
+def _pieces(store: Store, head: str, seeds: list[int]) -> list[dict]:
     found = store.content["pieces"]
-    keys = [f"{head}, seed {s}" for s in range(seed, seed + seeds)]
+    keys = [f"{head}, seed {s}" for s in seeds]
     return [found[key] for key in keys if key in found]
 
 
-def _rows(task: str, data, store: Store, seed: int, seeds: int) -> list[dict]:
+def _rows(task: str, data: Any, store: Store, seeds: list[int]) -> list[dict]:
     """Return one row a method: trivial forecasts, networks, known laws."""
     from manifoldkit.graphs import evaluate_baselines
 
     setting = TASKS[task]
-    rows = []
-    for name, report in evaluate_baselines(
-        data, setting.history, setting.horizon
-    ).items():
-        rows.append(_row(task, data, name, [report_row(report)]))
+    known = evaluate_baselines(data, setting.history, setting.horizon)
+    rows = [_row(task, data, name, [report_row(r)]) for name, r in known.items()]
     for name in _variants(task):
-        runs = _pieces(store, f"{task}: {name}", seed, seeds)
+        runs = _pieces(store, f"{task}: {name}", seeds)
         if runs:
             rows.append(_row(task, data, name, runs))
     if data.truth is not None:
@@ -200,7 +168,7 @@ def _rows(task: str, data, store: Store, seed: int, seeds: int) -> list[dict]:
     return rows
 
 
-def _row(task: str, data, method: str, runs: list[dict]) -> dict:
+def _row(task: str, data: Any, method: str, runs: list[dict]) -> dict[str, Any]:
     """Mean and spread over the trainings of one method."""
     setting = TASKS[task]
     row: dict[str, Any] = {"task": setting.title, "method": method}
@@ -221,20 +189,17 @@ def _row(task: str, data, method: str, runs: list[dict]) -> dict:
     if "train_seconds" in runs[0]:
         row["train_seconds"] = float(np.mean([run["train_seconds"] for run in runs]))
         row["parameters"] = runs[0]["parameters"]
-        row["mae_per_seed"] = [round(run["mae"], 4) for run in runs]
-        row["mae_last_quarter_per_seed"] = [
-            round(run["mae_last_quarter"], 4) for run in runs
-        ]
-        row["valid_mae_per_seed"] = [round(run["valid_mae"], 4) for run in runs]
+        for key in ("mae", "mae_last_quarter", "valid_mae"):
+            row[f"{key}_per_seed"] = [round(run[key], 4) for run in runs]
     if "sensitivity" in runs[0]:
         row["sensitivity_by_hops"] = runs[0]["sensitivity"]
     return row
 
 
-def _flag_rows(store: Store, seed: int, seeds: int) -> list[dict]:
+def _flag_rows(store: Store, seeds: list[int]) -> list[dict]:
     rows = []
     for name in FLAG:
-        runs = _pieces(store, f"flag: {name}", seed, seeds)
+        runs = _pieces(store, f"flag: {name}", seeds)
         values = [run["accuracy"] for run in runs]
         rows.append(
             {
@@ -249,10 +214,6 @@ def _flag_rows(store: Store, seed: int, seeds: int) -> list[dict]:
             }
         )
     return rows
-
-
-def _simulated(what: str) -> dict:
-    return {"provenance": what, "citation": "this project", "is_real": False}
 
 
 def remarks_on(metrics: list[dict]) -> list[str]:
@@ -279,7 +240,7 @@ def remarks_on(metrics: list[dict]) -> list[str]:
     return remarks
 
 
-def _gain(title: str, rows: dict) -> str:
+def _gain(title: str, rows: dict[str, dict]) -> str:
     plain, semi = rows[NONE], rows[SEMI]
     change = semi["mae_last_quarter"] / plain["mae_last_quarter"] - 1
     spread = max(
@@ -298,7 +259,7 @@ def _gain(title: str, rows: dict) -> str:
     return text + ": a gain."
 
 
-def _gate(task: str, rows: dict) -> str:
+def _gate(task: str, rows: dict[str, dict]) -> str:
     setting = TASKS[task]
     whole, last = setting.gate or (0.0, 0.0)
     ridge = rows[RIDGE]
@@ -323,7 +284,7 @@ def _gate(task: str, rows: dict) -> str:
     )
 
 
-def _far(rows: dict) -> list[str]:
+def _far(rows: dict[str, dict]) -> list[str]:
     """Say what of the far effect the networks find."""
     plain, gated = rows[APART]["mae"], rows[APART_GATED]["mae"]
     known, blind = rows["known law"]["mae"], rows["known law without the far effect"]
@@ -337,14 +298,3 @@ def _far(rows: dict) -> list[str]:
         "normalization takes statistics over all sensors, which is a hidden virtual "
         "node of its own.",
     ]
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("task", "method", "MAE", "last quarter", "RMSE", "MAPE")
-    for row in result.metrics:
-        if "mae" in row:
-            cells = [f"{row[k]:.3f}" for k in ("mae", "mae_last_quarter", "rmse")]
-            table.add_row(row["task"], row["method"], *cells, f"{row['mape']:.1%}")
-        else:
-            table.add_row(row["task"], row["method"], f"{row['node_accuracy']:.3f}")
-    show(result, table, console)

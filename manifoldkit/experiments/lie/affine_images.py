@@ -4,27 +4,23 @@ Trained on upright digits alone, tested on digits under affine maps. All contest
 have the same number of parameters (within three per cent) and the same training time.
 """
 
+import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifoldkit.exceptions import DatasetNotFoundError
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.result import (
-    Result,
-    command_line,
-    environment,
-    origin,
-)
-from manifoldkit.experiments.training import batches, fit
+from manifoldkit.experiments.evaluation import Columns, Run, experiment
+from manifoldkit.experiments.result import Result, origin
+from manifoldkit.experiments.training import batches, classification_loss, fit, seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "affine_images"
 TITLE = "Affine robustness: group convolutions against a plain network"
@@ -42,7 +38,7 @@ class PlainCNN(nn.Module):
 
     Parameters
     ----------
-    n_classes : int
+    n_classes : int, default=10
         Outputs.
     width : int, default=16
         Channels of the first layer; the others have twice and four times as many. 16
@@ -104,10 +100,10 @@ def contestant(method: str, large: bool = False) -> nn.Module:
     return PlainCNN(width=43 if large else 16)
 
 
-class _Deformed:
+class Deformed:
     """Batches of digits that get new random affine maps in every epoch."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, batch_size: int):
+    def __init__(self, X: np.ndarray, y: np.ndarray, batch_size: int = 32):
         self.X, self.y, self.batch_size = X, y, batch_size
 
     def __len__(self) -> int:
@@ -121,13 +117,9 @@ class _Deformed:
         return iter(batches(*made.to_torch(), batch_size=self.batch_size))
 
 
-def _load(quick: bool) -> tuple[dict, dict]:
+def _load(quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Training and test images, uint8 with labels, and where they are from."""
-    from manifoldkit.datasets import (
-        fetch_affine_mnist,
-        fetch_mnist,
-        make_affine_digits,
-    )
+    from manifoldkit.datasets import fetch_affine_mnist, fetch_mnist, make_affine_digits
 
     try:
         train, test = (fetch_mnist(s, download=False) for s in ("train", "test"))
@@ -157,14 +149,8 @@ def _cosine(done: float) -> float:
     return max(min(1.0, done / 0.05 + 0.02) * 0.5 * (1 + np.cos(np.pi * done)), 1e-4)
 
 
-def _by_steps(steps: int) -> Callable[[int], float]:
-    return lambda i: _cosine(i / steps)
-
-
-def _by_time(seconds: float) -> Callable[[int], float]:
-    """The schedule over the training time, not over epochs."""
-    import time
-
+def by_time(seconds: float) -> Callable[[int], float]:
+    """Return the schedule over the training time, whatever the step."""
     start: list[float] = []
 
     def factor(_: int) -> float:
@@ -173,10 +159,6 @@ def _by_time(seconds: float) -> Callable[[int], float]:
         return _cosine(min((now - start[0]) / seconds, 1.0))
 
     return factor
-
-
-def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1])
 
 
 @torch.no_grad()
@@ -191,12 +173,8 @@ def accuracy(
 
 
 def train_and_score(
-    method: str,
-    data: dict,
-    seconds: float | None,
-    seed: int,
-    device: str = "cpu",
-) -> dict:
+    method: str, data: dict, seconds: float | None, seed: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Train for so many seconds (None: a few epochs); score on every test set."""
     from manifoldkit.datasets import make_affine_digits
     from manifoldkit.datasets.images.mnist import pad_images
@@ -206,28 +184,25 @@ def train_and_score(
         X = torch.from_numpy(pad_images(X, SIZE).astype(np.float32) / 255)[:, None]
         return X, torch.from_numpy(y)
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = contestant(method, large=device != "cpu")
-    train = (
-        _Deformed(data["train"][0], data["train"][1], 32)
+    train: Any = (
+        Deformed(*data["train"])
         if method == AUGMENTED
         else batches(*tensors("train"), batch_size=32)
     )
-    if seconds is None:
-        factor = _by_steps(QUICK_EPOCHS * len(train))
-    else:
-        factor = _by_time(seconds)
+    steps = QUICK_EPOCHS * len(train)
+    factor = by_time(seconds) if seconds else lambda step: _cosine(step / steps)
     log = fit(
         model,
-        _loss,
+        classification_loss,
         train,
         optimizer=lambda m: torch.optim.AdamW(
             m.parameters(), RATES[method], weight_decay=1e-3
         ),
         scheduler=lambda o: torch.optim.lr_scheduler.LambdaLR(o, factor),
         scheduler_interval="step",
-        epochs=QUICK_EPOCHS if seconds is None else None,
+        epochs=None if seconds else QUICK_EPOCHS,
         max_seconds=seconds,
         device=device,
         seed=seed,
@@ -249,16 +224,17 @@ def train_and_score(
     }
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    seconds: float | None = None,
-    console: Console | None = None,
-) -> Result:
+COLUMNS: Columns = {
+    "method": "{pipeline}",
+    "padded": "{padded:.1%}",
+    "affine": "{affine:.1%}",
+    "parameters": "{parameters}",
+    "epochs": "{epochs:.0f}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
+def run(this: Run, *, device: str = "cpu", seconds: float | None = None) -> Result:
     """Run the experiment on MNIST, or scikit-learn's digits where MNIST is not here.
 
     Parameters
@@ -269,54 +245,33 @@ def run(
         One seed, few images, equal epochs instead of equal time.
     seed : int, default=0
         First of three seeds.
-    resume : bool, default=False
-        Go on with an interrupted run in ``out``.
     device : str, default="cpu"
         With "cuda" all networks are about seven times larger.
     seconds : float, optional
         Training time of each model; 60 by default, a few epochs if quick.
-    console : rich Console, optional
-        Where to print.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    seconds = seconds or (None if quick else 60.0)
-    seeds = [seed] if quick else [seed, seed + 1, seed + 2]
-    data, told = _load(quick)
-    settings = {"quick": quick, "seed": seed, "seconds": seconds, "device": device}
-    store = Store(out, settings, resume)
+    seconds = seconds or (None if this.quick else 60.0)
+    data, told = _load(this.quick)
+    store = this.store(seconds=seconds, device=device)
     pieces: dict[str, list[dict]] = {m: [] for m in (EQUIVARIANT, PLAIN, AUGMENTED)}
-    for s in seeds:
+    for s in this.seeds(3):
         for method, rows in pieces.items():
-            piece = store.get(
-                f"{method}, seed {s}",
-                partial(train_and_score, method, data, seconds, s, device),
-            )
+            key = f"{method}, seed {s}"
+            piece = store.get(key, train_and_score, method, data, seconds, s, device)
             rows.append(piece)
             scores = piece["scores"]
-            console.print(
-                f"{method}, seed {s}: padded {scores['padded']:.1%}, "
-                f"affine {scores['affine']:.1%}"
+            this.say(
+                f"{key}: padded {scores['padded']:.1%}, affine {scores['affine']:.1%}"
             )
     metrics = [_row(method, rows) for method, rows in pieces.items()]
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
+    result = this.finish(
+        metrics,
         protocol=_protocol(data, seconds),
         data=told,
-        seeds=seeds,
+        seeds=this.seeds(3),
         remarks=remarks_on(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    plot_severity(result).savefig(out / "accuracy_by_severity.png")
-    _show(result, console)
+    plot_severity(result).savefig(this.out / "accuracy_by_severity.png")
     return result
 
 
@@ -336,7 +291,7 @@ def _protocol(data: dict, seconds: float | None) -> str:
     )
 
 
-def _row(method: str, rows: list[dict]) -> dict:
+def _row(method: str, rows: list[dict]) -> dict[str, Any]:
     names = rows[0]["scores"]
     values = {k: np.array([row["scores"][k] for row in rows]) for k in names}
     return {
@@ -370,8 +325,8 @@ def remarks_on(metrics: list[dict]) -> list[str]:
     ]
 
 
-def plot_severity(result: Result):
-    """Accuracy against the size of the maps, mean and range over seeds."""
+def plot_severity(result: Result) -> "Figure":
+    """Draw accuracy against the size of the maps, mean and range over seeds."""
     from matplotlib.figure import Figure
 
     from manifoldkit.plotting import style
@@ -397,16 +352,3 @@ def plot_severity(result: Result):
         ax.set_xticks(SEVERITIES)
         figure.legend(loc="outside lower center", ncols=2)
     return figure
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("method", "padded", "affine", "parameters", "epochs")
-    for row in result.metrics:
-        table.add_row(
-            row["pipeline"],
-            f"{row['padded']:.1%}",
-            f"{row['affine']:.1%}",
-            str(row["parameters"]),
-            f"{row['epochs']:.0f}",
-        )
-    show(result, table, console)

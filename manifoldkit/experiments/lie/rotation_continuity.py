@@ -5,19 +5,17 @@ al., by a short protocol), then rotations estimated from pairs of point clouds, 
 points are matched; one more row shows how little the network learns when they are not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.result import Result, command_line, environment
-from manifoldkit.experiments.training import fit
+from manifoldkit.experiments.evaluation import Columns, Run, experiment
+from manifoldkit.experiments.result import Result, source
+from manifoldkit.experiments.training import Draws, fit, seeded
 
 NAME = "rotation_continuity"
 TITLE = "Rotation representations: continuity decides"
@@ -60,6 +58,7 @@ class RotationAutoencoder(nn.Module):
     Parameters
     ----------
     rep : str
+        Name of the representation.
     """
 
     def __init__(self, rep: str):
@@ -85,6 +84,7 @@ class CloudAligner(nn.Module):
     Parameters
     ----------
     rep : str
+        Name of the representation.
     matched : bool, default=True
         Point ``i`` of one cloud is point ``i`` of the other: the network sees pairs of
         points. Otherwise it sees each cloud as a set, and pairs of pooled features.
@@ -112,42 +112,22 @@ class CloudAligner(nn.Module):
         return self.head(self.pair(features))
 
 
-class _Rotations:
-    """Fresh Haar rotations in every batch."""
+def turned_pairs(
+    clouds: Tensor, steps: int, batch_size: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return batches of clouds and the same turned by fresh Haar rotations."""
+    from manifoldkit.lie import rotation
 
-    def __init__(self, steps: int, batch_size: int):
-        self.steps, self.batch_size = steps, batch_size
+    def draw() -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(clouds), (batch_size,))
+        r = rotation.random_rotation(batch_size)
+        return torch.stack([clouds[chosen], clouds[chosen] @ r.mT], 1), r
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Tensor]:
-        from manifoldkit.lie import rotation
-
-        for _ in range(self.steps):
-            yield rotation.random_rotation(self.batch_size)
+    return Draws(steps, draw)
 
 
-class _Pairs:
-    """Clouds and the same ones turned by fresh Haar rotations."""
-
-    def __init__(self, clouds: Tensor, steps: int, batch_size: int):
-        self.clouds, self.steps, self.batch_size = clouds, steps, batch_size
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        from manifoldkit.lie import rotation
-
-        for _ in range(self.steps):
-            chosen = torch.randint(len(self.clouds), (self.batch_size,))
-            r = rotation.random_rotation(self.batch_size)
-            clouds = self.clouds[chosen]
-            yield torch.stack([clouds, clouds @ r.mT], 1), r
-
-
-def _error(model: nn.Module, inputs: Tensor, r: Tensor) -> dict[str, float]:
+def errors(model: nn.Module, inputs: Tensor, r: Tensor) -> dict[str, float]:
+    """Return mean, 99.9th percentile and largest angle to the truth, in degrees."""
     from manifoldkit.lie import rotation
 
     model.eval()
@@ -162,12 +142,19 @@ def _error(model: nn.Module, inputs: Tensor, r: Tensor) -> dict[str, float]:
     }
 
 
-def _train(model, train, loss, steps: int, rate: float, seed: int, device: str):
+def _train(
+    model: nn.Module,
+    train: Iterable,
+    loss: Callable[[nn.Module, Any], Tensor],
+    steps: int,
+    seed: int,
+    device: str,
+) -> None:
     fit(
         model,
         loss,
         train,
-        optimizer=lambda m: torch.optim.Adam(m.parameters(), rate),
+        optimizer=lambda m: torch.optim.Adam(m.parameters(), 1e-3),
         scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, steps),
         scheduler_interval="step",
         epochs=1,
@@ -180,16 +167,16 @@ def score_autoencoder(rep: str, steps: int, seed: int, device: str = "cpu") -> d
     """Train to reproduce rotations; angles on 20 000 Haar rotations, degrees."""
     from manifoldkit.lie import rotation
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = RotationAutoencoder(rep)
         test = rotation.random_rotation(20_000)
 
-    def loss(model, r):
+    def loss(model: nn.Module, r: Tensor) -> Tensor:
         return (model(r) - r).square().mean()
 
-    _train(model, _Rotations(steps, 256), loss, steps, 1e-3, seed, device)
-    return _error(model, test, test)
+    train = Draws(steps, partial(rotation.random_rotation, 256))
+    _train(model, train, loss, steps, seed, device)
+    return errors(model, test, test)
 
 
 def score_clouds(
@@ -204,17 +191,16 @@ def score_clouds(
         return torch.from_numpy(made.X)
 
     train, unseen = airplanes(400, 0), airplanes(500, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = CloudAligner(rep, matched)
         r = rotation.random_rotation(len(unseen))
     pairs = torch.stack([unseen, unseen @ r.mT], 1)
 
-    def loss(model, batch):
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return (model(batch[0]) - batch[1]).square().mean()
 
-    _train(model, _Pairs(train, steps, 32), loss, steps, 1e-3, seed, device)
-    return _error(model, pairs, r)
+    _train(model, turned_pairs(train, steps, 32), loss, steps, seed, device)
+    return errors(model, pairs, r)
 
 
 def _plan(quick: bool, seed: int) -> list[tuple[str, str, list[int]]]:
@@ -234,71 +220,48 @@ def _plan(quick: bool, seed: int) -> list[tuple[str, str, list[int]]]:
     ]
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-) -> Result:
+COLUMNS: Columns = {
+    "task": "{task}",
+    "representation": "{representation}",
+    "continuous": "{continuous}",
+    "mean": "{mean:.2f}",
+    "p99.9": lambda row: f"{row['p99.9']:.2f}",
+    "largest": "{largest:.2f}",
+}
+
+
+@experiment(NAME, TITLE, COLUMNS)
+def run(this: Run, *, device: str = "cpu") -> Result:
     """Train every representation on both tasks.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         Few iterations, four representations, one seed.
-    seed : int, default=0
-        First seed.
-    resume : bool, default=False
-        Go on with an interrupted run in ``out``.
-    device : str, default="cpu"
-    console : rich Console, optional
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    steps = QUICK if quick else STEPS
+    store = this.store()
+    steps = QUICK if this.quick else STEPS
     score: dict[str, Callable[..., dict]] = {
         AUTOENCODER: score_autoencoder,
         CLOUDS: score_clouds,
         UNMATCHED: partial(score_clouds, matched=False),
     }
-    metrics = []
-    for task, rep, seeds in _plan(quick, seed):
-        pieces = [
-            store.get(
-                f"{task}: {rep}, seed {s}",
-                partial(score[task], rep, steps[task], s, device),
-            )
-            for s in seeds
-        ]
-        row = _row(task, rep, pieces)
+    metrics, plan = [], _plan(this.quick, this.seed)
+    for task, rep, seeds in plan:
+        work = (score[task], rep, steps[task])
+        pieces = store.by_seed(f"{task}: {rep}", seeds, *work, device=device)
+        row = summary(task, rep, pieces)
         metrics.append(row)
-        console.print(
+        this.say(
             f"{task}, {row['representation']}: mean {row['mean']:.2f}, "
-            f"largest {row['largest']:.1f} degrees",
-            highlight=False,
+            f"largest {row['largest']:.1f} degrees"
         )
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=_protocol(quick),
-        data={
-            CLOUDS: {
-                "provenance": "make_point_clouds, airplanes of random proportions",
-                "citation": "this project",
-                "is_real": False,
-            }
-        },
-        seeds=sorted({s for _, _, seeds in _plan(quick, seed) for s in seeds}),
+    made = "make_point_clouds, airplanes of random proportions"
+    return this.finish(
+        metrics,
+        protocol=_protocol(this.quick),
+        data={CLOUDS: source(made)},
+        seeds=sorted({s for _, _, seeds in plan for s in seeds}),
         paper=PUBLISHED,
         paper_note=(
             "degrees, Zhou et al. 2019; the sanity test with 100 times the iterations, "
@@ -306,16 +269,11 @@ def run(
             "be verified"
         ),
         remarks=remarks_on(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    _show(result, console)
-    return result
 
 
-def _row(task: str, rep: str, pieces: list[dict]) -> dict:
+def summary(task: str, rep: str, pieces: list[dict]) -> dict[str, Any]:
+    """Return the row of a representation from its pieces, one a seed."""
     values = {key: [piece[key] for piece in pieces] for key in pieces[0]}
     mean = sum(values["mean"]) / len(pieces)
     return {
@@ -397,11 +355,3 @@ def gates_hold(metrics: list[dict]) -> bool:
         else min(row["largest_by_seed"]) > 120
         for row in rows
     )
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("task", "representation", "continuous", "mean", "p99.9", "largest")
-    for row in result.metrics:
-        figures = [f"{row[key]:.2f}" for key in ("mean", "p99.9", "largest")]
-        table.add_row(row["task"], row["representation"], row["continuous"], *figures)
-    show(result, table, console)

@@ -18,6 +18,17 @@ def _mlp(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*parts[:-1])
 
 
+def _mlps(count: int, *sizes: int) -> nn.ModuleList:
+    return nn.ModuleList(_mlp(*sizes) for _ in range(count))
+
+
+def _pairs(h: Tensor, *more: Tensor) -> Tensor:
+    """Features (..., N, C) of both agents of all pairs, and more: (..., N, N, 2 C)."""
+    shape = (*h.shape[:-1], *h.shape[-2:])
+    own, other = h.unsqueeze(-2).expand(shape), h.unsqueeze(-3).expand(shape)
+    return torch.cat([own, other, *more], -1)
+
+
 def _others(n: int, like: Tensor) -> Tensor:
     """1 for pairs i != j, shape (N, N, 1)."""
     return 1 - torch.eye(n, dtype=like.dtype, device=like.device)[..., None]
@@ -48,14 +59,10 @@ class EGNN(nn.Module):
         super().__init__()
         self.t_out, self.n_layers = t_out, n_layers
         self.embed = nn.Linear(t_in - 1, hidden)
-        self.edge = nn.ModuleList(
-            _mlp(2 * hidden + 1, hidden, hidden) for _ in range(n_layers)
-        )
-        self.node = nn.ModuleList(
-            _mlp(2 * hidden, hidden, hidden) for _ in range(n_layers)
-        )
-        self.pull = nn.ModuleList(_mlp(hidden, hidden, 1) for _ in range(n_layers))
-        self.push = nn.ModuleList(_mlp(hidden, hidden, 1) for _ in range(n_layers))
+        self.edge = _mlps(n_layers, 2 * hidden + 1, hidden, hidden)
+        self.node = _mlps(n_layers, 2 * hidden, hidden, hidden)
+        self.pull = _mlps(n_layers, hidden, hidden, 1)
+        self.push = _mlps(n_layers, hidden, hidden, 1)
         for pull in self.pull:  # the authors' start of the coordinate map
             nn.init.xavier_uniform_(pull.get_parameter("2.weight"), gain=0.001)
         self.out = nn.Linear(hidden, t_out * t_in)
@@ -69,12 +76,7 @@ class EGNN(nn.Module):
         for k in range(self.n_layers):
             gap = place[:, :, None] - place[:, None]
             square = (gap * gap).sum(-1, keepdim=True)
-            pairs = [
-                h[:, :, None].expand(-1, -1, n, -1),
-                h[:, None].expand(-1, n, -1, -1),
-                square,
-            ]
-            m = nn.functional.silu(self.edge[k](torch.cat(pairs, -1)))
+            m = nn.functional.silu(self.edge[k](_pairs(h, square)))
             place = place + (gap * self.pull[k](m) * others).sum(2) / max(n - 1, 1)
             place = place + self.push[k](h) * v
             h = h + self.node[k](torch.cat([h, (m * others).sum(2)], -1))
@@ -90,12 +92,8 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.t_out, self.n_layers = t_out, n_layers
         self.embed = nn.Linear(3 * t_in, hidden)
-        self.edge = nn.ModuleList(
-            _mlp(2 * hidden, hidden, hidden) for _ in range(n_layers)
-        )
-        self.node = nn.ModuleList(
-            _mlp(2 * hidden, hidden, hidden) for _ in range(n_layers)
-        )
+        self.edge = _mlps(n_layers, 2 * hidden, hidden, hidden)
+        self.node = _mlps(n_layers, 2 * hidden, hidden, hidden)
         self.out = nn.Linear(hidden, 3 * t_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,11 +104,7 @@ class GraphNetwork(nn.Module):
         h = self.embed(features.flatten(2))
         others = _others(n, x)
         for edge, node in zip(self.edge, self.node, strict=True):
-            pairs = [
-                h[:, :, None].expand(-1, -1, n, -1),
-                h[:, None].expand(-1, n, -1, -1),
-            ]
-            m = (nn.functional.silu(edge(torch.cat(pairs, -1))) * others).sum(2)
+            m = (nn.functional.silu(edge(_pairs(h))) * others).sum(2)
             h = h + node(torch.cat([h, m], -1))
         return last + self.out(h).unflatten(-1, (self.t_out, 3))
 
@@ -123,7 +117,9 @@ class SphericalGraphNetwork(nn.Module):
     agents, weighted by a network of its length.
     """
 
-    def __init__(self, t_in: int, t_out: int, multiplicity: int = 16, n_layers=3):
+    def __init__(
+        self, t_in: int, t_out: int, multiplicity: int = 16, n_layers: int = 3
+    ):
         super().__init__()
         self.t_out, m = t_out, multiplicity
         self.harmonics = o3.Irreps("1x0e + 1x1o")
@@ -198,12 +194,8 @@ class FrameAveragedGNN(nn.Module):
         super().__init__()
         self.t_out, hidden = t_out, 3 * n_vectors
         self.embed = nn.Linear(3 * t_in, hidden)
-        self.edge = nn.ModuleList(
-            _mlp(2 * hidden + 1, hidden, hidden) for _ in range(n_layers)
-        )
-        self.node = nn.ModuleList(
-            _mlp(2 * hidden, hidden, hidden) for _ in range(n_layers)
-        )
+        self.edge = _mlps(n_layers, 2 * hidden + 1, hidden, hidden)
+        self.node = _mlps(n_layers, 2 * hidden, hidden, hidden)
         self.out = _mlp(hidden, hidden, 3 * t_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,12 +209,7 @@ class FrameAveragedGNN(nn.Module):
         frame = _frames(place[:, :, 0])
         h = self.embed(self._project(vectors, frame))
         for edge, node in zip(self.edge, self.node, strict=True):
-            pairs = [
-                h[:, :, :, None].expand(-1, -1, -1, n, -1),
-                h[:, :, None].expand(-1, -1, n, -1, -1),
-                square,
-            ]
-            m = (nn.functional.silu(edge(torch.cat(pairs, -1))) * others).sum(3)
+            m = (nn.functional.silu(edge(_pairs(h, square))) * others).sum(3)
             h = h + node(torch.cat([h, m], -1))
             vectors = self._average(h, frame)
             vectors = vectors - vectors.mean((1, 2), keepdim=True)

@@ -11,12 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.result import Result, command_line, environment
+from manifoldkit.experiments.evaluation import Columns, Run, Store, experiment
+from manifoldkit.experiments.result import Result, source
 
 NAME = "particle_motion"
 TITLE = "EqMotion on springs and charged particles, beside other networks"
@@ -93,7 +91,9 @@ def contestants(task: str) -> dict[str, Contestant]:
     return chosen
 
 
-def predict(model: nn.Module, x: Tensor, device: str = "cpu") -> tuple:
+def predict(
+    model: nn.Module, x: Tensor, device: str = "cpu"
+) -> tuple[Tensor, Tensor | None]:
     """Return forecasts and categories (None where the model has none), in batches."""
     preds: list[Tensor] = []
     categories: list[Tensor | None] = []
@@ -107,7 +107,9 @@ def predict(model: nn.Module, x: Tensor, device: str = "cpu") -> tuple:
     return torch.cat(preds), torch.cat(known) if known else None
 
 
-def score(model: nn.Module, data: dict, split: str, device: str = "cpu") -> dict:
+def score(
+    model: nn.Module, data: dict[str, np.ndarray], split: str, device: str = "cpu"
+) -> dict[str, float]:
     """Return ADE, FDE and, where categories are inferred, their accuracy."""
     from manifoldkit.equivariant import ade, edge_accuracy, fde
 
@@ -120,8 +122,8 @@ def score(model: nn.Module, data: dict, split: str, device: str = "cpu") -> dict
     return row
 
 
-def distance_loss(model: nn.Module, batch) -> Tensor:
-    """Mean distance between forecast and truth (not squared)."""
+def distance_loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    """Return the mean distance between forecast and truth (not squared)."""
     out = model(batch[0][:, :, :PAST])
     gap = getattr(out, "pred", out) - batch[0][:, :, PAST:]
     return gap.norm(dim=-1).mean()
@@ -129,35 +131,32 @@ def distance_loss(model: nn.Module, batch) -> Tensor:
 
 def train(
     contestant: Contestant,
-    data: dict,
+    data: dict[str, np.ndarray],
     *,
     epochs: int,
     seed: int,
     n_train: int | None = None,
     steps: int | None = None,
     device: str = "cpu",
-    console: Console | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Train one model for a number of epochs of 50 steps; return its test scores.
 
     With few trajectories the passes over them are repeated until the number of steps
     is the same. Of eight states along the way the one with the best FDE on the
     validation part is scored.
     """
-    from manifoldkit.experiments.training import batches, fit
+    from manifoldkit.experiments.training import batches, fit, seeded
 
     loc = torch.as_tensor(data["train_loc"])[:n_train]
     per_epoch = -(-len(loc) // BATCH)
     if steps is not None:
         epochs = -(-steps // per_epoch)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = contestant.make()
 
-    def cosine(optimizer):
-        total = epochs * per_epoch
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-
+    cosine = partial(
+        torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs * per_epoch
+    )
     log = fit(
         model,
         distance_loss,
@@ -173,7 +172,6 @@ def train(
         monitor="fde",
         device=device,
         seed=seed,
-        progress=console is not None,
     )
     curve = [
         {"epoch": row["epoch"], "ade": row["ade"]} for row in log.epochs if "ade" in row
@@ -187,16 +185,29 @@ def train(
     }
 
 
+COLUMNS: Columns = {
+    "task": "{task}",
+    "method": lambda row: f"{row['method']} {row.get('trajectories', '')}",
+    "ADE": "{ade:.4f}",
+    "FDE": "{fde:.4f}",
+    "edge accuracy": "{edge_accuracy:.1%}",
+}
+PROTOCOL = (
+    "20 observed frames, 20 forecast; ADE and FDE over the 2000 test trajectories. "
+    "Training: the first 5000 trajectories, 16 epochs of 50 steps of 100, mean "
+    "distance as loss, Adam 1e-3 decayed to zero along a cosine (the authors: 5e-4, "
+    "constant). Every second epoch is judged on the 2000 validation trajectories, and "
+    "the one with the best FDE is scored, as the authors do; the test part is looked "
+    "at once. EqMotion differs from the authors' recipe in that schedule and in "
+    "leaving out the SiLU on the logits of categories, both chosen on the validation "
+    "part with seed 0. spread: standard deviation over seeds. Sample efficiency: "
+    "springs, 100 to 5000 trajectories, the same 200 steps, one seed."
+)
+
+
+@experiment(NAME, TITLE, COLUMNS)
 def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-    tasks: Iterable[str] = TASKS,
-    seeds: int = 3,
+    this: Run, *, device: str = "cpu", tasks: Iterable[str] = TASKS, seeds: int = 3
 ) -> Result:
     """Train all methods on springs and on charged particles.
 
@@ -208,75 +219,35 @@ def run(
         200 trajectories and 2 epochs of 2 steps.
     seed : int, default=0
         First seed of the initial weights and of the order of batches.
-    resume : bool, default=False
-        Keep the finished trainings of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
     tasks : sequence of str
         "springs", "charged" or both.
     seeds : int, default=3
         Trainings of EqMotion; the others, and the curve of sample efficiency, are
         trained once.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    epochs, seeds = (2, 1) if quick else (EPOCHS, seeds)
+    store, tasks = this.store(), tuple(tasks)
     metrics = []
     for task in tasks:
-        data = particle_sets(task, quick, out)
+        data = particle_sets(task, this.quick, this.out)
         metrics.append(_baseline(task, data))
+        settings = {"epochs": 2 if this.quick else EPOCHS, "device": device}
         for name, contestant in contestants(task).items():
-            count = seeds if name == "EqMotion" else 1
-            runs = [
-                store.get(
-                    f"{task}: {name}, seed {s}",
-                    partial(
-                        train,
-                        contestant,
-                        data,
-                        epochs=epochs,
-                        seed=s,
-                        device=device,
-                        console=console,
-                    ),
-                )
-                for s in range(seed, seed + count)
-            ]
+            some = this.seeds(seeds if name == "EqMotion" else 1)
+            work = (train, contestant, data)
+            runs = store.by_seed(f"{task}: {name}", some, *work, **settings)
             metrics.append(_row(task, name, runs))
-            console.print(f"{task}: {name}: ADE {metrics[-1]['ade']:.4f}")
+            this.say(f"{task}: {name}: ADE {metrics[-1]['ade']:.4f}")
         if task == "springs":
-            metrics += _sample_efficiency(task, data, store, quick, seed, device)
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=(
-            "20 observed frames, 20 forecast; ADE and FDE over the 2000 test "
-            "trajectories. Training: the first 5000 trajectories, 16 epochs of 50 "
-            "steps of 100, mean distance as loss, Adam 1e-3 decayed to zero along a "
-            "cosine (the authors: 5e-4, constant). Every second epoch is judged "
-            "on the 2000 validation trajectories, and the one with the best FDE is "
-            "scored, as the authors do; the test part is looked at once. EqMotion "
-            "differs from the authors' recipe in that schedule and in leaving out the "
-            "SiLU on the logits of categories, both chosen on the validation part "
-            "with seed 0. spread: standard deviation over seeds. Sample efficiency: "
-            "springs, 100 to 5000 trajectories, the same 200 steps, one seed."
-        ),
-        data={
-            task: {
-                "provenance": "simulated with the seed contract of the published sets",
-                "citation": "Kipf et al. 2018; Fuchs et al. 2020; Xu et al. 2023",
-                "is_real": False,
-            }
-            for task in tasks
-        },
-        seeds=list(range(seed, seed + seeds)),
+            metrics += sample_efficiency(this, store, task, data, device)
+    simulated = source(
+        "simulated with the seed contract of the published sets",
+        "Kipf et al. 2018; Fuchs et al. 2020; Xu et al. 2023",
+    )
+    return this.finish(
+        metrics,
+        protocol=PROTOCOL,
+        data=dict.fromkeys(tasks, simulated),
+        seeds=this.seeds(seeds),
         paper=PAPER,
         paper_note=(
             "ADE / FDE as later papers report them under another protocol (3000 "
@@ -284,23 +255,17 @@ def run(
             "convergence), so not comparable row by row"
         ),
         remarks=remarks_on(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    _show(result, console)
-    return result
 
 
-def _baseline(task: str, data: dict) -> dict:
+def _baseline(task: str, data: dict) -> dict[str, Any]:
     from manifoldkit.experiments.motion.particle_models import ConstantVelocity
 
     scores = score(ConstantVelocity(PAST, FUTURE), data, "test")
     return _row(task, "constant velocity", [scores | {"parameters": 0}])
 
 
-def _row(task: str, name: str, runs: list[dict], **extra) -> dict:
+def _row(task: str, name: str, runs: list[dict], **extra: Any) -> dict[str, Any]:
     """Mean and spread over the trainings of one method; None where there is none."""
     values = {
         key: np.array([r[key] for r in runs if key in r])
@@ -308,7 +273,7 @@ def _row(task: str, name: str, runs: list[dict], **extra) -> dict:
     }
     mean = {key: float(v.mean()) if len(v) else None for key, v in values.items()}
     spread = float(values["ade"].std(ddof=1)) if len(runs) > 1 else None
-    row: dict[str, Any] = {"task": task, "method": name} | extra
+    row = {"task": task, "method": name} | extra
     row |= {"ade": mean["ade"], "ade_spread": spread, "fde": mean["fde"]}
     told = task != "charged"  # the label of charges is the same for every pair
     if told:
@@ -324,23 +289,22 @@ def _row(task: str, name: str, runs: list[dict], **extra) -> dict:
     return row
 
 
-def _sample_efficiency(task, data, store, quick, seed, device) -> list[dict]:
+def sample_efficiency(
+    this: Run, store: Store, task: str, data: dict[str, np.ndarray], device: str
+) -> list[dict[str, Any]]:
     """Train on fewer trajectories, with the same number of steps."""
     rows = []
-    for size in SIZES[:1] if quick else SIZES:
+    steps = 4 if this.quick else SIZE_STEPS
+    settings = {"epochs": 0, "steps": steps, "seed": this.seed, "device": device}
+    for size in SIZES[:1] if this.quick else SIZES:
         for name in ("EqMotion", PLAIN):
             piece = store.get(
                 f"{task}: {name}, {size} trajectories",
-                partial(
-                    train,
-                    contestants(task)[name],
-                    data,
-                    epochs=0,
-                    steps=4 if quick else SIZE_STEPS,
-                    n_train=size,
-                    seed=seed,
-                    device=device,
-                ),
+                train,
+                contestants(task)[name],
+                data,
+                n_train=size,
+                **settings,
             )
             few = "springs, sample efficiency"
             rows.append(_row(few, name, [piece], trajectories=size))
@@ -418,16 +382,3 @@ def _seeds_apart(task: str, row: dict) -> str:
 
 def _list(values: list[float], form: str) -> str:
     return ", ".join(format(value, form) for value in values)
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("task", "method", "ADE", "FDE", "edge accuracy")
-    for row in result.metrics:
-        table.add_row(
-            row["task"],
-            f"{row['method']} {row.get('trajectories', '')}",
-            f"{row['ade']:.4f}",
-            f"{row['fde']:.4f}",
-            f"{row['edge_accuracy']:.1%}" if row.get("edge_accuracy") else "",
-        )
-    show(result, table, console)

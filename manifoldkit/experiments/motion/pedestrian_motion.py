@@ -4,19 +4,15 @@ One configuration serves all scenes, and the state of each training is chosen on
 validation part of the other scenes: the scene left out is looked at once, at the end.
 """
 
-from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, show
-from manifoldkit.experiments.result import Result, command_line, environment
+from manifoldkit.experiments.evaluation import Columns, Run, experiment
+from manifoldkit.experiments.result import Result, source
 
 NAME = "pedestrian_motion"
 TITLE = "Pedestrians: EqMotion on ETH-UCY, leaving one scene out"
@@ -41,7 +37,9 @@ PAPER = [
 ]
 
 
-def samples(subset: str, split: str, limit: int | None = None, seed: int = 0):
+def samples(
+    subset: str, split: str, limit: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Return tracks (S, 2, 20, 2) in float32, zero where nobody is, and masks.
 
     Each agent in turn is the first of a sample, its nearest one within 5 m at the last
@@ -57,20 +55,21 @@ def samples(subset: str, split: str, limit: int | None = None, seed: int = 0):
         tracks, mask = tracks[chosen], mask[chosen]
     # centered on the first agent: positions of the scenes differ by tens of meters
     tracks = tracks - tracks[:, :1, 7:8]
-    return torch.as_tensor(np.nan_to_num(tracks), dtype=torch.float32), torch.as_tensor(
-        mask
-    )
+    known = torch.as_tensor(np.nan_to_num(tracks), dtype=torch.float32)
+    return known, torch.as_tensor(mask)
 
 
-def best_of_modes(model, batch) -> Tensor:
-    """Mean over samples of the best mode's mean distance, for the first agent."""
+def best_of_modes(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the mean, over samples, of the first agent's distance in the best mode."""
     tracks, mask = batch
     pred = model(tracks[:, :, :8], mask).pred[:, 0]
     error = (pred - tracks[:, :1, 8:]).norm(dim=-1)
     return error.mean(-1).amin(-1).mean()
 
 
-def score(model, tracks: Tensor, mask: Tensor, device: str = "cpu") -> dict:
+def score(
+    model: nn.Module, tracks: Tensor, mask: Tensor, device: str = "cpu"
+) -> dict[str, float]:
     """Return minADE and minFDE over the modes, for the first agents."""
     from manifoldkit.equivariant import min_ade, min_fde
 
@@ -87,21 +86,20 @@ def score(model, tracks: Tensor, mask: Tensor, device: str = "cpu") -> dict:
     }
 
 
-def train(subset: str, *, quick: bool, seed: int, device: str, console) -> dict:
+def train(subset: str, *, quick: bool, seed: int, device: str) -> dict[str, Any]:
     """Train with one scene left out; choose on validation, report on the scene."""
     from manifoldkit.equivariant import EqMotion
-    from manifoldkit.experiments.training import batches, fit
+    from manifoldkit.experiments.training import batches, fit, seeded
 
     epochs, per_epoch = (2, 3) if quick else (10, 50)
     tracks, mask = samples(subset, "train", epochs * per_epoch * BATCH, seed)
     valid = samples(subset, "val", 100 if quick else 1000, seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = EqMotion(8, 12, n_categories=4, n_null=2, n_modes=N_MODES)
     log = fit(
         model,
         best_of_modes,
-        _Share(batches(tracks, mask, batch_size=BATCH), per_epoch),
+        Share(batches(tracks, mask, batch_size=BATCH), per_epoch),
         optimizer=lambda m: torch.optim.Adam(m.parameters(), lr=1e-3),
         epochs=epochs,
         scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.8),
@@ -109,7 +107,6 @@ def train(subset: str, *, quick: bool, seed: int, device: str, console) -> dict:
         monitor="min_ade",
         device=device,
         seed=seed,
-        progress=console is not None,
     )
     test = samples(subset, "test", 200 if quick else None)
     return {
@@ -123,21 +120,21 @@ def train(subset: str, *, quick: bool, seed: int, device: str, console) -> dict:
     }
 
 
-class _Share:
+class Share:
     """The first batches of a loader, newly shuffled each time: a short epoch."""
 
-    def __init__(self, loader, count: int):
+    def __init__(self, loader: Any, count: int):
         self.loader, self.count = loader, min(count, len(loader))
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for _, batch in zip(range(self.count), self.loader, strict=False):
             yield batch
 
 
-def constant_velocity(tracks: Tensor) -> dict:
+def constant_velocity(tracks: Tensor) -> dict[str, float]:
     """Return ADE and FDE of the last step repeated, one forecast."""
     k = torch.arange(1, 13, dtype=tracks.dtype)[:, None]
     ego = tracks[:, 0]
@@ -149,88 +146,67 @@ def constant_velocity(tracks: Tensor) -> dict:
     }
 
 
+COLUMNS: Columns = {
+    "subset": "{subset}",
+    "minADE": "{min_ade:.3f}",
+    "minFDE": "{min_fde:.3f}",
+    "straight line ADE": "{constant_velocity_ade:.3f}",
+    "FDE": "{constant_velocity_fde:.3f}",
+}
+PROTOCOL = (
+    "8 observed steps, 12 forecast, 0.4 s each; meters. Best of 20 modes, the "
+    "minimum for each agent, for ADE and FDE separately; mean over all test "
+    "agents. The agent and its nearest neighbor within 5 m are seen. One "
+    "configuration for all scenes: hidden and channels 64, 4 layers, Adam "
+    "1e-3 times 0.8 an epoch, 10 epochs of 50 steps of 100 samples; the epoch "
+    "is chosen by minADE on 1000 samples of the validation part (the other "
+    "scenes' last frames). Constant velocity is a single forecast."
+)
+
+
+@experiment(NAME, TITLE, COLUMNS)
 def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-    subsets: Iterable[str] = SUBSETS,
-    seeds: int = 1,
+    this: Run, *, device: str = "cpu", subsets: Iterable[str] = SUBSETS, seeds: int = 1
 ) -> Result:
     """Leave each scene out in turn.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         2 epochs of 3 steps.
     seed : int, default=0
         First seed of the initial weights, the order of batches and the share of the
         data.
-    resume : bool, default=False
-        Keep the finished scenes of an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where to train.
-    console : rich Console, optional
-        Where to print.
     subsets : sequence of str
         Scenes to leave out.
     seeds : int, default=1
         Trainings of each scene.
-
-    Returns
-    -------
-    Result
 
     Raises
     ------
     DatasetNotFoundError
         ETH-UCY is not on this machine (``manifoldkit data fetch eth_ucy``).
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
+    store, chosen = this.store(), this.seeds(seeds)
     metrics = []
-    seeds = 1 if quick else seeds
     for subset in subsets:
-        runs = [
-            store.get(
-                f"{subset}, seed {s}",
-                partial(
-                    train, subset, quick=quick, seed=s, device=device, console=console
-                ),
-            )
-            for s in range(seed, seed + seeds)
-        ]
-        row = _row(subset, runs)
+        settings = {"quick": this.quick, "device": device}
+        runs = store.by_seed(subset, chosen, train, subset, **settings)
+        row = mean_of_runs(subset, runs)
         metrics.append(row)
-        console.print(f"{subset}: {row['min_ade']:.3f} / {row['min_fde']:.3f}")
+        this.say(f"{subset}: {row['min_ade']:.3f} / {row['min_fde']:.3f}")
     if len(metrics) == len(SUBSETS):
-        metrics.append(_mean_of_scenes(metrics))
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=(
-            "8 observed steps, 12 forecast, 0.4 s each; meters. Best of 20 modes, the "
-            "minimum for each agent, for ADE and FDE separately; mean over all test "
-            "agents. The agent and its nearest neighbor within 5 m are seen. One "
-            "configuration for all scenes: hidden and channels 64, 4 layers, Adam "
-            "1e-3 times 0.8 an epoch, 10 epochs of 50 steps of 100 samples; the epoch "
-            "is chosen by minADE on 1000 samples of the validation part (the other "
-            "scenes' last frames). Constant velocity is a single forecast."
-        ),
-        data={
-            "ETH-UCY": {
-                "provenance": "eight scenes as AgentFormer distributes them",
-                "citation": "Pellegrini et al., ICCV 2009; Lerner et al., EG 2007",
-                "is_real": True,
-            }
-        },
-        seeds=list(range(seed, seed + seeds)),
+        metrics.append(mean_of_scenes(metrics))
+    scenes = source(
+        "eight scenes as AgentFormer distributes them",
+        "Pellegrini et al., ICCV 2009; Lerner et al., EG 2007",
+        is_real=True,
+    )
+    return this.finish(
+        metrics,
+        protocol=PROTOCOL,
+        data={"ETH-UCY": scenes},
+        seeds=chosen,
         paper=PAPER,
         paper_note=(
             "minADE / minFDE of 20 in meters; the authors train 60 epochs, choose the "
@@ -239,20 +215,14 @@ def run(
             "scene by 1.6 before inference"
         ),
         remarks=remarks_on(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    _show(result, console)
-    return result
 
 
 _SCORES = ("min_ade", "min_fde", "constant_velocity_ade", "constant_velocity_fde")
 
 
-def _row(subset: str, runs: list[dict]) -> dict:
-    """Mean over the trainings with one scene left out."""
+def mean_of_runs(subset: str, runs: list[dict]) -> dict[str, Any]:
+    """Return the mean over the trainings with one scene left out."""
     row: dict[str, Any] = {"subset": subset, "method": "EqMotion, 20 modes"}
     for key in runs[0]:
         values = [run[key] for run in runs]
@@ -263,7 +233,8 @@ def _row(subset: str, runs: list[dict]) -> dict:
     return row
 
 
-def _mean_of_scenes(rows: list[dict]) -> dict:
+def mean_of_scenes(rows: list[dict]) -> dict[str, Any]:
+    """Return the row of the mean over all scenes."""
     keys = [*_SCORES, "min_ade_per_seed", "min_fde_per_seed"]
     means = {key: np.mean([row[key] for row in rows], axis=0).tolist() for key in keys}
     return {"subset": "mean", "method": "EqMotion, 20 modes", **means}
@@ -298,16 +269,3 @@ def _by_seed(ades: list[float], fdes: list[float]) -> str:
         return "One seed: the spread over trainings is not known."
     pairs = [f"{a:.3f} / {f:.3f}" for a, f in zip(ades, fdes, strict=True)]
     return f"By seed: {', '.join(pairs)}."
-
-
-def _show(result: Result, console: Console) -> None:
-    table = Table("subset", "minADE", "minFDE", "straight line ADE", "FDE")
-    for row in result.metrics:
-        table.add_row(
-            row["subset"],
-            f"{row['min_ade']:.3f}",
-            f"{row['min_fde']:.3f}",
-            f"{row['constant_velocity_ade']:.3f}",
-            f"{row['constant_velocity_fde']:.3f}",
-        )
-    show(result, table, console)

@@ -1,9 +1,11 @@
 """How the settings of RISurConv were chosen, on the training list alone."""
 
 from collections import Counter
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from rich.progress import Progress
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
@@ -38,7 +40,9 @@ KINDS: dict[str, dict] = {
 _DIVISIONS = 3
 
 
-def ablate(store: Store, train, device: str, bar) -> list[dict]:
+def ablate(
+    store: Store, train: Any, device: str, bar: Progress
+) -> list[dict[str, Any]]:
     """Return a row for each of :data:`ABLATION` and :data:`KINDS`."""
     total = len(ABLATION) + _DIVISIONS * len(KINDS)
     row = bar.add_task("ablation", total=total)
@@ -53,11 +57,9 @@ def ablate(store: Store, train, device: str, bar) -> list[dict]:
         for name, settings in contestants.items():
             right: Counter = Counter()
             for seed, (fit, rest) in enumerate(parts):
-                data = (train, fit, rest, votes, device)
-                more = name == FURTHER
-                job = partial(hold_out, settings, *data, seed=seed, further=more)
+                work = (settings, train, fit, rest, votes, device, seed)
                 key = f"{task}: {name}" + (f", {seed}" if len(parts) > 1 else "")
-                right.update(store.get(key, job))
+                right.update(store.get(key, hold_out, *work, further=name == FURTHER))
                 bar.advance(row)
             n = right.pop("clouds")
             rows.append(
@@ -68,14 +70,14 @@ def ablate(store: Store, train, device: str, bar) -> list[dict]:
     return rows
 
 
-def third_of(clouds) -> tuple[np.ndarray, np.ndarray]:
+def third_of(clouds: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return rows to train on and a third of each class to hold out."""
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     return next(folds.split(clouds.X, clouds.y))
 
 
 def kinds_of(
-    clouds, seed: int = 0, share: float = 0.45
+    clouds: Any, seed: int = 0, share: float = 0.45
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows to train on, and rows of whole kinds of shapes to hold out.
 
@@ -95,11 +97,11 @@ def kinds_of(
 
 
 def hold_out(
-    settings: dict,
-    clouds,
-    fit,
-    rest,
-    votes,
+    settings: dict[str, Any],
+    clouds: Any,
+    fit: np.ndarray,
+    rest: np.ndarray,
+    votes: Sequence[int],
     device: str = "cpu",
     seed: int = 0,
     further: bool = False,

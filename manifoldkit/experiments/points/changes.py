@@ -1,15 +1,25 @@
 """Changes to test clouds: noise, missing points, outliers, density, wrong normals."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from manifoldkit.equivariant import PointCloudClassifier
 
-def robustness(model, X, normals, y) -> dict[str, float]:
-    """Accuracy without votes on turned clouds after one change to them.
+Normals = np.ndarray | None
+Clouds = tuple[np.ndarray, Normals]
+
+
+def robustness(
+    model: "PointCloudClassifier", X: np.ndarray, normals: Normals, y: np.ndarray
+) -> dict[str, float]:
+    """Return the accuracy without votes on turned clouds after one change to them.
 
     Parameters
     ----------
     model : PointCloudClassifier
-        Fitted; its ``n_points`` and ``n_votes`` are left as they were.
+        A fitted one; its ``n_points`` and ``n_votes`` are left as they were.
     X, normals : array of shape (n_clouds, n_points, 3)
         Turned clouds; normals or None.
     y : array of shape (n_clouds,)
@@ -42,22 +52,22 @@ def robustness(model, X, normals, y) -> dict[str, float]:
     return scores
 
 
-def _noise(X, normals, sigma):
+def _noise(X: np.ndarray, normals: Normals, sigma: float) -> Clouds:
     noise = np.random.default_rng(0).standard_normal(X.shape)
     return (X + sigma * noise).astype(np.float32), normals
 
 
-def _take(X, normals, index):
+def _take(X: np.ndarray, normals: Normals, index: np.ndarray) -> Clouds:
     rows = np.arange(len(X))[:, None]
     return X[rows, index], None if normals is None else normals[rows, index]
 
 
-def _keep(X, normals, n):
+def _keep(X: np.ndarray, normals: Normals, n: int) -> Clouds:
     rng = np.random.default_rng(0)
     return _take(X, normals, np.argsort(rng.random(X.shape[:2]), axis=1)[:, :n])
 
 
-def _cut(X, normals, share):
+def _cut(X: np.ndarray, normals: Normals, share: float) -> Clouds:
     """Keep what lies on one side of a plane of random direction."""
     direction = np.random.default_rng(0).standard_normal((len(X), 3))
     along = np.einsum("bni,bi->bn", X, direction)
@@ -65,7 +75,7 @@ def _cut(X, normals, share):
     return _take(X, normals, np.argsort(along, axis=1)[:, :n])
 
 
-def _outliers(X, normals, share):
+def _outliers(X: np.ndarray, normals: Normals, share: float) -> Clouds:
     rng = np.random.default_rng(0)
     out = X.copy()
     where = rng.random(X.shape[:2]) < share
@@ -73,7 +83,7 @@ def _outliers(X, normals, share):
     return out, normals
 
 
-def _uneven(X, normals):
+def _uneven(X: np.ndarray, normals: Normals) -> Clouds:
     """Points are kept more often on one side, six times as many as on the other."""
     rng = np.random.default_rng(0)
     direction = rng.standard_normal((len(X), 3))

@@ -4,10 +4,12 @@ Distances, areas and radii do not change when a cloud is turned, and a few histo
 of them already tell many shapes apart. A network that claims more must beat this.
 """
 
+from typing import Any, Self
+
 import numpy as np
 from scipy.spatial.distance import pdist
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -22,7 +24,7 @@ class ShapeHistograms(TransformerMixin, BaseEstimator):
     n_pairs : int, default=512
         Points whose mutual distances are taken.
     random_state : int, default=0
-        Of the triangles.
+        Seed of the triangles.
 
     Examples
     --------
@@ -35,11 +37,11 @@ class ShapeHistograms(TransformerMixin, BaseEstimator):
         self.n_pairs = n_pairs
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: np.ndarray, y: Any = None) -> Self:
         """Nothing is learned."""
         return self
 
-    def transform(self, X, normals=None):
+    def transform(self, X: np.ndarray, normals: Any = None) -> np.ndarray:
         """Describe clouds (n_clouds, n_points, 3)."""
         return np.stack([self._describe(np.asarray(cloud, float)) for cloud in X])
 
@@ -64,7 +66,7 @@ class ShapeHistograms(TransformerMixin, BaseEstimator):
         return np.concatenate([*parts, np.sqrt(np.maximum(spread, 0))])
 
 
-def make_floor():
+def make_floor() -> Pipeline:
     """Return the floor as a pipeline on clouds."""
     return make_pipeline(
         ShapeHistograms(), StandardScaler(), SVC(C=10.0, gamma="scale")

@@ -1,15 +1,18 @@
 """Point clouds trained upright and shown turned: shapes, parts, robustness."""
 
+import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
+from numpy.typing import ArrayLike
+from rich.progress import Progress
 from sklearn.metrics import balanced_accuracy_score
 from threadpoolctl import threadpool_limits
 
-from manifoldkit.experiments.evaluation import Store, progress_bar
+from manifoldkit.experiments.evaluation import Run, Store, experiment, progress_bar
 from manifoldkit.experiments.points.ablation import ablate
 from manifoldkit.experiments.points.changes import robustness
 from manifoldkit.experiments.points.floor import make_floor
@@ -26,7 +29,10 @@ from manifoldkit.experiments.points.shapes import (
     probabilities_among,
     with_further_shapes,
 )
-from manifoldkit.experiments.result import Result, command_line, environment
+from manifoldkit.experiments.result import Result, source
+
+if TYPE_CHECKING:
+    from manifoldkit.equivariant import PointCloudClassifier
 
 NAME = "point_cloud_rotations"
 TITLE = "Rotation-invariant point clouds: Princeton shapes, parts, robustness"
@@ -38,106 +44,74 @@ PAPER = [
 ]
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-) -> Result:
+PROTOCOL = (
+    "Official training list; the official test list's half that is here. 512 of 1024 "
+    "points; a training cloud has six versions (other points, noise 0.005, stretched "
+    "along its principal axes by up to 1.25, half of them mirrored except for the "
+    "plain PointNets), random sizes, Adam with a cosine rate, 30 epochs of RISurConv, "
+    "60 of PaRot, 15 of PointNet; last epoch, never one chosen on the test list; "
+    "scores averaged over four versions of the test cloud. PaRot with learned "
+    "directions does not learn from such versions (38 % after 60 epochs); its row has "
+    "one version, one vote and 25 epochs. In a row of networks that vote, their mean "
+    "probability decides; no network is in two committees of one size. Networks of "
+    "reduced size. 'Further shapes': trained on all 904 clouds of the training list, "
+    "those outside the twelve classes as 61 base classes that are never answered; "
+    "tried once, after the other rows were known, with nothing else changed. Settings "
+    "chosen on the training list (ablation below). An earlier recipe, with points of "
+    "versions at random and one version for a whole batch, was tested as well: 77.9 % "
+    "with mesh normals (81.5, 78.2, 74.1), 72.7 % stretched to 1.6 (two seeds), PaRot "
+    "67.6 % after 40 epochs. Trained without rotation unless the row says so; 'about "
+    "one axis' and 'turned' are one random rotation a test cloud. RISurConv and PaRot "
+    "with equivariant directions compute the same from a turned cloud, so training on "
+    "rotations would be the same run. Mean over as many seeds as the row says, from "
+    "the first one on; spread is the standard deviation over seeds; one cloud is 0.5 "
+    "points, the standard error of a row from the test clouds alone about 2.7 points."
+)
+
+
+@experiment(NAME, TITLE)
+def run(this: Run, *, device: str = "cpu") -> Result:
     """Train every network upright, test it upright and turned.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         Three classes, three networks, few epochs.
     seed : int, default=0
         First of three seeds (of one, if quick).
-    resume : bool, default=False
-        Go on with an interrupted run in ``out``.
-    device : str, default="cpu"
-        Where networks are trained.
-    console : rich Console, optional
-        Where to print.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
+    store, quick = this.store(), this.quick
     torch.set_num_threads(1)
-    seeds = [seed] if quick else [seed, seed + 1, seed + 2]
-    data, provenance = _load(quick)
+    data, provenance = load(quick)
     metrics: list[dict] = []
-    with progress_bar(console) as bar:
+    with progress_bar(this.console) as bar:
         for subset, clouds in data.items():
-            metrics += _classify(store, subset, clouds, seeds, quick, device, out, bar)
-        parts = segment_parts(store, seed, quick, device, bar)
+            metrics += _classify(this, store, subset, clouds, device, bar)
+        parts = segment_parts(store, this.seed, quick, device, bar)
         chosen_on = data["psb12"][0] if "psb12" in data and not quick else None
         ablation = [] if chosen_on is None else ablate(store, chosen_on, device, bar)
+    changes = "one change to turned test clouds, psb12, no votes"
     curves = [
-        {"task": "one change to turned test clouds, psb12, no votes", "method": name}
-        | row
+        {"task": changes, "method": name} | row
         for name in CONTESTANTS
-        for row in [_curve(store, name, seed)]
+        for row in [_curve(store, name, this.seed)]
         if row
     ]
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics + parts + curves + ablation,
-        protocol=(
-            "Official training list; the official test list's half that is here. "
-            "512 of 1024 points; a training cloud has six versions (other points, "
-            "noise 0.005, stretched along its principal axes by up to 1.25, half of "
-            "them mirrored except for the plain PointNets), random sizes, Adam with "
-            "a cosine rate, 30 epochs of RISurConv, 60 of PaRot, 15 of PointNet; last "
-            "epoch, never one chosen on the test list; scores averaged over four "
-            "versions of the test cloud. PaRot with learned directions does not learn "
-            "from such versions (38 % after 60 epochs); its row has one version, one "
-            "vote and 25 epochs. In a row of networks that "
-            "vote, their mean probability decides; no network is in two committees of "
-            "one size. Networks of reduced size. 'Further shapes': trained on all "
-            "904 clouds of the training list, those outside the twelve classes as 61 "
-            "base classes that are never answered; tried once, after the other rows "
-            "were known, with nothing else changed. "
-            "Settings chosen on the training list (ablation below). An earlier "
-            "recipe, with points of versions at random and one version for a whole "
-            "batch, was tested as well: 77.9 % with mesh normals (81.5, 78.2, 74.1), "
-            "72.7 % stretched to 1.6 (two seeds), PaRot 67.6 % after 40 epochs. "
-            "Trained without "
-            "rotation unless the row says so; 'about one axis' and 'turned' are one "
-            "random rotation a test cloud. RISurConv and PaRot with equivariant "
-            "directions compute the same from a turned cloud, so training on "
-            "rotations would be the same run. Mean over as many seeds as the row says, "
-            "from the first one on; spread is the "
-            "standard deviation over seeds; one cloud is 0.5 points, the standard "
-            "error of a row from the test clouds alone about 2.7 points."
-        ),
+    return this.finish(
+        metrics + parts + curves + ablation,
+        protocol=PROTOCOL,
         data=provenance,
-        seeds=seeds,
+        seeds=this.seeds(3),
         paper=PAPER,
         paper_note=(
             "per cent overall accuracy of the released codes on other data, chosen on "
             "their test sets; RISurConv's attends across the test batch"
         ),
         remarks=_remarks(metrics),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
-    return result
 
 
-def _load(quick: bool) -> tuple[dict, dict]:
+def load(quick: bool) -> tuple[dict[str, tuple], dict[str, Any]]:
     """Training and test clouds by subset; simulated ones where Princeton's are not."""
     from manifoldkit.datasets import fetch_point_clouds, make_point_clouds
     from manifoldkit.exceptions import DatasetNotFoundError
@@ -150,27 +124,28 @@ def _load(quick: bool) -> tuple[dict, dict]:
         }
     except DatasetNotFoundError:
         sizes = (120, 90) if quick else (320, 200)
-        train, test = (
+        made = tuple(
             make_point_clouds(n, 1024, noise=0.01, random_state=i)
             for i, n in enumerate(sizes)
         )
-        made = {"provenance": "make_point_clouds, eight shapes", "is_real": False}
-        return {"simulated": (train, test)}, {"simulated": made}
+        return {"simulated": made}, {
+            "simulated": source("make_point_clouds, eight shapes")
+        }
     if quick:
         data = {"psb12": tuple(_some(clouds, 3) for clouds in data["psb12"])}
     citation = "Shilane, Min, Kazhdan, Funkhouser, SMI 2004"
     return data, {
-        name: {
-            "provenance": f"Princeton Shape Benchmark, {len(train.X)} training and "
+        name: source(
+            f"Princeton Shape Benchmark, {len(train.X)} training and "
             f"{len(test.X)} test clouds, {len(train.class_names)} classes",
-            "citation": citation,
-            "is_real": True,
-        }
+            citation,
+            is_real=True,
+        )
         for name, (train, test) in data.items()
     }
 
 
-def _some(clouds, n_classes: int):
+def _some(clouds: Any, n_classes: int) -> Any:
     keep = np.flatnonzero(clouds.y < n_classes)
     keep = np.concatenate([keep[clouds.y[keep] == c][:20] for c in range(n_classes)])
     return clouds._replace(
@@ -178,35 +153,38 @@ def _some(clouds, n_classes: int):
     )
 
 
-def _classify(store, subset, clouds, seeds, quick, device, out, bar) -> list[dict]:
-    train, test = clouds
-    wanted = {name: settings[3] for name, settings in CONTESTANTS.items()}
+def _wanted(subset: str, quick: bool) -> dict[str, int]:
+    """Return the seeds of every contestant on a set."""
     if quick:
-        wanted = dict.fromkeys(QUICK, 1)
-    elif subset == "psb21":
-        wanted = MORE_CLASSES
-    elif subset == "simulated":  # there are no others
-        wanted = {name: n for name, n in wanted.items() if name not in FURTHER_SHAPES}
+        return dict.fromkeys(QUICK, 1)
+    if subset == "psb21":
+        return MORE_CLASSES
+    seeds = {name: settings[3] for name, settings in CONTESTANTS.items()}
+    if subset == "simulated":  # there are no others
+        return {name: n for name, n in seeds.items() if name not in FURTHER_SHAPES}
+    return seeds
+
+
+def _classify(
+    this: Run, store: Store, subset: str, clouds: tuple, device: str, bar: Progress
+) -> list[dict[str, Any]]:
+    """Train and test every contestant on a set; return a row for each."""
+    train, test = clouds
+    wanted = _wanted(subset, this.quick)
     row = bar.add_task(subset, total=sum(wanted.values()))
-    floor = store.get(f"{subset} floor", lambda: _floor(train, test))
+    floor = store.get(f"{subset} floor", _floor, train, test)
     found: dict[str, list[dict]] = {name: [] for name in wanted}
-    fits = [(seeds[0] + i, name) for name, n in wanted.items() for i in range(n)]
+    fits = [(this.seed + i, name) for name, n in wanted.items() for i in range(n)]
     fits.sort(key=lambda fit: wanted[fit[1]] == 1)  # single ones last
     for k, name in fits:
-        found[name].append(
-            store.get(
-                f"{subset} {name} seed {k}",
-                lambda n=name, k=k: train_and_test(
-                    n, train, test, k, quick, device, out / "part.pt"
-                ),
-            )
-        )
+        work = (name, train, test, k, this.quick, device, this.out / "part.pt")
+        piece = store.get(f"{subset} {name} seed {k}", train_and_test, *work)
+        found[name].append(piece)
         bar.advance(row)
     for name, sizes in TOGETHER.items():
         for size in sizes if name in found else ():
-            found[f"{name}, {size} networks voting"] = _vote(
-                found[name], size, train.y, test.y
-            )
+            together = votes(found[name], size, train.y, test.y)
+            found[f"{name}, {size} networks voting"] = together
     rows = [
         {
             "task": f"{subset}, {len(train.class_names)} classes",
@@ -227,8 +205,10 @@ def _classify(store, subset, clouds, seeds, quick, device, out, bar) -> list[dic
     return [*rows, {"task": rows[0]["task"], "method": FLOOR} | floor]
 
 
-def _vote(pieces: list[dict], members: int, known, y: np.ndarray) -> list[dict]:
-    """Pieces of committees: the mean of their members' probabilities decides."""
+def votes(
+    pieces: list[dict[str, Any]], members: int, known: ArrayLike, y: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return pieces of committees: the mean of their members' probabilities decides."""
     rows = []
     for i in range(0, len(pieces) - members + 1, members):
         part = pieces[i : i + members]
@@ -242,7 +222,7 @@ def _vote(pieces: list[dict], members: int, known, y: np.ndarray) -> list[dict]:
     return rows
 
 
-def _score(y: np.ndarray, labels: dict[str, np.ndarray]) -> dict:
+def _score(y: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, float]:
     """Score the labels of "upright", "one axis", "turned" and "no votes" clouds."""
     right = {shown: float(np.mean(found == y)) for shown, found in labels.items()}
     return right | {
@@ -255,7 +235,7 @@ def _mean(pieces: list[dict], key: str) -> float:
     return float(np.mean([piece[key] for piece in pieces]))
 
 
-def _floor(train, test) -> dict:
+def _floor(train: Any, test: Any) -> dict[str, float]:
     from manifoldkit.equivariant import rotate_clouds
 
     model = make_floor().fit(train.X, train.y)
@@ -271,40 +251,36 @@ def _floor(train, test) -> dict:
     }
 
 
-def train_and_test(name, train, test, seed, quick, device, checkpoint) -> dict:
+def train_and_test(
+    name: str,
+    train: Any,
+    test: Any,
+    seed: int,
+    quick: bool,
+    device: str,
+    checkpoint: str | Path,
+) -> dict[str, Any]:
     """Fit one network; return its scores, and curves for the first seed."""
-    import time
-
     from manifoldkit.equivariant import rotate_clouds
 
-    checkpoint = Path(checkpoint)
     model, normals = make_estimator(name, seed, quick, device, checkpoint)
     answers = np.unique(train.y)
     if name in FURTHER_SHAPES:
         train = with_further_shapes(train)
     with threadpool_limits(1):
-        start = time.perf_counter()
-        try:
-            model.fit(train.X, train.y, normals=train.normals if normals else None)
-        except ValueError as error:
-            if "belongs to other data" not in str(error):
-                raise
-            checkpoint.unlink()  # left by the piece before
-            model.fit(train.X, train.y, normals=train.normals if normals else None)
-        seconds = time.perf_counter() - start
-        checkpoint.unlink(missing_ok=True)
+        seconds = _fit(model, train, normals, Path(checkpoint))
         given = test.normals if normals else None
         shown = {"upright": (test.X, given)}
         for key, group in (("one axis", "z"), ("turned", "so3")):
             shown[key] = rotate_clouds(test.X, group, normals=given, random_state=1)
         score = partial(probabilities_among, model, answers)
         probabilities = {k: score(*seen) for k, seen in shown.items()}
-        votes, X, n = model.n_votes, *shown["turned"]
+        n_votes, X, n = model.n_votes, *shown["turned"]
         model.set_params(n_votes=1)
         probabilities["no votes"] = score(X, n)
-        model.set_params(n_votes=votes)
+        model.set_params(n_votes=n_votes)
         labels = {k: answers[p.argmax(1)] for k, p in probabilities.items()}
-        found = _score(test.y, labels) | {"seconds": seconds}
+        found: dict[str, Any] = _score(test.y, labels) | {"seconds": seconds}
         if name in TOGETHER:
             rounded = {k: p.round(4).tolist() for k, p in probabilities.items()}
             found["probabilities"] = rounded
@@ -313,7 +289,25 @@ def train_and_test(name, train, test, seed, quick, device, checkpoint) -> dict:
     return found
 
 
-def _curve(store: Store, name: str, seed: int) -> dict:
+def _fit(
+    model: "PointCloudClassifier", train: Any, normals: bool, checkpoint: Path
+) -> float:
+    """Fit a classifier, on from its checkpoint; return the seconds it took."""
+    start = time.perf_counter()
+    given = train.normals if normals else None
+    try:
+        model.fit(train.X, train.y, normals=given)
+    except ValueError as error:
+        if "belongs to other data" not in str(error):
+            raise
+        checkpoint.unlink()  # left by the piece before
+        model.fit(train.X, train.y, normals=given)
+    seconds = time.perf_counter() - start
+    checkpoint.unlink(missing_ok=True)
+    return seconds
+
+
+def _curve(store: Store, name: str, seed: int) -> dict[str, float]:
     piece = store.content["pieces"].get(f"psb12 {name} seed {seed}", {})
     return piece.get("curve", {})
 

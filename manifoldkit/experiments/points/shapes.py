@@ -1,9 +1,14 @@
 """Training on more shapes than are asked for."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from manifoldkit.equivariant import PointCloudClassifier
 
-def with_further_shapes(train):
+
+def with_further_shapes(train: Any) -> Any:
     """Add the rest of Princeton's training list, each base class as one of its own."""
     from manifoldkit.datasets import fetch_point_clouds
 
@@ -18,13 +23,18 @@ def with_further_shapes(train):
     )
 
 
-def probabilities_among(model, answers, X, normals) -> np.ndarray:
-    """Probabilities of some classes, given that it is one of them.
+def probabilities_among(
+    model: "PointCloudClassifier",
+    answers: np.ndarray,
+    X: np.ndarray,
+    normals: np.ndarray | None,
+) -> np.ndarray:
+    """Return probabilities of some classes, given that it is one of them.
 
     Parameters
     ----------
     model : PointCloudClassifier
-        Fitted.
+        A fitted one.
     answers : array
         Some of its classes, sorted.
     X, normals : array of shape (n_clouds, n_points, 3)

@@ -5,11 +5,13 @@ covariance are searched inside each training fold. Scores of a (task, pipeline) 
 stored as soon as they are complete, so an interrupted run can be resumed.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-from joblib import delayed
-from rich.console import Console
+from joblib import Parallel, delayed
 from rich.table import Table
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -19,14 +21,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from manifoldkit.experiments.evaluation import (
+    Run,
     Store,
+    experiment,
     progress_bar,
-    score_folds,
-    score_split,
-    worker_pool,
+    show_table,
 )
 from manifoldkit.experiments.report import task_heading, write_report
-from manifoldkit.experiments.result import Result, environment, origin
+from manifoldkit.experiments.result import Result, command_line, origin
+from manifoldkit.experiments.spd.folds import score_models, score_split, worker_pool
 
 NAME = "eeg_demo"
 TITLE = "Motor-imagery EEG with augmented covariances"
@@ -50,8 +53,11 @@ _TASKS = {
 class LogVariance(TransformerMixin, BaseEstimator):
     """Log of each channel's variance: the baseline without interactions.
 
-    Takes epochs (n_epochs, n_channels, n_times) or covariance matrices
-    (n_matrices, n, n) with ``matrices=True``.
+    Parameters
+    ----------
+    matrices : bool, default=False
+        Takes covariance matrices (n_matrices, n, n) instead of epochs (n_epochs,
+        n_channels, n_times).
 
     Examples
     --------
@@ -59,23 +65,25 @@ class LogVariance(TransformerMixin, BaseEstimator):
     [[0.0, 0.0]]
     """
 
-    def __init__(self, matrices=False):
+    def __init__(self, matrices: bool = False):
         self.matrices = matrices
 
-    def fit(self, X, y=None):
+    def fit(self, X: np.ndarray, y: Any = None) -> Self:
         """Do nothing."""
         return self
 
-    def transform(self, X):
+    def transform(self, X: np.ndarray) -> np.ndarray:
         """Return features (n_epochs, n_channels)."""
         power = np.diagonal(X, axis1=1, axis2=2) if self.matrices else X.var(-1)
         return np.log(power)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return True
 
 
-def pipelines(matrices: bool = False, quick: bool = False, seed: int = 0) -> dict:
+def pipelines(
+    matrices: bool = False, quick: bool = False, seed: int = 0
+) -> dict[str, Any]:
     """Return the contestants by name; ``matrices`` for covariance input."""
     from pyriemann.classification import MDM
     from pyriemann.estimation import Covariances
@@ -96,18 +104,20 @@ def pipelines(matrices: bool = False, quick: bool = False, seed: int = 0) -> dic
     # the classifier of the augmented covariances: what the delays alone change
     models[PLAIN] = make_pipeline(*front, TangentSpace(), SVC(kernel="linear"))
     if not matrices:
-        grid = (
-            {"orders": (1, 3), "lags": (2, 6)}
-            if quick
-            else {"orders": (1, 2, 4), "lags": (2, 4, 8)}
-        )
+        orders, lags = ((1, 3), (2, 6)) if quick else ((1, 2, 4), (2, 4, 8))
         models[ACM] = make_acm_classifier(
-            order="auto", lag="auto", classifier="svm", cv=3, random_state=seed, **grid
+            order="auto",
+            lag="auto",
+            classifier="svm",
+            cv=3,
+            random_state=seed,
+            orders=orders,
+            lags=lags,
         )
     return models
 
 
-def load_tasks(quick: bool = False, seed: int = 0) -> list[dict]:
+def load_tasks(quick: bool = False, seed: int = 0) -> list[dict[str, Any]]:
     """Return the data: real recordings, or a simulation and real digits."""
     from manifoldkit.datasets import load_digits_covariances, load_eeg_demo
 
@@ -115,26 +125,28 @@ def load_tasks(quick: bool = False, seed: int = 0) -> list[dict]:
     for task, label in _TASKS.items():
         epochs = load_eeg_demo(task, random_state=seed)
         if epochs.is_real:
-            tasks.append(_task(label, epochs, False))
+            tasks.append(as_task(label, epochs, False))
         elif task == "imagined_left_right":
-            tasks.append(_task("simulated imagery", epochs, False))
+            tasks.append(as_task("simulated imagery", epochs, False))
     if not tasks[0]["is_real"]:
         digits = load_digits_covariances((3, 8), n_per_class=25 if quick else 50)
-        tasks.append(_task("digits 3 vs 8", digits, True))
+        tasks.append(as_task("digits 3 vs 8", digits, True))
     return tasks
 
 
-def _task(label, data, matrices) -> dict:
-    return {
-        "label": label,
-        "X": data.X,
-        "y": data.y,
-        "matrices": matrices,
-        **origin(data),
-    }
+def as_task(label: str, data: Any, matrices: bool) -> dict[str, Any]:
+    """Return what the run needs of a data set, of signals or of ready matrices."""
+    told = {"label": label, "X": data.X, "y": data.y, "matrices": matrices}
+    return told | origin(data)
 
 
-def _order_lag_map(task, quick, seed, pool, tick) -> dict:
+def _order_lag_map(
+    task: dict[str, Any],
+    quick: bool,
+    seed: int,
+    pool: Parallel,
+    tick: Callable[[], None],
+) -> dict[str, Any]:
     """Cross-validated accuracy of each order and lag, to look at, not to choose by."""
     from manifoldkit.spd import make_acm_classifier
 
@@ -200,27 +212,38 @@ def _compare(task: str, acm: dict, plain: dict) -> str:
 
 def caveats_on(tasks: list[dict]) -> list[str]:
     """Say what the data cannot show."""
-    caveats = []
-    for task in tasks:
-        if not task["is_real"]:
-            caveats.append(
-                f"{task['label']}: the data are simulated, so the scores say nothing "
-                "about recordings."
-            )
+    caveats = [
+        f"{task['label']}: the data are simulated, so the scores say nothing about "
+        "recordings."
+        for task in tasks
+        if not task["is_real"]
+    ]
     if any(task["is_real"] and not task["matrices"] for task in tasks):
         caveats.append("One subject: nothing here carries over to other people.")
     return caveats
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    jobs: int = 2,
-    resume: bool = False,
-    console: Console | None = None,
-) -> Result:
+def _protocol(n_repeats: int) -> str:
+    return (
+        f"Stratified 5-fold cross-validation, {n_repeats} repetition(s), the same "
+        "folds for all pipelines. Order and lag are searched by an inner 3-fold "
+        "cross-validation inside each training fold; the fit time of that pipeline is "
+        f"the whole search. {INTERVALS} Chance: share of the largest class; a score is "
+        "told apart from it above the 95 % point of the binomial distribution."
+    )
+
+
+def _show(result: Result, this: Run) -> None:
+    """Print a table a task, the remarks, and where the report is."""
+    for task in dict.fromkeys(row["task"] for row in result.metrics):
+        this.console.print(_table(result, task))
+    this.say(INTERVALS)
+    show_table(result, None, this.console)
+    this.console.print(f"open {this.out / 'report.html'}", soft_wrap=True)
+
+
+@experiment(NAME, TITLE, show=_show)
+def run(this: Run, *, jobs: int = 2) -> Result:
     """Run the demonstration and write its folder.
 
     Parameters
@@ -230,101 +253,62 @@ def run(
     quick : bool, default=False
         One repetition and a small search.
     seed : int, default=0
-        Of folds, search and simulation.
-    jobs : int, default=2
-        Processes.
-    resume : bool, default=False
-        Go on with an interrupted run in ``out``.
-    console : rich Console, optional
-        Where to print.
-
-    Returns
-    -------
-    Result
+        Seed of folds, search and simulation.
 
     Raises
     ------
     ValueError
         ``resume`` with other settings than the run in ``out`` had.
     """
-    console = console or Console()
-    out = Path(out)
-    tasks = load_tasks(quick, seed)
-    n_repeats = 1 if quick else 2
-    settings = {"quick": quick, "seed": seed, "tasks": [t["label"] for t in tasks]}
-    store = Store(out, settings, resume)
+    tasks = load_tasks(this.quick, this.seed)
+    n_repeats = 1 if this.quick else 2
+    store = this.store(tasks=[t["label"] for t in tasks])
     for task in tasks:
         kind = "real" if task["is_real"] else "SIMULATED"
-        console.print(f"[bold]{task['label']}[/bold] ({kind}): {task['provenance']}")
-
-    metrics, maps = _compute(tasks, store, quick, seed, n_repeats, jobs, console)
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics,
-        protocol=(
-            f"Stratified 5-fold cross-validation, {n_repeats} repetition(s), the same "
-            "folds for all pipelines. Order and lag are searched by an inner 3-fold "
-            "cross-validation inside each training fold; the fit time of that pipeline "
-            f"is the whole search. {INTERVALS} Chance: share of the largest class; a "
-            "score is told apart from it above the 95 % point of the binomial "
-            "distribution."
-        ),
-        data={
-            t["label"]: {key: t[key] for key in ("is_real", "provenance", "citation")}
-            for t in tasks
-        },
-        seeds=[seed],
+        this.console.print(
+            f"[bold]{task['label']}[/bold] ({kind}): {task['provenance']}"
+        )
+    metrics, maps = _compute(this, tasks, store, n_repeats, jobs)
+    told = ("is_real", "provenance", "citation")
+    command = command_line(NAME, this.seed, this.quick)
+    result = this.finish(
+        metrics,
+        protocol=_protocol(n_repeats),
+        data={t["label"]: {key: t[key] for key in told} for t in tasks},
+        seeds=[this.seed],
         remarks=remarks_on(metrics) + caveats_on(tasks),
-        command=f"manifoldkit demo --seed {seed}" + (" --quick" if quick else ""),
-        duration=store.seconds,
-        environment=environment(),
+        command=command.replace(f"run {NAME}", "demo"),
     )
-    result.save(out)
-    figures = _draw(result, tasks, maps, out)
-    report = write_report(result, figures, out / "report.html")
-    _show(result, console)
-    console.print(f"open {report}", soft_wrap=True)
+    figures = _draw(result, tasks, maps, this.out)
+    write_report(result, figures, this.out / "report.html")
     return result
 
 
-def _compute(tasks, store, quick, seed, n_repeats, jobs, console):
+def _compute(
+    this: Run, tasks: list[dict[str, Any]], store: Store, n_repeats: int, jobs: int
+) -> tuple[list[dict[str, Any]], dict[str, dict]]:
     """Fill the table and the order x lag maps, with progress."""
     metrics, maps = [], {}
-    with worker_pool(jobs) as pool, progress_bar(console) as bar:
+    quick, seed = this.quick, this.seed
+    with worker_pool(jobs) as pool, progress_bar(this.console) as bar:
         for task in tasks:
+            name, X, y = (task[key] for key in ("label", "X", "y"))
             models = pipelines(task["matrices"], quick, seed)
-            for name, model in models.items():
-                label = f"{task['label']}: {name}"
-                row = bar.add_task(label, total=5 * n_repeats)
-                scores = store.get(
-                    label,
-                    lambda m=model, t=task, r=row: score_folds(
-                        m,
-                        t["X"],
-                        t["y"],
-                        n_repeats=n_repeats,
-                        seed=seed,
-                        pool=pool,
-                        tick=lambda: bar.advance(r),
-                    ),
-                )
-                bar.remove_task(row)
-                metrics.append({"task": task["label"], "pipeline": name, **scores})
+            folds = {"n_repeats": n_repeats, "seed": seed, "pool": pool}
+            metrics += score_models(store, bar, name, models, X, y, **folds)
             if not task["matrices"]:
-                label = f"{task['label']}: order x lag map"
+                label = f"{name}: order x lag map"
                 row = bar.add_task(label, total=None)
-                maps[task["label"]] = store.get(
-                    label,
-                    lambda t=task, r=row: _order_lag_map(
-                        t, quick, seed, pool, lambda: bar.advance(r)
-                    ),
-                )
+                tick = partial(bar.advance, row)
+                work = (task, quick, seed, pool, tick)
+                maps[name] = store.get(label, _order_lag_map, *work)
                 bar.remove_task(row)
     return metrics, maps
 
 
-def _draw(result, tasks, maps, out) -> dict[str, Path]:
+def _draw(
+    result: Result, tasks: list[dict], maps: dict[str, dict], out: Path
+) -> dict[str, Path]:
     """Write the figures; return their files by caption."""
     from manifoldkit import plotting
     from manifoldkit.spd import AugmentedCovariances
@@ -362,30 +346,26 @@ def _draw(result, tasks, maps, out) -> dict[str, Path]:
     return files
 
 
-def _show(result: Result, console: Console) -> None:
-    """Print the table and the remarks."""
-    for task in dict.fromkeys(row["task"] for row in result.metrics):
-        rows = [row for row in result.metrics if row["task"] == task]
-        first = rows[0]
-        table = Table(
-            title=f"{task_heading(result, task)}: n = {first['n']}, chance "
-            f"{first['chance']:.0%} (told apart above {first['chance_bound']:.0%})",
-            title_justify="left",
+def _table(result: Result, task: str) -> Table:
+    """Return the scores of one task, the best in bold."""
+    rows = [row for row in result.metrics if row["task"] == task]
+    first = rows[0]
+    table = Table(
+        title=f"{task_heading(result, task)}: n = {first['n']}, chance "
+        f"{first['chance']:.0%} (told apart above {first['chance_bound']:.0%})",
+        title_justify="left",
+    )
+    table.add_column("pipeline")
+    for name in ("correct", "accuracy", "95 % interval", "fit"):
+        table.add_column(name, justify="right")
+    best = max(row["accuracy"] for row in rows)
+    for row in rows:
+        table.add_row(
+            row["pipeline"],
+            f"{row['correct']}/{row['total']}",
+            f"{row['accuracy']:.1%}",
+            f"{row['low']:.0%} - {row['high']:.0%}",
+            f"{1e3 * row['fit_seconds']:.0f} ms",
+            style="bold" if row["accuracy"] == best else "",
         )
-        table.add_column("pipeline")
-        for name in ("correct", "accuracy", "95 % interval", "fit"):
-            table.add_column(name, justify="right")
-        best = max(row["accuracy"] for row in rows)
-        for row in rows:
-            table.add_row(
-                row["pipeline"],
-                f"{row['correct']}/{row['total']}",
-                f"{row['accuracy']:.1%}",
-                f"{row['low']:.0%} - {row['high']:.0%}",
-                f"{1e3 * row['fit_seconds']:.0f} ms",
-                style="bold" if row["accuracy"] == best else "",
-            )
-        console.print(table)
-    console.print(INTERVALS, highlight=False)
-    for remark in result.remarks:
-        console.print(f"- {remark}", highlight=False)
+    return table

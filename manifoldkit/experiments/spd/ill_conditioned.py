@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from manifoldkit.experiments.training import batches, fit
+from manifoldkit.experiments.training import batches, classification_loss, fit, seeded
 from manifoldkit.optim import build_optimizer
 from manifoldkit.spd import SPDNet
 
@@ -63,13 +64,8 @@ def simulate(
     return z @ z.transpose(0, 2, 1) / DEGREES, y, ratio
 
 
-def _loss(model, batch):
-    x, y = batch
-    return torch.nn.functional.cross_entropy(model(x), y)
-
-
 @torch.no_grad()
-def _accuracy(model, x, target) -> float:
+def _accuracy(model: torch.nn.Module, x: Tensor, target: Tensor) -> float:
     return float((model(x).argmax(-1) == target).double().mean())
 
 
@@ -89,8 +85,7 @@ def score(
         settings = dict(options)
         start = settings.pop("init_from_data", False)
         generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             model = SPDNet(
                 N, (N,), 2, threshold=1e-12, dtype=x.dtype, generator=generator,
                 **settings,
@@ -99,7 +94,7 @@ def score(
             model.init_from_data(x[:n_train])
         fit(
             model,
-            _loss,
+            classification_loss,
             batches(x[:n_train], target[:n_train], batch_size=50),
             optimizer=lambda m: build_optimizer(m, "adam", lr=1e-2, manifold_lr=1e-2),
             epochs=epochs,

@@ -9,12 +9,16 @@ fold.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import MissingExtraError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVALUATIONS = ("within-session", "cross-session", "cross-subject")
 PARADIGMS = ("left-right", "right-feet", "three-class")
@@ -106,7 +110,7 @@ def paper_pipelines(
     Parameters
     ----------
     random_state : int
-        Of searches.
+        Seed of the searches.
     quick : bool
         A small grid instead of order and lag 1 to 10.
     paradigm : {"left-right", "right-feet", "three-class"}
@@ -153,7 +157,7 @@ def evaluate(
     results_folder: str | Path | None = None,
     overwrite: bool = False,
     **evaluation_options: Any,
-):
+) -> "pd.DataFrame":
     """Score scikit-learn pipelines of epochs in one of MOABB's evaluations.
 
     Parameters
@@ -167,7 +171,7 @@ def evaluate(
     paradigm : {"left-right", "right-feet", "three-class"} or MOABB paradigm
         Names mean 8-35 Hz and the whole epoch, as in the paper.
     random_state, n_jobs : int
-        Of the splits, and processes.
+        Seed of the splits, and how many processes.
     results_folder : str or Path, optional
         Where MOABB keeps its results; its own default otherwise.
     overwrite : bool, default=False
@@ -194,12 +198,8 @@ def evaluate(
         raise MissingExtraError("evaluate", "moabb", "eeg") from None
     check_choice(evaluation, EVALUATIONS, "evaluation")
     if isinstance(paradigm, str):
-        paradigm = _paradigm(paradigm)
-    names = {
-        "within-session": moabb.evaluations.WithinSessionEvaluation,
-        "cross-session": moabb.evaluations.CrossSessionEvaluation,
-        "cross-subject": moabb.evaluations.CrossSubjectEvaluation,
-    }
+        paradigm = _paradigm(check_choice(paradigm, PARADIGMS, "paradigm"))
+    kind = evaluation.title().replace("-", "") + "Evaluation"
     if datasets is not None:
         single = isinstance(datasets, str) or not isinstance(datasets, Sequence)
         listed = [datasets] if single else list(datasets)
@@ -207,7 +207,7 @@ def evaluate(
     with warnings.catch_warnings():
         # theirs only: what our pipelines warn of is for the user to change
         warnings.filterwarnings("ignore", module=r"(moabb|mne|h5py)(\.|$)")
-        runner = names[evaluation](
+        runner = getattr(moabb.evaluations, kind)(
             paradigm=paradigm,
             datasets=datasets,
             random_state=random_state,
@@ -220,7 +220,7 @@ def evaluate(
         return runner.process(pipelines)
 
 
-def _dataset(module, dataset):
+def _dataset(module: ModuleType, dataset: Any) -> Any:
     if not isinstance(dataset, str):
         return dataset
     if not hasattr(module, dataset):
@@ -228,7 +228,7 @@ def _dataset(module, dataset):
     return getattr(module, dataset)()
 
 
-def _paradigm(name: str):
+def _paradigm(name: str) -> Any:
     """Return MOABB's paradigm with the paper's band."""
     from moabb.paradigms import LeftRightImagery, MotorImagery
 
@@ -237,10 +237,8 @@ def _paradigm(name: str):
         return LeftRightImagery(**band)
     if name == "right-feet":
         return MotorImagery(n_classes=2, events=["right_hand", "feet"], **band)
-    if name == "three-class":
-        events = ["left_hand", "right_hand", "feet"]
-        return MotorImagery(n_classes=3, events=events, **band)
-    raise ValueError(f"paradigm: expected one of {PARADIGMS}, found {name!r}")
+    events = ["left_hand", "right_hand", "feet"]
+    return MotorImagery(n_classes=3, events=events, **band)
 
 
 def main(

@@ -8,31 +8,29 @@ infinity.
 """
 
 import time
-import warnings
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy.signal import butter, sosfiltfilt
-from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
 
-from manifoldkit.experiments.evaluation import Store, progress_bar, show
-from manifoldkit.experiments.result import (
-    Result,
-    command_line,
-    environment,
-    student_interval,
-    wilson_interval,
+from manifoldkit.experiments.evaluation import (
+    Columns,
+    Run,
+    Store,
+    experiment,
+    progress_bar,
 )
+from manifoldkit.experiments.result import Result, source
+from manifoldkit.experiments.spd.folds import mamem_subjects, one_thread, over_subjects
 from manifoldkit.experiments.spd.ill_conditioned import WHERE, score
-from manifoldkit.experiments.training import batches, fit
+from manifoldkit.experiments.training import batches, classification_loss, fit, seeded
 
 NAME = "spd_networks"
 TITLE = "SPD networks: Bures-Wasserstein batch normalization against its peers"
 TASK = "MAMEM SSVEP, five classes"
-NETWORKS: dict[str, dict] = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "no normalization": {"batchnorm": None},
     "AIRM, mean": {"batchnorm": "airm-mean"},
     "AIRM, mean and variance": {"batchnorm": "airm"},
@@ -58,7 +56,7 @@ PUBLISHED = {
 }
 
 
-def _split(epochs):
+def _split(epochs: Any) -> tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Sessions 1 to 3 to train, 4 to choose, 5 to report; labels as codes."""
     classes, codes = np.unique(epochs.y, return_inverse=True)
     parts = {
@@ -69,42 +67,37 @@ def _split(epochs):
     return len(classes), {k: (epochs.X[m], codes[m]) for k, m in parts.items()}
 
 
-def _optimizer(model):
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     """Riemannian Adam for all parameters, the learning rate of LieBN's experiments."""
     from manifoldkit.optim import build_optimizer
 
     return build_optimizer(model, "adam", lr=5e-3, manifold_lr=5e-3)
 
 
-def _loss(model, batch):
-    x, y = batch
-    return torch.nn.functional.cross_entropy(model(x), y)
-
-
-def _figures(model, x, y) -> dict:
+def _figures(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """Loss and accuracy."""
     scores = model(x)
-    loss = torch.nn.functional.cross_entropy(scores, y)
     return {
-        "loss": float(loss),
+        "loss": float(nn.functional.cross_entropy(scores, y)),
         "accuracy": float((scores.argmax(-1) == y).double().mean()),
     }
 
 
-def train_network(epochs, options: dict, seed: int, n_epochs: int, device: str) -> dict:
+def train_network(
+    epochs: Any, options: dict[str, Any], seed: int, n_epochs: int, device: str
+) -> dict[str, Any]:
     """Train one network on one subject; report session 5 at the best epoch of 4."""
     from manifoldkit.spd import ConvSPDNet
 
-    n_classes, parts = _split(epochs)
+    n_classes, arrays = _split(epochs)
     parts = {
         k: (torch.from_numpy(X).float().to(device), torch.from_numpy(y).to(device))
-        for k, (X, y) in parts.items()
+        for k, (X, y) in arrays.items()
     }
     x, y = parts["train"]
     settings = dict(options)
     start = settings.pop("init_from_data", False)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = ConvSPDNet(
             x.shape[1],
             n_classes,
@@ -119,7 +112,7 @@ def train_network(epochs, options: dict, seed: int, n_epochs: int, device: str) 
     begin = time.perf_counter()
     log = fit(
         model,
-        _loss,
+        classification_loss,
         batches(x, y, batch_size=30),
         optimizer=_optimizer,
         epochs=n_epochs,
@@ -142,8 +135,10 @@ def train_network(epochs, options: dict, seed: int, n_epochs: int, device: str) 
     }
 
 
-def filter_bank_features(X, sfreq: float, frequencies) -> list[np.ndarray]:
-    """Signals in narrow bands around each stimulus and its second harmonic."""
+def filter_bank_features(
+    X: np.ndarray, sfreq: float, frequencies: list[float]
+) -> list[np.ndarray]:
+    """Return signals in narrow bands around each stimulus and its second harmonic."""
     bands = [k * f for f in frequencies for k in (1, 2)]
     filters = (
         butter(2, (f - 0.5, f + 0.5), "bandpass", fs=sfreq, output="sos") for f in bands
@@ -151,8 +146,8 @@ def filter_bank_features(X, sfreq: float, frequencies) -> list[np.ndarray]:
     return [sosfiltfilt(sos, X, axis=-1) for sos in filters]
 
 
-def score_classical(epochs) -> dict:
-    """Filter-bank tangent space with C chosen on session 4, and ACM (8, 3)."""
+def score_classical(epochs: Any) -> dict[str, float]:
+    """Score a filter-bank tangent space with C chosen on session 4, and ACM (8, 3)."""
     from pyriemann.estimation import Covariances
     from pyriemann.tangentspace import TangentSpace
     from sklearn.pipeline import make_pipeline
@@ -164,8 +159,7 @@ def score_classical(epochs) -> dict:
     (X, y), (X4, y4), (X5, y5) = parts.values()
     frequencies = sorted(float(name) for name in np.unique(epochs.y))
     features: list[list[np.ndarray]] = [[], [], []]
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=DeprecationWarning)
+    with one_thread():
         filtered = [
             filter_bank_features(Z, epochs.sfreq, frequencies) for Z in (X, X4, X5)
         ]
@@ -183,61 +177,51 @@ def score_classical(epochs) -> dict:
         }
 
 
-def run(
-    out: str | Path,
-    *,
-    quick: bool = False,
-    seed: int = 0,
-    resume: bool = False,
-    device: str = "cpu",
-    console: Console | None = None,
-) -> Result:
+COLUMNS: Columns = {  # of the rows of MAMEM
+    "pipeline": "{pipeline}",
+    "accuracy": "{accuracy:.1%}",
+    "95 % interval": "{low:.0%} - {high:.0%}",
+    "spread": "{spread:.1%}",
+}
+
+
+def _protocol(quick: bool) -> str:
+    return (
+        "MAMEM: sessions 1-3 train, the epoch with the smallest loss on session 4 is "
+        "kept, session 5 reports. Network of the published code in float32, Riemannian "
+        f"Adam with learning rate 5e-3 (SGD there), at most {_epochs(quick)} epochs "
+        "(200 there): scaled down to a small machine. Mean over subjects of the mean "
+        "over seeds, Student's interval over subjects, not corrected for the number of "
+        "comparisons; spread: standard deviation over subjects. Classical rows train "
+        "on the same sessions. Simulated matrices: 300 train, 1000 test, mean over "
+        "seeds; SPDNet 10 -> 10, Adam, 30 epochs, last one."
+    )
+
+
+@experiment(NAME, TITLE, COLUMNS)
+def run(this: Run, *, device: str = "cpu") -> Result:
     """Train every network on every MAMEM subject here and on simulated matrices.
 
     Parameters
     ----------
-    out : str or Path
-        Folder for ``result.json``.
     quick : bool, default=False
         One subject, three networks, few epochs.
     seed : int, default=0
         First of five seeds (of one, if quick).
-    resume : bool, default=False
-        Go on with an interrupted run in ``out``.
     device : str, default="cpu"
         Where the networks of MAMEM are trained.
-    console : rich Console, optional
-        Where to print.
-
-    Returns
-    -------
-    Result
     """
-    console, out = console or Console(), Path(out)
-    store = Store(out, {"quick": quick, "seed": seed}, resume)
-    seeds = [seed] if quick else list(range(seed, seed + 5))
+    store, quick = this.store(), this.quick
     names = list(NETWORKS)
     names = [names[0], names[2], names[5]] if quick else names
     torch.set_num_threads(1)
-    synthetic, data = _ill_conditioned(store, names, seeds, quick, console)
-    metrics, mamem = _mamem(store, names, seeds, quick, device, console)
-    result = Result(
-        name=NAME,
-        title=TITLE,
-        metrics=metrics + synthetic,
-        protocol=(
-            "MAMEM: sessions 1-3 train, the epoch with the smallest loss on session 4 "
-            "is kept, session 5 reports. Network of the published code in float32, "
-            "Riemannian Adam with learning rate 5e-3 (SGD there), at most "
-            f"{_epochs(quick)} epochs (200 there): scaled down to a small machine. "
-            "Mean over subjects of the mean over seeds, Student's interval over "
-            "subjects, not corrected for the number of comparisons; spread: standard "
-            "deviation over subjects. Classical rows train on the same sessions. "
-            "Simulated matrices: 300 train, 1000 test, mean over seeds; "
-            "SPDNet 10 -> 10, Adam, 30 epochs, last one."
-        ),
+    synthetic, data = _ill_conditioned(this, store, names)
+    metrics, mamem = _mamem(this, store, names, device)
+    return this.finish(
+        metrics + synthetic,
+        protocol=_protocol(quick),
         data=mamem | data,
-        seeds=seeds,
+        seeds=this.seeds(5),
         paper=[{"method": k, "MAMEM II": v} for k, v in PUBLISHED.items()],
         paper_note=(
             "per cent, mean and standard deviation, as quoted by later papers: "
@@ -245,99 +229,70 @@ def run(
             "figure for MAMEM was not at hand"
         ),
         remarks=remarks_on(metrics, synthetic, mamem),
-        command=command_line(NAME, seed, quick),
-        duration=store.seconds,
-        environment=environment(),
     )
-    result.save(out)
-    _show(result, console)
-    return result
 
 
 def _epochs(quick: bool) -> int:
     return 3 if quick else 40
 
 
-def _mamem(store, names, seeds, quick, device, console):
-    from manifoldkit.datasets import fetch_mamem
-    from manifoldkit.datasets.archive import find_archive
-
-    subjects = [
-        s for s in range(1, 12) if find_archive(f"eeg/mamem_ssvep_U{s:03d}.npz")
-    ]
-    subjects = subjects[:1] if quick else subjects
-    if not subjects:
+def _mamem(
+    this: Run, store: Store, names: list[str], device: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train on the MAMEM subjects that are here; return rows and their origin."""
+    recordings = mamem_subjects(1 if this.quick else None)
+    if not recordings:
         return [], {}
-    recordings = {s: fetch_mamem(s, download=False) for s in subjects}
+    seeds, n_epochs = this.seeds(5), _epochs(this.quick)
     nets: dict[str, dict] = {name: {} for name in names}
     classical = {}
-    with progress_bar(console) as bar:
-        row = bar.add_task("MAMEM", total=len(subjects) * (1 + len(seeds) * len(names)))
-        for s in subjects:
-            classical[s] = store.get(
-                f"U{s:03d} classical", lambda e=recordings[s]: score_classical(e)
-            )
+    with progress_bar(this.console) as bar:
+        total = len(recordings) * (1 + len(seeds) * len(names))
+        row = bar.add_task("MAMEM", total=total)
+        for s, epochs in recordings.items():
+            classical[s] = store.get(f"U{s:03d} classical", score_classical, epochs)
             bar.advance(row)
         for k in seeds:  # seed by seed: an interrupted run is balanced
-            for s in subjects:
+            for s, epochs in recordings.items():
                 for name in names:
-                    nets[name][s, k] = store.get(
-                        f"U{s:03d} {name} seed {k}",
-                        lambda e=recordings[s], n=name, k=k: train_network(
-                            e, NETWORKS[n], k, _epochs(quick), device
-                        ),
-                    )
+                    work = (epochs, NETWORKS[name], k, n_epochs, device)
+                    key = f"U{s:03d} {name} seed {k}"
+                    nets[name][s, k] = store.get(key, train_network, *work)
                     bar.advance(row)
-    counts = [int((e.session == 5).sum()) for e in recordings.values()]
-    chance = float(
-        np.mean(
-            [
-                np.unique(e.y[e.session == 5], return_counts=True)[1].max() / n
-                for e, n in zip(recordings.values(), counts, strict=True)
-            ]
-        )
-    )
-    shared = {"n": sum(counts), "chance": chance, "subjects": subjects}
-    metrics = [
-        _row(f"SPDNet, {name}", _by_seed(found, subjects, seeds), counts[0])
-        | {
+    subjects = list(recordings)
+    counts = [
+        np.unique(e.y[e.session == 5], return_counts=True)[1]
+        for e in recordings.values()
+    ]
+    n = [int(c.sum()) for c in counts]
+    chance = float(np.mean([c.max() / c.sum() for c in counts]))
+    shared = {"n": sum(n), "chance": chance, "subjects": subjects}
+    metrics = []
+    for name, found in nets.items():
+        scores = np.array([[found[s, k]["accuracy"] for s in subjects] for k in seeds])
+        seconds = [v["epoch_seconds"] for v in found.values()]
+        more = {
             "validation": float(np.mean([v["validation"] for v in found.values()])),
-            "epoch_seconds": float(
-                np.median([v["epoch_seconds"] for v in found.values()])
-            ),
-            **shared,
+            "epoch_seconds": float(np.median(seconds)),
         }
-        for name, found in nets.items()
-    ]
-    metrics += [
-        _row(name, np.array([[classical[s][name] for s in subjects]]), counts[0])
-        | shared
-        for name in classical[subjects[0]]
-    ]
+        metrics.append(_row(f"SPDNet, {name}", scores, n[0]) | more | shared)
+    for name in classical[subjects[0]]:
+        scores = np.array([[classical[s][name] for s in subjects]])
+        metrics.append(_row(name, scores, n[0]) | shared)
     first = recordings[subjects[0]]
-    provenance = {
-        "provenance": "MAMEM SSVEP data set II, subjects "
-        + ", ".join(f"U{s:03d}" for s in subjects),
-        "citation": first.citation,
-        "is_real": first.is_real,
-    }
-    return metrics, {TASK: provenance}
+    told = ", ".join(f"U{s:03d}" for s in subjects)
+    told = f"MAMEM SSVEP data set II, subjects {told}"
+    return metrics, {TASK: source(told, first.citation, first.is_real)}
 
 
-def _by_seed(found, subjects, seeds) -> np.ndarray:
-    """Accuracies, shape (n_seeds, n_subjects)."""
-    return np.array([[found[s, k]["accuracy"] for s in subjects] for k in seeds])
-
-
-def _row(name: str, scores: np.ndarray, n: int) -> dict:
-    """A row of the table from accuracies (n_seeds, n_subjects)."""
+def _row(name: str, scores: np.ndarray, n: int) -> dict[str, Any]:
+    """Return a row of the table from accuracies (n_seeds, n_subjects)."""
     subjects = scores.mean(0)
-    mean = float(subjects.mean())
-    spread, (low, high) = _interval(subjects, n)
+    spread, low, high = over_subjects(subjects, n)
     return {
         "task": TASK,
         "pipeline": name,
-        "accuracy": mean,
+        "accuracy": float(subjects.mean()),
         "spread": spread,
         "low": max(low, 0.0),
         "high": min(high, 1.0),
@@ -346,37 +301,21 @@ def _row(name: str, scores: np.ndarray, n: int) -> dict:
     }
 
 
-def _interval(values: np.ndarray, n: int) -> tuple[float, tuple[float, float]]:
-    """Standard deviation and Student's interval; Wilson's for a single subject.
-
-    >>> spread, (low, high) = _interval(np.array([0.3, 0.4, 0.5]), 100)
-    >>> round(spread, 3), round(low, 3), round(high, 3)
-    (0.1, 0.152, 0.648)
-    """
-    if len(values) == 1:
-        return 0.0, wilson_interval(float(values[0]) * n, n)
-    spread, low, high = student_interval(values)
-    return spread, (low, high)
-
-
-def _ill_conditioned(store, names, seeds, quick, console):
-    conditions = (1e2, 1e6) if quick else (1e2, 1e4, 1e6, 1e8)
-    metrics = []
-    with progress_bar(console) as bar:
+def _ill_conditioned(
+    this: Run, store: Store, names: list[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train on simulated matrices; return rows and their origin."""
+    conditions = (1e2, 1e6) if this.quick else (1e2, 1e4, 1e6, 1e8)
+    seeds, metrics = this.seeds(5), []
+    with progress_bar(this.console) as bar:
         row = bar.add_task("simulated", total=len(WHERE) * len(names) * len(seeds))
         for where in WHERE:
-            oracle: dict[str, float] = {}
             for name in names:
                 pieces = []
                 for k in seeds:
-                    pieces.append(
-                        store.get(
-                            f"simulated {where} {name} seed {k}",
-                            lambda n=name, w=where, k=k: score(
-                                NETWORKS[n], conditions, w, k, quick
-                            ),
-                        )
-                    )
+                    work = (NETWORKS[name], conditions, where, k, this.quick)
+                    key = f"simulated {where} {name} seed {k}"
+                    pieces.append(store.get(key, score, *work))
                     bar.advance(row)
                 means = {
                     key: float(np.mean([p[key] for p in pieces])) for key in pieces[0]
@@ -385,27 +324,29 @@ def _ill_conditioned(store, names, seeds, quick, console):
                 if NETWORKS[name]["batchnorm"]:
                     label = f"SPDNet, {name}, batch statistics at test"
                     metrics.append(_condition_row(where, label, "batch ", means))
-                oracle = means
-            label = "best possible (true model)"
-            metrics.append(_condition_row(where, label, "oracle ", oracle))
-    provenance = {
-        "provenance": "Wishart matrices 10 x 10 of given condition, classes differ in "
+            label = "best possible (true model)"  # the same beside every network
+            metrics.append(_condition_row(where, label, "oracle ", means))
+    simulated = source(
+        "Wishart matrices 10 x 10 of given condition, classes differ in "
         "the two largest or smallest variances, the other half of the variances jumps",
-        "citation": "manifoldkit.experiments.spd.ill_conditioned",
-        "is_real": False,
-    }
-    return metrics, {"ill-conditioned matrices": provenance}
+        "manifoldkit.experiments.spd.ill_conditioned",
+    )
+    return metrics, {"ill-conditioned matrices": simulated}
 
 
-def _condition_row(where: str, name: str, kind: str, means: dict) -> dict:
-    """The figures of one kind: "", "batch " or "oracle "."""
+def _condition_row(
+    where: str, name: str, kind: str, means: dict[str, float]
+) -> dict[str, Any]:
+    """Return the figures of one kind: "", "batch " or "oracle "."""
     figures = {k.removeprefix(kind): v for k, v in means.items() if k.startswith(kind)}
     return {"classes differ in the": f"{where} variances", "method": name} | {
         f"condition {k}": v for k, v in figures.items() if k[0].isdigit()
     }
 
 
-def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[str]:
+def remarks_on(
+    metrics: list[dict], synthetic: list[dict], data: dict[str, Any]
+) -> list[str]:
     """Say what the numbers show, also where a normalization does not help."""
     remarks = []
     if not data:
@@ -417,7 +358,7 @@ def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[s
         gaps = 100 * (np.array(row["per_subject"]) - np.array(base["per_subject"]))
         if len(gaps) < 2:
             continue
-        _, (low, high) = _interval(gaps, 1)
+        _, low, high = over_subjects(gaps, 1)
         verdict = "helps" if low > 0 else "HARMS" if high < 0 else "is not told apart"
         remarks.append(
             f"{row['pipeline']}: {gaps.mean():+.1f} points against no normalization "
@@ -427,38 +368,22 @@ def remarks_on(metrics: list[dict], synthetic: list[dict], data: dict) -> list[s
         rows = {
             r["method"]: r for r in synthetic if r["classes differ in the"] == where
         }
-        for key in [k for k in next(iter(rows.values())) if k.startswith("condition")]:
-            nets = {
-                m: r[key]
-                for m, r in rows.items()
-                if m.startswith("SPDNet") and not m.endswith("at test")
-            }
-            best = max(nets, key=lambda m: nets[m])
-            plain = nets["SPDNet, no normalization"]
-            stale = {
-                m: rows[f"{m}, batch statistics at test"][key] - nets[m]
-                for m in nets
-                if m != "SPDNet, no normalization"
-            }
-            worst = max(stale, key=lambda m: stale[m])
-            remarks.append(
-                f"Classes in the {where}, {key}: best {best} ({nets[best]:.1%}), "
-                f"without normalization {plain:.1%}, "
-                f"possible {rows['best possible (true model)'][key]:.1%}. Running "
-                f"statistics cost {worst} {100 * stale[worst]:.1f} points against "
-                "those of the test batch."
-            )
+        conditions = [k for k in next(iter(rows.values())) if k.startswith("condition")]
+        remarks += [_on_condition(where, key, rows) for key in conditions]
     return remarks
 
 
-def _show(result: Result, console: Console) -> None:
-    table = Table("pipeline", "accuracy", "95 % interval", "spread")
-    for row in result.metrics:
-        if "chance" in row:
-            table.add_row(
-                row["pipeline"],
-                f"{row['accuracy']:.1%}",
-                f"{row['low']:.0%} - {row['high']:.0%}",
-                f"{row['spread']:.1%}",
-            )
-    show(result, table, console)
+def _on_condition(where: str, key: str, rows: dict[str, dict]) -> str:
+    """Say which network is best at a condition, and what running statistics cost."""
+    late, none = ", batch statistics at test", "SPDNet, no normalization"
+    names = [m for m in rows if m.startswith("SPDNet") and not m.endswith(late)]
+    nets = {m: rows[m][key] for m in names}
+    best = max(nets, key=lambda m: nets[m])
+    stale = {m: rows[m + late][key] - nets[m] for m in names if m != none}
+    worst = max(stale, key=lambda m: stale[m])
+    return (
+        f"Classes in the {where}, {key}: best {best} ({nets[best]:.1%}), without "
+        f"normalization {nets[none]:.1%}, possible "
+        f"{rows['best possible (true model)'][key]:.1%}. Running statistics cost "
+        f"{worst} {100 * stale[worst]:.1f} points against those of the test batch."
+    )

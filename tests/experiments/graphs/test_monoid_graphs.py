@@ -71,7 +71,7 @@ def test_errors_a_few_graphs_at_a_time_are_those_of_all():
 
 
 def test_every_aggregation_is_in_the_plan():
-    plan = experiment._plan(False, [0, 1])
+    plan = experiment.plan(False, [0, 1])
     assert [name for name, _, _ in plan] == [*experiment.METHODS]
     for name, seconds, seeds in plan:
         assert seconds == experiment.SECONDS

@@ -68,5 +68,5 @@ def test_remarks_compare_with_the_targets():
 def test_the_clock_of_resumed_parts_adds_up():
     clock = [(1.0, 3.0), (1.0, 6.0), (2.0, 7.0), (2.0, 9.0)]
     rows = [{"part": part, "processor": spent} for part, spent in clock]
-    assert experiment._total(rows) == 15.0
-    assert experiment._total([]) == 0
+    assert experiment.total_time(rows) == 15.0
+    assert experiment.total_time([]) == 0

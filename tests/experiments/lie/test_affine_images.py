@@ -67,7 +67,7 @@ def test_quick_runs_train_for_equal_epochs_and_learn(digits):
 
 
 def test_augmentation_draws_new_maps_every_epoch(digits):
-    train = affine_images._Deformed(*digits["train"], batch_size=64)
+    train = affine_images.Deformed(*digits["train"], batch_size=64)
     torch.manual_seed(0)
     first, second = (torch.cat([x for x, _ in train]).mean(0) for _ in range(2))
     assert not torch.equal(first, second)
@@ -107,7 +107,7 @@ def test_run_falls_back_to_digits_writes_and_resumes(tmp_path, monkeypatch):
 def test_schedule_goes_by_time(monkeypatch):
     clock = iter([0.0, 1.0, 50.0, 100.0, 200.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    factor = affine_images._by_time(100.0)
+    factor = affine_images.by_time(100.0)
     values = [factor(i) for i in range(5)]
     assert values[0] == pytest.approx(0.02)
     assert values[2] == pytest.approx(0.5)

@@ -44,7 +44,7 @@ def test_order_of_points_matters_only_as_pairs(matched):
 
 def test_pairs_are_turned_by_their_rotation():
     torch.manual_seed(0)
-    pairs = experiment._Pairs(torch.randn(4, 10, 3), steps=3, batch_size=2)
+    pairs = experiment.turned_pairs(torch.randn(4, 10, 3), steps=3, batch_size=2)
     for both, r in pairs:
         torch.testing.assert_close(both[:, 1], both[:, 0] @ r.mT)
     assert len(list(pairs)) == len(pairs) == 3
@@ -57,13 +57,13 @@ def test_errors_are_angles_in_degrees():
             return r @ quarter
 
     r = rotation.random_rotation(6)
-    found = experiment._error(Turned(1, 1), r, r)
+    found = experiment.errors(Turned(1, 1), r, r)
     assert found == pytest.approx({"mean": 90, "p99_9": 90, "largest": 90}, abs=1e-3)
 
 
 def row(rep, **values):
     piece = {"mean": 0.5, "p99_9": 1.0, "largest": 2.0, **values}
-    return experiment._row(experiment.AUTOENCODER, rep, [piece, piece])
+    return experiment.summary(experiment.AUTOENCODER, rep, [piece, piece])
 
 
 @pytest.mark.parametrize(

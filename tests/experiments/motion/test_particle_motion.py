@@ -116,7 +116,7 @@ def test_a_run_stores_its_result_and_resumes(data, monkeypatch, tmp_path):
         for name, make in {"EqMotion": _eqmotion, "EGNN": _egnn}.items()
     }
     monkeypatch.setattr(experiment, "contestants", lambda task: small)
-    monkeypatch.setattr(experiment, "_sample_efficiency", lambda *_: [])
+    monkeypatch.setattr(experiment, "sample_efficiency", lambda *_: [])
     result = experiment.run(tmp_path, quick=True)
     assert {row["task"] for row in result.metrics} == {"springs", "charged"}
     assert Result.load(tmp_path).metrics == json.loads(json.dumps(result.metrics))

@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from manifoldkit.datasets.motion.pedestrians import SCENES
 from manifoldkit.experiments.motion import pedestrian_motion as experiment
+
+SCENES = (
+    *("biwi_eth", "biwi_hotel", "students001", "students003", "uni_examples"),
+    *("crowds_zara01", "crowds_zara02", "crowds_zara03"),
+)
 
 
 @pytest.fixture
@@ -82,10 +86,10 @@ def test_scenes_and_seeds_are_averaged():
         }
         for ade in (0.2, 0.4)
     ]
-    rows = [experiment._row(subset, runs) for subset in ("eth", "hotel")]
+    rows = [experiment.mean_of_runs(subset, runs) for subset in ("eth", "hotel")]
     assert rows[0]["min_ade"] == pytest.approx(0.3)
     assert rows[0]["agents"] == 7
-    mean = experiment._mean_of_scenes(rows)
+    mean = experiment.mean_of_scenes(rows)
     assert mean["min_fde_per_seed"] == [0.4, 0.8]
     text = " ".join(experiment.remarks_on([*rows, mean]))
     assert "By seed: 0.200 / 0.400, 0.400 / 0.800." in text

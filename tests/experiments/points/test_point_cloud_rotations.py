@@ -83,7 +83,7 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
         for i, n in enumerate((20, 10))
     ]
     monkeypatch.setattr(
-        experiment, "_load", lambda quick: ({"psb12": tuple(clouds)}, {"made": {}})
+        experiment, "load", lambda quick: ({"psb12": tuple(clouds)}, {"made": {}})
     )
     result = experiment.run(tmp_path, quick=True)
     tasks = {row["task"] for row in result.metrics}
@@ -173,7 +173,7 @@ def test_committees_share_no_network_and_average_probabilities():
             [unsure, sure, unsure],
         )
     ]
-    rows = experiment._vote(pieces, 2, ["b", "a", "c"][:2], y)
+    rows = experiment.votes(pieces, 2, ["b", "a", "c"][:2], y)
     assert len(rows) == 2  # the fifth network is in none
     assert [row["seconds"] for row in rows] == [2.0, 2.0]
     assert rows[0]["turned"] == pytest.approx(2 / 3)  # a, b, a

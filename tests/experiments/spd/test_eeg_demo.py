@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from manifoldkit.datasets import load_digits_covariances, make_motor_imagery_eeg
 from manifoldkit.experiments.result import Result
-from manifoldkit.experiments.spd import eeg_demo
+from manifoldkit.experiments.spd import eeg_demo, folds
 from manifoldkit.spd import make_acm_classifier
 
 
@@ -22,8 +22,8 @@ def small(monkeypatch):
     )
     digits = load_digits_covariances((3, 8), n_per_class=10)
     tasks = [
-        eeg_demo._task("simulated imagery", epochs, False),
-        eeg_demo._task("digits 3 vs 8", digits, True),
+        eeg_demo.as_task("simulated imagery", epochs, False),
+        eeg_demo.as_task("digits 3 vs 8", digits, True),
     ]
     monkeypatch.setattr(eeg_demo, "load_tasks", lambda quick, seed: tasks)
     return tasks
@@ -85,7 +85,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
     small, no_search, tmp_path, monkeypatch
 ):
     whole, _ = run(tmp_path / "whole")
-    original, calls = eeg_demo.score_folds, []
+    original, calls = folds.score_folds, []
 
     def interrupted(*args, **kwargs):
         if len(calls) == 3:
@@ -93,7 +93,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
         calls.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(eeg_demo, "score_folds", interrupted)
+    monkeypatch.setattr(folds, "score_folds", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "part")
     stored = json.loads((tmp_path / "part" / "progress.json").read_text())
@@ -101,7 +101,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
 
     again = []
     monkeypatch.setattr(
-        eeg_demo,
+        folds,
         "score_folds",
         lambda *a, **k: (again.append(1), original(*a, **k))[1],
     )
