@@ -107,8 +107,8 @@ class SPDNet(nn.Module):
         vectorize: bool | str = True,
         validate: bool = False,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
@@ -304,8 +304,8 @@ class ConvSPDNet(nn.Module):
         eps: float = 1e-5,
         folded: bool = True,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **options,
     ):
         super().__init__()

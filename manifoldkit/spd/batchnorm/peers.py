@@ -179,8 +179,8 @@ class SPDBatchNorm(BatchNormBase):
         congruence: str = "symmetric",
         n_channels: int | None = None,
         validate: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         if metric in ("bw", "gbw"):
             raise ValueError(
@@ -230,7 +230,7 @@ class SPDBatchNorm(BatchNormBase):
     def _batch_mean(self, y: Tensor, space, average: BatchAverage) -> Tensor:
         start = average.first(space.coordinates(y))
         mean = space.mean(y, start, average)
-        self.check_mean(mean.detach(), average.given)
+        average.check(mean)
         return mean
 
     def _statistics(

@@ -71,8 +71,8 @@ class SpatioTemporalFilters(nn.Module):
         momentum: float = 0.1,
         folded: bool = True,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         factory = {"device": device, "dtype": dtype}

@@ -90,8 +90,8 @@ class BiMap(nn.Module):
         *,
         validate: bool = False,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self.n_in, self.n_out = check_count(n_in, "n_in"), check_count(n_out, "n_out")
@@ -392,8 +392,8 @@ class SPDResidual(nn.Module):
         unit_step: bool = True,
         bounds: tuple[float, float] | None = (1e-8, 1e8),
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self.n = check_count(n, "n")

@@ -811,7 +811,7 @@ def test_bad_settings():
     for options, message in (
         ({"power": 0}, "power: expected"),
         ({"power": 1e-4}, "power: expected"),
-        ({"momentum": 1.5}, r"momentum: expected None or a number in \[0, 1\]"),
+        ({"momentum": 1.5}, r"momentum: expected a number in \[0, 1\], found 1.5"),
         ({"momentum": -0.1}, "momentum"),
         ({"eps": -1.0}, "eps: expected"),
         ({"mean_iterations": -1}, "mean_iterations: expected an integer >= 0"),
