@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manifoldkit._checks import check_choice
 from manifoldkit.spd.augmented.selection import (
@@ -13,13 +14,14 @@ from manifoldkit.spd.augmented.selection import (
     select_without_labels,
 )
 from manifoldkit.spd.pipelines import make_acm_classifier
+from manifoldkit.spd.validation import check_epochs
 
 
 def select_delay_embedding(
-    X,
+    X: ArrayLike,
     method: str = "mdop",
     *,
-    y=None,
+    y: ArrayLike | None = None,
     order: int | None = None,
     lag: int | None = None,
     max_order: int = 10,
@@ -31,7 +33,7 @@ def select_delay_embedding(
     cv: Any = 3,
     scoring: Any = None,
     n_jobs: int | None = None,
-    random_state=None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> DelayEmbedding:
     r"""Choose order and lag of the delay embedding from training epochs.
 
@@ -114,6 +116,7 @@ def select_delay_embedding(
     True
     """
     check_choice(method, METHODS, "method")
+    X = check_epochs(X)
     bounds: dict[str, Any] = {
         "order": order,
         "lag": lag,
@@ -131,30 +134,33 @@ def select_delay_embedding(
             n_jobs=n_jobs,
             random_state=random_state,
         )
-    X = check_request(X, **bounds)
+    check_request(X, **bounds)
+    orders = [order] if order else list(range(1, int(max_order) + 1))
+    lags = [lag] if lag else list(range(1, int(max_lag) + 1))
     return _by_grid(
-        X, y, order, lag, int(max_order), int(max_lag), classifier, cv, scoring,
-        n_jobs, random_state,
-    )  # fmt: skip
-
-
-def _by_grid(
-    X, y, order, lag, max_order, max_lag, classifier, cv, scoring, n_jobs, random_state
-) -> DelayEmbedding:
-    if y is None:
-        raise ValueError("y: method='grid' needs the labels of the epochs, found None")
-    orders = [order] if order else list(range(1, max_order + 1))
-    lags = [lag] if lag else list(range(1, max_lag + 1))
-    search = make_acm_classifier(
-        "auto",
-        "auto",
-        classifier,
-        orders=orders,
-        lags=lags,
+        X,
+        y,
+        orders,
+        lags,
+        classifier=classifier,
         cv=cv,
         scoring=scoring,
         n_jobs=n_jobs,
         random_state=random_state,
+    )
+
+
+def _by_grid(
+    X: np.ndarray,
+    y: ArrayLike | None,
+    orders: list[int],
+    lags: list[int],
+    **options: Any,
+) -> DelayEmbedding:
+    if y is None:
+        raise ValueError("y: method='grid' needs the labels of the epochs, found None")
+    search: Any = make_acm_classifier(
+        "auto", "auto", orders=orders, lags=lags, **options
     )
     cells = [
         {

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_count, count, optional
 from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
 from manifoldkit.spd.batchnorm.factory import make_batchnorm
 from manifoldkit.spd.batchnorm.gbw import GBWBatchNorm
@@ -111,12 +112,10 @@ class SPDNet(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.n_in, self.dims = check_count(n_in, "n_in"), _check_dims(n_in, dims)
         self.channels = _check_channels(channels, len(self.dims))
-        self.n_classes = (
-            None if n_classes is None else check_count(n_classes, "n_classes")
-        )
+        self.n_classes = optional(count())(n_classes, "n_classes")
         check_choice(position, _ORDERS, "position")
         self.batchnorm, self.position, self.validate = batchnorm, position, validate
         options = {"momentum": momentum, **(batchnorm_options or {}), **factory}
@@ -144,17 +143,14 @@ class SPDNet(nn.Module):
         if isinstance(layers[-1], ReEig):
             layers.pop()
             fused = threshold
-        log = LogEig(vectorize, fused, relative)
         self.layers = nn.Sequential(*layers)
-        self.log = log
-        self.n_features = self.channels[-1] * log.n_features(sizes[-1])
-        self.head = (
-            nn.Identity()
-            if self.n_classes is None
-            else nn.Linear(self.n_features, self.n_classes, **factory)
-        )
-        if isinstance(self.head, nn.Linear) and generator is not None:
-            redraw(self.head, generator)
+        self.log = LogEig(vectorize, fused, relative)
+        self.n_features = self.channels[-1] * self.log.n_features(sizes[-1])
+        self.head: nn.Module = nn.Identity()
+        if self.n_classes is not None:
+            self.head = nn.Linear(self.n_features, self.n_classes, **factory)
+            if generator is not None:
+                redraw(self.head, generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights and reset the normalization."""
@@ -167,7 +163,7 @@ class SPDNet(nn.Module):
                 reset()
 
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> "SPDNet":
+    def init_from_data(self, x: Tensor) -> Self:
         """Start the normalization layers at the statistics of a batch.
 
         Layers that have ``init_from_data`` (see
@@ -306,18 +302,13 @@ class ConvSPDNet(nn.Module):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        sizes = n_channels, n_spatial, n_filters, kernel_size
         self.filters = SpatioTemporalFilters(
-            n_channels,
-            n_spatial,
-            n_filters,
-            kernel_size,
-            folded=folded,
-            generator=generator,
-            **factory,
+            *sizes, folded=folded, generator=generator, **factory
         )
         self.covariance = CovariancePool(eps)
         self.spd = SPDNet(

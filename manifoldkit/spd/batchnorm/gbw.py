@@ -1,7 +1,7 @@
 """Batch normalization in the generalized Bures-Wasserstein (GBW) geometry."""
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -279,7 +279,7 @@ class GBWBatchNorm(BatchNormBase):
             )
 
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> "GBWBatchNorm":
+    def init_from_data(self, x: Tensor) -> Self:
         """Start M, the bias and the running statistics at the mean of a batch.
 
         M becomes the matrix that is the mean of the deformed batch under the geometry
@@ -333,5 +333,5 @@ class BWBatchNorm(GBWBatchNorm):
 
     _moves_metric = False
 
-    def __init__(self, n: int, power: float = 1.0, **options):
+    def __init__(self, n: int, power: float = 1.0, **options: Any):
         super().__init__(n, power, learn_metric=False, **options)

@@ -376,6 +376,7 @@ class Normalization:
         else:
             mean = statistics[0]
         arguments = y, frame.factor, mean, frame.inverse, settings.root
+        v: Tensor
         if _recorded(y, frame.factor, mean):
             v, self.basis = _Center.apply(*arguments)
         else:

@@ -1,6 +1,6 @@
 """Batch normalization of SPD matrices in the metrics that GBW is compared with."""
 
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -280,7 +280,7 @@ class SPDBatchNorm(BatchNormBase):
             return self._unfold(self._undeform(z), x)
 
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> "SPDBatchNorm":
+    def init_from_data(self, x: Tensor) -> Self:
         """Start the bias and the running statistics at those of a batch."""
         with full_precision(x):
             y, space = self._deform(self._fold(x)), self._space()

@@ -75,10 +75,10 @@ class SpatioTemporalFilters(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         check_counts(n_channels=n_channels, n_spatial=n_spatial, n_filters=n_filters)
         self.padding = check_count(kernel_size, "kernel_size") // 2
-        norm = {"eps": eps, "momentum": momentum, **factory}
+        norm: dict[str, Any] = {"eps": eps, "momentum": momentum, **factory}
         self.folded = folded
         self.spatial = nn.Conv1d(n_channels, n_spatial, 1, **factory)
         self.spatial_norm = nn.BatchNorm1d(n_spatial, **norm)
