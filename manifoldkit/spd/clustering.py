@@ -32,9 +32,9 @@ def make_gbw_kmeans(
     n_clusters : int, default=2
         Number of clusters.
     M, power
-        Of the metric, see :func:`~manifoldkit.spd.gbw_metric`.
+        Metric matrix and power, see :func:`~manifoldkit.spd.gbw_metric`.
     max_iter, n_init, tol, init, n_jobs, random_state
-        As pyriemann's.
+        Options of pyriemann's k-means.
 
     Returns
     -------

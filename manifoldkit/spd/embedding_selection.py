@@ -75,7 +75,7 @@ def select_delay_embedding(
         Lowest frequency of interest in cycles a sample (8 Hz at 160 Hz is 0.05), for
         "uniform". Default: where the mean spectrum has gathered 5 % of its power.
     classifier, cv, scoring
-        Of "grid": see :func:`manifoldkit.spd.make_acm_classifier`.
+        Options of "grid", see :func:`manifoldkit.spd.make_acm_classifier`.
     n_jobs : int, optional
         Trials (or grid cells) in parallel.
     random_state : int, RandomState instance or None, default=None

@@ -45,7 +45,7 @@ class SPDNet(nn.Module):
     position : {"after_bimap", "after_reeig", "before_bimap"}, default="after_bimap"
         Where in each block the normalization is.
     threshold : float or None, default=1e-4
-        Of ReEig; None leaves ReEig out.
+        Smallest eigenvalue that ReEig leaves; None leaves ReEig out.
     relative : bool, default=False
         Take the threshold times the mean eigenvalue of each matrix.
     channels : sequence of int, optional
@@ -54,13 +54,13 @@ class SPDNet(nn.Module):
     n_residual : int, default=0
         Riemannian residual blocks (:class:`SPDResidual`) before LogEig.
     vectorize : bool or "flat", default=True
-        Of :class:`LogEig`; "flat" is the form of the original code.
+        Form of the :class:`LogEig` features; "flat" is that of the original code.
     validate : bool, default=False
         Check in ``forward`` that the input is SPD.
     generator : torch.Generator, optional
-        Of the initial weights.
+        Generator of the initial weights.
     device, dtype
-        Of all parameters.
+        Device and dtype of all parameters.
 
     Raises
     ------
@@ -262,17 +262,17 @@ class ConvSPDNet(nn.Module):
     n_channels : int
         Channels of the epochs.
     n_classes : int or None
-        As for :class:`SPDNet`.
+        The same as in :class:`SPDNet`.
     n_spatial, n_filters, kernel_size : int
-        Of :class:`SpatioTemporalFilters`.
+        Sizes of the :class:`SpatioTemporalFilters`.
     dims : sequence of int, default=(12,)
-        Of :class:`SPDNet`.
+        Sizes of the :class:`SPDNet` after each BiMap.
     eps : float, default=1e-5
         Added to the diagonal of the covariances.
     folded : bool, default=True
         See :class:`SpatioTemporalFilters`.
     generator, device, dtype
-        As for :class:`SPDNet`.
+        The same as in :class:`SPDNet`.
     **options
         Further options of :class:`SPDNet`.
 

@@ -65,14 +65,14 @@ def make_acm_classifier(
     Parameters
     ----------
     order, lag : int or "auto", default=1
-        Of the delay embedding; "auto" searches.
+        Delay embedding; "auto" searches.
     classifier : {"svm", "lr", "mdm", "fgmdm", "gbwmdm"} or estimator, default="svm"
         Linear support vector machine or logistic regression on the tangent space;
         nearest class mean under ``metric``, after geodesic filtering, or under the
         generalized Bures-Wasserstein metric. An estimator is put behind the tangent
         space, or takes the matrices when ``metric=None``.
     estimator, structure, shrinkage
-        Of :class:`AugmentedCovariances`.
+        Options of :class:`AugmentedCovariances`.
     metric : str, dict or None, default="riemann"
         Metric of tangent space and means, as pyriemann takes it (for example
         ``gbw_metric()``). Not used by "gbwmdm".
@@ -85,13 +85,13 @@ def make_acm_classifier(
     param_grid : dict, optional
         Further parameters for the inner grid, such as ``{"classifier__C": [0.5, 1]}``.
     scoring, cv, n_jobs
-        Of the inner grid search. An integer ``cv`` means shuffled stratified folds
-        drawn with ``random_state``.
+        Options of the inner grid search. An integer ``cv`` means shuffled stratified
+        folds drawn with ``random_state``.
     memory : str or joblib.Memory, optional
         Cache of the pipeline: a grid over the classifier's parameters then computes
         each (order, lag) once a fold.
     random_state : int, RandomState instance or None, default=None
-        Of inner folds, selection and classifier.
+        Seed of inner folds, selection and classifier.
 
     Returns
     -------

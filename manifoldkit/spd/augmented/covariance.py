@@ -54,7 +54,7 @@ def augmented_covariance(
     lag : int, default=1
         Delay between copies, in samples.
     estimator : {"oas", "lwf", "cov", "scm", "corr"}, default="oas"
-        As in pyriemann: oracle approximating shrinkage, Ledoit-Wolf, divisor n - 1,
+        pyriemann's: oracle approximating shrinkage, Ledoit-Wolf, divisor n - 1,
         divisor n, correlation. (``structure="toeplitz"`` always divides by T, so there
         "cov" and "scm" are the same; "lwf" needs the stacked form.)
     structure : {"stacked", "toeplitz"}, default="stacked"
@@ -129,7 +129,7 @@ def augmented_covariance_grid(
     lag : int, default=1
         The common delay, in samples.
     estimator, structure, trim, shrinkage
-        As in :func:`augmented_covariance`.
+        The options of :func:`augmented_covariance`.
 
     Returns
     -------

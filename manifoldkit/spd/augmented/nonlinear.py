@@ -163,7 +163,7 @@ def mdop_embedding(
     max_cycles : int, default=50
         Largest number of coordinates.
     threshold, stretch : float
-        Of the false nearest neighbors.
+        Limits that define false nearest neighbors.
     n_reference : int, default=200
         Points i that the mean runs over; their neighbors are sought among all points.
 

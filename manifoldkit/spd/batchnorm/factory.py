@@ -32,7 +32,7 @@ def make_batchnorm(name: str | None, n: int, **options: Any) -> nn.Module:
     n : int
         Size of the matrices.
     **options
-        Of the class.
+        Further options of the class.
 
     Raises
     ------

@@ -77,7 +77,7 @@ class GBWBatchNorm(BatchNormBase):
         Check in ``forward`` that every matrix is SPD. Without it asymmetric matrices
         and a mean that is not positive definite are noticed.
     device, dtype
-        Of parameters and buffers.
+        Device and dtype of parameters and buffers.
 
     Attributes
     ----------
@@ -221,8 +221,8 @@ class GBWBatchNorm(BatchNormBase):
         x : Tensor, shape (..., n, n), or (..., n_channels, n, n)
             SPD matrices; single ones may be singular.
         weights : Tensor, optional
-            Of the matrices in the mean and variance of the batch, not negative, of a
-            shape that broadcasts to that of x without (n, n): 0 for padding, which is
+            Weights of the matrices in the mean and variance of the batch, not negative,
+            of a shape that broadcasts to that of x without (n, n): 0 for padding, which is
             normalized all the same. Constants for differentiation; ignored where
             running statistics are used.
         deformed : bool, default=False
@@ -256,7 +256,7 @@ class GBWBatchNorm(BatchNormBase):
         x : Tensor, shape (..., n, n)
             SPD matrices.
         weights : Tensor, optional
-            As for :meth:`forward`.
+            Weights that :meth:`forward` takes.
 
         Returns
         -------
@@ -318,7 +318,7 @@ class BWBatchNorm(GBWBatchNorm):
     Parameters
     ----------
     n, power, **options
-        As for :class:`GBWBatchNorm`, without ``learn_metric``.
+        The options of :class:`GBWBatchNorm`, without ``learn_metric``.
 
     Raises
     ------

@@ -121,14 +121,14 @@ class SPDBatchNorm(BatchNormBase):
     congruence : {"symmetric", "cholesky"}
         Root that moves matrices, "airm" only.
     momentum, eps, affine, track_running_stats, stats_grad, parametrization, n_channels
-        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
     validate, device, dtype
-        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
 
     Attributes
     ----------
     bias, scale, running_mean, running_var, num_batches_tracked
-        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
 
     Raises
     ------

@@ -39,14 +39,14 @@ class SpatioTemporalFilters(nn.Module):
     kernel_size : int, default=36
         Length of the temporal filters. The signal is padded by half of it.
     eps, momentum : float
-        Of both batch normalizations.
+        Settings of both batch normalizations.
     folded : bool, default=True
         Compute both convolutions as one. The same function to rounding, with the same
         derivatives and running statistics; False computes them one after the other.
     generator : torch.Generator, optional
-        Of the initial weights.
+        Generator of the initial weights.
     device, dtype
-        Of the parameters.
+        Device and dtype of the parameters.
 
     Raises
     ------

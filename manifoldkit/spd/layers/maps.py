@@ -56,10 +56,10 @@ class BiMap(nn.Module):
     validate : bool, default=False
         Check in ``forward`` that the input is SPD.
     generator : torch.Generator, optional
-        Of the initial weights: the orthonormal factor of a Gaussian matrix, which is
+        Generator of the initial weights: the orthonormal factor of a Gaussian matrix,
         uniform on the Stiefel manifold.
     device, dtype
-        Of the weights.
+        Device and dtype of the weights.
 
     Attributes
     ----------
@@ -360,15 +360,17 @@ class SPDResidual(nn.Module):
     kernel_size : int, default=5
         Odd length of its kernels.
     metric : str, default="airm"
-        Of the exponential and the length; as :class:`~manifoldkit.manifolds.SPD`.
+        Metric of the exponential and the length, see
+        :class:`~manifoldkit.manifolds.SPD`.
     unit_step : bool, default=True
         Scale v to length one; otherwise it is taken as it is.
     bounds : (float, float) or None, default=(1e-8, 1e8)
         Eigenvalues of the output are clipped to this range.
     generator : torch.Generator, optional
-        Of the convolutions and of the initial Q, uniform on the orthogonal group.
+        Generator of the convolutions and of the initial Q, uniform on the orthogonal
+        group.
     device, dtype
-        Of the parameters.
+        Device and dtype of the parameters.
 
     Raises
     ------

@@ -72,7 +72,8 @@ class SPDPool(nn.Module):
     mode : {"mean", "max"}, default="mean"
         The mean under ``metric``, or the matrix whose largest eigenvalue is largest.
     metric : {"log_euclidean", "euclidean", "bw"}, default="log_euclidean"
-        Of the mean; "bw" is the Bures-Wasserstein barycenter with its exact derivative.
+        Metric of the mean; "bw" is the Bures-Wasserstein barycenter with its exact
+        derivative.
     kernel_size : int, optional
         Channels that are pooled together, without overlap; default all, which removes
         the channel dimension.
