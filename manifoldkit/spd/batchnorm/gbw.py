@@ -222,8 +222,8 @@ class GBWBatchNorm(BatchNormBase):
             SPD matrices; single ones may be singular.
         weights : Tensor, optional
             Weights of the matrices in the mean and variance of the batch, not negative,
-            of a shape that broadcasts to that of x without (n, n): 0 for padding, which is
-            normalized all the same. Constants for differentiation; ignored where
+            of a shape that broadcasts to that of x without (n, n): 0 for padding, which
+            is normalized all the same. Constants for differentiation; ignored where
             running statistics are used.
         deformed : bool, default=False
             Return :math:`Y^\theta` and save the power, for a

@@ -17,6 +17,8 @@ in the eigenbasis that is at hand, and H by the divided differences of a power, 
 are exact at repeated eigenvalues. The gradient of C needs no work of its own: both
 halves are equivariant under ``C -> A C, Y -> A Y A', ...`` for every invertible A, and
 the derivative of that identity at ``A = I`` gives ``dC C'`` from the other gradients.
+Automatic differentiation of the same form takes 1.2 to 1.4 times as long ("forward +
+backward" of benchmarks/batchnorm.py); only the root of the mean's steps is left to it.
 
 Shapes: matrices (c, n, n) and batches (c, N, n, n), where c groups are normalized
 separately.
