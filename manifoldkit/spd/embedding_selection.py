@@ -14,7 +14,6 @@ from manifoldkit.spd.augmented.selection import (
     select_without_labels,
 )
 from manifoldkit.spd.pipelines import make_acm_classifier
-from manifoldkit.spd.validation import check_epochs
 
 
 def select_delay_embedding(
@@ -116,7 +115,6 @@ def select_delay_embedding(
     True
     """
     check_choice(method, METHODS, "method")
-    X = check_epochs(X)
     bounds: dict[str, Any] = {
         "order": order,
         "lag": lag,
@@ -125,20 +123,20 @@ def select_delay_embedding(
         "max_delay": max_delay,
         "n_reference": n_reference,
     }
+    epochs = check_request(X, **bounds)
     if method != "grid":
         return select_without_labels(
-            X,
+            epochs,
             method,
             **bounds,
             band_edge=band_edge,
             n_jobs=n_jobs,
             random_state=random_state,
         )
-    check_request(X, **bounds)
     orders = [order] if order else list(range(1, int(max_order) + 1))
     lags = [lag] if lag else list(range(1, int(max_lag) + 1))
     return _by_grid(
-        X,
+        epochs,
         y,
         orders,
         lags,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from manifoldkit._checks import (
@@ -26,6 +27,7 @@ from manifoldkit.spd.augmented.nonlinear import (
     mutual_information,
     standardize,
 )
+from manifoldkit.spd.validation import check_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +117,7 @@ class DelayEmbedding:
         return ax
 
 
-def check_request(
+def _check_bounds(
     X: np.ndarray, order: int | None, lag: int | None, **bounds: int
 ) -> None:
     """Raise unless epochs, already checked, admit a choice of order and lag."""
@@ -126,6 +128,15 @@ def check_request(
         raise ValueError(
             f"X: expected epochs of at least 20 samples, found shape {X.shape}"
         )
+
+
+def check_request(
+    X: ArrayLike, order: int | None, lag: int | None, **bounds: int
+) -> np.ndarray:
+    """Return the epochs of a choice of order and lag; raise unless all of it fits."""
+    epochs = check_epochs(X)
+    _check_bounds(epochs, order, lag, **bounds)
+    return epochs
 
 
 def select_without_labels(
@@ -154,7 +165,7 @@ def select_without_labels(
         flat, or epochs under 20 samples.
     """
     check_choice(method, METHODS, "method")
-    check_request(
+    _check_bounds(
         X,
         order,
         lag,
