@@ -1,6 +1,9 @@
 """Clustering of SPD matrices: pyriemann's k-means with our metric."""
 
+import numpy as np
+from numpy.typing import ArrayLike
 from pyriemann.clustering import Kmeans
+from torch import Tensor
 
 from manifoldkit._checks import check_count
 from manifoldkit.spd.pyriemann_bridge import gbw_metric
@@ -8,15 +11,15 @@ from manifoldkit.spd.pyriemann_bridge import gbw_metric
 
 def make_gbw_kmeans(
     n_clusters: int = 2,
-    M=None,
+    M: ArrayLike | Tensor | None = None,
     power: float = 1.0,
     *,
     max_iter: int = 100,
     n_init: int = 10,
     tol: float = 1e-4,
-    init="random",
+    init: str | np.ndarray = "random",
     n_jobs: int = 1,
-    random_state=None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> Kmeans:
     r"""Build a k-means clustering in the generalized Bures-Wasserstein metric.
 
@@ -29,9 +32,9 @@ def make_gbw_kmeans(
     n_clusters : int, default=2
         Number of clusters.
     M, power
-        Of the metric, see :func:`~manifoldkit.spd.gbw_metric`.
+        Metric matrix and power, see :func:`~manifoldkit.spd.gbw_metric`.
     max_iter, n_init, tol, init, n_jobs, random_state
-        As pyriemann's.
+        Options of pyriemann's k-means.
 
     Returns
     -------
@@ -44,7 +47,6 @@ def make_gbw_kmeans(
 
     Examples
     --------
-    >>> import numpy as np
     >>> X = np.array([np.eye(2), 1.1 * np.eye(2), 9 * np.eye(2), 10 * np.eye(2)])
     >>> labels = make_gbw_kmeans(2, random_state=0).fit(X).labels_
     >>> bool(labels[0] == labels[1] != labels[2] == labels[3])

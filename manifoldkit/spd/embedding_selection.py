@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manifoldkit._checks import check_choice
 from manifoldkit.spd.augmented.selection import (
@@ -16,10 +17,10 @@ from manifoldkit.spd.pipelines import make_acm_classifier
 
 
 def select_delay_embedding(
-    X,
+    X: ArrayLike,
     method: str = "mdop",
     *,
-    y=None,
+    y: ArrayLike | None = None,
     order: int | None = None,
     lag: int | None = None,
     max_order: int = 10,
@@ -31,7 +32,7 @@ def select_delay_embedding(
     cv: Any = 3,
     scoring: Any = None,
     n_jobs: int | None = None,
-    random_state=None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> DelayEmbedding:
     r"""Choose order and lag of the delay embedding from training epochs.
 
@@ -73,7 +74,7 @@ def select_delay_embedding(
         Lowest frequency of interest in cycles a sample (8 Hz at 160 Hz is 0.05), for
         "uniform". Default: where the mean spectrum has gathered 5 % of its power.
     classifier, cv, scoring
-        Of "grid": see :func:`manifoldkit.spd.make_acm_classifier`.
+        Options of "grid", see :func:`manifoldkit.spd.make_acm_classifier`.
     n_jobs : int, optional
         Trials (or grid cells) in parallel.
     random_state : int, RandomState instance or None, default=None
@@ -122,39 +123,42 @@ def select_delay_embedding(
         "max_delay": max_delay,
         "n_reference": n_reference,
     }
+    epochs = check_request(X, **bounds)
     if method != "grid":
         return select_without_labels(
-            X,
+            epochs,
             method,
             **bounds,
             band_edge=band_edge,
             n_jobs=n_jobs,
             random_state=random_state,
         )
-    X = check_request(X, **bounds)
+    orders = [order] if order else list(range(1, int(max_order) + 1))
+    lags = [lag] if lag else list(range(1, int(max_lag) + 1))
     return _by_grid(
-        X, y, order, lag, int(max_order), int(max_lag), classifier, cv, scoring,
-        n_jobs, random_state,
-    )  # fmt: skip
-
-
-def _by_grid(
-    X, y, order, lag, max_order, max_lag, classifier, cv, scoring, n_jobs, random_state
-) -> DelayEmbedding:
-    if y is None:
-        raise ValueError("y: method='grid' needs the labels of the epochs, found None")
-    orders = [order] if order else list(range(1, max_order + 1))
-    lags = [lag] if lag else list(range(1, max_lag + 1))
-    search = make_acm_classifier(
-        "auto",
-        "auto",
-        classifier,
-        orders=orders,
-        lags=lags,
+        epochs,
+        y,
+        orders,
+        lags,
+        classifier=classifier,
         cv=cv,
         scoring=scoring,
         n_jobs=n_jobs,
         random_state=random_state,
+    )
+
+
+def _by_grid(
+    X: np.ndarray,
+    y: ArrayLike | None,
+    orders: list[int],
+    lags: list[int],
+    **options: Any,
+) -> DelayEmbedding:
+    if y is None:
+        raise ValueError("y: method='grid' needs the labels of the epochs, found None")
+    search: Any = make_acm_classifier(
+        "auto", "auto", orders=orders, lags=lags, **options
     )
     cells = [
         {

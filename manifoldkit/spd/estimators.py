@@ -4,30 +4,34 @@ Both compute in float64 and return the floating dtype of their input. They are
 deterministic: the same data give the same fit.
 """
 
+from typing import Self
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import (
-    BaseEstimator,
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_is_fitted,
-)
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_settings, count, interval
 from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd.gbw.barycenter import gbw_mean
 from manifoldkit.spd.gbw.chart import check_power, power_of
 from manifoldkit.spd.gbw.metric import gbw_distance
 from manifoldkit.spd.gbw.metric_learning import learn_metric_matrix
 from manifoldkit.spd.gbw.tangent import OUTSIDE, from_tangent_vector, tangent_vector
-from manifoldkit.spd.validation import check_labels, check_matrices, classes_of
+from manifoldkit.spd.validation import (
+    ThreeDimensionalInput,
+    check_labels,
+    check_matrices,
+    classes_of,
+)
 
 
 def _tensor(X: np.ndarray) -> Tensor:
@@ -68,29 +72,19 @@ def _as_array(matrix: Tensor | None, n: int) -> np.ndarray:
     return np.eye(n) if matrix is None else matrix.numpy()
 
 
-class _SPDInput(BaseEstimator):
-    """Tags of estimators that take arrays of shape (n_matrices, n, n)."""
+class _SPDInput(ThreeDimensionalInput):
+    """Checks of what comes after ``fit``."""
 
     n_channels_: int
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
-
-    def _check(self, X) -> tuple[Tensor, np.dtype]:
+    def _check(self, X: ArrayLike) -> tuple[Tensor, np.dtype]:
         check_is_fitted(self)
         X = check_matrices(X, "X", self.n_channels_)
         return _tensor(X), X.dtype
 
 
 class GBWMDM(
-    _SPDInput,
-    ClassNamePrefixFeaturesOutMixin,
-    ClassifierMixin,
-    TransformerMixin,
-    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, _SPDInput
 ):
     r"""Minimum distance to the class means, generalized Bures-Wasserstein metric.
 
@@ -146,7 +140,7 @@ class GBWMDM(
     def __init__(
         self,
         power: float = 1.0,
-        M="identity",
+        M: ArrayLike = "identity",
         learn_metric: bool = False,
         penalty: float = 0.01,
         max_iter: int = 30,
@@ -157,7 +151,9 @@ class GBWMDM(
         self.penalty = penalty
         self.max_iter = max_iter
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Compute the class means and the temperature.
 
         Parameters
@@ -183,9 +179,7 @@ class GBWMDM(
         labels = classes_of(y)
         codes = np.searchsorted(labels, y)
         check_power(self.power)
-        check_count(self.max_iter, "max_iter")
-        if not self.penalty >= 0:
-            raise ValueError(f"penalty: expected at least 0, found {self.penalty!r}")
+        check_settings(self, {"max_iter": count(), "penalty": interval(0)})
         x, weights = _tensor(X), _sample_weights(sample_weight, X)
         groups = _group(codes, weights, labels)
         metric = _metric_matrix(self.M, x, weights, self.power)
@@ -211,24 +205,24 @@ class GBWMDM(
         return self
 
     def _distances(self, x: Tensor) -> np.ndarray:
-        metric, means = torch.from_numpy(self.metric_), torch.from_numpy(self.covmeans_)
+        metric, means = map(torch.from_numpy, (self.metric_, self.covmeans_))
         return gbw_distance(x[:, None], means, metric, self.power).numpy()
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return len(self.classes_)
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Return the distances to the class means, shape (n_matrices, n_classes)."""
         x, dtype = self._check(X)
         return self._distances(x).astype(dtype, copy=False)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the label of the nearest class mean, shape (n_matrices,)."""
         x, _ = self._check(X)
         return self.classes_[self._distances(x).argmin(1)]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return ``softmax(-d^2 / temperature_)``, shape (n_matrices, n_classes)."""
         x, _ = self._check(X)
         return softmax(-(self._distances(x) ** 2) / self.temperature_, axis=1)
@@ -270,9 +264,7 @@ def _fit_temperature(squared: np.ndarray, codes, weights) -> float:
     return float(scale * np.exp(best.x))
 
 
-class GBWTangentSpace(
-    _SPDInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _SPDInput):
     r"""Isometric tangent-space features of the generalized Bures-Wasserstein metric.
 
     The logarithm at the reference is transported to the identity, in closed form, and
@@ -318,8 +310,8 @@ class GBWTangentSpace(
     def __init__(
         self,
         power: float = 1.0,
-        M="identity",
-        reference="mean",
+        M: ArrayLike = "identity",
+        reference: ArrayLike = "mean",
         outside: str = "raise",
     ):
         self.power = power
@@ -327,7 +319,12 @@ class GBWTangentSpace(
         self.reference = reference
         self.outside = outside
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Compute the reference and the metric matrix.
 
         Parameters
@@ -356,11 +353,9 @@ class GBWTangentSpace(
         metric = _metric_matrix(self.M, x, weights, self.power)
         reference = _matrix_option(self.reference, "reference", n, ("mean", "identity"))
         if not isinstance(reference, Tensor):
-            identity = torch.eye(n, dtype=x.dtype)
+            mean = reference == "mean"
             reference = (
-                gbw_mean(x, weights, metric, self.power)
-                if reference == "mean"
-                else identity
+                gbw_mean(x, weights, metric, self.power) if mean else torch.eye(n).to(x)
             )
         self.n_channels_ = n
         self.metric_ = _as_array(metric, n)
@@ -368,17 +363,17 @@ class GBWTangentSpace(
         return self
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.n_channels_ * (self.n_channels_ + 1) // 2
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Return the features, shape (n_matrices, n (n + 1) / 2)."""
         x, dtype = self._check(X)
-        metric, base = torch.from_numpy(self.metric_), torch.from_numpy(self.reference_)
+        metric, base = map(torch.from_numpy, (self.metric_, self.reference_))
         vectors = tangent_vector(base, x, metric, self.power)
         return vectors.numpy().astype(dtype, copy=False)
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Return the SPD matrices that features stand for.
 
         Parameters
@@ -406,7 +401,7 @@ class GBWTangentSpace(
         if not np.isfinite(X).all():
             row = np.argwhere(~np.isfinite(X))[0, 0]
             raise ValueError(f"X[{row}] is not finite: it contains NaN or infinity")
-        metric, base = torch.from_numpy(self.metric_), torch.from_numpy(self.reference_)
+        metric, base = map(torch.from_numpy, (self.metric_, self.reference_))
         matrices = from_tangent_vector(
             base, _tensor(X), metric, self.power, outside=self.outside
         )

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_count, count, optional
 from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
 from manifoldkit.spd.batchnorm.factory import make_batchnorm
 from manifoldkit.spd.batchnorm.gbw import GBWBatchNorm
@@ -44,7 +45,7 @@ class SPDNet(nn.Module):
     position : {"after_bimap", "after_reeig", "before_bimap"}, default="after_bimap"
         Where in each block the normalization is.
     threshold : float or None, default=1e-4
-        Of ReEig; None leaves ReEig out.
+        Smallest eigenvalue that ReEig leaves; None leaves ReEig out.
     relative : bool, default=False
         Take the threshold times the mean eigenvalue of each matrix.
     channels : sequence of int, optional
@@ -53,13 +54,13 @@ class SPDNet(nn.Module):
     n_residual : int, default=0
         Riemannian residual blocks (:class:`SPDResidual`) before LogEig.
     vectorize : bool or "flat", default=True
-        Of :class:`LogEig`; "flat" is the form of the original code.
+        Form of the :class:`LogEig` features; "flat" is that of the original code.
     validate : bool, default=False
         Check in ``forward`` that the input is SPD.
     generator : torch.Generator, optional
-        Of the initial weights.
+        Generator of the initial weights.
     device, dtype
-        Of all parameters.
+        Device and dtype of all parameters.
 
     Raises
     ------
@@ -107,16 +108,14 @@ class SPDNet(nn.Module):
         vectorize: bool | str = True,
         validate: bool = False,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.n_in, self.dims = check_count(n_in, "n_in"), _check_dims(n_in, dims)
         self.channels = _check_channels(channels, len(self.dims))
-        self.n_classes = (
-            None if n_classes is None else check_count(n_classes, "n_classes")
-        )
+        self.n_classes = optional(count())(n_classes, "n_classes")
         check_choice(position, _ORDERS, "position")
         self.batchnorm, self.position, self.validate = batchnorm, position, validate
         options = {"momentum": momentum, **(batchnorm_options or {}), **factory}
@@ -144,17 +143,14 @@ class SPDNet(nn.Module):
         if isinstance(layers[-1], ReEig):
             layers.pop()
             fused = threshold
-        log = LogEig(vectorize, fused, relative)
         self.layers = nn.Sequential(*layers)
-        self.log = log
-        self.n_features = self.channels[-1] * log.n_features(sizes[-1])
-        self.head = (
-            nn.Identity()
-            if self.n_classes is None
-            else nn.Linear(self.n_features, self.n_classes, **factory)
-        )
-        if isinstance(self.head, nn.Linear) and generator is not None:
-            redraw(self.head, generator)
+        self.log = LogEig(vectorize, fused, relative)
+        self.n_features = self.channels[-1] * self.log.n_features(sizes[-1])
+        self.head: nn.Module = nn.Identity()
+        if self.n_classes is not None:
+            self.head = nn.Linear(self.n_features, self.n_classes, **factory)
+            if generator is not None:
+                redraw(self.head, generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights and reset the normalization."""
@@ -167,7 +163,7 @@ class SPDNet(nn.Module):
                 reset()
 
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> "SPDNet":
+    def init_from_data(self, x: Tensor) -> Self:
         """Start the normalization layers at the statistics of a batch.
 
         Layers that have ``init_from_data`` (see
@@ -266,17 +262,17 @@ class ConvSPDNet(nn.Module):
     n_channels : int
         Channels of the epochs.
     n_classes : int or None
-        As for :class:`SPDNet`.
+        The same as in :class:`SPDNet`.
     n_spatial, n_filters, kernel_size : int
-        Of :class:`SpatioTemporalFilters`.
+        Sizes of the :class:`SpatioTemporalFilters`.
     dims : sequence of int, default=(12,)
-        Of :class:`SPDNet`.
+        Sizes of the :class:`SPDNet` after each BiMap.
     eps : float, default=1e-5
         Added to the diagonal of the covariances.
     folded : bool, default=True
         See :class:`SpatioTemporalFilters`.
     generator, device, dtype
-        As for :class:`SPDNet`.
+        The same as in :class:`SPDNet`.
     **options
         Further options of :class:`SPDNet`.
 
@@ -304,20 +300,15 @@ class ConvSPDNet(nn.Module):
         eps: float = 1e-5,
         folded: bool = True,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
-        **options,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        sizes = n_channels, n_spatial, n_filters, kernel_size
         self.filters = SpatioTemporalFilters(
-            n_channels,
-            n_spatial,
-            n_filters,
-            kernel_size,
-            folded=folded,
-            generator=generator,
-            **factory,
+            *sizes, folded=folded, generator=generator, **factory
         )
         self.covariance = CovariancePool(eps)
         self.spd = SPDNet(

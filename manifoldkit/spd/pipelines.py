@@ -1,5 +1,8 @@
 """Ready pipelines of the augmented covariance method (ACM) for classification."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from pyriemann.classification import MDM, FgMDM
@@ -13,31 +16,31 @@ from sklearn.svm import SVC
 from manifoldkit._checks import check_choice
 from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd.augmented.transformer import AugmentedCovariances
-from manifoldkit.spd.validation import check_labels, check_matrices, classes_of
+from manifoldkit.spd.validation import check_labels, classes_of
 
 CLASSIFIERS = ("svm", "lr", "mdm", "fgmdm", "gbwmdm")
 SELECTIONS = ("grid", "mdop", "afnn", "aic", "bic", "hq", "uniform")
 
 
 def make_acm_classifier(
-    order=1,
-    lag=1,
-    classifier="svm",
+    order: int | str = 1,
+    lag: int | str = 1,
+    classifier: Any = "svm",
     *,
-    estimator="oas",
-    structure="stacked",
-    metric="riemann",
-    shrinkage=0.0,
-    selection="grid",
-    orders=(1, 2, 4, 6),
-    lags=(1, 2, 4, 8),
-    param_grid=None,
-    scoring=None,
-    cv=3,
-    memory=None,
-    n_jobs=None,
-    random_state=None,
-):
+    estimator: str | Callable[..., Any] = "oas",
+    structure: str = "stacked",
+    metric: str | dict[str, Any] | None = "riemann",
+    shrinkage: float = 0.0,
+    selection: str = "grid",
+    orders: Sequence[int] = (1, 2, 4, 6),
+    lags: Sequence[int] = (1, 2, 4, 8),
+    param_grid: dict[str, Any] | None = None,
+    scoring: str | Callable[..., float] | None = None,
+    cv: Any = 3,
+    memory: Any = None,
+    n_jobs: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> Pipeline | GridSearchCV:
     """Build a classifier of epochs on their augmented covariances.
 
     The result is a plain scikit-learn ``Pipeline`` with the steps
@@ -62,14 +65,14 @@ def make_acm_classifier(
     Parameters
     ----------
     order, lag : int or "auto", default=1
-        Of the delay embedding; "auto" searches.
+        Delay embedding; "auto" searches.
     classifier : {"svm", "lr", "mdm", "fgmdm", "gbwmdm"} or estimator, default="svm"
         Linear support vector machine or logistic regression on the tangent space;
         nearest class mean under ``metric``, after geodesic filtering, or under the
         generalized Bures-Wasserstein metric. An estimator is put behind the tangent
         space, or takes the matrices when ``metric=None``.
     estimator, structure, shrinkage
-        Of :class:`AugmentedCovariances`.
+        Options of :class:`AugmentedCovariances`.
     metric : str, dict or None, default="riemann"
         Metric of tangent space and means, as pyriemann takes it (for example
         ``gbw_metric()``). Not used by "gbwmdm".
@@ -82,13 +85,13 @@ def make_acm_classifier(
     param_grid : dict, optional
         Further parameters for the inner grid, such as ``{"classifier__C": [0.5, 1]}``.
     scoring, cv, n_jobs
-        Of the inner grid search. An integer ``cv`` means shuffled stratified folds
-        drawn with ``random_state``.
+        Options of the inner grid search. An integer ``cv`` means shuffled stratified
+        folds drawn with ``random_state``.
     memory : str or joblib.Memory, optional
         Cache of the pipeline: a grid over the classifier's parameters then computes
         each (order, lag) once a fold.
     random_state : int, RandomState instance or None, default=None
-        Of inner folds, selection and classifier.
+        Seed of inner folds, selection and classifier.
 
     Returns
     -------
@@ -117,13 +120,16 @@ def make_acm_classifier(
     1.0
     """
     check_choice(selection, SELECTIONS, "selection")
-    automatic = [
-        name for name, value in (("order", order), ("lag", lag)) if value == "auto"
-    ]
+    asked: dict[str, Any] = {"order": order, "lag": lag}
+    automatic = [name for name, value in asked.items() if value == "auto"]
     searched = bool(automatic) and selection == "grid"
+    if param_grid and not searched:
+        raise ValueError(
+            "param_grid: used only with order='auto' or lag='auto' and "
+            "selection='grid'; wrap the pipeline in GridSearchCV instead"
+        )
     augmented = AugmentedCovariances(
-        order=1 if searched and order == "auto" else order,
-        lag=1 if searched and lag == "auto" else lag,
+        **asked | (dict.fromkeys(automatic, 1) if searched else {}),
         estimator=estimator,
         structure=structure,
         shrinkage=shrinkage,
@@ -135,20 +141,13 @@ def make_acm_classifier(
     steps = [("augmented", augmented), *_back_end(classifier, metric, random_state)]
     pipeline = Pipeline(steps, memory=memory)
     if not searched:
-        if param_grid:
-            raise ValueError(
-                "param_grid: used only with order='auto' or lag='auto' and "
-                "selection='grid'; wrap the pipeline in GridSearchCV instead"
-            )
         return pipeline
     if isinstance(cv, int):
         cv = StratifiedKFold(cv, shuffle=True, random_state=random_state)
+    grid = _order_lag_grid(automatic, orders, lags)
     return GridSearchCV(
         pipeline,
-        [
-            {**part, **(param_grid or {})}
-            for part in _order_lag_grid(automatic, orders, lags)
-        ],
+        [part | (param_grid or {}) for part in grid],
         scoring=scoring,
         cv=cv,
         n_jobs=n_jobs,
@@ -157,7 +156,10 @@ def make_acm_classifier(
 
 
 class _TwoClasses:
-    """Refuse labels that pyriemann's nearest means would take or trip over."""
+    """Refuse labels that pyriemann's nearest means would take or trip over.
+
+    The matrices come out of :class:`AugmentedCovariances`, which has looked at them.
+    """
 
     def fit(self, X, y, sample_weight=None):
         """Fit after a look at the labels.
@@ -175,7 +177,6 @@ class _TwoClasses:
         -------
         self
         """
-        X = check_matrices(X)
         y = check_labels(X, y, type(self).__name__.strip("_"))
         classes_of(y)
         if sample_weight is not None:
@@ -195,7 +196,9 @@ class _FgMDM(_TwoClasses, FgMDM):
     """Minimum distance to mean after geodesic filtering."""
 
 
-def _order_lag_grid(automatic, orders, lags) -> list[dict]:
+def _order_lag_grid(
+    automatic: list[str], orders: Sequence[int], lags: Sequence[int]
+) -> list[dict[str, Any]]:
     """Return the pairs to search; order 1, where no lag matters, only once."""
     values = {"order": list(orders), "lag": list(lags)}
     if len(automatic) < 2 or 1 not in values["order"]:
@@ -207,30 +210,32 @@ def _order_lag_grid(automatic, orders, lags) -> list[dict]:
     return [{"augmented__order": o, "augmented__lag": k} for o, k in parts]
 
 
-def _back_end(classifier, metric, random_state) -> list[tuple[str, object]]:
-    """Return the steps behind the matrices."""
-    if isinstance(classifier, str):
-        check_choice(classifier, CLASSIFIERS, "classifier")
-        if classifier == "mdm":
-            return [("classifier", _MDM(metric=metric))]
-        if classifier == "fgmdm":
-            return [("classifier", _FgMDM(metric=metric))]
-        if classifier == "gbwmdm":
-            from manifoldkit.spd.estimators import GBWMDM
+def _named(classifier: str, metric: Any) -> Any:
+    if classifier == "svm":
+        return SVC(kernel="linear")
+    if classifier == "lr":
+        return LogisticRegression(max_iter=1000)
+    if classifier == "gbwmdm":
+        from manifoldkit.spd.estimators import GBWMDM
 
-            return [("classifier", GBWMDM())]
-        model = (
-            SVC(kernel="linear", random_state=random_state)
-            if classifier == "svm"
-            else LogisticRegression(max_iter=1000, random_state=random_state)
-        )
+        return GBWMDM()
+    return {"mdm": _MDM, "fgmdm": _FgMDM}[classifier](metric=metric)
+
+
+def _back_end(classifier: Any, metric: Any, random_state: Any) -> list[tuple[str, Any]]:
+    """Return the steps behind the matrices."""
+    named = isinstance(classifier, str)
+    if named:
+        model = _named(check_choice(classifier, CLASSIFIERS, "classifier"), metric)
+        if "random_state" in model.get_params():
+            model.set_params(random_state=random_state)
     elif hasattr(classifier, "fit") and not isinstance(classifier, type):
         model = clone(classifier)
-        if metric is None:
-            return [("classifier", model)]
     else:
         raise TypeError(
             f"classifier: expected one of {CLASSIFIERS} or an estimator, "
             f"found {classifier!r}"
         )
-    return [("tangent", TangentSpace(metric=metric)), ("classifier", model)]
+    on_matrices = classifier not in ("svm", "lr") if named else metric is None
+    tangent = [] if on_matrices else [("tangent", TangentSpace(metric=metric))]
+    return [*tangent, ("classifier", model)]

@@ -4,9 +4,12 @@ The only module that imports from ``pyriemann.geometry``.
 """
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from pyriemann.geometry.tangentspace import exp_map
 from torch import Tensor
 
@@ -122,7 +125,9 @@ class _Kernel(_Geometry):
         return self._run(lambda x, c, **kw: tangent_vector(c, x, **kw), X, Cref)
 
 
-def gbw_metric(M=None, power: float = 1.0) -> dict:
+def gbw_metric(
+    M: ArrayLike | Tensor | None = None, power: float = 1.0
+) -> dict[str, Callable[..., Any]]:
     """Return the generalized Bures-Wasserstein metric for pyriemann's estimators.
 
     Parameters

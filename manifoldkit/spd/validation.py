@@ -2,13 +2,25 @@
 
 import numpy as np
 import torch
-from sklearn.utils import check_consistent_length, column_or_1d
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from manifoldkit.linalg.checks import check_spd
 
 
-def _as_float_array(X, name: str) -> np.ndarray:
+class ThreeDimensionalInput(BaseEstimator):
+    """Tags of estimators that take arrays of shape (n_items, n, m)."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _as_float_array(X: ArrayLike, name: str) -> np.ndarray:
     X = np.asarray(X)
     if np.iscomplexobj(X):
         raise TypeError(f"{name}: real values only, found dtype {X.dtype}")
@@ -20,7 +32,9 @@ def _as_float_array(X, name: str) -> np.ndarray:
     return np.require(X, requirements="W")
 
 
-def check_epochs(X, name: str = "X", n_channels: int | None = None) -> np.ndarray:
+def check_epochs(
+    X: ArrayLike, name: str = "X", n_channels: int | None = None
+) -> np.ndarray:
     """Return epochs as a finite float array of shape (n_epochs, n_channels, n_times).
 
     Parameters
@@ -63,7 +77,7 @@ def check_epochs(X, name: str = "X", n_channels: int | None = None) -> np.ndarra
     return X
 
 
-def check_matrices(X, name: str = "X", n: int | None = None) -> np.ndarray:
+def check_matrices(X: ArrayLike, name: str = "X", n: int | None = None) -> np.ndarray:
     """Return SPD matrices as a float array of shape (n_matrices, n, n).
 
     Raises
@@ -92,7 +106,7 @@ def check_matrices(X, name: str = "X", n: int | None = None) -> np.ndarray:
     return X
 
 
-def check_labels(X: np.ndarray, y, owner: str) -> np.ndarray:
+def check_labels(X: np.ndarray, y: ArrayLike | None, owner: str) -> np.ndarray:
     """Return the class labels of items, one each.
 
     Parameters
@@ -113,10 +127,10 @@ def check_labels(X: np.ndarray, y, owner: str) -> np.ndarray:
         raise ValueError(
             f"y: {owner} requires y to be passed, but the target y is None"
         )
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(X, y)
-    check_classification_targets(y)
-    return y
+    labels = column_or_1d(y, warn=True)
+    check_consistent_length(X, labels)
+    check_classification_targets(labels)
+    return labels
 
 
 def classes_of(y: np.ndarray) -> np.ndarray:

@@ -60,7 +60,9 @@ def test_training_reduces_the_loss_on_the_manifolds(name, make_spd, generator):
     torch.testing.assert_close(w.mT @ w, torch.eye(4, dtype=DOUBLE))
     for p in model.parameters():
         manifold = manifold_of(p)
-        ok, reason = manifold._check_point_on_manifold(p, atol=1e-6, rtol=1e-6)
+        ok, reason = manifold.check_point_on_manifold(
+            p, explain=True, atol=1e-6, rtol=1e-6
+        )
         assert ok, reason
 
 

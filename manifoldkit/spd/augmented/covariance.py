@@ -1,10 +1,12 @@
 """Covariance estimates of delay vectors from their moments, with autograd."""
 
-import numpy as np
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_interval
 from manifoldkit.linalg.checks import compute_dtype
 from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.spd.augmented.moments import (
@@ -52,7 +54,7 @@ def augmented_covariance(
     lag : int, default=1
         Delay between copies, in samples.
     estimator : {"oas", "lwf", "cov", "scm", "corr"}, default="oas"
-        As in pyriemann: oracle approximating shrinkage, Ledoit-Wolf, divisor n - 1,
+        pyriemann's: oracle approximating shrinkage, Ledoit-Wolf, divisor n - 1,
         divisor n, correlation. (``structure="toeplitz"`` always divides by T, so there
         "cov" and "scm" are the same; "lwf" needs the stacked form.)
     structure : {"stacked", "toeplitz"}, default="stacked"
@@ -104,7 +106,7 @@ def augmented_covariance(
 
 def augmented_covariance_grid(
     x: Tensor,
-    orders,
+    orders: Iterable[int],
     lag: int = 1,
     *,
     estimator: str = "oas",
@@ -127,7 +129,7 @@ def augmented_covariance_grid(
     lag : int, default=1
         The common delay, in samples.
     estimator, structure, trim, shrinkage
-        As in :func:`augmented_covariance`.
+        The options of :func:`augmented_covariance`.
 
     Returns
     -------
@@ -153,7 +155,7 @@ def augmented_covariance_grid(
     check_choice(structure, STRUCTURES, "structure")
     check_choice(trim, TRIMS, "trim")
     check_toeplitz(structure, estimator)
-    check_shrinkage(shrinkage)
+    check_interval(shrinkage, "shrinkage", 0, 1)
 
     batch, n_times = x.shape[:-2], x.shape[-1]
     flat = x.reshape(-1, *x.shape[-2:]).to(compute_dtype(x.dtype))
@@ -175,8 +177,14 @@ def augmented_covariance_grid(
     }
 
 
-def _in_groups(estimate, x: Tensor, order: int) -> dict[int, Tensor]:
-    """Estimate a few epochs at a time, so that their matrices stay in the cache."""
+def _in_groups(
+    estimate: Callable[[Tensor], dict[int, Tensor]], x: Tensor, order: int
+) -> dict[int, Tensor]:
+    """Estimate a few epochs at a time, so that their matrices stay in the cache.
+
+    Without it "oas, order 10, lag 1, function" of benchmarks/augmented.py takes 1.4
+    times as long.
+    """
     size = (order * x.shape[1]) ** 2 * x.element_size()
     group = max(1, _GROUP_BYTES // size)
     if x.is_cuda or x.requires_grad or len(x) <= group:
@@ -262,13 +270,7 @@ def shrink(c: Tensor, amount: float) -> Tensor:
     return _add_identity((1 - amount) * c, amount * mu)
 
 
-def check_shrinkage(shrinkage: float) -> None:
-    """Raise ``ValueError`` unless ``shrinkage`` is a number in [0, 1]."""
-    if not isinstance(shrinkage, int | float | np.number) or not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage: expected a number in [0, 1], found {shrinkage!r}")
-
-
-def check_toeplitz(structure: str, estimator) -> None:
+def check_toeplitz(structure: str, estimator: Any) -> None:
     """Raise ``ValueError`` where the Toeplitz form cannot have this estimator."""
     if structure == "toeplitz" and estimator not in ("cov", "scm", "corr", "oas"):
         raise ValueError(

@@ -7,35 +7,27 @@ the head and gains ``lag`` at the tail. Every function here rests on that.
 """
 
 from collections.abc import Sequence
-from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg.checks import check_floating, compute_dtype
 
 TRIMS = ("full", "moabb")
 
+Signals = TypeVar("Signals", Tensor, np.ndarray)
+
 # The one big product is made of so many epochs at once that their embedding stays in
-# a core's cache.
+# a core's cache: 1.2 times "oas, order 10, lag 1, function" of benchmarks/augmented.py.
 _EMBEDDED_BYTES = 1 << 21
 
 
-def check_order_lag(order, lag) -> tuple[int, int]:
+def check_order_lag(order: Any, lag: Any) -> tuple[int, int]:
     """Return order and lag as integers of at least 1, or raise naming the argument."""
-    return check_samples(order, "order"), check_samples(lag, "lag")
-
-
-def check_samples(value, name: str) -> int:
-    """Return a number of samples or copies; ``TypeError`` unless it is an integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, found {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, found {value}")
-    return int(value)
+    return check_count(order, "order"), check_count(lag, "lag")
 
 
 def n_delay_vectors(n_times: int, order: int, lag: int, trim: str = "full") -> int:
@@ -66,7 +58,9 @@ def n_delay_vectors(n_times: int, order: int, lag: int, trim: str = "full") -> i
     return left
 
 
-def delay_embed(x, order: int = 1, lag: int = 1, *, trim: str = "full"):
+def delay_embed(
+    x: Signals, order: int = 1, lag: int = 1, *, trim: str = "full"
+) -> Signals:
     """Return the delay vectors of signals as a strided view, blocks by delay.
 
     ``z[..., a, c, t] = x[..., c, t + a * lag]``. Reshaping the two block dimensions
@@ -110,8 +104,8 @@ def delay_embed(x, order: int = 1, lag: int = 1, *, trim: str = "full"):
         )
     n = n_delay_vectors(x.shape[-1], order, lag, trim)
     shape = (*x.shape[:-2], order, x.shape[-2], n)
-    strides = x.stride() if isinstance(x, Tensor) else x.strides
-    strides = (*strides[:-2], lag * strides[-1], *strides[-2:])
+    given: tuple[int, ...] = x.stride() if isinstance(x, Tensor) else x.strides
+    strides = (*given[:-2], lag * given[-1], *given[-2:])
     if isinstance(x, Tensor):
         return x.as_strided(shape, strides, x.storage_offset())
     return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)

@@ -1,18 +1,23 @@
 """Order and lag of the delay embedding from the epochs alone, without labels."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import (
+    check_choice,
+    check_counts,
+    count,
+    optional,
+)
 from manifoldkit.spd.augmented.moments import (
     block_autocovariances,
     block_toeplitz,
-    check_order_lag,
-    check_samples,
     n_delay_vectors,
 )
 from manifoldkit.spd.augmented.nonlinear import (
@@ -23,6 +28,9 @@ from manifoldkit.spd.augmented.nonlinear import (
     standardize,
 )
 from manifoldkit.spd.validation import check_epochs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: All but "grid" look at the epochs only.
 METHODS = ("mdop", "afnn", "aic", "bic", "hq", "uniform", "grid")
@@ -65,7 +73,7 @@ class DelayEmbedding:
     curves: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict, repr=False)
     per_trial: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
-    def plot(self, ax=None, curve: str | None = None):
+    def plot(self, ax: "Axes | None" = None, curve: str | None = None) -> "Axes":
         """Draw one diagnostic curve, or the map of scores of a grid.
 
         Parameters
@@ -109,28 +117,30 @@ class DelayEmbedding:
         return ax
 
 
-def check_request(
-    X, *, order, lag, max_order, max_lag, max_delay, n_reference
-) -> np.ndarray:
-    """Return the epochs of a choice of order and lag; raise unless all of it fits."""
-    X = check_epochs(X)
-    check_order_lag(1 if order is None else order, 1 if lag is None else lag)
-    for value, name in (
-        (max_order, "max_order"),
-        (max_lag, "max_lag"),
-        (max_delay, "max_delay"),
-        (n_reference, "n_reference"),
-    ):
-        check_samples(value, name)
+def _check_bounds(
+    X: np.ndarray, order: int | None, lag: int | None, **bounds: int
+) -> None:
+    """Raise unless epochs, already checked, admit a choice of order and lag."""
+    for name, value in {"order": order, "lag": lag}.items():
+        optional(count())(value, name)
+    check_counts(**bounds)
     if X.shape[2] < 20:
         raise ValueError(
             f"X: expected epochs of at least 20 samples, found shape {X.shape}"
         )
-    return X
+
+
+def check_request(
+    X: ArrayLike, order: int | None, lag: int | None, **bounds: int
+) -> np.ndarray:
+    """Return the epochs of a choice of order and lag; raise unless all of it fits."""
+    epochs = check_epochs(X)
+    _check_bounds(epochs, order, lag, **bounds)
+    return epochs
 
 
 def select_without_labels(
-    X,
+    X: np.ndarray,
     method: str,
     *,
     order: int | None,
@@ -141,23 +151,24 @@ def select_without_labels(
     n_reference: int = 200,
     band_edge: float | None = None,
     n_jobs: int | None = None,
-    random_state=None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> DelayEmbedding:
     """Choose order and lag by one of the methods that need no labels.
 
-    The arguments are those of :func:`~manifoldkit.spd.select_delay_embedding`.
+    The arguments are those of :func:`~manifoldkit.spd.select_delay_embedding`; the
+    epochs have been checked.
 
     Raises
     ------
     ValueError
-        Bad epochs; a method that needs labels; an epoch in which every channel is
+        A method that needs labels; an epoch in which every channel is
         flat, or epochs under 20 samples.
     """
     check_choice(method, METHODS, "method")
-    X = check_request(
+    _check_bounds(
         X,
-        order=order,
-        lag=lag,
+        order,
+        lag,
         max_order=max_order,
         max_lag=max_lag,
         max_delay=max_delay,
@@ -197,22 +208,22 @@ def _rounded_mean(values) -> int:
     return int(np.floor(np.mean(values) + 0.5))
 
 
-def _seeds(random_state, n: int) -> np.ndarray:
-    """One seed a trial, so that the result does not depend on ``n_jobs``."""
-    return check_random_state(random_state).randint(2**31 - 1, size=n)
+def _each(function, trials, n_jobs, random_state) -> list:
+    """Apply to each trial and a generator of its own, whatever ``n_jobs``."""
+    seeds = check_random_state(random_state).randint(2**31 - 1, size=len(trials))
+    return Parallel(n_jobs=n_jobs)(
+        delayed(function)(trial, np.random.RandomState(seed))
+        for trial, seed in zip(trials, seeds, strict=True)
+    )
 
 
 def _by_mdop(trials, max_delay, n_reference, n_jobs, random_state) -> DelayEmbedding:
     max_delay = min(max_delay, trials[0].shape[1] // 4)
 
-    def embed(trial, seed):
-        rng = np.random.RandomState(seed)
+    def embed(trial, rng):
         return mdop_embedding(trial, rng, max_delay=max_delay, n_reference=n_reference)
 
-    seeds = _seeds(random_state, len(trials))
-    found = Parallel(n_jobs=n_jobs)(
-        delayed(embed)(trial, seed) for trial, seed in zip(trials, seeds, strict=True)
-    )
+    found = _each(embed, trials, n_jobs, random_state)
     orders = np.array([len(e.delays) for e in found])
     lags = np.array([_rounded_mean(e.delays) for e in found])
     longest = max(len(e.false_neighbors) for e in found)
@@ -246,16 +257,10 @@ def _by_afnn(
     lag = lag or first_minimum(curve) or int(delays[1:][curve[1:].argmin()])
     max_order = max(1, min(max_order, n_times // (2 * lag) - 2))
 
-    def statistic(trial, seed):
-        rng = np.random.RandomState(seed)
+    def statistic(trial, rng):
         return cao_statistic(trial, lag, max_order + 1, rng, n_reference).mean(0)
 
-    seeds = _seeds(random_state, len(trials))
-    e1 = np.array(
-        Parallel(n_jobs=n_jobs)(
-            delayed(statistic)(t, s) for t, s in zip(trials, seeds, strict=True)
-        )
-    )
+    e1 = np.array(_each(statistic, trials, n_jobs, random_state))
     mean = e1.mean(0)
     # a peak, or where a curve that only saturates has come within 5 % of its height
     peak = first_minimum(np.r_[np.inf, -mean])

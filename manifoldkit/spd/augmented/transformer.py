@@ -7,20 +7,22 @@ the channels follow each other in time.
 """
 
 import warnings
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
+from numpy.typing import ArrayLike
+from sklearn.base import TransformerMixin
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from manifoldkit._checks import check_choice
+from manifoldkit._checks import check_choice, check_settings, interval, one_of
 from manifoldkit.spd.augmented.covariance import (
     MOMENT_ESTIMATORS,
     STRUCTURES,
     augmented_covariance,
-    check_shrinkage,
     check_toeplitz,
     shrink,
 )
@@ -31,16 +33,19 @@ from manifoldkit.spd.augmented.moments import (
     n_delay_vectors,
 )
 from manifoldkit.spd.augmented.selection import select_without_labels
-from manifoldkit.spd.validation import check_epochs
+from manifoldkit.spd.validation import ThreeDimensionalInput, check_epochs
 
 _SHRINKING = ("oas", "lwf", "sch")
 _REPAIR_SHRINKAGE = 1e-3
+_SETTINGS = {
+    "structure": one_of(*STRUCTURES),
+    "trim": one_of(*TRIMS),
+    "on_singular": one_of("warn", "raise"),
+    "shrinkage": interval(0, 1),
+}
 
-# Few at a time, so that their factors stay in the cache.
-_CHOLESKY_GROUP = 4
 
-
-class AugmentedCovariances(TransformerMixin, BaseEstimator):
+class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
     """Augmented covariance matrices of epochs.
 
     Turns epochs into SPD matrices of size ``order * n_channels``: the covariances of
@@ -128,18 +133,18 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        order=1,
-        lag=1,
-        estimator="oas",
-        structure="stacked",
-        trim="full",
-        shrinkage=0.0,
-        on_singular="warn",
-        estimator_params=None,
-        selection="mdop",
-        max_order=10,
-        max_lag=10,
-        random_state=None,
+        order: int | str = 1,
+        lag: int | str = 1,
+        estimator: str | Callable[..., Any] = "oas",
+        structure: str = "stacked",
+        trim: str = "full",
+        shrinkage: float = 0.0,
+        on_singular: str = "warn",
+        estimator_params: dict[str, Any] | None = None,
+        selection: str = "mdop",
+        max_order: int = 10,
+        max_lag: int = 10,
+        random_state: int | np.random.RandomState | None = None,
     ):
         self.order = order
         self.lag = lag
@@ -154,7 +159,7 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
         self.max_lag = max_lag
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Check the parameters against the epochs and make the automatic choices.
 
         Parameters
@@ -171,10 +176,7 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
         X = check_epochs(X)
         if y is not None:
             check_consistent_length(X, y)
-        check_choice(self.structure, STRUCTURES, "structure")
-        check_choice(self.trim, TRIMS, "trim")
-        check_choice(self.on_singular, ("warn", "raise"), "on_singular")
-        check_shrinkage(self.shrinkage)
+        check_settings(self, _SETTINGS)
         if not (isinstance(self.estimator, str) or callable(self.estimator)):
             raise TypeError(
                 "estimator: expected the name of a covariance estimator or a callable, "
@@ -193,7 +195,7 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
             self._estimate(X[:1])  # an unknown or unsuitable estimator shows here
         return self
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Return the augmented covariance of each epoch.
 
         Parameters
@@ -212,28 +214,22 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
         C = self._estimate(X)
         return self._ensure_definite(C, X).astype(X.dtype, copy=False)
 
-    def set_output(self, *, transform=None):
+    def set_output(self, *, transform: str | None = None) -> Self:
         """Do nothing: matrices have no data frame form, but pipelines ask each step."""
         return self
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.input_tags.two_d_array = False
-        return tags
-
-    def _choose(self, X):
-        if not any(isinstance(p, str) for p in (self.order, self.lag)):
+    def _choose(self, X: np.ndarray) -> tuple[Any, Any]:
+        asked: dict[str, Any] = {"order": self.order, "lag": self.lag}
+        automatic = {k: v for k, v in asked.items() if isinstance(v, str)}
+        if not automatic:
             return self.order, self.lag
-        for name in ("order", "lag"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                check_choice(value, ("auto",), name)
+        for name, value in automatic.items():
+            check_choice(value, ("auto",), name)
+            asked[name] = None
         self.selection_ = select_without_labels(
             X,
             method=self.selection,
-            order=None if self.order == "auto" else self.order,
-            lag=None if self.lag == "auto" else self.lag,
+            **asked,
             max_order=self.max_order,
             max_lag=self.max_lag,
             random_state=self.random_state,
@@ -267,7 +263,7 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
                 torch.from_numpy(X),
                 self.order_,
                 self.lag_,
-                estimator=self.estimator,
+                estimator=str(self.estimator),
                 structure=self.structure,
                 trim=self.trim,
                 shrinkage=self.shrinkage,
@@ -289,7 +285,8 @@ class AugmentedCovariances(TransformerMixin, BaseEstimator):
                 f"X[{int(np.argmax(flat))}] has no variation: every channel is flat"
             )
         bad = ~np.isfinite(C).all((1, 2))
-        if not self._shrinks():
+        # "sch" shrinks correlations: a flat channel stays flat
+        if not self._shrinks() or (self.estimator == "sch" and not self.shrinkage):
             bad |= _singular(torch.from_numpy(C))
         if not bad.any():
             return C
@@ -319,15 +316,12 @@ def _singular(C: Tensor) -> np.ndarray:
     rows before it leave unexplained.
     """
     eps = torch.finfo(C.dtype).eps
-    singular = []
-    for part in C.split(_CHOLESKY_GROUP):
-        factor, info = torch.linalg.cholesky_ex(part)
-        variance = part.diagonal(dim1=-2, dim2=-1)
-        pivot = factor.diagonal(dim1=-2, dim2=-1).square()
-        tiny = variance <= eps**1.5 * variance.amax(-1, keepdim=True)
-        dependent = pivot <= 16 * C.shape[-1] * eps * variance
-        singular.append((info != 0) | (tiny | dependent).any(-1))
-    return torch.cat(singular).numpy()
+    factor, info = torch.linalg.cholesky_ex(C)
+    variance = C.diagonal(dim1=-2, dim2=-1)
+    pivot = factor.diagonal(dim1=-2, dim2=-1).square()
+    tiny = variance <= eps**1.5 * variance.amax(-1, keepdim=True)
+    dependent = pivot <= 16 * C.shape[-1] * eps * variance
+    return ((info != 0) | (tiny | dependent).any(-1)).numpy()
 
 
 def _describe_singular(x: np.ndarray) -> str:

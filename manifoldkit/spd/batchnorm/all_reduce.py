@@ -20,7 +20,7 @@ class _AllReduceSum(torch.autograd.Function):
         return _AllReduceSum.apply(grad, ctx.group), None
 
 
-def all_reduce_sum(x: Tensor, group=None) -> Tensor:
+def all_reduce_sum(x: Tensor, group: "dist.ProcessGroup | None" = None) -> Tensor:
     """Sum a tensor over the processes, differentiable; the tensor itself without any.
 
     Parameters

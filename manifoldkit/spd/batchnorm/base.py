@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import (
+    check_choice,
+    check_count,
+    check_interval,
+    count,
+    interval,
+    optional,
+)
 from manifoldkit.linalg import symmetrize
 from manifoldkit.linalg.checks import (
     SYMMETRY_RTOL,
@@ -79,6 +86,22 @@ class BatchAverage:
         """Mean of (groups, N, ...) over all processes."""
         return self.of_sum(weighted_sum(values, self.weights))
 
+    def check(self, mean: Tensor) -> Tensor:
+        """Return the lower Cholesky factor of the mean of a batch, or raise.
+
+        The first bad matrix of the input is named, by the index of the user's tensor.
+        """
+        mean, given = mean.detach(), self.given
+        lower, info = torch.linalg.cholesky_ex(mean)
+        # infinity is no obstacle to the factorization
+        if not bool((info == 0).all() & lower.sum().isfinite()):
+            check_finite(given.detach(), "x")
+            if not bool(mean.isfinite().all()):
+                check_spd(given, "x")
+            channels = self.layer.n_channels
+            check_spd(mean[0] if channels is None else mean, "mean of x")
+        return lower
+
     def _divide(self, total: Tensor) -> Tensor:
         size = self.size
         if isinstance(size, Tensor):
@@ -100,7 +123,6 @@ class BatchNormBase(nn.Module):
     """
 
     _extra_defaults: ClassVar[dict] = {}
-    _symmetric_part = staticmethod(symmetrize)
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -118,21 +140,14 @@ class BatchNormBase(nn.Module):
         parametrization: str,
         n_channels: int | None,
         validate: bool,
-        device,
-        dtype,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ):
         super().__init__()
         self.n = check_count(n, "n")
-        self.n_channels = (
-            None if n_channels is None else check_count(n_channels, "n_channels")
-        )
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(
-                f"momentum: expected None or a number in [0, 1], found {momentum!r}"
-            )
-        if not (math.isfinite(eps) and eps >= 0):
-            raise ValueError(f"eps: expected a number >= 0, found {eps!r}")
-        self.momentum, self.eps = momentum, float(eps)
+        self.n_channels = optional(count())(n_channels, "n_channels")
+        optional(interval(0, 1))(momentum, "momentum")
+        self.momentum, self.eps = momentum, check_interval(eps, "eps", 0)
         self.affine, self.track_running_stats = affine, track_running_stats
         self.parametrization = check_choice(
             parametrization, _PARAMETRIZATIONS, "parametrization"
@@ -149,8 +164,8 @@ class BatchNormBase(nn.Module):
         for name, value in (("mean", eye), ("var", ones)):
             start = value.clone() if track_running_stats else None
             self.register_buffer(f"running_{name}", start)
-        count = torch.tensor(0, device=device) if track_running_stats else None
-        self.register_buffer("num_batches_tracked", count)
+        batches = torch.tensor(0, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", batches)
 
     def _add_point(self, name: str, value: Tensor, manifold, learn: bool) -> None:
         """Add a parameter on a manifold, or a constant."""
@@ -241,7 +256,7 @@ class BatchNormBase(nn.Module):
         if channels is not None:
             y = y.movedim(-3, 0)
         y = y.reshape(groups, count, self.n, self.n)
-        symmetric = self._symmetric_part(y)
+        symmetric = symmetrize(y)
         look = not (self.validate or torch.compiler.is_compiling())
         if look and _seems_asymmetric(y, symmetric, SYMMETRY_RTOL[x.dtype]):
             check_symmetric(x.detach(), "x")
@@ -296,20 +311,6 @@ class BatchNormBase(nn.Module):
         if self.momentum is None:
             return 1 / count.to(like.dtype)
         return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
-
-    def check_mean(self, mean: Tensor, given: Tensor) -> Tensor:
-        """Return the lower Cholesky factor of the mean of a batch, or raise.
-
-        ``given`` is the input as the user passed it, whose first bad matrix is named.
-        """
-        lower, info = torch.linalg.cholesky_ex(mean)
-        # infinity is no obstacle to the factorization
-        if not bool((info == 0).all() & lower.sum().isfinite()):
-            check_finite(given.detach(), "x")
-            if not bool(mean.isfinite().all()):
-                check_spd(given, "x")
-            check_spd(mean[0] if self.n_channels is None else mean, "mean of x")
-        return lower
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from manifoldkit.linalg import invsqrtm, sqrtm, symmetrize
 from manifoldkit.linalg.elementary import eye_like
-from manifoldkit.spd.batchnorm.roots import weighted_sum
 
 
 def hadamard(base: Tensor, v: Tensor, inverse: bool) -> Tensor:
@@ -26,10 +25,9 @@ def hadamard(base: Tensor, v: Tensor, inverse: bool) -> Tensor:
     return (v.flatten(-2) @ operator).view_as(v)
 
 
-def transport(flat: Tensor, x: Tensor) -> Tensor:
-    """T with T G T = X; flat (c, n, n), x (c, N, n, n)."""
-    root, inverse = sqrtm(flat)[:, None], invsqrtm(flat)[:, None]
-    return inverse @ sqrtm(root @ x @ root) @ inverse
+def root(k: Tensor, y: Tensor) -> Tensor:
+    """(K Y K')^(1/2); k (c, n, n), y (c, N, n, n)."""
+    return sqrtm(k[:, None] @ y @ k.mT[:, None])
 
 
 def _whiten(c: Tensor, x: Tensor) -> Tensor:
@@ -40,14 +38,10 @@ def _whiten(c: Tensor, x: Tensor) -> Tensor:
 def center(y: Tensor, c: Tensor, mean: Tensor, u: Tensor) -> Tensor:
     """Tangent vectors at I in the basis u."""
     flat = _whiten(c, mean)
-    t = transport(flat, _whiten(c[:, None], y))
-    eye = eye_like(y)
-    return u.mT[:, None] @ hadamard(flat, t - eye, False) @ u[:, None]
-
-
-def sum_transport(y: Tensor, c: Tensor, mean: Tensor, weights: Tensor | None) -> Tensor:
-    """Sum of the transport maps, in the flat picture."""
-    return weighted_sum(transport(_whiten(c, mean), _whiten(c[:, None], y)), weights)
+    inverse = invsqrtm(flat)[:, None]
+    t = inverse @ root(sqrtm(flat), _whiten(c[:, None], y)) @ inverse
+    v = hadamard(flat, t - eye_like(y), False)
+    return u.mT[:, None] @ v @ u[:, None]
 
 
 def expand(v: Tensor, c: Tensor, bias: Tensor, gain: Tensor, u: Tensor) -> Tensor:
@@ -67,8 +61,6 @@ def differentiate(
         # aliases: the gradient stops at them, not further back in the graph
         aliases = [x.view_as(x) for x in inputs]
         value = function(*aliases)
-        chosen = [x for x, want in zip(aliases, wanted, strict=False) if want]
+        chosen = [x for x, want in zip(aliases, wanted, strict=True) if want]
         grads = iter(torch.autograd.grad(value, chosen, grad, create_graph=True))
-    return [
-        next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)
-    ]
+    return [next(grads) if want else None for want in wanted]

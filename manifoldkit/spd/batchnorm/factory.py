@@ -19,7 +19,7 @@ _NAMES: dict[str, tuple[type[BatchNormBase], dict[str, Any]]] = {
 }
 
 
-def make_batchnorm(name: str | None, n: int, **options) -> nn.Module:
+def make_batchnorm(name: str | None, n: int, **options: Any) -> nn.Module:
     """Make a normalization layer by its name.
 
     Parameters
@@ -32,7 +32,7 @@ def make_batchnorm(name: str | None, n: int, **options) -> nn.Module:
     n : int
         Size of the matrices.
     **options
-        Of the class.
+        Further options of the class.
 
     Raises
     ------

@@ -1,23 +1,17 @@
 """Batch normalization in the generalized Bures-Wasserstein (GBW) geometry."""
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.linalg.elementary import eye_like
-from manifoldkit.linalg.symmetric import apply_spectral, full_precision
+from manifoldkit.linalg.symmetric import full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd.batchnorm import kernel
-from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase
-from manifoldkit.spd.batchnorm.roots import Absolute
+from manifoldkit.spd.batchnorm.base import BatchNormBase
 from manifoldkit.spd.gbw.chart import check_power, power_of
-from manifoldkit.spd.gbw.metric import gbw_distance
-
-#: Steps of `init_from_data` at most, and the relative change that ends it.
-_INIT_STEPS, _INIT_TOLERANCE = 100, 1e-10
 
 
 class GBWBatchNorm(BatchNormBase):
@@ -83,7 +77,7 @@ class GBWBatchNorm(BatchNormBase):
         Check in ``forward`` that every matrix is SPD. Without it asymmetric matrices
         and a mean that is not positive definite are noticed.
     device, dtype
-        Of parameters and buffers.
+        Device and dtype of parameters and buffers.
 
     Attributes
     ----------
@@ -128,7 +122,6 @@ class GBWBatchNorm(BatchNormBase):
     """
 
     _moves_metric = True
-    _symmetric_part = staticmethod(kernel.symmetric_part)
     _extra_defaults: ClassVar[dict] = {
         "power": 1.0,
         "learn_metric": True,
@@ -157,8 +150,8 @@ class GBWBatchNorm(BatchNormBase):
         root: str = "eigh",
         n_channels: int | None = None,
         validate: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__(
             n,
@@ -190,64 +183,33 @@ class GBWBatchNorm(BatchNormBase):
         """Invert :meth:`_deform`."""
         return y if self.power == 1 else power_of(y, 1 / self.power)
 
-    # -- statistics ---------------------------------------------------------------
+    def _settings(self) -> kernel.Settings:
+        return kernel.Settings(*(getattr(self, k) for k in kernel.Settings._fields))
 
-    def _batch_mean(
-        self, y: Tensor, frame: kernel.Frame, average: BatchAverage
-    ) -> Tensor:
-        """Fixed-point steps G <- H G H from the arithmetic mean."""
-        mean = average.first(y)
-        lower = self.check_mean(mean.detach(), average.given)
-        for k in range(self.mean_iterations):
-            if k:
-                lower = self.check_mean(mean.detach(), average.given)
-            mean = kernel.mean_step(
-                y, frame, mean, lower, average.of_sum, self.root, average.weights
-            )
-        return mean
-
-    def _batch_variance(
-        self, v: Tensor, y: Tensor, metric: Tensor, average: BatchAverage
-    ) -> Tensor:
-        if self.dispersion == "mean":
-            squares = v.square().sum((2, 3)) / 4
-        else:
-            center = self._group(metric, y)
-            squares = gbw_distance(y, center[:, None], center[:, None], squared=True)
-        return average(squares) / self.power**2
+    def _normalization(
+        self, x: Tensor, weights: Tensor | None = None, metric: Tensor | None = None
+    ) -> kernel.Normalization:
+        """A batch with the statistics of this mode, or its own under a metric."""
+        y, statistics = self._deform(self._fold(x)), None
+        if metric is None and not self._uses_batch():
+            mean, var, _ = self._running()
+            statistics = self._deform(self._group(mean, y)), self._group(var, y)
+        return kernel.Normalization(
+            y,
+            self._group(self.metric, y) if metric is None else metric,
+            self._deform(self._group(self.bias, y)),
+            self._group(self.scale, y),
+            self._average(x, weights),
+            self._settings(),
+            statistics,
+        )
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor, frame: kernel.Frame) -> None:
+    def _track(self, batch: kernel.Normalization) -> None:
         """Move the running statistics towards those of the batch."""
-        t = self._momentum(mean)
-        old = self._deform(self._group(self._running()[0], mean))
-        self._store(self._undeform(kernel.geodesic(frame, old, mean, t)), var, t)
-
-    # -- the layer ----------------------------------------------------------------
-
-    def _tangent(self, x: Tensor, weights: Tensor | None, track: bool) -> tuple:
-        """Centered tangent vectors at I, their basis, gain, frame and deformed bias."""
-        metric, y = self.metric, self._deform(self._fold(x))
-        average = self._average(x, weights)
-        frame = kernel.frame_of(self._group(metric, y))
-        if self._uses_batch():
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
-                mean = self._batch_mean(y, frame, average)
-            v, basis = kernel.center_batch(y, frame, mean, self.root)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.stats_grad):
-                var = self._batch_variance(v, y, metric, average)
-            if track:
-                self._track(mean, var, frame)
-        else:
-            center, spread, _ = self._running()
-            mean = self._deform(self._group(center, y))
-            v, basis = kernel.center_batch(y, frame, mean, self.root)
-            var = self._group(spread, y)
-        gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
-        if self.fold:
-            v, gain = _folded(v, gain)
-        bias = self._deform(self._group(self.bias, y))
-        return v, basis, gain, frame, bias
+        t = self._momentum(batch.mean)
+        old = self._deform(self._group(self._running()[0], batch.mean))
+        self._store(self._undeform(batch.mean_from(old, t)), batch.var, t)
 
     def forward(
         self, x: Tensor, weights: Tensor | None = None, *, deformed: bool = False
@@ -259,9 +221,9 @@ class GBWBatchNorm(BatchNormBase):
         x : Tensor, shape (..., n, n), or (..., n_channels, n, n)
             SPD matrices; single ones may be singular.
         weights : Tensor, optional
-            Of the matrices in the mean and variance of the batch, not negative, of a
-            shape that broadcasts to that of x without (n, n): 0 for padding, which is
-            normalized all the same. Constants for differentiation; ignored where
+            Weights of the matrices in the mean and variance of the batch, not negative,
+            of a shape that broadcasts to that of x without (n, n): 0 for padding, which
+            is normalized all the same. Constants for differentiation; ignored where
             running statistics are used.
         deformed : bool, default=False
             Return :math:`Y^\theta` and save the power, for a
@@ -274,12 +236,12 @@ class GBWBatchNorm(BatchNormBase):
         with full_precision(x):
             if x.numel() == 0 and not self._uses_batch():
                 return self._fold(x).reshape(x.shape).to(x.dtype)
-            v, basis, gain, frame, bias = self._tangent(
-                x, weights, self.training and self.track_running_stats
-            )
+            batch = self._normalization(x, weights)
+            if self.training and self.track_running_stats:
+                self._track(batch)
             if self.check_domain and self.training:
-                self._warn_outside(v, basis, gain, frame, bias)
-            z = kernel.expand(v, frame, bias, gain, basis)
+                self._warn_outside(batch)
+            z = batch.matrices()
             return self._unfold(z if deformed else self._undeform(z), x)
 
     @torch.no_grad()
@@ -294,19 +256,18 @@ class GBWBatchNorm(BatchNormBase):
         x : Tensor, shape (..., n, n)
             SPD matrices.
         weights : Tensor, optional
-            As for :meth:`forward`.
+            Weights that :meth:`forward` takes.
 
         Returns
         -------
         Tensor, shape ()
         """
         with full_precision(x):
-            v, basis, gain, frame, bias = self._tangent(x, weights, False)
-            return kernel.margin(v, frame, bias, gain, basis)
+            return self._normalization(x, weights).margin()
 
-    def _warn_outside(self, v, basis, gain, frame, bias) -> None:
+    def _warn_outside(self, batch: kernel.Normalization) -> None:
         with torch.no_grad():
-            margin = float(kernel.margin(v, frame, bias, gain, basis))
+            margin = float(batch.margin())
         if margin < 0 and not self._warned:
             self._warned = True
             warnings.warn(
@@ -318,7 +279,7 @@ class GBWBatchNorm(BatchNormBase):
             )
 
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> "GBWBatchNorm":
+    def init_from_data(self, x: Tensor) -> Self:
         """Start M, the bias and the running statistics at the mean of a batch.
 
         M becomes the matrix that is the mean of the deformed batch under the geometry
@@ -338,42 +299,17 @@ class GBWBatchNorm(BatchNormBase):
         with full_precision(x):
             y = self._deform(self._fold(x))
             metric = self._group(self.metric, y)
-            average = self._average(x)
-            mean = self._batch_mean(y, kernel.frame_of(metric), average)
             if self._moves_metric:
-                metric = self._fixed_metric(y, mean, average)
+                average, settings = self._average(x), self._settings()
+                metric = kernel.own_mean(y, metric, average, settings)
                 self._set_point("metric", metric)
-                mean = self._batch_mean(y, kernel.frame_of(metric), average)
-            center = self._undeform(mean)
+            batch = self._normalization(x, metric=metric)
+            center = self._undeform(batch.mean)
             self._set_point("bias", center)
             if self.track_running_stats:
-                v, _ = kernel.center_batch(y, kernel.frame_of(metric), mean, self.root)
-                var = self._batch_variance(v, y, self.metric, average)
                 self.reset_running_stats()
-                self._store(center, var, var.new_ones(()))
+                self._store(center, batch.var, batch.var.new_ones(()))
         return self
-
-    def _fixed_metric(self, y: Tensor, mean: Tensor, average: BatchAverage) -> Tensor:
-        """The metric matrix that is the mean of the batch under itself."""
-        norm = torch.linalg.matrix_norm
-        for _ in range(_INIT_STEPS):
-            target = self._batch_mean(y, kernel.frame_of(mean), average)
-            change = target - mean
-            # whole steps oscillate where powers make the dispersion large
-            mean = mean + change / 2
-            if bool((norm(change) <= _INIT_TOLERANCE * norm(mean)).all()):
-                break
-        return mean
-
-
-def _folded(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """2 |I + k (|I + V/2| - I)| - 2 I: exponential and logarithm at I by real roots."""
-    eye = eye_like(v)
-    inner = apply_spectral(eye + v / 2, Absolute(), None) - eye
-    outer = (
-        apply_spectral(eye + gain[:, None, None, None] * inner, Absolute(), None) - eye
-    )
-    return 2 * outer, torch.ones_like(gain)
 
 
 class BWBatchNorm(GBWBatchNorm):
@@ -382,7 +318,7 @@ class BWBatchNorm(GBWBatchNorm):
     Parameters
     ----------
     n, power, **options
-        As for :class:`GBWBatchNorm`, without ``learn_metric``.
+        The options of :class:`GBWBatchNorm`, without ``learn_metric``.
 
     Raises
     ------
@@ -397,5 +333,5 @@ class BWBatchNorm(GBWBatchNorm):
 
     _moves_metric = False
 
-    def __init__(self, n: int, power: float = 1.0, **options):
+    def __init__(self, n: int, power: float = 1.0, **options: Any):
         super().__init__(n, power, learn_metric=False, **options)

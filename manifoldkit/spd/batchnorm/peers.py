@@ -1,6 +1,6 @@
 """Batch normalization of SPD matrices in the metrics that GBW is compared with."""
 
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -121,14 +121,14 @@ class SPDBatchNorm(BatchNormBase):
     congruence : {"symmetric", "cholesky"}
         Root that moves matrices, "airm" only.
     momentum, eps, affine, track_running_stats, stats_grad, parametrization, n_channels
-        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
     validate, device, dtype
-        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
 
     Attributes
     ----------
     bias, scale, running_mean, running_var, num_batches_tracked
-        As for :class:`~manifoldkit.spd.GBWBatchNorm`.
+        The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
 
     Raises
     ------
@@ -179,8 +179,8 @@ class SPDBatchNorm(BatchNormBase):
         congruence: str = "symmetric",
         n_channels: int | None = None,
         validate: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         if metric in ("bw", "gbw"):
             raise ValueError(
@@ -230,7 +230,7 @@ class SPDBatchNorm(BatchNormBase):
     def _batch_mean(self, y: Tensor, space, average: BatchAverage) -> Tensor:
         start = average.first(space.coordinates(y))
         mean = space.mean(y, start, average)
-        self.check_mean(mean.detach(), average.given)
+        average.check(mean)
         return mean
 
     def _statistics(
@@ -280,7 +280,7 @@ class SPDBatchNorm(BatchNormBase):
             return self._unfold(self._undeform(z), x)
 
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> "SPDBatchNorm":
+    def init_from_data(self, x: Tensor) -> Self:
         """Start the bias and the running statistics at those of a batch."""
         with full_precision(x):
             y, space = self._deform(self._fold(x)), self._space()

@@ -42,10 +42,6 @@ class EigenRoots:
         q = self.q.flatten(0, 1)
         return torch.bmm(q * self.r.flatten(0, 1)[:, None, :], q.mT).view_as(self.q)
 
-    def total(self, weights: Tensor | None) -> Tensor:
-        """Sum of the roots of each group."""
-        return weighted_sum(self.root, weights)
-
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad for symmetric right-hand sides."""
         q, r = self.q.flatten(0, 1), self.r.flatten(0, 1)
@@ -61,10 +57,6 @@ class NewtonSchulzRoots:
 
     def __init__(self, square: Tensor, root: Tensor):
         self.square, self.root = square, root
-
-    def total(self, weights: Tensor | None) -> Tensor:
-        """Sum of the roots of each group."""
-        return weighted_sum(self.root, weights)
 
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad: the sign iteration of [[S, grad], [0, -S]]."""

@@ -1,11 +1,18 @@
 """Batch statistics over all processes of ``torch.distributed``."""
 
+from typing import TypeVar
+
+import torch.distributed as dist
 from torch import nn
 
 from manifoldkit.spd.batchnorm.base import BatchNormBase
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def convert_sync_batchnorm(module: nn.Module, process_group=None) -> nn.Module:
+
+def convert_sync_batchnorm(
+    module: Module, process_group: "dist.ProcessGroup | None" = None
+) -> Module:
     r"""Let the SPD batch normalizations of a module use the batches of all processes.
 
     The result on every process is that of one process with the joined batch, the

@@ -2,12 +2,12 @@
 
 import math
 from functools import reduce
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import is_number
 from manifoldkit.linalg import check_spd, eigh, powm, solve_lyapunov, sqrtm, symmetrize
 from manifoldkit.linalg.checks import (
     check_broadcast,
@@ -24,8 +24,7 @@ MIN_POWER = 1e-3
 
 def check_power(power: float) -> float:
     """Return the power as a float; raise ``ValueError`` where it is no deformation."""
-    real = isinstance(power, Real) and not isinstance(power, bool)
-    if not real or not math.isfinite(power) or abs(power) < MIN_POWER:
+    if not is_number(power) or not MIN_POWER <= abs(power) < math.inf:
         raise ValueError(
             f"power: expected a finite number with |power| >= {MIN_POWER}, "
             f"found {power!r}"

@@ -220,7 +220,7 @@ def solve(
     g : Tensor, shape (b, n, n)
         Starts.
     tol, max_iter
-        As for :func:`~manifoldkit.spd.gbw_mean`.
+        The options of :func:`~manifoldkit.spd.gbw_mean`.
     warm : bool
         The start is near the mean: no fixed-point step first.
     """

@@ -72,7 +72,7 @@ def tangent_vector(
     Parameters
     ----------
     base, point, M, power
-        As in :func:`gbw_log`.
+        The arguments of :func:`gbw_log`.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def from_tangent_vector(
     vector : Tensor, shape (..., n (n + 1) / 2)
         Coordinates.
     M, power
-        As in :func:`gbw_log`.
+        The arguments of :func:`gbw_log`.
     outside : {"raise", "clip"}
         What to do with a vector outside the injectivity domain, which is no logarithm
         of anything: raise, or shorten it so that its geodesic ends before the boundary.

@@ -39,14 +39,14 @@ class SpatioTemporalFilters(nn.Module):
     kernel_size : int, default=36
         Length of the temporal filters. The signal is padded by half of it.
     eps, momentum : float
-        Of both batch normalizations.
+        Settings of both batch normalizations.
     folded : bool, default=True
         Compute both convolutions as one. The same function to rounding, with the same
         derivatives and running statistics; False computes them one after the other.
     generator : torch.Generator, optional
-        Of the initial weights.
+        Generator of the initial weights.
     device, dtype
-        Of the parameters.
+        Device and dtype of the parameters.
 
     Raises
     ------
@@ -71,14 +71,14 @@ class SpatioTemporalFilters(nn.Module):
         momentum: float = 0.1,
         folded: bool = True,
         generator: torch.Generator | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         check_counts(n_channels=n_channels, n_spatial=n_spatial, n_filters=n_filters)
         self.padding = check_count(kernel_size, "kernel_size") // 2
-        norm = {"eps": eps, "momentum": momentum, **factory}
+        norm: dict[str, Any] = {"eps": eps, "momentum": momentum, **factory}
         self.folded = folded
         self.spatial = nn.Conv1d(n_channels, n_spatial, 1, **factory)
         self.spatial_norm = nn.BatchNorm1d(n_spatial, **norm)

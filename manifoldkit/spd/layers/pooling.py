@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count
+from manifoldkit._checks import check_choice, check_interval, count, optional
 from manifoldkit.linalg import expm, logm, symmetrize
 from manifoldkit.linalg.checks import check_square, compute_dtype
 from manifoldkit.linalg.elementary import eye_like
@@ -40,9 +40,8 @@ class CovariancePool(nn.Module):
 
     def __init__(self, eps: float = 1e-5, relative: bool = False, center: bool = True):
         super().__init__()
-        if not eps >= 0:
-            raise ValueError(f"eps: expected at least 0, found {eps!r}")
-        self.eps, self.relative, self.center = float(eps), relative, center
+        self.eps = check_interval(eps, "eps", 0)
+        self.relative, self.center = relative, center
 
     def forward(self, x: Tensor) -> Tensor:
         """Covariances of signals of shape (..., C, T)."""
@@ -73,7 +72,8 @@ class SPDPool(nn.Module):
     mode : {"mean", "max"}, default="mean"
         The mean under ``metric``, or the matrix whose largest eigenvalue is largest.
     metric : {"log_euclidean", "euclidean", "bw"}, default="log_euclidean"
-        Of the mean; "bw" is the Bures-Wasserstein barycenter with its exact derivative.
+        Metric of the mean; "bw" is the Bures-Wasserstein barycenter with its exact
+        derivative.
     kernel_size : int, optional
         Channels that are pooled together, without overlap; default all, which removes
         the channel dimension.
@@ -104,8 +104,7 @@ class SPDPool(nn.Module):
         super().__init__()
         check_choice(mode, ("mean", "max"), "mode")
         check_choice(metric, _MEANS, "metric")
-        if kernel_size is not None:
-            check_count(kernel_size, "kernel_size")
+        optional(count())(kernel_size, "kernel_size")
         self.mode, self.metric, self.kernel_size = mode, metric, kernel_size
 
     def forward(self, x: Tensor) -> Tensor:

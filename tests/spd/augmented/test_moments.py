@@ -110,10 +110,10 @@ def test_yule_walker_recovers_a_simulated_var():
 @pytest.mark.parametrize(
     ("order", "lag", "error", "match"),
     [
-        (0, 1, ValueError, "order: expected at least 1, found 0"),
-        (1, 0, ValueError, "lag: expected at least 1"),
-        (2.0, 1, TypeError, "order: expected an integer, found 2.0"),
-        (True, 1, TypeError, "order"),
+        (0, 1, ValueError, "order: expected an integer >= 1, found 0"),
+        (1, 0, ValueError, "lag: expected an integer >= 1, found 0"),
+        (2.0, 1, TypeError, "order: expected an integer >= 1, found 2.0"),
+        (True, 1, TypeError, "order: expected an integer >= 1, found True"),
         (5, 10, ValueError, r"T = 30 samples, order = 5, lag = 10 leave T_eff = -10"),
     ],
 )

@@ -195,8 +195,8 @@ def test_fewer_delay_vectors_than_dimensions(X, estimator):
 @pytest.mark.parametrize(
     ("params", "error", "match"),
     [
-        ({"order": 0}, ValueError, "order: expected at least 1"),
-        ({"lag": 1.5}, TypeError, "lag: expected an integer, found 1.5"),
+        ({"order": 0}, ValueError, "order: expected an integer >= 1, found 0"),
+        ({"lag": 1.5}, TypeError, "lag: expected an integer >= 1, found 1.5"),
         ({"order": 9, "lag": 40}, ValueError, "T_eff = -120"),
         ({"order": "best"}, ValueError, "order: expected one of .'auto'"),
         ({"structure": "hankel"}, ValueError, "structure: expected one of"),

@@ -266,7 +266,7 @@ SQUARE = torch.eye(3)
         (lambda: ReEig()(torch.zeros(3, 4)), "x: expected square matrices"),
         (lambda: LogEig("vector"), "vectorize: expected one of"),
         (lambda: LogEig()(torch.zeros(3)), "x: expected square matrices"),
-        (lambda: CovariancePool(-1.0), "eps: expected at least 0"),
+        (lambda: CovariancePool(-1.0), "eps: expected a number >= 0, found -1.0"),
         (lambda: CovariancePool()(torch.zeros(3, 1)), "at least 2 times"),
         (lambda: SPDPool("median"), "mode: expected"),
         (lambda: SPDPool(metric="flat"), "metric: expected one of"),
