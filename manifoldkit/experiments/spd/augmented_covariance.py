@@ -43,9 +43,9 @@ def pipelines(quick: bool = False, seed: int = 0) -> dict[str, Any]:
 
     from manifoldkit.spd import make_acm_classifier
 
-    small = {"orders": (1, 3), "lags": (2, 6)}
+    small: dict[str, Any] = {"orders": (1, 3), "lags": (2, 6)}
     grid = small if quick else {"orders": (1, 2, 4, 6), "lags": (1, 2, 4, 8)}
-    auto = {"order": "auto", "lag": "auto", "random_state": seed}
+    auto: dict[str, Any] = {"order": "auto", "lag": "auto", "random_state": seed}
     return {
         "MDM": make_pipeline(Covariances("oas"), MDM()),
         "TS + SVM": make_acm_classifier(order=1),

@@ -124,7 +124,11 @@ def paper_pipelines(
 
     values = (1, 3) if quick else tuple(range(1, 11))
     kernels = {"classifier__C": [0.5, 1, 1.5], "classifier__kernel": ["linear", "rbf"]}
-    auto = {"order": "auto", "lag": "auto", "random_state": random_state}
+    auto: dict[str, Any] = {
+        "order": "auto",
+        "lag": "auto",
+        "random_state": random_state,
+    }
     return {
         _ACM_GRID: make_acm_classifier(
             **auto,

@@ -117,8 +117,8 @@ class BiMap(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights."""
         w = self.weight
-        options = {"dtype": w.dtype, "device": w.device, "generator": generator}
-        w.copy_(Stiefel().random(*w.shape, **options))
+        options: dict[str, Any] = {"dtype": w.dtype, "device": w.device}
+        w.copy_(Stiefel().random(*w.shape, generator=generator, **options))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices.
@@ -425,8 +425,8 @@ class SPDResidual(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw a new basis and reset the convolutions."""
         q = self.basis
-        options = {"dtype": q.dtype, "device": q.device, "generator": generator}
-        q.copy_(Stiefel().random(*q.shape, **options))
+        options: dict[str, Any] = {"dtype": q.dtype, "device": q.device}
+        q.copy_(Stiefel().random(*q.shape, generator=generator, **options))
         for module in self.field:
             if isinstance(module, nn.Conv1d):
                 redraw(module, generator)
