@@ -56,12 +56,20 @@ ROTATIONS = ("haar", "equidistant", "super_fibonacci", "loguniform")
 class Options:
     """The settings of one call of ``sample``; tells which of them nobody took."""
 
-    def __init__(self, proposal, generator, points, antithetic, extra, owner):
+    def __init__(
+        self,
+        proposal: str | None,
+        generator: torch.Generator | None,
+        points: str,
+        antithetic: bool,
+        extra: dict[str, Any],
+        owner: str,
+    ):
         self.proposal, self.generator = proposal, generator
         self.points = check_choice(points, POINTS, "points")
         self.antithetic, self.owner = antithetic, owner
         self.rotation, self.df = "haar", 0
-        self._extra: dict[str, Any] = extra
+        self._extra = extra
         self.device = torch.device("cpu") if generator is None else generator.device
 
     def draw_cube(self, n: int, dim: int) -> None:
@@ -239,7 +247,7 @@ def polar_haar_log_constant(n: int) -> float:
 def unit_points(n: int, dim: int, options: Options) -> Tensor:
     """Points strictly inside the unit cube, shape ``(n, dim)``, float64."""
     where = {"dtype": torch.float64, "device": options.device}
-    source = {**where, "generator": options.generator}
+    source: dict[str, Any] = {**where, "generator": options.generator}
     if options.points == "sobol":
         limit = torch.quasirandom.SobolEngine.MAXDIM
         if dim > limit:

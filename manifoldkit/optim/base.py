@@ -9,7 +9,7 @@ A step of one batch of points x with momentum m:
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +119,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
                 group.setdefault(name, value)
         self._regroup()
 
-    def load_state_dict(self, state_dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class, of geoopt's, or (Euclidean) of torch's."""
         super().load_state_dict(state_dict)
         saved = [i for g in state_dict["param_groups"] for i in g["params"]]
@@ -193,7 +193,7 @@ class RiemannianOptimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------ the step
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one step.
 
         Parameters
