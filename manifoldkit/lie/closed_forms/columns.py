@@ -24,6 +24,20 @@ def may_look(x: Tensor) -> bool:
     )
 
 
+def columns(x: Tensor) -> tuple[Tensor, ...]:
+    """Entries of (..., k), laid out so that compiled loops over them are vectorized.
+
+    Without it the rows "6D to matrix, compiled" of benchmarks/rotations.py take 1.7
+    (float64) and 3 times (float32) as long.
+    """
+    if not torch.compiler.is_compiling() or x.device.type != "cpu":
+        return x.unbind(-1)
+    y = rows(x, x.shape[-1])
+    # as_strided keeps the compiler from merging the copy into the loop that reads it
+    y = y.as_strided(y.shape, y.stride())
+    return tuple(row.view(x.shape[:-1]) for row in y.unbind(0))
+
+
 def rows(x: Tensor, *event: int) -> Tensor:
     """Move the entries to the front: (..., k) to contiguous (*event, N)."""
     flat = x.reshape(-1, *event)

@@ -18,6 +18,7 @@ from torch import Tensor
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import gradient_floor
 from manifoldkit.lie.closed_forms.columns import (
+    columns,
     cross,
     dot,
     may_look,
@@ -61,7 +62,7 @@ def _scaled(a: Vector) -> tuple[Vector, Tensor]:
 
 def _forward(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rotations and masks, by entries: the compiler makes one loop of it."""
-    entries = x.unbind(-1)
+    entries = columns(x)
     a1, zero = _scaled(list(entries[:3]))
     a1[0] = torch.where(zero, 1.0, a1[0])
     a2, _ = _scaled(list(entries[3:]))
