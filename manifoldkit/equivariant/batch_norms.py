@@ -70,6 +70,22 @@ def normalized_weight(
     return (norm.weight / (var + norm.eps).sqrt())[:, None] * weight
 
 
+# without it "PaRot, 8 x 1024 points, training step" takes 1.05 to 1.14 times as long
+def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Apply a linear map without bias from few channels, normalized in one product."""
+    if not norm.training:
+        return channel_norm(norm, linear(x))
+    _check_rows(norm, x)
+    rows = x.reshape(-1, x.shape[-1])
+    mean = rows.mean(0)
+    centered = rows - mean
+    cov = centered.T @ centered / len(rows)
+    weight = normalized_weight(
+        linear.weight, cov, linear.weight @ mean, norm, len(rows)
+    )
+    return F.linear(centered, weight, norm.bias).view(*x.shape[:-1], -1)
+
+
 # without it "PaRot, 8 x 1024 points, training step" takes 1.39 times as long
 def norm_relu_max(
     norm: nn.BatchNorm1d, x: Tensor, shift: Tensor | float = 0.0

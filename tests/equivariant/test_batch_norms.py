@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manifoldkit.equivariant.batch_norms import channel_norm, norm_relu_max
+from manifoldkit.equivariant.batch_norms import (
+    channel_norm,
+    norm_linear,
+    norm_relu_max,
+)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -42,7 +46,9 @@ def test_fused_normalization_equals_the_plain_one(training, negative):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-6)
     linear = nn.Linear(4, 6, bias=False).double()
     norm = nn.BatchNorm1d(6).double().train(training)
-    twin = copy.deepcopy(norm)
+    twin, third = copy.deepcopy(norm), copy.deepcopy(norm)
     want = twin(linear(x.reshape(-1, 4))).view(5, 7, 6)
     torch.testing.assert_close(channel_norm(norm, linear(x)), want)
     torch.testing.assert_close(norm.running_var, twin.running_var)
+    torch.testing.assert_close(norm_linear(linear, third, x), want)
+    torch.testing.assert_close(third.running_var, twin.running_var)

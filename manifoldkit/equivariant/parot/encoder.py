@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.equivariant._clouds import check_clouds
-from manifoldkit.equivariant.batch_norms import channel_norm, norm_relu_max
+from manifoldkit.equivariant.batch_norms import (
+    channel_norm,
+    norm_linear,
+    norm_relu_max,
+)
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
 from manifoldkit.equivariant.neighbors.search import knn
@@ -40,7 +44,10 @@ class DenseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis."""
-        h = channel_norm(self.norm, self.linear(x))
+        if self.linear.in_features <= POSE:  # the product is cheap: norm it inside
+            h = norm_linear(self.linear, self.norm, x)
+        else:
+            h = channel_norm(self.norm, self.linear(x))
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
 
     def pooled(self, x: Tensor) -> Tensor:
