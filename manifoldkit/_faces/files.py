@@ -1,7 +1,6 @@
-"""A fitted estimator as two files.
+"""A fitted estimator as two files, of which nothing is pickled.
 
-A fitted estimator is two files: ``path.safetensors`` with the weights and ``path.json``
-with all else. Nothing is pickled.
+``path.safetensors`` has the weights, ``path.json`` all else.
 """
 
 import json
@@ -59,6 +58,20 @@ def read_content(path: str | Path, kind: str) -> dict[str, Any]:
 def read_tensors(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
     """Read the safetensors half."""
     return _safetensors().load_file(str(_file(path, ".safetensors")), device)
+
+
+def labels_content(classes: np.ndarray) -> dict[str, Any]:
+    """Return the labels of a classifier as JSON holds them."""
+    return {"classes": classes.tolist(), "classes_dtype": classes.dtype.str}
+
+
+def stored_labels(content: Mapping[str, Any]) -> np.ndarray:
+    """Invert :func:`labels_content`.
+
+    >>> stored_labels(labels_content(np.array(["feet", "hands"])))
+    array(['feet', 'hands'], dtype='<U5')
+    """
+    return np.array(content["classes"], dtype=np.dtype(content["classes_dtype"]))
 
 
 def plain(name: str, value):

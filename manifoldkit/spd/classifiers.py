@@ -30,6 +30,7 @@ from manifoldkit._faces.estimator import (
     seeded,
     split_off,
 )
+from manifoldkit._faces.files import labels_content, stored_labels
 from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.networks import SPDNet
@@ -463,9 +464,7 @@ class SPDNetClassifier(
 
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         module = self.net_.module_
-        content = {
-            "classes": self.classes_.tolist(),
-            "classes_dtype": self.classes_.dtype.str,
+        content = labels_content(self.classes_) | {
             "n_channels": int(self.n_channels_),
             "n_in": int(module.n_in),
             "scale": self.scale_,
@@ -486,8 +485,7 @@ class SPDNetClassifier(
         return stored
 
     def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        dtype = np.dtype(content["classes_dtype"])
-        self.classes_ = np.array(content["classes"], dtype=dtype)
+        self.classes_ = stored_labels(content)
         self.n_channels_, self.scale_ = content["n_channels"], content["scale"]
         self._seed, self.history_ = content["seed"], content["history"]
         if self.input == "signal":

@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from manifoldkit._faces.files import labels_content, stored_labels
 from manifoldkit.equivariant.neighbors.grouping import three_interpolate
 from manifoldkit.equivariant.point_clouds.base import PointCloudBase
 from manifoldkit.equivariant.point_clouds.metrics import part_iou
@@ -261,15 +262,10 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
 
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, content = super()._content()
-        classes = {
-            "classes": self.classes_.tolist(),
-            "classes_dtype": self.classes_.dtype.str,
-        }
-        return tensors, classes | content
+        return tensors, labels_content(self.classes_) | content
 
     def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        dtype = np.dtype(content["classes_dtype"])
-        self.classes_ = np.array(content["classes"], dtype=dtype)
+        self.classes_ = stored_labels(content)
         super()._restore(content, tensors)
 
 

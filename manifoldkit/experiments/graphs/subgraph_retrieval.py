@@ -372,20 +372,6 @@ def _rows(pairs: Any) -> dict:
     return {"rows": without_training(pairs)}
 
 
-def _extras(name: str, piece: Any, seed: int, quick: bool, long: bool) -> list[dict]:
-    """The early gate, rounds by layers, and the long training, on one set."""
-    label = "IsoNet++ node, 350 steps at 1e-3"
-    rows = [_row(name, label, [piece(name, label, EARLY, seed)])]
-    for rounds, layers in () if quick else ABLATION:
-        label = f"IsoNet++ node, {rounds} rounds of {layers} layers"
-        recipe = RECIPES[_NODE] | {"rounds": rounds, "layers": layers}
-        rows.append(_row(name, label, [piece(name, label, recipe, seed)]))
-    if long:
-        label = f"IsoNet++ node, {LONG['steps']} steps"
-        rows.append(_row(name, label, [piece(name, label, LONG, seed)]))
-    return rows
-
-
 def _row(name: str, label: str, runs: list[dict]) -> dict[str, Any]:
     maps = [run["map"] for run in runs]
     spent = [r["processor_seconds"] for r in runs if "processor_seconds" in r]
