@@ -19,8 +19,8 @@ def main() -> None:
 
     print("ready", flush=True)
     for line in sys.stdin:
-        (n, edges), (m, others), induced, domains = json.loads(line)
-        query, graph = igraph.Graph(n, edges), igraph.Graph(m, others)
+        *pair, directed, induced, domains = json.loads(line)
+        query, graph = (igraph.Graph(n, rows, directed=directed) for n, rows in pair)
         print(json.dumps({"mapping": lad(query, graph, induced, domains)}), flush=True)
 
 
