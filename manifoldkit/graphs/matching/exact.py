@@ -175,14 +175,19 @@ class ExactSolver:
             graph.
         """
         left, right = self._prepared(query, "query"), self._prepared(graph, "graph")
-        terms = self._agree(left, right)
+        return self.decide(left, right, self._agree(left, right))
+
+    def decide(self, query: Any, graph: Any, terms: Terms) -> Match:
+        """Answer as :meth:`solve` does, on prepared graphs and agreed terms."""
+        left, right = query, graph
+        _check_widths(left.plain, right.plain, terms)
         large = right.plain.num_nodes > _SMALL
         if self.solver == "igraph" and self.budget is not None and large:
             self._worker = self._worker or Worker()
             self._worker.await_start()
         start = time.perf_counter()
         try:
-            mapping = self._decide(left, right, terms)
+            mapping = self._mapping(left, right, terms)
         except TimeoutError:
             return Match("unknown", None, time.perf_counter() - start)
         seconds = time.perf_counter() - start
@@ -266,19 +271,11 @@ class ExactSolver:
         return _Prepared(as_graph(graph, name, self.directed))
 
     def _agree(self, query: "_Prepared", graph: "_Prepared") -> Terms:
-        traits = traits_of(query.plain), traits_of(graph.plain)
-        terms = agree(*traits, self.node_attr, self.edge_attr)
-        for name, names in (("x", terms.nodes), ("edge_attr", terms.edges)):
-            pair = [getattr(g.plain, name) for g in (query, graph)]
-            widths = [v.shape[1] for v in pair if v is not None and len(v)]
-            if name in names and len(set(widths)) > 1:
-                raise ValueError(
-                    f"query, graph: expected features {name} of one width, found "
-                    f"{widths[0]} and {widths[1]}"
-                )
-        return terms
+        right = [(traits_of(graph.plain), "graph")]
+        names = self.node_attr, self.edge_attr
+        return agree(traits_of(query.plain), right, *names)
 
-    def _decide(self, query: "_Prepared", graph: "_Prepared", terms: Terms) -> Any:
+    def _mapping(self, query: "_Prepared", graph: "_Prepared", terms: Terms) -> Any:
         """Return a mapping or None; raise TimeoutError where it is not decided."""
         left, right = query.view(terms), graph.view(terms)
         if left.graph.num_nodes == 0:
@@ -308,6 +305,7 @@ class ExactSolver:
     ) -> Iterator[np.ndarray]:
         """Yield all matches, by networkx or by our own search."""
         left, right = query.view(terms), graph.view(terms)
+        _check_widths(query.plain, graph.plain, terms)
         if not _fits(left, right):
             return
         limit = np.inf if self.budget is None else time.perf_counter() + self.budget
@@ -355,6 +353,17 @@ class _Prepared:
                 directed=terms.directed,
             )
         return self._igraph[terms.directed]
+
+
+def _check_widths(query: PlainGraph, graph: PlainGraph, terms: Terms) -> None:
+    for name, names in (("x", terms.nodes), ("edge_attr", terms.edges)):
+        pair = [getattr(g, name) for g in (query, graph)] if name in names else []
+        widths = [v.shape[1] for v in pair if v is not None and len(v)]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"query, graph: expected features {name} of one width, found "
+                f"{widths[0]} and {widths[1]}"
+            )
 
 
 def _fits(query: View, graph: View) -> bool:

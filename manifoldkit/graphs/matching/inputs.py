@@ -25,12 +25,16 @@ class Details(NamedTuple):
         every edge once.
     nodes, arc_labels : dict of str to list
         Labels of the nodes, and of the arcs; None where one has none.
+    either : frozenset of str
+        Those that are listed as both: of a PyG graph with as many nodes as edges it
+        does not show what an attribute belongs to.
     """
 
     directed: bool | None
     arcs: np.ndarray
     nodes: Labels
     arc_labels: Labels
+    either: frozenset = frozenset()
 
 
 class PlainGraph(NamedTuple):
@@ -203,6 +207,7 @@ def _build(
     nodes: Labels | None = None,
     arc_labels: Labels | None = None,
     parallel: bool = False,
+    either: frozenset = frozenset(),
 ) -> PlainGraph:
     """Check and join the parts; ``parallel`` if edges listed again are further edges."""
     nodes, arc_labels = nodes or {}, arc_labels or {}
@@ -238,7 +243,8 @@ def _build(
         arc_labels, attr = {"edge_attr": _label_list(attr, name)} | arc_labels, None
     details = None
     if directed is not False or not simple or nodes or arc_labels:
-        details = Details(directed, edges if simple else arcs, nodes, arc_labels)
+        listed = edges if simple else arcs
+        details = Details(directed, listed, nodes, arc_labels, either)
     return PlainGraph(num_nodes, edges, x, attr, details)
 
 
@@ -283,6 +289,10 @@ def _from_pyg(graph: Any, name: str, directed: bool | None) -> PlainGraph:
         )
     nodes = _pyg_labels(graph, "node_attrs", ("x",), count, name)
     links = _pyg_labels(graph, "edge_attrs", ("edge_index",), len(arcs), name)
+    either: frozenset = frozenset()
+    if count == len(arcs):
+        either = frozenset(key for key in nodes if "edge" not in key)
+        links |= {key: nodes[key] for key in either}
     attr = _features(graph, "edge_attr", name, links)
     x = _features(graph, "x", name, nodes)
     for label, values, size in (("x", x, count), ("edge_attr", attr, len(arcs))):
@@ -291,7 +301,29 @@ def _from_pyg(graph: Any, name: str, directed: bool | None) -> PlainGraph:
                 f"{name}: expected {label} with {size} rows, found {len(values)}"
             )
     kind = True if directed or one_way else directed
-    return _build(count, arcs, name, kind, x=x, attr=attr, nodes=nodes, arc_labels=links)
+    if either and not kind:
+        # what differs between the two listings of an edge is not of edges
+        either = frozenset(key for key in either if _agrees(arcs, links[key], count))
+        links = {k: v for k, v in links.items() if k not in nodes or k in either}
+    return _build(
+        count,
+        arcs,
+        name,
+        kind,
+        x=x,
+        attr=attr,
+        nodes=nodes,
+        arc_labels=links,
+        either=either,
+    )
+
+
+def _agrees(arcs: np.ndarray, values: list, count: int) -> bool:
+    """Whether edges that are listed twice have equal values."""
+    first: dict[int, Any] = {}
+    keys = (arcs.min(1) * count + arcs.max(1)).tolist()
+    pairs = zip(keys, values, strict=True)
+    return all(first.setdefault(key, value) == value for key, value in pairs)
 
 
 def _is_one_way(arcs: np.ndarray, count: int) -> bool:

@@ -1,7 +1,7 @@
 """What of a graph is compared: labels of nodes, and of the edges between two nodes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -40,11 +40,14 @@ class Traits(NamedTuple):
     ----------
     directed : bool or None
     nodes, edges : frozenset of str, or None where there are no nodes (no edges)
+    either : frozenset of str
+        Those that may be of nodes or of edges.
     """
 
     directed: bool | None
     nodes: frozenset | None
     edges: frozenset | None
+    either: frozenset = frozenset()
 
 
 def traits_of(graph: PlainGraph) -> Traits:
@@ -54,36 +57,75 @@ def traits_of(graph: PlainGraph) -> Traits:
         graph.directed,
         None if nodes is None else frozenset(nodes),
         None if edges is None else frozenset(edges),
+        frozenset() if graph.details is None else graph.details.either,
     )
 
 
 def agree(
     query: Traits,
-    graph: Traits,
+    graphs: Iterable[tuple[Traits, str]],
     node_attr: tuple | None,
     edge_attr: tuple | None,
-    name: str = "graph",
 ) -> Terms:
-    """Return how two graphs are compared.
+    """Return how a query is compared with graphs.
+
+    Parameters
+    ----------
+    query : Traits
+    graphs : iterable of (Traits, str)
+        What the graphs carry, and what messages call them.
+    node_attr, edge_attr : tuple of str, optional
+        What the user chose.
 
     Raises
     ------
     ValueError
         One has directed edges and the other undirected ones; an attribute would be
-        ignored because one side lacks it.
+        ignored because one side lacks it; an attribute may be of nodes or of edges.
     """
-    kinds = {query.directed, graph.directed}
-    if kinds == {True, False}:
-        which = ("the query", name) if query.directed else (name, "the query")
-        raise ValueError(
-            f"{which[0]} has directed edges, {which[1]} undirected ones; make both "
-            "directed (networkx's to_directed, or directed=True) or both undirected"
-        )
-    return Terms(
-        True in kinds,
-        compared_names(node_attr, query.nodes, graph.nodes, "node", name),
-        compared_names(edge_attr, query.edges, graph.edges, "edge", name),
+    graphs = list(graphs)
+    of_nodes, of_edges = _sides(query, [g for g, _ in graphs], node_attr, edge_attr)
+    nodes = None if query.nodes is None else query.nodes - of_edges
+    edges = None if query.edges is None else query.edges - of_nodes
+    directed = query.directed is True
+    terms = Terms(
+        directed,
+        compared_names(node_attr, nodes, None, "node"),
+        compared_names(edge_attr, edges, None, "edge"),
     )
+    for graph, name in graphs:
+        if {query.directed, graph.directed} == {True, False}:
+            which = ("the query", name) if query.directed else (name, "the query")
+            raise ValueError(
+                f"{which[0]} has directed edges, {which[1]} undirected ones; make both "
+                "directed (networkx's to_directed, or directed=True) or both undirected"
+            )
+        directed = directed or graph.directed is True
+        compared_names(terms.nodes, None, graph.nodes, "node", name)
+        compared_names(terms.edges, None, graph.edges, "edge", name)
+    return terms._replace(directed=directed)
+
+
+def _sides(
+    query: Traits,
+    graphs: list[Traits],
+    node_attr: tuple | None,
+    edge_attr: tuple | None,
+) -> tuple[set, set]:
+    """Tell apart by the user's choice, or by the graphs, what may be of both."""
+    of_nodes, of_edges = set(node_attr or ()), set(edge_attr or ())
+    of_nodes &= query.either
+    of_edges &= query.either
+    for name in query.either - of_nodes - of_edges:
+        nodes = any(name in (g.nodes or ()) and name not in g.either for g in graphs)
+        edges = any(name in (g.edges or ()) and name not in g.either for g in graphs)
+        if nodes is edges is False and node_attr is None and edge_attr is None:
+            raise ValueError(
+                f"the query has as many nodes as edges, so {name!r} may be of either; "
+                "name it in node_attr= or edge_attr=, or compare none with ()"
+            )
+        (of_edges if edges else of_nodes).add(name)
+    return of_nodes, of_edges
 
 
 def covers(have: Bag, need: Bag, induced: bool) -> bool:
@@ -112,6 +154,12 @@ class View:
         if not self.terms.nodes or not self.graph.num_nodes:
             return None
         columns = [self._column(name, nodes=True) for name in self.terms.nodes]
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    @cached_property
+    def edge_values(self) -> list[Hashable]:
+        """What is compared of each edge."""
+        columns = [self._column(name, nodes=False) for name in self.terms.edges]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
     @cached_property

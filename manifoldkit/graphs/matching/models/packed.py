@@ -1,5 +1,6 @@
 """Many graphs in a few flat arrays, and dense batches cut from them."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldkit.graphs.matching.inputs import PlainGraph, as_graphs
+from manifoldkit.graphs.matching.inputs import PlainGraph, as_graphs, check_simple
 
 
 class GraphBatch(NamedTuple):
@@ -76,6 +77,10 @@ class PackedGraphs:
         name: str = "graphs",
     ):
         plain = as_graphs(graphs, name)
+        for i, graph in enumerate(plain):
+            if graph.details is not None:
+                check_simple(graph, f"{name}[{i}]")
+        _warn_of_labels(plain, name)
         self.num_nodes = np.array([g.num_nodes for g in plain], np.int64)
         self.num_edges = np.array([len(g.edges) for g in plain], np.int64)
         empty = np.zeros((0, 2), np.int64)
@@ -157,6 +162,23 @@ class PackedGraphs:
             incidence.scatter_(2, ends, ones[..., None].expand(ends.shape))
         return GraphBatch(
             adjacency.view(-1, n, n), x, size, incidence, attr, edge_sum, count
+        )
+
+
+def _warn_of_labels(graphs: list[PlainGraph], name: str) -> None:
+    """Say which labels the networks do not see."""
+    unread = {
+        str(key)
+        for graph in graphs
+        if graph.details is not None
+        for key in (*graph.details.nodes, *graph.details.arc_labels)
+    }
+    if unread:
+        warnings.warn(
+            f"{name}: the networks read x and edge_attr if they are numbers, and "
+            f"nothing of {sorted(unread)}; their scores compare the rest",
+            UserWarning,
+            stacklevel=3,
         )
 
 

@@ -12,6 +12,8 @@ from manifoldkit.graphs.matching.inputs import PlainGraph
 from manifoldkit.graphs.matching.models.base import EncodedGraphs, MatchingNetwork
 from manifoldkit.graphs.matching.models.packed import PackedGraphs
 from manifoldkit.graphs.matching.retrieval.filters import CountFilter
+from manifoldkit.graphs.matching.retrieval.records import kinds_of, named
+from manifoldkit.graphs.matching.views import Terms, agree, traits_of
 
 _STATUS = np.array(["rejected", "unverified", "verified"])
 _REJECTED, _UNKNOWN, _VERIFIED = range(3)
@@ -70,6 +72,7 @@ class Cascade:
         self.corpus, self.filter = corpus, filter
         self.late, self.early = late, early
         self.keep, self.verify, self.solver = keep, verify, solver
+        self._kinds = getattr(corpus, "kinds", None) or kinds_of(corpus)
         self._sizes = _sizes(corpus)
         self._native: dict[int, Any] = {}
         self._encoded: dict[str, EncodedGraphs] = {}
@@ -98,6 +101,11 @@ class Cascade:
         enough : int, optional
             Exact checks end when so many graphs are verified; default check all.
         """
+        solver = self.solver
+        # raises where a label would be ignored, whatever stages there are
+        terms = agree(
+            traits_of(query), named(self._kinds), solver.node_attr, solver.edge_attr
+        )
         seconds, counts = {}, {}
         size = len(self.corpus)
         tier = np.full(size, _UNKNOWN)
@@ -130,7 +138,7 @@ class Cascade:
             # graphs that fell out after the late stage wait at the end of the line
             left = np.flatnonzero(tier != _REJECTED)
             line = left[np.lexsort((left, -score[left], -level[left]))]
-            self._check(query, line, tier, mapping, enough)
+            self._check(query, line, tier, mapping, enough, terms)
             tick("exact", int((tier == _VERIFIED).sum()))
         return {
             "score": score,
@@ -205,6 +213,7 @@ class Cascade:
         tier: np.ndarray,
         mapping: dict[int, np.ndarray],
         enough: int | None,
+        terms: Terms,
     ) -> None:
         """Verify graphs in this order, until enough are."""
         prepared = self.solver.prepare(query)
@@ -212,20 +221,20 @@ class Cascade:
         for i in line.tolist():
             if enough is not None and verified >= enough:
                 return
-            match = self._solve(prepared, i)
+            match = self._solve(prepared, i, terms)
             if match.mapping is not None:
                 tier[i], mapping[i] = _VERIFIED, match.mapping
                 verified += 1
             elif match.status == "rejected":
                 tier[i] = _REJECTED
 
-    def _solve(self, prepared: Any, i: int) -> Match:
+    def _solve(self, prepared: Any, i: int, terms: Terms) -> Match:
         graph = self._native.get(i)
         if graph is None:
             graph = self.solver.prepare(self.corpus[i])
             if len(self.corpus) <= IN_MEMORY:
                 self._native[i] = graph
-        return self.solver.solve(prepared, graph)
+        return self.solver.decide(prepared, graph, terms)
 
     def _alignments(
         self, query: PlainGraph, ids: np.ndarray, mapping: dict[int, np.ndarray]

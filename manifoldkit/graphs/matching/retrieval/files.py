@@ -8,10 +8,13 @@ import torch
 
 from manifoldkit.graphs.matching.inputs import PlainGraph
 from manifoldkit.graphs.matching.retrieval.corpus import GraphCorpus
+from manifoldkit.graphs.matching.retrieval.records import record_of, with_record
 
 
-def corpus_tensors(corpus: Sequence[PlainGraph]) -> dict[str, torch.Tensor]:
-    """Return a corpus in memory as a few long tensors."""
+def corpus_tensors(
+    corpus: Sequence[PlainGraph],
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return a corpus in memory as a few long tensors, and its labels as JSON."""
     edges = [torch.from_numpy(g.edges) for g in corpus]
     tensors = {
         "corpus.edges": torch.cat([torch.zeros(0, 2).long(), *edges]),
@@ -22,10 +25,18 @@ def corpus_tensors(corpus: Sequence[PlainGraph]) -> dict[str, torch.Tensor]:
         values = [getattr(g, key) for g in corpus]
         given = [value for value in values if value is not None]
         if given:
+            widths = sorted({value.shape[1] for value in given})
+            if len(widths) > 1:
+                raise ValueError(
+                    f"corpus: expected {key} of one width to save, found {widths}"
+                )
             tensors[f"corpus.{key}"] = torch.from_numpy(np.concatenate(given))
             there = torch.tensor([value is not None for value in values])
             tensors[f"corpus.{key}_given"] = there
-    return tensors
+    records = [record_of(g, f"corpus[{i}]") for i, g in enumerate(corpus)]
+    if any(record is not None for record in records):
+        return tensors, {"corpus_details": records}
+    return tensors, {}
 
 
 def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
@@ -45,4 +56,6 @@ def stored_corpus(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
             for i, part in zip(there, parts, strict=True):
                 features[key][i] = part.numpy()
     rows = zip(nodes, edges, features["x"], features["edge_attr"], strict=True)
-    return [PlainGraph(n, e.numpy(), x, attr) for n, e, x, attr in rows]
+    graphs = [PlainGraph(n, e.numpy(), x, attr) for n, e, x, attr in rows]
+    records = content.get("corpus_details", [None] * len(graphs))
+    return [with_record(*pair) for pair in zip(graphs, records, strict=True)]

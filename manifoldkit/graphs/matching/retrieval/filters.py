@@ -7,14 +7,20 @@ from typing import Any, Self
 import numpy as np
 from joblib import Parallel, delayed
 
+from manifoldkit._checks import check_count
+from manifoldkit.graphs.matching.exact import check_directed
 from manifoldkit.graphs.matching.inputs import (
     PlainGraph,
     as_graph,
     as_graphs,
     check_semantics,
 )
+from manifoldkit.graphs.matching.labels import names_option
 from manifoldkit.graphs.matching.retrieval.corpus import blocks
+from manifoldkit.graphs.matching.retrieval.label_counts import LabelCounts, label_table
 from manifoldkit.graphs.matching.retrieval.motifs import motif_counts
+from manifoldkit.graphs.matching.retrieval.records import Kind, kinds_of, named
+from manifoldkit.graphs.matching.views import agree, traits_of
 
 _CAP = np.iinfo(np.uint16).max
 _WALKS = 8
@@ -26,7 +32,9 @@ class CountFilter:
     An injection of the query into a graph maps nodes of degree at least ``d`` to such
     nodes, edges to edges and walks to walks; an induced one also maps every connected
     induced subgraph to one of the same kind. So if the query has more of anything, the
-    graph does not contain it. Whatever passes may still fail.
+    graph does not contain it. It also needs as many nodes and edges of every label.
+    Directions, loops and parallel edges are not counted. Whatever passes may still
+    fail.
 
     Parameters
     ----------
@@ -37,6 +45,10 @@ class CountFilter:
         For "monomorphism" induced subgraphs say nothing, and "motif6" does as "degree".
     limit : int
         Graphs with more connected sets of nodes of one size are not counted there.
+    node_attr, edge_attr : str or sequence of str, optional
+        Attributes that are compared, as for :class:`~manifoldkit.graphs.ExactSolver`.
+    directed : bool, optional
+        How graphs are read, as there.
 
     Attributes
     ----------
@@ -53,10 +65,21 @@ class CountFilter:
     counts_: np.ndarray
 
     def __init__(
-        self, kind: str = "motif6", semantics: str = "induced", limit: int = 100_000
+        self,
+        kind: str = "motif6",
+        semantics: str = "induced",
+        limit: int = 100_000,
+        *,
+        node_attr: str | Sequence[str] | None = None,
+        edge_attr: str | Sequence[str] | None = None,
+        directed: bool | None = None,
     ):
         size = _motif_size(kind)
         check_semantics(semantics)
+        check_count(limit, "limit", 0)
+        self.node_attr = names_option(node_attr, "node_attr")
+        self.edge_attr = names_option(edge_attr, "edge_attr")
+        self.directed = check_directed(directed)
         self.kind, self.semantics, self.limit = kind, semantics, limit
         self._size = size if semantics == "induced" else 0
 
@@ -75,12 +98,16 @@ class CountFilter:
         self
         """
         if not isinstance(corpus, Sequence):
-            corpus = as_graphs(corpus, "corpus")
-        tables = Parallel(n_jobs)(
-            delayed(_table)(block, start, self._size, self.limit)
-            for start, block in blocks(corpus)
+            corpus = as_graphs(corpus, "corpus", self.directed)
+        tables = list(
+            Parallel(n_jobs)(
+                delayed(_table)(block, start, self._size, self.limit, self.directed)
+                for start, block in blocks(corpus)
+            )
         )
-        self._join(list(tables), len(corpus))
+        self._join([table[:2] for table in tables], len(corpus))
+        self._labels = LabelCounts([labels for *_, labels, _ in tables], len(corpus))
+        self._kinds_there = [kind for *_, kinds in tables for kind in kinds]
         return self
 
     def _join(self, tables: list, length: int) -> None:
@@ -121,7 +148,7 @@ class CountFilter:
         -------
         ndarray of bool, shape (n_corpus,)
         """
-        return self._passes([as_graph(query, "query")])[0]
+        return self._passes([as_graph(query, "query", self.directed)])[0]
 
     def admits_all(self, queries: Any) -> np.ndarray:
         """Return the answers for many queries, which are counted together.
@@ -130,7 +157,7 @@ class CountFilter:
         -------
         ndarray of bool, shape (n_queries, n_corpus)
         """
-        return self._passes(as_graphs(queries, "queries"))
+        return self._passes(as_graphs(queries, "queries", self.directed))
 
     def _passes(self, queries: list[PlainGraph]) -> np.ndarray:
         demand, unseen = self._demands(queries)
@@ -140,11 +167,21 @@ class CountFilter:
                 row &= self._columns[column] >= need[column]
             if size:  # kinds that the corpus does not have where it was counted
                 row &= self._depth < size
+        for row, query in zip(passes, queries, strict=True):
+            self._compare_labels(row, query)
         return passes
+
+    def _compare_labels(self, row: np.ndarray, query: PlainGraph) -> None:
+        kinds = self._kinds_there
+        traits = traits_of(query)
+        terms = agree(traits, named(kinds), self.node_attr, self.edge_attr)
+        # an edge that has both directions is counted once, but stands for two arcs
+        open_ = any(kind.traits.directed is None for kind in kinds)
+        self._labels.restrict(row, query, terms, not (terms.directed and open_))
 
     def slack(self, query: Any) -> np.ndarray:
         """Return minus the counts that are missing: a ranking without any training."""
-        demand = self._demands([as_graph(query, "query")])[0][0]
+        demand = self._demands([as_graph(query, "query", self.directed)])[0][0]
         needed = np.flatnonzero(demand)
         have = self.counts_[:, needed].astype(np.int64)
         return -np.maximum(demand[needed].astype(np.int64) - have, 0).sum(1)
@@ -187,10 +224,16 @@ def _motif_size(kind: str) -> int:
     return int(match[1])
 
 
-def _table(graphs: Any, start: int, size: int, limit: int) -> tuple:
+def _table(
+    graphs: Any, start: int, size: int, limit: int, directed: bool | None
+) -> tuple:
     """Count in one block of the corpus."""
-    plain = [as_graph(g, f"corpus[{start + i}]") for i, g in enumerate(graphs)]
-    return _basic_counts(plain), motif_counts(plain, size, limit) if size else None
+    plain = [
+        as_graph(g, f"corpus[{start + i}]", directed) for i, g in enumerate(graphs)
+    ]
+    kinds = [Kind(traits, start + first) for traits, first in kinds_of(plain)]
+    motifs = motif_counts(plain, size, limit) if size else None
+    return _basic_counts(plain), motifs, label_table(plain, start), kinds
 
 
 def _basic_counts(graphs: list[PlainGraph]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Retrieval of the graphs that contain a query, behind scikit-learn's interface."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,12 @@ from manifoldkit._checks import check_count
 from manifoldkit._faces.estimator import TorchFace
 from manifoldkit._faces.files import read_content, read_tensors
 from manifoldkit.graphs.matching.exact import ExactSolver
-from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, as_graphs
+from manifoldkit.graphs.matching.inputs import (
+    PlainGraph,
+    as_graph,
+    as_graphs,
+    check_simple,
+)
 from manifoldkit.graphs.matching.models.base import MatchingNetwork
 from manifoldkit.graphs.matching.models.packed import PackedGraphs
 from manifoldkit.graphs.matching.retrieval.cascade import Cascade, SearchResult
@@ -71,6 +77,14 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
     semantics : {"induced", "monomorphism"}, default="induced"
         Whether edges of the corpus graph between images of unlinked nodes forbid a
         match. Filter, networks and solver follow it.
+    node_attr, edge_attr : str or sequence of str, optional
+        Attributes that filter and exact checks compare, such as "atom" of networkx
+        nodes; default all that a query carries, ``()`` none. A query is refused if the
+        corpus lacks one of them. Networks read ``x`` and ``edge_attr`` only.
+    directed : bool, optional
+        Read edges as directed, or refuse such, see
+        :class:`~manifoldkit.graphs.ExactSolver`. Directed graphs, loops and parallel
+        edges are for filter and exact checks; networks refuse them.
     rounds, layers : int, default=3, 5
         Alignments of IsoNet++, and message passing steps in each.
     lr, weight_decay : float, default=3e-3, 5e-4
@@ -139,6 +153,9 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         verify_budget_ms: float | None = None,
         solver: str = "auto",
         semantics: str = "induced",
+        node_attr: str | Sequence[str] | None = None,
+        edge_attr: str | Sequence[str] | None = None,
+        directed: bool | None = None,
         rounds: int = 3,
         layers: int = 5,
         lr: float = 3e-3,
@@ -166,6 +183,9 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         self.verify_budget_ms = verify_budget_ms
         self.solver = solver
         self.semantics = semantics
+        self.node_attr = node_attr
+        self.edge_attr = edge_attr
+        self.directed = directed
         self.rounds = rounds
         self.layers = layers
         self.lr = lr
@@ -207,25 +227,36 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         Raises
         ------
         ValueError
-            Settings or shapes that do not fit; graphs that are directed or have loops;
-            no positive or no negative pair to learn from.
+            Settings or shapes that do not fit; graphs that are directed or have loops
+            or parallel edges, where there is a network; no positive or no negative pair to learn from.
         MissingExtraError
             skorch is not installed.
         """
         self._check_settings()
-        queries = as_graphs(queries, "queries")
+        queries = as_graphs(queries, "queries", self.directed)
         relation = check_relation(relation, len(queries), len(corpus))
         self.model_ = self.late_ = None
         self.history_: list[dict] = []
         if self.model is not None or self.late is not None:
+            for i, query in enumerate(queries):
+                check_simple(query, f"queries[{i}]")
             self._train(queries, corpus, relation, validation)
         return self.index(corpus)
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        ExactSolver(self.semantics, self.verify_budget_ms, self.solver)
+        self._solver()
         if self.filter is not None:
             CountFilter(self.filter, self.semantics)
+
+    def _solver(self) -> ExactSolver:
+        return ExactSolver(
+            self.semantics, self.verify_budget_ms, self.solver, **self._terms()
+        )
+
+    def _terms(self) -> dict[str, Any]:
+        names = ("node_attr", "edge_attr", "directed")
+        return {name: getattr(self, name) for name in names}
 
     def _train(self, queries, corpus, relation, validation) -> None:
         """Train the networks that there are to be, the late one first."""
@@ -280,7 +311,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         """
         self._check_settings()
         if not isinstance(corpus, GraphCorpus):
-            corpus = as_graphs(corpus, "corpus")
+            corpus = as_graphs(corpus, "corpus", self.directed)
         for name in ("model", "late"):
             asked, there = getattr(self, name), getattr(self, f"{name}_", None)
             if asked is not None and there is None:
@@ -292,7 +323,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         self.n_indexed_ = len(corpus)
         self.filter_ = None
         if self.filter is not None:
-            self.filter_ = CountFilter(self.filter, self.semantics)
+            self.filter_ = CountFilter(self.filter, self.semantics, **self._terms())
             self.filter_.fit(corpus, self.n_jobs)
         if hasattr(self, "cascade_"):
             self.cascade_.solver.close()
@@ -303,7 +334,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
             early=getattr(self, "model_", None),
             keep=self.keep,
             verify=self.verify,
-            solver=ExactSolver(self.semantics, self.verify_budget_ms, self.solver),
+            solver=self._solver(),
         )
         self.index_seconds_ = time.perf_counter() - begin
         return self
@@ -333,7 +364,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         """
         self._check_indexed()
         check_count(k, "k")
-        return self.cascade_.search(as_graph(query, "query"), int(k))
+        plain = as_graph(query, "query", self.directed)
+        return self.cascade_.search(plain, int(k))
 
     def search_many(self, queries: Any, k: int = 10) -> list[SearchResult]:
         """Search for several queries, in ``n_jobs`` processes."""
@@ -358,7 +390,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
     def _read(self, queries: Any) -> list[PlainGraph]:
         """Read the queries, once: what is inside takes plain graphs."""
         self._check_indexed()
-        return as_graphs(queries, "queries")
+        return as_graphs(queries, "queries", self.directed)
 
     def _answers(self, what: str, queries: list[PlainGraph], k: int) -> list:
         """Answer query by query, in ``n_jobs`` processes if there are several."""
@@ -413,7 +445,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         if isinstance(corpus, GraphCorpus):
             content["corpus"] = str(corpus.folder.resolve())
         else:
-            tensors |= corpus_tensors(corpus)
+            stored, labels = corpus_tensors(corpus)
+            tensors, content = tensors | stored, content | labels
         return tensors, content
 
     @classmethod
