@@ -5,6 +5,7 @@ from .forecast.metrics import ForecastReport as ForecastReport
 from .forecast.stgcn import STGCN as STGCN
 from .matching.exact import ExactSolver as ExactSolver
 from .matching.exact import Match as Match
+from .matching.exact import Matches as Matches
 from .matching.models.isonet import GMNMatch as GMNMatch
 from .matching.models.isonet import IsoNet as IsoNet
 from .matching.models.isonetpp import IsoNetPP as IsoNetPP

@@ -1,5 +1,6 @@
 from .exact import ExactSolver as ExactSolver
 from .exact import Match as Match
+from .exact import Matches as Matches
 from .models.isonet import GMNMatch as GMNMatch
 from .models.isonet import IsoNet as IsoNet
 from .models.isonetpp import IsoNetPP as IsoNetPP

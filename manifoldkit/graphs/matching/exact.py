@@ -12,8 +12,8 @@ from manifoldkit._checks import check_choice, check_count, check_positive
 from manifoldkit.exceptions import InvalidValueError, MissingExtraError
 from manifoldkit.graphs.matching.backtracking import embeddings
 from manifoldkit.graphs.matching.inputs import PlainGraph, as_graph, check_semantics
-from manifoldkit.graphs.matching.lad_worker import lad
 from manifoldkit.graphs.matching.labels import names_option
+from manifoldkit.graphs.matching.lad_worker import lad
 from manifoldkit.graphs.matching.views import (
     Terms,
     View,
@@ -256,7 +256,7 @@ class ExactSolver:
         rows: list[np.ndarray] = []
         try:
             for image in islice(found, limit):
-                rows.append(image)  # what was found before a time-out stays  # noqa: PERF402
+                rows.append(image)  # what was found before a time-out stays
             complete = limit is None or len(rows) < limit
         except TimeoutError:
             complete = False

@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.graphs.matching.transforms import is_transformed
+from manifoldkit.linalg.checks import (
+    check_floating,
+    check_tensor,
+    compute_dtype,
+    must_not_look,
+)
 
 _METHODS = ("auto", "log", "scaling")
 # beyond this range exp() of a logit in float64 could make a whole column vanish
@@ -60,7 +66,9 @@ def sinkhorn(
         ``u`` and ``v`` in float64 with a backward pass of its own; it is several times
         faster and holds up to a range of 600 of ``log_alpha / tau``. "auto" scales on
         the CPU where the range allows it; on an accelerator, where looking at the range
-        would wait for the device, it takes "log".
+        would wait for the device, it takes "log". So does it under ``torch.compile``
+        and the transforms of ``torch.func``, whatever the method. Second derivatives
+        need "log".
 
     Returns
     -------
@@ -110,9 +118,10 @@ def _normalize(
     """Choose the form, matrix by matrix."""
     if not logits.numel():
         return logits
+    if torch.compiler.is_compiling() or is_transformed():
+        method = "log"  # a backward pass of its own knows no transforms
     if method == "auto":
-        on_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
-        method = "scaling" if on_cpu else "log"
+        method = "log" if must_not_look(logits) else "scaling"
         wide = _too_wide(logits) if method == "scaling" else None
         if wide is not None:  # rare: sharp logits of a few pairs
             rest = (~wide).nonzero()[:, 0]
@@ -144,6 +153,7 @@ def _masses(
                 f"rows and columns of sum one; found a matrix of shape ({n}, {m})"
             )
         rows = columns = log_alpha.new_ones(n)
+    rows, columns = _numbers(rows, "row_mass"), _numbers(columns, "column_mass")
     batch = log_alpha.shape[:-2]
     for name, mass, size in (("row_mass", rows, n), ("column_mass", columns, m)):
         if not _expands(mass.shape, (*batch, size)):
@@ -151,10 +161,17 @@ def _masses(
                 f"{name}: expected shape (..., {size}) for the logits "
                 f"{tuple(log_alpha.shape)}, found {tuple(mass.shape)}"
             )
-        look = mass.device.type == "cpu" and not torch.compiler.is_compiling()
+        look = not (must_not_look(mass) or is_transformed())
         if look and not bool(((mass >= 0) & (mass < torch.inf)).all()):
             raise ValueError(f"{name}: expected finite numbers, none negative")
     return rows, columns
+
+
+def _numbers(mass: Tensor, name: str) -> Tensor:
+    """Return real floating-point numbers; counts may be integers."""
+    if check_tensor(mass, name).is_floating_point() or mass.is_complex():
+        return check_floating(mass, name)
+    return mass.to(torch.get_default_dtype())
 
 
 def _expands(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

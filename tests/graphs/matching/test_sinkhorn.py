@@ -163,3 +163,82 @@ def test_masses_that_mean_nothing():
 @pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3, 3)])
 def test_no_rows_or_no_matrices(shape):
     assert sinkhorn(torch.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("method", ["auto", "log", "scaling"])
+def test_transforms_of_torch_func(method):
+    x, w = logits(2, 4, 4), logits(2, 4, 4, seed=1)
+
+    def loss(z):
+        return (sinkhorn(z, 0.7, 5, method=method) * w).sum()
+
+    leaf = x.clone().requires_grad_()
+    loss(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(x), leaf.grad)
+    both = torch.stack([x, 2 * x])
+    plans = torch.func.vmap(lambda z: sinkhorn(z, method=method))(both)
+    torch.testing.assert_close(plans, sinkhorn(both))
+    each = torch.func.vmap(torch.func.grad(loss))(both)
+    torch.testing.assert_close(each[0], leaf.grad)
+    _, slope = torch.func.jvp(loss, (x,), (w,))
+    torch.testing.assert_close(slope, (leaf.grad * w).sum())
+    hessian = torch.func.hessian(loss)(x).reshape(32, 32)
+    torch.testing.assert_close(hessian, hessian.T)
+    assert hessian.abs().max() > 1e-3
+    masses = torch.tensor([[1.0, 1.0], [2.0, 0.0]], dtype=x.dtype)
+    mapped = torch.func.vmap(lambda z, m: sinkhorn(z, row_mass=m, column_mass=m))(
+        x[:, :2, :2], masses
+    )
+    alone = [
+        sinkhorn(z[:2, :2], row_mass=m, column_mass=m)
+        for z, m in zip(x, masses, strict=True)
+    ]
+    torch.testing.assert_close(mapped, torch.stack(alone))
+
+
+@pytest.mark.compile
+def test_compiled_is_as_eager():
+    torch.compiler.reset()
+    compiled = torch.compile(sinkhorn, backend="eager", fullgraph=True)
+    leaves = [logits(2, 4, 4).requires_grad_() for _ in range(2)]
+    for f, leaf in zip((compiled, sinkhorn), leaves, strict=True):
+        (f(leaf, n_iter=3) * logits(2, 4, 4, seed=1)).sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-6, atol=1e-8)
+    sharp = logits(2, 4, 4, scale=200.0)
+    torch.testing.assert_close(
+        compiled(sharp, n_iter=3), sinkhorn(sharp, n_iter=3), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "spread", [300.0, 599.0, 601.0, 720.0, 740.0, 760.0, 1400.0, 1e5]
+)
+def test_the_range_of_logits_decides_the_form_not_the_answer(spread):
+    """Beyond exp(-745) a logit is no number any more, so 'auto' changes in time."""
+    x = torch.zeros(2, 3, 3, dtype=torch.float64)
+    x[0, 0, 1:] = x[0, 1, 1] = x[0, 1, 0] = -spread
+    x[0, 2, 2] = x[0, 2, 1] = -spread / 2
+    x[1] = logits(3, 3)
+    for f in (lambda z: sinkhorn(z, 1.0, 4), lambda z: sinkhorn(z / 10, 0.1, 4)):
+        torch.testing.assert_close(f(x), literal(x, 1.0, 4), rtol=1e-6, atol=1e-300)
+    # a column of which nothing is left in the scaling form
+    y = torch.tensor([[0.0, -spread], [0.0, -spread]], dtype=torch.float64)
+    plan = sinkhorn(y, 1.0, 3)
+    torch.testing.assert_close(plan, torch.full_like(plan, 0.5))
+    leaf = y.clone().requires_grad_()
+    sinkhorn(leaf, 1.0, 3)[0, 1].backward()
+    expected = torch.func.grad(lambda z: sinkhorn(z, 1.0, 3)[0, 1])(y)
+    torch.testing.assert_close(leaf.grad, expected, atol=1e-9, rtol=1e-6)
+
+
+def test_masses_may_be_counts_but_no_complex_numbers():
+    x = logits(3, 3)
+    ones = torch.ones(3, dtype=torch.long)
+    for method in ("log", "scaling"):
+        plan = sinkhorn(x, row_mass=ones, column_mass=ones, method=method)
+        torch.testing.assert_close(plan, sinkhorn(x))
+    for wrong in (torch.ones(3) * 1j, [1, 1, 1]):
+        with pytest.raises(TypeError, match="column_mass"):
+            sinkhorn(x, row_mass=ones, column_mass=wrong)
+    with pytest.raises(TypeError, match="log_alpha"):
+        sinkhorn(x * 1j)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from manifoldkit.graphs.matching.models.packed import GraphBatch, present
+from manifoldkit.graphs.matching.transforms import is_transformed
 
 
 class Sides(NamedTuple):
@@ -70,7 +71,8 @@ class _GatedUpdate(torch.autograd.Function):
 
 def gated_update(gates: Tensor, hidden: Tensor) -> Tensor:
     """Return the new state of a gated recurrent unit from its preactivations."""
-    if torch.compiler.is_compiling():  # a compiler saves the passes itself
+    # a compiler saves the passes itself, and a transform needs what it can see through
+    if torch.compiler.is_compiling() or is_transformed():
         reset, update, new, recurrent = gates.chunk(4, 1)
         new = torch.tanh(new + reset.sigmoid() * recurrent)
         return torch.lerp(new, hidden, update.sigmoid())

@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from torch import Tensor
 
 from manifoldkit._checks import check_count
@@ -487,6 +487,14 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
             )
             setattr(self, name, network.eval())
         self.index(stored_corpus(content, tensors))
+
+    def __sklearn_tags__(self) -> Tags:
+        """Graphs are no table, and ``fit`` takes queries, a corpus and a relation."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.target_tags.required = True
+        tags._skip_test = True
+        return tags
 
     def _check_indexed(self) -> None:
         if not hasattr(self, "cascade_"):

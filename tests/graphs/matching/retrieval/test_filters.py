@@ -128,6 +128,26 @@ def test_queries_with_what_the_corpus_lacks():
     assert CountFilter("motif4").fit(corpus).admits((1, [])).all()
 
 
+def star(leaves):
+    return leaves + 1, np.stack([np.zeros(leaves, int), np.arange(1, leaves + 1)], 1)
+
+
+@pytest.mark.parametrize("part", [60_000, 65_535, 65_536, 69_999, 70_000])
+def test_counts_beyond_16_bits_reject_nothing(part):
+    """Edges, walks, nodes and degrees of large graphs, in a table of small integers."""
+    counts = CountFilter("degree").fit([star(70_000), star(50_000)])
+    assert counts.admits(star(part)).tolist() == [True, False]
+    assert counts.slack(star(part))[0] == 0
+
+
+@pytest.mark.parametrize("leaves", [100, 362, 363, 399])
+def test_motifs_beyond_16_bits_reject_nothing(leaves):
+    """A star of n leaves has n (n - 1) / 2 paths of three nodes: 65341 for 362."""
+    counts = CountFilter("motif3").fit([star(400)])
+    assert counts.admits(star(leaves)).all()
+    assert counts.slack(star(leaves)).tolist() == [0]
+
+
 def test_slack_ranks_without_training():
     corpus = [nx.path_graph(6), nx.cycle_graph(6), nx.star_graph(5)]
     slack = CountFilter("motif4").fit(corpus).slack(nx.path_graph(5))

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -33,6 +35,39 @@ def test_hits_and_precision_by_hand():
     assert hits_at_k(scores, truth, 3) == 1  # fewer negatives than that
     assert precision_at_k(scores, truth, 3) == pytest.approx(2 / 3)
     assert precision_at_k([1, 1, 1, 1], [1, 0, 0, 0], 2) == pytest.approx(1 / 4)
+
+
+def orders(scores, truth):
+    """The truth in every order of places that puts higher scores first."""
+    for places in itertools.permutations(range(len(scores))):
+        ranked = scores[list(places)]
+        if (np.diff(ranked) <= 0).all():
+            yield truth[list(places)]
+
+
+def test_ties_count_on_average_and_never_for_a_hit():
+    """Each measure against all orders in which equal scores could be listed."""
+    rng = np.random.default_rng(0)
+    tied = 0
+    for _ in range(30):
+        scores, truth = rng.integers(3, size=6), rng.random(6) < 0.5
+        truth[:2] = True, False
+        ranked = list(orders(scores, truth))
+        tied += len(ranked) > 1
+        for k in (1, 2, 4):
+            mean = np.mean([row[:k].mean() for row in ranked])
+            assert precision_at_k(scores, truth, k) == pytest.approx(mean)
+            # a positive is a hit where it is above the k-th negative in all orders
+            hits = min(
+                sum(row[: np.flatnonzero(~row)[k - 1]])
+                if (~row).sum() >= k
+                else sum(row)
+                for row in ranked
+            )
+            assert hits_at_k(scores, truth, k) == pytest.approx(hits / sum(truth))
+    assert tied > 20
+    # all equal: the precision of a random order is the share of positives
+    assert average_precision(np.zeros(6), [1, 0, 0, 1, 0, 0]) == pytest.approx(1 / 3)
 
 
 def test_queries_without_two_classes_are_skipped_and_counted():
