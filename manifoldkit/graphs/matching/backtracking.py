@@ -132,7 +132,7 @@ def _bits(chosen: np.ndarray) -> int:
 
 
 def _allowed(graph: View, need: Relation, induced: bool) -> list[int]:
-    """Return of each node, as bits, the nodes whose links to it stand for a relation."""
+    """Return of each node, as bits, those whose links to it stand for a relation."""
     out = [0] * graph.graph.num_nodes
     for have, masks in graph.by_relation.items():
         pairs = zip(have, need, strict=True)

@@ -16,6 +16,7 @@ from manifoldkit.graphs.matching.labels import names_option
 from manifoldkit.graphs.matching.lad_worker import lad
 from manifoldkit.graphs.matching.views import (
     Terms,
+    Traits,
     View,
     agree,
     candidates,
@@ -137,6 +138,7 @@ class ExactSolver:
         self.edge_attr = names_option(edge_attr, "edge_attr")
         self.directed = check_directed(directed)
         self._worker: Worker | None = None
+        self._agreed: dict[tuple[Traits, Traits], Terms] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -271,9 +273,11 @@ class ExactSolver:
         return _Prepared(as_graph(graph, name, self.directed))
 
     def _agree(self, query: "_Prepared", graph: "_Prepared") -> Terms:
-        right = [(traits_of(graph.plain), "graph")]
-        names = self.node_attr, self.edge_attr
-        return agree(traits_of(query.plain), right, *names)
+        key = query.traits, graph.traits
+        if key not in self._agreed:
+            names = self.node_attr, self.edge_attr
+            self._agreed[key] = agree(key[0], [(key[1], "graph")], *names)
+        return self._agreed[key]
 
     def _mapping(self, query: "_Prepared", graph: "_Prepared", terms: Terms) -> Any:
         """Return a mapping or None; raise TimeoutError where it is not decided."""
@@ -332,7 +336,7 @@ class _Prepared:
     """A graph, and what was made of it for earlier pairs."""
 
     def __init__(self, plain: PlainGraph):
-        self.plain = plain
+        self.plain, self.traits = plain, traits_of(plain)
         self._views: dict[Terms, View] = {}
         self._igraph: dict[bool, Any] = {}
 
@@ -356,8 +360,9 @@ class _Prepared:
 
 
 def _check_widths(query: PlainGraph, graph: PlainGraph, terms: Terms) -> None:
-    for name, names in (("x", terms.nodes), ("edge_attr", terms.edges)):
-        pair = [getattr(g, name) for g in (query, graph)] if name in names else []
+    compared = {"x", "edge_attr"}.intersection(terms.nodes + terms.edges)
+    for name in compared:
+        pair = [getattr(g, name) for g in (query, graph)]
         widths = [v.shape[1] for v in pair if v is not None and len(v)]
         if len(set(widths)) > 1:
             raise ValueError(

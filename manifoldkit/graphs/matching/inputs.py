@@ -209,7 +209,7 @@ def _build(
     parallel: bool = False,
     either: frozenset = frozenset(),
 ) -> PlainGraph:
-    """Check and join the parts; ``parallel`` if edges listed again are further edges."""
+    """Check and join the parts; ``parallel``: an edge listed again is a further one."""
     nodes, arc_labels = nodes or {}, arc_labels or {}
     if len(arcs) and (arcs.min() < 0 or arcs.max() >= num_nodes):
         raise ValueError(
@@ -349,7 +349,7 @@ def _pyg_labels(
 def _features(
     graph: Any, key: str, name: str, labels: Labels | None = None
 ) -> np.ndarray | None:
-    """Return ``x`` or ``edge_attr`` as rows of numbers; other labels go to the others."""
+    """Return ``x`` or ``edge_attr`` as rows of numbers; labels go to the others."""
     values = getattr(graph, key, None)
     if values is None:
         return None

@@ -1,4 +1,4 @@
-"""Labels of nodes and edges: one form for equal values, whatever library they are from."""
+"""Labels of nodes and edges: one form for equal values, whatever library has them."""
 
 import math
 from collections.abc import Hashable, Iterable, Sequence

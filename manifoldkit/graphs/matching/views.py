@@ -231,7 +231,7 @@ class View:
 
     @cached_property
     def by_relation(self) -> dict[Relation, list[int]]:
-        """For every relation: of each node, the nodes that it so relates to, as bits."""
+        """For every relation: of each node, those that it so relates to, as bits."""
         size = self.graph.num_nodes
         found: dict[Relation, list[int]] = {}
         for u, row in enumerate(self.relations):
@@ -267,15 +267,14 @@ class View:
 
 
 def candidates(query: View, graph: View, induced: bool) -> list[list[int]] | None:
-    """Return where each node of the query may go by labels and loops; None: anywhere."""
+    """Return where nodes of the query may go by labels and loops; None: anywhere."""
     loops = bool(query.loops or (induced and graph.loops))
-    everywhere = list(range(graph.graph.num_nodes))
     alike = query.values is None or (
         len(graph.places) == 1 and graph.places.keys() == query.places.keys()
     )
     if alike and not loops:
         return None
-    rows = [everywhere] * query.graph.num_nodes
+    rows = [list(range(graph.graph.num_nodes))] * query.graph.num_nodes
     if query.values is not None and not alike:
         rows = [graph.places.get(value, []) for value in query.values]
     if not loops:

@@ -8,7 +8,7 @@ import numpy as np
 from manifoldkit.graphs.matching.inputs import PlainGraph
 from manifoldkit.graphs.matching.views import Terms, View
 
-#: Labels of the graphs of a block: (is of nodes, attribute) -> label -> [(graph, times)].
+#: Labels of a block of graphs: (is of nodes, attribute) -> label -> [(graph, times)].
 Table = dict[tuple[bool, Hashable], dict[Hashable, list[tuple[int, int]]]]
 # an attribute of more different labels is hardly one; it is left to the exact check
 _MOST = 65_536

@@ -228,7 +228,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         ------
         ValueError
             Settings or shapes that do not fit; graphs that are directed or have loops
-            or parallel edges, where there is a network; no positive or no negative pair to learn from.
+            or parallel edges, where there is a network; no positive or no negative
+            pair to learn from.
         MissingExtraError
             skorch is not installed.
         """
