@@ -291,7 +291,7 @@ def _from_pyg(graph: Any, name: str, directed: bool | None) -> PlainGraph:
     links = _pyg_labels(graph, "edge_attrs", ("edge_index",), len(arcs), name)
     either: frozenset = frozenset()
     if count == len(arcs):
-        either = frozenset(key for key in nodes if "edge" not in key)
+        either = frozenset(key for key in nodes if "edge" not in str(key))
         links |= {key: nodes[key] for key in either}
     attr = _features(graph, "edge_attr", name, links)
     x = _features(graph, "x", name, nodes)

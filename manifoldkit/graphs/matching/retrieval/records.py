@@ -131,13 +131,8 @@ def kinds_to_json(kinds: list[Kind]) -> list:
 
 def kinds_from_json(rows: list) -> list[Kind]:
     """Invert :func:`kinds_to_json`."""
-    return [
-        Kind(
-            Traits(
-                directed,
-                *(None if names is None else frozenset(names) for names in both),
-            ),
-            first,
-        )
-        for directed, *both, first in rows
-    ]
+    found = []
+    for directed, nodes, edges, either, first in rows:
+        both = [None if names is None else frozenset(names) for names in (nodes, edges)]
+        found.append(Kind(Traits(directed, *both, frozenset(either)), first))
+    return found
