@@ -46,6 +46,9 @@ _OPTIONS = (  # of the training of the networks
 )
 
 
+_TERMS = ("node_attr", "edge_attr", "directed")
+
+
 class SubgraphRetriever(TorchFace, BaseEstimator):
     """Search a corpus for the graphs that contain a query.
 
@@ -82,9 +85,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         nodes; default all that a query carries, ``()`` none. A query is refused if the
         corpus lacks one of them. Networks read ``x`` and ``edge_attr`` only.
     directed : bool, optional
-        Read edges as directed, or refuse such, see
-        :class:`~manifoldkit.graphs.ExactSolver`. Directed graphs, loops and parallel
-        edges are for filter and exact checks; networks refuse them.
+        How edges are read, see :class:`~manifoldkit.graphs.ExactSolver`. Networks
+        refuse directed graphs, loops and parallel edges.
     rounds, layers : int, default=3, 5
         Alignments of IsoNet++, and message passing steps in each.
     lr, weight_decay : float, default=3e-3, 5e-4
@@ -227,9 +229,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         Raises
         ------
         ValueError
-            Settings or shapes that do not fit; graphs that are directed or have loops
-            or parallel edges, where there is a network; no positive or no negative
-            pair to learn from.
+            Settings or shapes that do not fit; with networks, graphs that are directed
+            or have loops or parallel edges; no positive or no negative pair.
         MissingExtraError
             skorch is not installed.
         """
@@ -251,13 +252,11 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
             CountFilter(self.filter, self.semantics)
 
     def _solver(self) -> ExactSolver:
-        return ExactSolver(
-            self.semantics, self.verify_budget_ms, self.solver, **self._terms()
-        )
+        terms, budget = self._terms(), self.verify_budget_ms
+        return ExactSolver(self.semantics, budget, self.solver, **terms)
 
     def _terms(self) -> dict[str, Any]:
-        names = ("node_attr", "edge_attr", "directed")
-        return {name: getattr(self, name) for name in names}
+        return {key: getattr(self, key) for key in _TERMS}
 
     def _train(self, queries, corpus, relation, validation) -> None:
         """Train the networks that there are to be, the late one first."""
@@ -365,8 +364,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         """
         self._check_indexed()
         check_count(k, "k")
-        plain = as_graph(query, "query", self.directed)
-        return self.cascade_.search(plain, int(k))
+        return self.cascade_.search(as_graph(query, "query", self.directed), int(k))
 
     def search_many(self, queries: Any, k: int = 10) -> list[SearchResult]:
         """Search for several queries, in ``n_jobs`` processes."""
