@@ -81,9 +81,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
         Whether edges of the corpus graph between images of unlinked nodes forbid a
         match. Filter, networks and solver follow it.
     node_attr, edge_attr : str or sequence of str, optional
-        Attributes that filter and exact checks compare, such as "atom" of networkx
-        nodes; default all that a query carries, ``()`` none. A query is refused if the
-        corpus lacks one of them. Networks read ``x`` and ``edge_attr`` only.
+        Attributes that filter and exact checks compare; default all that a query
+        carries, ``()`` none. Networks read ``x`` and ``edge_attr`` only.
     directed : bool, optional
         How edges are read, see :class:`~manifoldkit.graphs.ExactSolver`. Networks
         refuse directed graphs, loops and parallel edges.
@@ -252,8 +251,8 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
             CountFilter(self.filter, self.semantics)
 
     def _solver(self) -> ExactSolver:
-        terms, budget = self._terms(), self.verify_budget_ms
-        return ExactSolver(self.semantics, budget, self.solver, **terms)
+        budget = self.verify_budget_ms
+        return ExactSolver(self.semantics, budget, self.solver, **self._terms())
 
     def _terms(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in _TERMS}
@@ -490,9 +489,7 @@ class SubgraphRetriever(TorchFace, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         """Graphs are no table, and ``fit`` takes queries, a corpus and a relation."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.target_tags.required = True
-        tags._skip_test = True
+        tags.input_tags.two_d_array, tags._skip_test = False, True
         return tags
 
     def _check_indexed(self) -> None:
