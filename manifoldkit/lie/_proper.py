@@ -90,12 +90,12 @@ def _defect(r: Tensor) -> Tensor:
     (a, b, c), (d, e, f), (g, h, i) = rows(r, 3, 3).unbind(0)
     return torch.stack(
         [
-            (a * a).addcmul_(b, b).addcmul_(c, c).sub_(1),
-            (d * d).addcmul_(e, e).addcmul_(f, f).sub_(1),
-            (a * d).addcmul_(b, e).addcmul_(c, f),
-            (b * f).addcmul_(c, e, value=-1).sub_(g),
-            (c * d).addcmul_(a, f, value=-1).sub_(h),
-            (a * e).addcmul_(b, d, value=-1).sub_(i),
+            a * a + b * b + c * c - 1,
+            d * d + e * e + f * f - 1,
+            a * d + b * e + c * f,
+            b * f - c * e - g,
+            c * d - a * f - h,
+            a * e - b * d - i,
         ]
     )
 
