@@ -88,15 +88,16 @@ WITHIN = {
         "basis": set(),
         "_guard": {"_arrays"},
         "closed_forms": {"_arrays"},
+        "_proper": {"closed_forms"},
         "decompositions": {"_arrays", "_guard", "closed_forms"},
         "haar": {"basis", "closed_forms", "decompositions"},
         "groups": {
-            *("_arrays", "_guard", "basis"),
+            *("_arrays", "_guard", "_proper", "basis"),
             *("closed_forms", "decompositions", "haar"),
         },
-        "rotation": {"_arrays", "closed_forms", "haar", "groups"},
+        "rotation": {"_arrays", "_proper", "closed_forms", "haar", "groups"},
         "nn": {"groups", "haar", "rotation"},
-        "losses": {"_arrays", "closed_forms", "groups", "rotation"},
+        "losses": {"_arrays", "_proper", "closed_forms", "groups", "rotation"},
     },
     # sub-rooms import the root files, never each other
     "datasets": {

@@ -27,7 +27,7 @@ from manifoldkit.lie._guard import (
 )
 from manifoldkit.lie.closed_forms import two_by_two
 from manifoldkit.lie.closed_forms.newton_polar import polar_rotation
-from manifoldkit.linalg import Polar, symmetric
+from manifoldkit.linalg import Polar, eigh, symmetric
 from manifoldkit.linalg.checks import check_floating, compute_dtype
 from manifoldkit.linalg.symmetric import full_precision, symmetrize
 
@@ -106,7 +106,7 @@ def sym_exp_pair(x: Tensor) -> tuple[Tensor, Tensor]:
     """Exponentials of x and -x for less than twice the cost of one, without checks."""
     if x.shape[-1] == 2:
         return two_by_two.sym_exp_pair(x)
-    s, u = symmetric.eigh(x)
+    s, u = eigh(x)
     return symmetric.expm(x, eig=(s, u)), symmetric.expm(-x, eig=(-s, u))
 
 

@@ -45,6 +45,7 @@ from manifoldkit.lie.closed_forms import two_by_two
 from manifoldkit.lie.closed_forms.so3 import unit_quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
 from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg.draws import generator_option
 from manifoldkit.linalg.qr import qr_factor
 
 WEIGHTINGS = ("haar", "none", "clipped")
@@ -247,7 +248,7 @@ def polar_haar_log_constant(n: int) -> float:
 def unit_points(n: int, dim: int, options: Options) -> Tensor:
     """Points strictly inside the unit cube, shape ``(n, dim)``, float64."""
     where = {"dtype": torch.float64, "device": options.device}
-    source: dict[str, Any] = {**where, "generator": options.generator}
+    source: dict[str, Any] = {**where, **generator_option(options.generator)}
     if options.points == "sobol":
         limit = torch.quasirandom.SobolEngine.MAXDIM
         if dim > limit:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.lie._arrays import array_function, check_pair
+from manifoldkit.lie._proper import proper
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
@@ -149,7 +150,8 @@ def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     """
     check_pair(a, b)
     check_square(a, "a", 3)
-    return _reduce(_so3.safe_norm(_so3.log_so3(a) - _so3.log_so3(b)), reduction)
+    first, second = (_so3.log_so3(proper(x, n)) for x, n in ((a, "a"), (b, "b")))
+    return _reduce(_so3.safe_norm(first - second), reduction)
 
 
 @array_function
@@ -230,7 +232,8 @@ def chordal_mean(r: Tensor, weights: Tensor | None = None) -> Tensor:
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    return nearest_rotation(_weighted(r, weights))[0]
+    check_square(r, "r")
+    return nearest_rotation(_weighted(proper(r), weights))[0]
 
 
 def _weighted(r: Tensor, weights: Tensor | None) -> Tensor:
@@ -280,6 +283,7 @@ def karcher_mean(
     tensor([0.0000, 0.0000, 0.3000])
     """
     check_count(steps, "steps", 0)
+    r = proper(check_square(r, "r"))
     mean = chordal_mean(r, weights)
     for _ in range(steps):
         logs = rotation_log(mean.mT[..., None, :, :] @ r)
@@ -337,12 +341,21 @@ def register(
     w = source.new_ones(size) if weights is None else weights
     w = _normalized(w, size, source=(source, 2)).to(source.dtype)[..., None]
     middle, aim = ((w * p).sum(-2, keepdim=True) for p in (source, target))
-    x, y = source - middle, target - aim
+    x, unit_x = _of_size_one(source - middle)
+    y, unit_y = _of_size_one(target - aim)
     cross = (w * y).mT @ x
     r = nearest_rotation(cross)[0]
-    size_of = (w * x * x).sum((-2, -1))
-    s = torch.ones_like(size_of)
+    s = 0 * r[..., 0, 0] + 1  # not a number where the points are not
     if scale:
+        size_of = (w * x * x).sum((-2, -1))
         s = (r * cross).sum((-2, -1)) / torch.where(size_of == 0, 1.0, size_of)
+        s = s * (unit_y / unit_x)
     t = aim[..., 0, :] - s[..., None] * (r @ middle.mT)[..., 0]
     return Registration(s, r, t)
+
+
+def _of_size_one(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide by the largest entry, so that squares are finite in every unit."""
+    unit = x.detach().abs().amax((-2, -1))
+    unit = torch.where(unit > 0, unit, 1.0)
+    return x / unit[..., None, None], unit

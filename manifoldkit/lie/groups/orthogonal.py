@@ -4,6 +4,7 @@ import torch
 
 from manifoldkit._checks import check_choice
 from manifoldkit.lie import haar
+from manifoldkit.lie._proper import proper
 from manifoldkit.lie.basis import skew_basis
 from manifoldkit.lie.groups.base import MatrixGroup
 from manifoldkit.lie.groups.presentation import length
@@ -18,6 +19,8 @@ class SO(MatrixGroup):
     :math:`\sqrt 2` times the rotation vector for n = 3, :math:`\sqrt 2` times the
     entries below the diagonal otherwise. Distance is the norm of the relative
     logarithm, :math:`\sqrt 2\,\theta` for n = 2 and 3; projection the nearest rotation.
+    Logarithm, coordinates, distances and geodesics of a matrix that is off the group
+    are those of the nearest rotation; a determinant that is not positive is refused.
     Haar densities: ``"coords"``.
 
     Parameters
@@ -53,9 +56,12 @@ class SO(MatrixGroup):
         return g.mT
 
     _exp = _from_coords = staticmethod(skew_exp)
-    _log = staticmethod(rotation_log)
+
+    def _log(self, g):
+        return rotation_log(proper(g, "g"))
 
     def _coords(self, g):
+        g = proper(g, "g")
         if self.n == 2:
             return 2**0.5 * rotation_angle(g)[..., None]
         basis = self._basis.to(g.device, g.dtype)
@@ -66,14 +72,15 @@ class SO(MatrixGroup):
         return procrustes(eye, g, special=True)
 
     def _distance(self, g, h):
-        return length(rotation_log(g.mT @ h))
+        return length(rotation_log(proper(g, "g").mT @ proper(h, "h")))
 
     def _geodesic(self, g, h, t):
+        g, h = proper(g, "g"), proper(h, "h")
         return g @ skew_exp(t * rotation_log(g.mT @ h))
 
     def _haar_log_density(self, g, coords):
         check_choice(coords, ("coords",), "coords")
-        return haar.rotation_log_density(rotation_log(g))
+        return haar.rotation_log_density(self._log(g))
 
     def _cube_dim(self, options):
         if options.antithetic:

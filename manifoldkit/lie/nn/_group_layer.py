@@ -18,6 +18,10 @@ from manifoldkit.lie.nn.kernels import (
 from manifoldkit.lie.nn.sampled_group import GroupSamples
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
 class GroupLayer(nn.Module):
     """Base of the convolutions and the projection; subclasses give ``kernel_at``."""
 
@@ -66,17 +70,16 @@ class GroupLayer(nn.Module):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             self.kept = None
             return self.evaluate(*samples)
-        # identity and version of every tensor the kernels depend on
         sources = [s.g for s in samples] + [s.weight for s in samples]
         sources += self.parameters()
-        state = [(x._version, x.data_ptr(), x.dtype) for x in sources]
         if self.kept is not None:
-            before, then, kernels = self.kept
-            same = len(before) == len(sources) and then == state
-            if same and all(a is b for a, b in zip(before, sources, strict=True)):
+            before, kernels = self.kept
+            if len(before) == len(sources) and all(map(_same, before, sources)):
                 return kernels
         kernels = self.evaluate(*samples)
-        self.kept = sources, state, kernels
+        # values, not versions: an update through ``.data`` (an average of weights)
+        # leaves the version as it was, and tensors of inference mode have none
+        self.kept = [x.detach().clone() for x in sources], kernels
         return kernels
 
     def evaluate(self, *samples: GroupSamples) -> Any:

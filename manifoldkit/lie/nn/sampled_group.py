@@ -12,6 +12,7 @@ from manifoldkit._checks import check_choice, check_counts, check_interval
 from manifoldkit.lie import haar
 from manifoldkit.lie.groups.presentation import ANGLES
 from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.linalg.draws import generator_option
 
 #: ``(group, n, generator, dtype, device)`` to ``(g, g_inv, log_weight)``.
 Proposal = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -155,7 +156,7 @@ class LocalBox:
     def _unit_points(self, n, dim, generator, like) -> Tensor:
         """Points of the unit cube, shape ``(n, dim)``."""
         where = like.device if generator is None else generator.device
-        options = {"generator": generator, "dtype": like.dtype, "device": where}
+        options = {"dtype": like.dtype, "device": where, **generator_option(generator)}
         if self.points == "random":
             return torch.rand(n, dim, **options).to(like.device)
         ratio = 2.0

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import array_function
+from manifoldkit.lie._proper import proper
 from manifoldkit.lie.closed_forms import euler
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.linalg.checks import check_last, check_square
@@ -54,6 +55,7 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     Parameters
     ----------
     r : Tensor, shape (..., 3, 3)
+        Rotations; another matrix of positive determinant stands for the nearest one.
     order : {"wxyz", "xyzw"}
 
     Returns
@@ -64,6 +66,9 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     ------
     TypeError, ValueError
         Not floating-point matrices of shape (..., 3, 3), or an unknown order.
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -71,7 +76,7 @@ def matrix_to_quaternion(r: Tensor, *, order: str = "wxyz") -> Tensor:
     >>> matrix_to_quaternion(torch.eye(3))
     tensor([1., 0., 0., 0.])
     """
-    q = _so3.matrix_quaternion(check_square(r, "r", 3))
+    q = _so3.matrix_quaternion(proper(check_square(r, "r", 3)))
     return _rolled(q, order, -1)
 
 
@@ -111,6 +116,7 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     Parameters
     ----------
     r : Tensor, shape (..., 3, 3)
+        Rotations; another matrix of positive determinant stands for the nearest one.
 
     Returns
     -------
@@ -120,6 +126,9 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     ------
     TypeError, ValueError
         Not floating-point matrices of shape (..., 3, 3).
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -128,7 +137,7 @@ def matrix_to_rotvec(r: Tensor) -> Tensor:
     >>> matrix_to_rotvec(half)
     tensor([3.1416, 0.0000, 0.0000])
     """
-    return _so3.log_so3(check_square(r, "r", 3))
+    return _so3.log_so3(proper(check_square(r, "r", 3)))
 
 
 @array_function
@@ -174,6 +183,7 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     Parameters
     ----------
     r : Tensor, shape (..., 3, 3)
+        Rotations; another matrix of positive determinant stands for the nearest one.
     order : str
     degrees : bool, default=False
 
@@ -185,6 +195,9 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     ------
     TypeError, ValueError
         Not floating-point matrices of shape (..., 3, 3), or an unknown order.
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -193,6 +206,6 @@ def matrix_to_euler(r: Tensor, order: str = "XYZ", *, degrees: bool = False) -> 
     >>> matrix_to_euler(r, "ZYX", degrees=True).round() + 0.0
     tensor([90.,  0.,  0.])
     """
-    q = _so3.matrix_quaternion(check_square(r, "r", 3))
+    q = _so3.matrix_quaternion(proper(check_square(r, "r", 3)))
     angles = euler.quaternion_to_angles(q, order)
     return angles * (180 / math.pi) if degrees else angles

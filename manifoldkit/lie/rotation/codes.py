@@ -11,6 +11,7 @@ from manifoldkit.lie._arrays import (
     array_function,
     unit_vector,
 )
+from manifoldkit.lie._proper import proper
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.closed_forms.gram_schmidt import (
     finish,
@@ -250,6 +251,8 @@ def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Ten
     Parameters
     ----------
     r : Tensor, shape (..., n, n)
+        Rotations; another matrix of positive determinant stands for the nearest one.
+        "orthogonal" takes what it is given.
     rep : str
         See :func:`dim`. "rodrigues" is infinite at half turns and capped there.
     **options
@@ -263,6 +266,9 @@ def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Ten
     ------
     TypeError, ValueError
         An unknown representation or option, or no square matrices.
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -282,6 +288,7 @@ def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Ten
         direct |= {"sixd": matrix_to_rotation_6d, "stereo": matrix_to_rotation_5d}
     if rep in direct:
         return direct[rep](m, **chosen)
+    m = m if rep == "orthogonal" else proper(m)
     if rep in ("sixd", "orthogonal", "stereo"):
         return _encode_columns(m, rep, n, **chosen)
     if options:
@@ -292,6 +299,7 @@ def encode(r: Tensor, rep: str = "sixd", **options: Unpack[_CodeOptions]) -> Ten
 def _encode_columns(m: Tensor, rep: str, n: int, layout: str = "columns") -> Tensor:
     check_choice(layout, LAYOUTS, "layout")
     m = m.mT if layout == "columns" else m
+    m = m.clone(memory_format=torch.contiguous_format)  # the code is no view of r
     if rep == "orthogonal":
         return m.flatten(-2)
     v = m[..., : n - 1, :].flatten(-2)
@@ -303,9 +311,9 @@ def _encode_columns(m: Tensor, rep: str, n: int, layout: str = "columns") -> Ten
 
 def _encode_plain(m: Tensor, rep: str, n: int) -> Tensor:
     if rep == "matrix9":
-        return m.flatten(-2)
+        return m.clone(memory_format=torch.contiguous_format).flatten(-2)
     if rep == "angle2":
-        return m[..., 0]
+        return m[..., 0].clone()
     if rep == "rotvec" and n != 3:
         rows, columns = torch.tril_indices(n, n, -1, device=m.device)
         return rotation_log(m)[..., rows, columns]
@@ -355,7 +363,9 @@ def convert(x: Tensor, src: str, dst: str, n: int = 3) -> Tensor:
         if rep != "matrix":
             _size(rep, n, name)
     r = check_square(x, "x", n) if src == "matrix" else decode(x, src, n)
-    return r if dst == "matrix" else encode(r, dst)
+    if dst == "matrix":
+        return proper(r).clone() if src == "matrix" else r
+    return encode(r, dst)
 
 
 @array_function

@@ -1,22 +1,28 @@
 """Distances, geodesics, Jacobians, random rotations, SciPy."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manifoldkit._checks import check_count
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie import haar
 from manifoldkit.lie._arrays import array_function, check_pair
+from manifoldkit.lie._proper import proper
 from manifoldkit.lie.closed_forms import so3 as _so3
 from manifoldkit.lie.groups.rotation_maps import rotation_log, skew_exp
 from manifoldkit.linalg.checks import (
     check_broadcast,
+    check_finite,
     check_last,
     check_square,
     common_dtype,
+    first_index,
 )
+from manifoldkit.linalg.draws import generator_option
 
 
 @array_function
@@ -30,6 +36,7 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     Parameters
     ----------
     a, b : Tensor, shape (..., n, n)
+        Rotations; another matrix of positive determinant stands for the nearest one.
     degrees : bool, default=False
 
     Returns
@@ -41,6 +48,9 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     TypeError, ValueError
         Not floating-point square matrices of one size, or batches that do not
         broadcast.
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -50,7 +60,7 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     90.0
     """
     check_pair(a, b)
-    first, second = common_dtype(a, b)
+    first, second = common_dtype(proper(a, "a"), proper(b, "b"))
     d = first.mT @ second
     if d.shape[-1] == 3:
         trace = d.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -138,6 +148,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     Parameters
     ----------
     a, b : Tensor, shape (..., n, n)
+        Rotations; another matrix of positive determinant stands for the nearest one.
     t : float or Tensor, shape (...)
 
     Returns
@@ -149,6 +160,9 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     TypeError, ValueError
         Not floating-point square matrices of one size, a ``t`` that is no number, or
         batches that do not broadcast.
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -158,7 +172,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     tensor([0.0000, 0.0000, 0.2500])
     """
     check_pair(a, b)
-    first, second = common_dtype(a, b)
+    first, second = common_dtype(proper(a, "a"), proper(b, "b"))
     if not isinstance(t, Tensor | float | int):
         raise TypeError(f"t: expected a number or a tensor, found {t!r}")
     t = torch.as_tensor(t, dtype=first.dtype, device=first.device)
@@ -172,7 +186,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
 
 def random_rotation(
-    *shape: int,
+    *shape: int | Sequence[int],
     n: int = 3,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
@@ -182,8 +196,8 @@ def random_rotation(
 
     Parameters
     ----------
-    *shape : int
-        Batch dimensions.
+    *shape : int, or one sequence of int
+        Batch dimensions: ``random_rotation(4, 5)`` or ``random_rotation((4, 5))``.
     n : int, default=3
     generator : torch.Generator, optional
     dtype, device
@@ -196,15 +210,22 @@ def random_rotation(
     Raises
     ------
     ValueError
-        A size below 1.
+        A size that is no count, or n below 2.
 
     Examples
     --------
     >>> random_rotation(5, n=4).shape
     torch.Size([5, 4, 4])
     """
-    size = (*shape, haar.rotation_points_dim(n))
-    u = torch.rand(size, generator=generator, dtype=dtype, device=device)
+    batch: Any = shape
+    if len(shape) == 1 and isinstance(shape[0], tuple | list):
+        batch = shape[0]
+    for size in batch:
+        check_count(size, "shape", 0)
+    check_count(n, "n", 2)
+    points = (*batch, haar.rotation_points_dim(n))
+    options = generator_option(generator)
+    u = torch.rand(points, dtype=dtype, device=device, **options)
     return haar.haar_rotations(u, n)
 
 
@@ -245,7 +266,7 @@ def to_scipy(r: Tensor) -> Any:
     Raises
     ------
     NotOnManifoldError
-        Not rotations to 1e-3.
+        Not rotations to 1e-3, or reflections.
 
     Examples
     --------
@@ -256,9 +277,16 @@ def to_scipy(r: Tensor) -> Any:
     from scipy.spatial.transform import Rotation
 
     m = check_square(torch.as_tensor(r), "r", 3).detach().double().cpu()
-    defect = (m @ m.mT - torch.eye(3, dtype=m.dtype)).abs()
-    if m.numel() and (float(defect.max()) > 1e-3 or bool((torch.det(m) < 0).any())):
+    m = check_finite(m, "r", 2)
+    near = proper(m)
+    gap = (near - m).abs().amax((-2, -1)) > 1e-3
+    if bool(gap.any()):
+        at = first_index(gap)
+        where = f"[{', '.join(map(str, at))}]" if at else ""
+        defect = (m[at] @ m[at].mT - torch.eye(3, dtype=m.dtype)).abs().max()
         raise NotOnManifoldError(
-            f"r: expected rotation matrices, found |r r' - I| up to {defect.max():.2g}"
+            f"r{where}: expected a rotation matrix, found |r r' - I| up to "
+            f"{float(defect):.2g} (determinant {float(torch.det(m[at])):.3g}); "
+            "special_procrustes gives the nearest rotation"
         )
-    return Rotation.from_matrix(m.numpy())
+    return Rotation.from_matrix(near.numpy())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from manifoldkit._checks import check_choice
 from manifoldkit.lie._arrays import array_function
+from manifoldkit.lie._proper import proper
 from manifoldkit.lie.closed_forms.gram_schmidt import (
     finish,
     sixd_columns,
@@ -98,6 +99,7 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     Parameters
     ----------
     r : Tensor, shape (..., 3, 3)
+        Rotations; another matrix of positive determinant stands for the nearest one.
     layout : {"columns", "rows"}
 
     Returns
@@ -108,6 +110,9 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     ------
     TypeError, ValueError
         Not floating-point matrices of shape (..., 3, 3), or an unknown layout.
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
@@ -115,9 +120,10 @@ def matrix_to_rotation_6d(r: Tensor, *, layout: str = "columns") -> Tensor:
     tensor([1., 0., 0., 0., 1., 0.])
     """
     check_choice(layout, LAYOUTS, "layout")
-    check_square(r, "r", 3)
+    r = proper(check_square(r, "r", 3))
     r = r.mT if layout == "columns" else r
-    return r[..., :2, :].flatten(-2)
+    # a copy: writing into the code must not change the matrices
+    return r[..., :2, :].clone(memory_format=torch.contiguous_format).flatten(-2)
 
 
 @overload
@@ -193,6 +199,7 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     Parameters
     ----------
     r : Tensor, shape (..., 3, 3)
+        Rotations; another matrix of positive determinant stands for the nearest one.
     scaled : bool, default=True
 
     Returns
@@ -203,13 +210,16 @@ def matrix_to_rotation_5d(r: Tensor, *, scaled: bool = True) -> Tensor:
     ------
     TypeError, ValueError
         Not floating-point matrices of shape (..., 3, 3).
+    NotOnManifoldError
+        A determinant that is not positive, such as that of a reflection (NaN on
+        accelerators and in traced functions).
 
     Examples
     --------
     >>> matrix_to_rotation_5d(torch.eye(3))
     tensor([1.0000, 0.0000, 0.0000, 0.4142, 0.0000])
     """
-    m = check_square(r, "r", 3)
+    m = proper(check_square(r, "r", 3))
     six = m[..., :2].mT.flatten(-2)
     projected = stereographic_encode(six[..., 2:])
     if scaled:
