@@ -227,9 +227,7 @@ def _check_folder(out: Path, resume: bool) -> None:
     other = int(os.environ.get("LOCAL_RANK", "0"))  # shares the folder of the first
     if other:
         return
-    if resume:
-        if not any(out.iterdir()):
-            console.print(f"nothing to resume in {out}: a new run", soft_wrap=True)
+    if resume:  # the run says so where there is nothing
         return
     for file in ("progress.json", "result.json"):
         if (out / file).exists():
