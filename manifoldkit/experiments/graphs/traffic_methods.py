@@ -139,7 +139,7 @@ def train(
         **report_row(model.evaluate(data)),
         "valid_mae": model.evaluate(data, part="validation").mae,
         "parameters": sum(p.numel() for p in module.parameters() if p.numel()),
-        "train_seconds": float(sum(row["dur"] for row in model.history_)),
+        "train_seconds": float(sum(row.get("dur", 0.0) for row in model.history_)),
         "best_epoch": int(np.argmin([row["valid_loss"] for row in model.history_])) + 1,
     }
     if seed == 0 and task == "corridor":
