@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -135,6 +136,8 @@ def _run(name: str, out: Path | None, resume: bool, **settings: Any) -> None:
     if devices > 1:  # DDP's advice on unused parameters is for who writes the models
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     entry = EXPERIMENTS[name]
+    if entry.data:
+        _tell_absent_folder()
     with _plain_errors(out, entry.data):
         run: Callable = entry.load().run
         settings = _accepted(name, run, settings)
@@ -155,6 +158,15 @@ def _run(name: str, out: Path | None, resume: bool, **settings: Any) -> None:
         finally:  # a folder that stayed empty is nothing that --resume should find
             with suppress(OSError):
                 out.rmdir()
+
+
+def _tell_absent_folder() -> None:
+    """Say that the data folder that was named is not there."""
+    from manifoldkit.datasets.archive import VARIABLE, absent_folder
+
+    if absent := absent_folder():
+        console.print(f"{VARIABLE}: {absent}", style="yellow", soft_wrap=True)
+        warnings.filterwarnings("ignore", message="there is no folder")  # is said
 
 
 def _tell(out: Path, quick: bool) -> None:
@@ -227,9 +239,7 @@ def _check_folder(out: Path, resume: bool) -> None:
     other = int(os.environ.get("LOCAL_RANK", "0"))  # shares the folder of the first
     if other:
         return
-    if resume:
-        if not any(out.iterdir()):
-            console.print(f"nothing to resume in {out}: a new run", soft_wrap=True)
+    if resume:  # the run says so where there is nothing
         return
     for file in ("progress.json", "result.json"):
         if (out / file).exists():
@@ -347,6 +357,7 @@ def data_list() -> None:
         table.add_row(name, entry.about, here, "\n".join(used_by))
     console.print(table)
     console.print(f"data folder: {data_folder()}", soft_wrap=True)
+    _tell_absent_folder()
 
 
 def _present(entry: Dataset, find_archive: Callable) -> str:

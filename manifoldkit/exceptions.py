@@ -1,5 +1,7 @@
 """The errors and warnings of the package."""
 
+from typing import Any
+
 
 class ManifoldKitError(Exception):
     """Base class of the errors that are particular to manifoldkit."""
@@ -48,6 +50,38 @@ class MissingExtraError(ManifoldKitError, ImportError):
 
 class DatasetNotFoundError(ManifoldKitError, FileNotFoundError):
     """A data set is not on this machine and could not be downloaded."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended the training of an estimator; what was learned so far is kept here.
+
+    A ``KeyboardInterrupt``: it ends loops and searches as every other one does.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The network as it was trained so far, in evaluation mode.
+    history : list of dict
+        The log of the finished epochs.
+
+    Examples
+    --------
+    >>> error = TrainingInterrupted("a network", [{"epoch": 1}])
+    >>> print(error)  # doctest: +ELLIPSIS
+    interrupted after 1 epoch(s); the network so far is the attribute module of this ...
+    >>> isinstance(error, KeyboardInterrupt)
+    True
+    """
+
+    def __init__(self, module: Any, history: list[dict[str, Any]]):
+        super().__init__(
+            f"interrupted after {len(history)} epoch(s); the network so far is the "
+            "attribute module of this exception, its log the attribute history"
+        )
+        self.module, self.history = module, history
+
+    def __reduce__(self):
+        return type(self), (self.module, self.history)
 
 
 class ConvergenceWarning(UserWarning):

@@ -131,6 +131,7 @@ THIRD_PARTY = {  # what a room may import at all, where that is restricted
     "manifolds": {"torch", "geoopt", "lazy_loader"},
     "datasets": {
         *("numpy", "scipy", "torch", "sklearn", "pooch", "mne", "moabb", "tqdm"),
+        "filelock",  # one process at a time converts an archive
         *("igraph", "networkx"),  # exact ground truth of generated pairs
         "h5py",  # tables of traffic, read without pandas
         "lazy_loader",

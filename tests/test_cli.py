@@ -24,6 +24,7 @@ runner = CliRunner()
 def _elsewhere(monkeypatch, tmp_path):
     """Run in an empty folder without data; put thread settings back afterwards."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
     monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "data"))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
@@ -214,11 +215,11 @@ def test_a_run_is_not_written_over(monkeypatch, tmp_path):
     assert invoke("demo", "--out", "here", "--resume")[0] == 0
 
 
-def test_resuming_what_is_not_there_is_said(monkeypatch, tmp_path):
+def test_resuming_what_is_not_there_begins_anew(monkeypatch, tmp_path):
+    # the run itself says so: tests/experiments/test_evaluation.py
     seen = fake_run(monkeypatch, lambda: None)
-    code, text = invoke("demo", "--out", "here", "--resume")
+    code, _ = invoke("demo", "--out", "here", "--resume")
     assert code == 0
-    assert text == "nothing to resume in here: a new run\n"
     assert seen[0][1]["resume"]
     assert not (tmp_path / "here").exists()  # nothing was written
 
@@ -324,6 +325,15 @@ def test_names_are_completed_in_the_shell(line, expected):
         check=True,
     )
     assert sorted(out.stdout.split()) == sorted(expected.split())
+
+
+def test_a_data_folder_that_is_not_there_is_told(monkeypatch, tmp_path):
+    fake_run(monkeypatch, lambda: None)
+    assert invoke("demo")[1] == ""
+    monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "typo"))
+    told = f"MANIFOLDKIT_DATA: there is no folder {tmp_path / 'typo'}\n"
+    assert invoke("demo")[1] == told
+    assert invoke("data", "list")[1].endswith(told)
 
 
 def test_unwritable_folder_is_one_line(tmp_path):

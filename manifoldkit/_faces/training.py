@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._faces.estimator import Deadline
-from manifoldkit.exceptions import ConvergenceWarning, MissingExtraError
+from manifoldkit.exceptions import (
+    ConvergenceWarning,
+    MissingExtraError,
+    TrainingInterrupted,
+)
 
 try:
     from skorch import NeuralNet
@@ -325,8 +329,8 @@ def train(
 
     Raises
     ------
-    KeyboardInterrupt
-        The user's; the network is trained as far as it got.
+    TrainingInterrupted
+        The user's Ctrl-C; it holds the network, trained as far as it got.
 
     Warns
     -----
@@ -383,7 +387,11 @@ def train(
     known = len(net.history)
     left = epochs if checkpoint is None else checkpoint.resume(net, lr, epochs)
     if left:
-        _run(net, X, y, left, watcher, stopper, deadline)
+        try:
+            _run(net, X, y, left, watcher, stopper, deadline)
+        except KeyboardInterrupt:
+            rows = rows_of(net, columns, known)
+            raise TrainingInterrupted(net.module_.eval(), rows) from None
     _tell(net, known, lr, watcher, whole)
     # callbacks and split hold data, which copies and pickles do not need
     net.callbacks, net.train_split = None, None

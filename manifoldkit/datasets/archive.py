@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from filelock import FileLock
 
 from manifoldkit.exceptions import DatasetNotFoundError, MissingExtraError
 
@@ -73,9 +74,24 @@ def data_folders(path: str | Path | None = None) -> list[Path]:
         return [data_folder(path)]
     import pooch
 
-    named = os.environ.get(VARIABLE)
     cache = Path(pooch.os_cache("manifoldkit"))
-    return [Path(named).expanduser(), cache] if named else [cache]
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return [cache]
+    return [Path(named).expanduser(), cache]
+
+
+def absent_folder(path: str | Path | None = None) -> str:
+    """Return words on a data folder that was named and is not there, else nothing.
+
+    >>> absent_folder("nowhere")
+    'there is no folder nowhere'
+    >>> absent_folder(".")
+    ''
+    """
+    named = path is not None or os.environ.get(VARIABLE)
+    folder = data_folder(path)
+    return f"there is no folder {folder}" if named and not folder.is_dir() else ""
 
 
 def find_archive(relative: str, path: str | Path | None = None) -> Path | None:
@@ -284,27 +300,51 @@ def obtain(
     found = find_archive(source.relative, path)
     if found is not None:
         return found
+    absent = absent_folder(path)
     target = data_folder(path) / source.relative
     if path is not None and Path(path).suffix == ".npz":
         target = Path(path).expanduser()
     if not download:
-        raise DatasetNotFoundError(_describe(source, target, "download=False"))
-    with _plain_write_errors(target):  # before a long download, not after it
+        raise DatasetNotFoundError(_describe(source, target, "download=False", absent))
+    with one_at_a_time(target):
+        if target.is_file():  # of another process, which this one waited for
+            return target
+        try:
+            arrays = convert()
+        except ImportError:
+            raise
+        except Exception as error:  # whatever the network and the downloader raise
+            reason = (
+                "the download or its conversion failed: "
+                f"{type(error).__name__}: {error}"
+            )
+            raise DatasetNotFoundError(
+                _describe(source, target, reason, absent)
+            ) from error
+        return write_archive(target, arrays)
+
+
+@contextlib.contextmanager
+def one_at_a_time(target: Path) -> Iterator[None]:
+    """Let one process at a time make a file; the others wait, then find it.
+
+    The folder is made, and tried, before a long download and not after it. A process
+    that dies gives its turn up.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; the message says what to set instead.
+    """
+    with _plain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()
-    try:
-        arrays = convert()
-    except ImportError:
-        raise
-    except Exception as error:  # whatever the network and the downloader raise
-        reason = (
-            f"the download or its conversion failed: {type(error).__name__}: {error}"
-        )
-        raise DatasetNotFoundError(_describe(source, target, reason)) from error
-    return write_archive(target, arrays)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        yield
 
 
-def _describe(source: Source, target: Path, reason: str) -> str:
+def _describe(source: Source, target: Path, reason: str, absent: str) -> str:
+    reason += absent and f"; {absent}"
     size = f", {source.size / 1e6:.1f} MB" if source.size else ""
     checksum = f", SHA-256 {source.sha256}" if source.sha256 else ""
     return (

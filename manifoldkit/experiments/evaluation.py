@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manifoldkit._checks import check_count
+from manifoldkit.experiments.catalog import DATASETS
 from manifoldkit.experiments.result import Result, command_line, environment, write_json
 
 #: Cells of a table by heading: a format of the row's values, or a function of the row.
@@ -122,6 +123,7 @@ class Run:
     resume: bool
     console: Console
     _store: Store | None = field(default=None, repr=False)
+    _missing: list[str] = field(default_factory=list, repr=False)
 
     def store(self, **settings: Any) -> Store:
         """Open the finished pieces.
@@ -130,6 +132,8 @@ class Run:
         """
         agreed = {"quick": self.quick, "seed": self.seed} | settings
         self._store = Store(self.out, agreed, self.resume)
+        if self.resume and not self._store.file.exists():
+            self.say(f"nothing to resume in {self.out}: a new run")
         return self._store
 
     def seeds(self, count: int) -> list[int]:
@@ -139,13 +143,38 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def missing(self, dataset: str, instead: str, reason: object = "") -> None:
+        """Say, now and among the remarks, that data are not here and what is done.
+
+        The policy of all experiments: a run says what is missing and how to get it,
+        and goes on with the data that are here or with a simulation under its own
+        name; where it has neither, it stops with ``DatasetNotFoundError``.
+
+        Parameters
+        ----------
+        dataset : str
+            A name of ``manifoldkit data list``.
+        instead : str
+            What this run does without it.
+        reason : object, optional
+            What the loader said; it is printed where there is no download.
+        """
+        entry = DATASETS[dataset]
+        how = f"get it by: manifoldkit data fetch {dataset}"
+        if not entry.download:
+            how = str(reason) or "it has to be put into the data folder by hand"
+        text = f"{dataset} ({entry.about}) is not on this machine; {how.rstrip('.')}."
+        self._missing.append(f"{text} {instead}")
+        self.say(self._missing[-1])
 
     def finish(
         self, metrics: list[dict], data: dict[str, Any], seeds: list[int], **told: Any
     ) -> Result:
         """Write ``result.json``; ``told`` are further fields of :class:`Result`."""
         told.setdefault("command", command_line(self.name, self.seed, self.quick))
+        told["remarks"] = [*self._missing, *told.get("remarks", ())]
         result = Result(
             self.name,
             self.title,
@@ -198,7 +227,7 @@ def experiment(
     What is decorated takes a :class:`Run` and its own options by keyword, and returns
     what :meth:`Run.finish` gave. The new function takes ``out``, ``quick``, ``seed``,
     ``resume`` and ``console`` besides these options, and says so in its signature and
-    docstring. In the end the result is shown.
+    docstring. In the end the result is shown, with the origin of its data.
 
     Parameters
     ----------
@@ -242,6 +271,7 @@ def experiment(
                 show(result, this)
             else:
                 show_table(result, columns, console)
+            show_sources(result, console)
             return result
 
         *shared, _ = signature(run).parameters.values()
@@ -288,6 +318,17 @@ def show_table(result: Result, columns: Columns | None, console: Console) -> Non
         console.print(table)
     for remark in result.remarks:
         console.print(f"- {remark}", highlight=False)
+
+
+def show_sources(result: Result, console: Console) -> None:
+    """Print where the data of a result are from, and which of them are real."""
+    if not result.data:
+        return
+    table = Table("data", "kind", "origin")
+    for name, entry in result.data.items():
+        kind = "real" if entry["is_real"] else "SIMULATED"
+        table.add_row(name, kind, f"{entry['provenance']} ({entry['citation']})")
+    console.print(table)
 
 
 def _cell(form: str | Callable[[dict[str, Any]], str], row: dict[str, Any]) -> str:

@@ -258,14 +258,34 @@ def make_trainer(
 
 
 def go(trainer: Trainer, task: Task, train: Epochs, checkpoint: Path | None) -> None:
-    """Train, on from a checkpoint where there is one."""
+    """Train, on from a checkpoint where there is one; nothing in it is executed."""
     resume = checkpoint is not None and checkpoint.exists()
+    if resume:
+        _check_checkpoint(checkpoint)
     try:
         trainer.fit(
             task,
             train_dataloaders=train,
             ckpt_path=str(checkpoint) if resume else None,
-            weights_only=False if resume else None,
+            weights_only=True if resume else None,
         )
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from None
+
+
+def _check_checkpoint(file: Path) -> None:
+    """Refuse what is not a checkpoint of :func:`go`, without running code of it."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        missing = {"training_log", "best_state", "state_dict"} - content.keys()
+    except Exception as error:  # a broken or foreign file can raise anything
+        raise ValueError(
+            f"resume: {file} is not a checkpoint of this experiment, or holds more "
+            f"than numbers and tensors, which would be executed on loading; delete it "
+            f"to begin anew ({str(error).splitlines()[0]})"
+        ) from error
+    if missing:
+        raise ValueError(
+            f"resume: {file} lacks {', '.join(sorted(missing))}: it is not a "
+            "checkpoint of this experiment"
+        )

@@ -88,10 +88,8 @@ def _data(name: str, entry: dict) -> str:
 
 def _tables(result: Result) -> Iterator[str]:
     """Yield one table a task."""
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("pipeline", "correct", "accuracy", "95 % interval", "fit time")
-    )
+    names = ("pipeline", "correct", "accuracy", "95 % interval", "ROC AUC", "fit time")
+    head = "".join(f"<th>{name}</th>" for name in names)
     for task in dict.fromkeys(row["task"] for row in result.metrics):
         rows = [row for row in result.metrics if row["task"] == task]
         best = max(row["accuracy"] for row in rows)
@@ -101,6 +99,7 @@ def _tables(result: Result) -> Iterator[str]:
             f"<td>{row['correct']}/{row['total']}</td>"
             f"<td>{row['accuracy']:.1%}</td>"
             f"<td>{row['low']:.1%} to {row['high']:.1%}</td>"
+            f"<td>{_number(row.get('roc_auc'))}</td>"
             f"<td>{1e3 * row['fit_seconds']:.0f} ms</td></tr>"
             for row in rows
         )
@@ -111,6 +110,10 @@ def _tables(result: Result) -> Iterator[str]:
             f"{first['chance_bound']:.1%}"
             f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _figure(caption: str, path: Path) -> str:

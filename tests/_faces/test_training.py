@@ -1,6 +1,7 @@
 """The one trainer of the faces: best weights, divergence, checkpoints, interrupts."""
 
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from manifoldkit._faces.estimator import Deadline, seeded
 from manifoldkit._faces.training import Checkpoint, train
-from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.exceptions import ConvergenceWarning, TrainingInterrupted
 
 
 def line(n=40, seed=0):
@@ -229,6 +230,26 @@ def test_ctrl_c_reaches_the_caller():
 
     with pytest.raises(KeyboardInterrupt):
         fit(epochs=3, measure=measure)
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_ctrl_c_in_an_epoch_keeps_what_was_learned(verbose):
+    steps = []
+
+    class Interrupted(torch.nn.Linear):
+        def forward(self, x):
+            steps.append(1)
+            if len(steps) == 13:  # in the third epoch of five steps
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    with pytest.raises(TrainingInterrupted, match="after 2 epoch") as caught:
+        fit(Interrupted(3, 1), epochs=5, verbose=verbose)
+    error = pickle.loads(pickle.dumps(TrainingInterrupted(None, [{"epoch": 1}])))
+    assert error.history == [{"epoch": 1}]
+    assert [row["epoch"] for row in caught.value.history] == [1, 2]
+    assert all("dur" in row for row in caught.value.history)
+    assert not caught.value.module.training
 
 
 class Stop(Exception):

@@ -234,3 +234,49 @@ def test_parallel_writers_leave_one_whole_file(tmp_path, arrays):
         thread.join()
     assert read_archive(file).keys() == arrays.keys()
     assert list(tmp_path.iterdir()) == [file]
+
+
+_CONVERT = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from manifoldkit.datasets.archive import Source, obtain
+
+folder = Path(sys.argv[1])
+
+def convert():
+    (folder / "originals").mkdir()  # fails where two convert at once
+    time.sleep(0.3)
+    (folder / "originals").rmdir()
+    with open(folder / "count", "a") as stream:
+        stream.write("x")
+    return {"a": np.arange(3)}
+
+print(obtain(Source("kind/a.npz", "nobody", ""), convert, folder))
+"""
+
+
+def test_of_six_processes_one_converts_and_the_others_wait(tmp_path):
+    command = [sys.executable, "-c", _CONVERT, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    jobs = [subprocess.Popen(command, **pipes) for _ in range(6)]
+    for job in jobs:
+        out, err = job.communicate(timeout=120)
+        assert out.strip() == str(tmp_path / "kind" / "a.npz"), err
+    assert (tmp_path / "count").read_text() == "x"
+
+
+def test_a_turn_ends_with_its_process(tmp_path, arrays):
+    script = "import os\n" + _CONVERT.replace("time.sleep(0.3)", "os._exit(1)")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    source = Source("kind/a.npz", "nobody", "")
+    assert obtain(source, lambda: arrays, tmp_path).is_file()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    source = Source("kind/a.npz", "nobody", "")
+    with pytest.raises(DatasetNotFoundError, match=r"there is no folder .*typo"):
+        obtain(source, dict, tmp_path / "typo", download=False)
+    with pytest.raises(DatasetNotFoundError) as caught:
+        obtain(source, dict, tmp_path, download=False)
+    assert "no folder" not in str(caught.value)

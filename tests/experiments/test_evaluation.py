@@ -3,14 +3,16 @@
 import inspect
 import io
 import json
+import re
 import time
 
 import pytest
 from rich.console import Console
 
+from manifoldkit.exceptions import DatasetNotFoundError
 from manifoldkit.experiments.catalog import EXPERIMENTS
 from manifoldkit.experiments.evaluation import Store, experiment, progress_bar
-from manifoldkit.experiments.result import Result
+from manifoldkit.experiments.result import Result, source
 
 
 def count(this, *, device: str = "cpu", largest: int = 2):
@@ -38,7 +40,8 @@ def count(this, *, device: str = "cpu", largest: int = 2):
     rows[0]["note"] = None
     this.say("counted")
     remarks = ["one remark"]
-    return this.finish(rows, {}, this.seeds(largest), remarks=remarks)
+    data = {"numbers": source("made up")}
+    return this.finish(rows, data, this.seeds(largest), remarks=remarks)
 
 
 COLUMNS = {"n": "{n}", "square": "{square:.1f}", "note": "{note:.1f}"}
@@ -55,12 +58,71 @@ def test_a_run_stores_its_result_shows_it_and_resumes(tmp_path):
     text = console.file.getvalue()
     assert text.startswith("counted")
     assert "│ 4 │ 16.0   │      │" in text
-    assert text.endswith("- one remark\n")
+    assert "- one remark\n" in text
+    assert re.search(r"numbers +│ SIMULATED │ made up \(this project\)", text)
     with pytest.raises(ValueError, match="belongs to a run with"):
         run(tmp_path, seed=3, largest=3, resume=True, console=console)
     again = run(tmp_path, seed=3, resume=True, console=console)
     assert again.duration == result.duration
     assert run(tmp_path / "quick", quick=True, console=console).seeds == [0]
+
+
+def test_a_run_that_has_nothing_to_resume_says_so(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    run(tmp_path / "new", resume=True, console=console)
+    assert "nothing to resume in" in console.file.getvalue()
+    console = Console(file=io.StringIO(), width=80)
+    run(tmp_path / "new", resume=True, console=console)
+    assert "nothing to resume" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "how"),
+    [
+        ("mnist", "get it by: manifoldkit data fetch mnist. Zeros stand in."),
+        ("exp", "put exp.npz there. Zeros stand in."),
+    ],
+)
+def test_missing_data_are_told_now_and_in_the_result(dataset, how, tmp_path):
+    def without(this):
+        """Run on something else."""
+        this.missing(dataset, "Zeros stand in.", reason="put exp.npz there.")
+        return this.finish([], {"zeros": source("made")}, [0], remarks=["last"])
+
+    console = Console(file=io.StringIO(), width=300)
+    result = experiment("zeros", "Zeros")(without)(tmp_path, console=console)
+    first = console.file.getvalue().splitlines()[0]
+    assert first.startswith(f"{dataset} (")
+    assert first.endswith(f"is not on this machine; {how}")
+    assert result.remarks == [first, "last"]
+
+
+@pytest.mark.filterwarnings("ignore:there is no folder")
+@pytest.mark.parametrize("name", [n for n, e in EXPERIMENTS.items() if e.data])
+def test_no_experiment_takes_a_simulation_for_real(name, tmp_path, monkeypatch):
+    """Without any data a run stops, or names nothing real that has to be fetched."""
+    monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    entry = EXPERIMENTS[name]
+    console = Console(file=io.StringIO(), width=300)
+    run = entry.load().run
+
+    class Begun(Exception):
+        pass
+
+    def stop(self, key, *work, **options):
+        raise Begun(key)
+
+    monkeypatch.setattr(Store, "get", stop)
+    with pytest.raises((Begun, DatasetNotFoundError)) as caught:
+        run(tmp_path, quick=True, console=console)
+    text = str(caught.value)
+    if caught.type is DatasetNotFoundError:
+        assert "MANIFOLDKIT_DATA" in text
+        return
+    assert not any(real in text for real in ("aids", "psb", "MNIST", "METR"))
+    if name not in ("spd_networks", "traffic_virtual_nodes"):
+        assert "is not on this machine" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("wrong", [-1, 2.5, True, None])

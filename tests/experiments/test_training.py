@@ -1,6 +1,8 @@
 """Training through Lightning: learning, the best state, time limits, resuming."""
 
 import math
+import os
+import pickle
 import sys
 
 import pytest
@@ -106,6 +108,35 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(problem, tmp_pa
         assert torch.equal(a, b)
     assert [row["loss"] for row in log.epochs] == [row["loss"] for row in second.epochs]
     assert second.best["epoch"] == log.best["epoch"] == 5
+
+
+class Payload:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "within", "weights", "text"])
+def test_nothing_of_a_checkpoint_is_executed(problem, tmp_path, kind):
+    file, mark = tmp_path / "last.ckpt", tmp_path / "executed"
+    run(problem, epochs=1, out=tmp_path)
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(Payload(mark)))
+    elif kind == "torch":
+        torch.save(Payload(mark), file)
+    elif kind == "within":
+        torch.save(torch.load(file) | {"callbacks": {"x": Payload(mark)}}, file)
+    elif kind == "weights":
+        torch.save(make_model().state_dict(), file)
+    else:
+        file.write_text("not a checkpoint")
+    with pytest.raises(ValueError, match=r"resume: .*last\.ckpt"):
+        run(problem, out=tmp_path, resume=True)
+    assert not mark.exists()
 
 
 def test_the_best_state_is_restored(problem):

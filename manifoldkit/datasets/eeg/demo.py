@@ -1,10 +1,11 @@
 """EEG for a demonstration: real epochs where they are, else a simulation."""
 
+import warnings
 from pathlib import Path
 from typing import Literal, overload
 
 from manifoldkit._checks import check_choice
-from manifoldkit.datasets.archive import Arrays, find_archive
+from manifoldkit.datasets.archive import Arrays, absent_folder, find_archive
 from manifoldkit.datasets.eeg.archives import physionet_source
 from manifoldkit.datasets.eeg.epochs import EEGEpochs
 from manifoldkit.datasets.eeg.recordings import fetch_physionet_mi
@@ -67,6 +68,11 @@ def load_eeg_demo(
     ValueError
         Unknown task.
 
+    Warns
+    -----
+    UserWarning
+        The folder that was named is not there.
+
     Examples
     --------
     >>> from manifoldkit.datasets import load_eeg_demo
@@ -77,6 +83,8 @@ def load_eeg_demo(
     if find_archive(physionet_source(1).relative, path) is not None:
         epochs = fetch_physionet_mi(1, DEMO_TASKS[task], path=path, download=False)
     else:
+        if absent := absent_folder(path):
+            warnings.warn(f"{absent}: a simulation stands in", stacklevel=2)
         executed = task == "executed_left_right"
         feet = task == "imagined_fists_feet"
         epochs = make_motor_imagery_eeg(

@@ -9,6 +9,7 @@ from manifoldkit.datasets.archive import (
     VARIABLE,
     data_folder,
     find_archive,
+    one_at_a_time,
     read_archive,
 )
 from manifoldkit.exceptions import DatasetNotFoundError
@@ -168,13 +169,15 @@ def decode_graph6(line: str) -> np.ndarray:
 def _download(path: str | Path | None) -> Path | None:
     import pooch
 
+    folder = data_folder(path) / "graph_separation"
     try:
-        file = pooch.retrieve(
-            _GRAPH8C_URL,
-            f"sha256:{_GRAPH8C_SHA256}",
-            path=data_folder(path) / "graph_separation",
-            fname="graph8c.g6",
-        )
+        with one_at_a_time(folder / "graph8c.g6"):
+            file = pooch.retrieve(
+                _GRAPH8C_URL,
+                f"sha256:{_GRAPH8C_SHA256}",
+                path=folder,
+                fname="graph8c.g6",
+            )
     except Exception:  # whatever the network and pooch raise
         return None
     return Path(file)

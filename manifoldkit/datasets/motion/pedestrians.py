@@ -7,7 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from manifoldkit._checks import check_choice, check_count, check_counts, check_positive
-from manifoldkit.datasets.archive import VARIABLE, data_folder, data_folders
+from manifoldkit.datasets.archive import (
+    VARIABLE,
+    data_folder,
+    data_folders,
+    one_at_a_time,
+)
 from manifoldkit.exceptions import DatasetNotFoundError
 
 SUBSETS = {
@@ -122,7 +127,9 @@ def fetch_eth_ucy(
     reason = "download=False"
     if download:
         try:
-            _download(target)
+            with one_at_a_time(target / "scenes"):
+                if not all((target / f"{scene}.txt").is_file() for scene in SCENES):
+                    _download(target)
             return load_eth_ucy(target, *options)
         except ImportError:
             raise

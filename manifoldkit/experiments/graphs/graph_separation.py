@@ -318,7 +318,11 @@ def run(
     seeds : int, default=3
         Number of seeds.
     """
+    from manifoldkit.datasets.graphs.separation import fetch_exp, fetch_graph8c
+
     store, chosen = this.store(), this.seeds(seeds)
+    for load in (fetch_exp, fetch_graph8c):
+        load(data)  # stops here, not after an hour, where one is missing
 
     def over_seeds(label: str, few: bool, *work: Any, **settings: Any) -> list[dict]:
         some = chosen[:1] if few else chosen

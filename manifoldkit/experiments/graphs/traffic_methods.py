@@ -75,6 +75,8 @@ class Task(NamedTuple):
     seeds : int
         Trainings of STGCN without virtual nodes and with semi-adaptive ones; the other
         methods are trained once.
+    archive : str
+        Name of the recordings among the data sets; "" for a simulation.
     """
 
     title: str
@@ -83,13 +85,16 @@ class Task(NamedTuple):
     epochs: int
     gate: tuple[float, float] | None = None
     seeds: int = 3
+    archive: str = ""
 
 
 TASKS = {
-    "metr_la": Task("METR-LA week", 12, 20, 12, (4.50, 5.15)),
-    "the_hague": Task("The Hague", 24, 24, 6, (5.20, 5.40)),
+    "metr_la": Task("METR-LA week", 12, 20, 12, (4.50, 5.15), archive="metr_la"),
+    "the_hague": Task("The Hague", 24, 24, 6, (5.20, 5.40), archive="the_hague"),
     "corridor": Task("simulated corridor", 12, 8, 20),
-    "metr_la_long": Task("METR-LA week, 4 hours", 12, 48, 8, seeds=1),
+    "metr_la_long": Task(
+        "METR-LA week, 4 hours", 12, 48, 8, seeds=1, archive="metr_la"
+    ),
 }
 
 
@@ -134,7 +139,7 @@ def train(
         **report_row(model.evaluate(data)),
         "valid_mae": model.evaluate(data, part="validation").mae,
         "parameters": sum(p.numel() for p in module.parameters() if p.numel()),
-        "train_seconds": float(sum(row["dur"] for row in model.history_)),
+        "train_seconds": float(sum(row.get("dur", 0.0) for row in model.history_)),
         "best_epoch": int(np.argmin([row["valid_loss"] for row in model.history_])) + 1,
     }
     if seed == 0 and task == "corridor":

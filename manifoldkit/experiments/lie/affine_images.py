@@ -117,14 +117,17 @@ class Deformed:
         return iter(batches(*made.to_torch(), batch_size=self.batch_size))
 
 
-def _load(quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load(this: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """Training and test images, uint8 with labels, and where they are from."""
     from manifoldkit.datasets import fetch_affine_mnist, fetch_mnist, make_affine_digits
 
+    train = None
     try:
         train, test = (fetch_mnist(s, download=False) for s in ("train", "test"))
         moved = fetch_affine_mnist(download=False)
-    except DatasetNotFoundError:
+    except DatasetNotFoundError as error:
+        name = "affine_mnist" if train is not None else "mnist"
+        this.missing(name, "The digits of scikit-learn stand in.", error)
         every = make_affine_digits(severity=0.0, size=28)
         order = np.random.default_rng(0).permutation(len(every))
         parts = (order[:1300], order[1300:])
@@ -135,7 +138,7 @@ def _load(quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         pairs = [(train.X, train.y), (test.X, test.y)]
         sources = {"MNIST": train, "affine MNIST (ours)": moved}
-    n_train, n_test = (600, 200) if quick else (None, None)
+    n_train, n_test = (600, 200) if this.quick else (None, None)
     data = {
         "train": tuple(a[:n_train] for a in pairs[0]),
         "test": tuple(a[:n_test] for a in pairs[1]),
@@ -251,7 +254,7 @@ def run(this: Run, *, device: str = "cpu", seconds: float | None = None) -> Resu
         Training time of each model; 60 by default, a few epochs if quick.
     """
     seconds = seconds or (None if this.quick else 60.0)
-    data, told = _load(this.quick)
+    data, told = _load(this)
     store = this.store(seconds=seconds, device=device)
     pieces: dict[str, list[dict]] = {m: [] for m in (EQUIVARIANT, PLAIN, AUGMENTED)}
     for s in this.seeds(3):

@@ -187,7 +187,10 @@ def run(
     DatasetNotFoundError
         ETH-UCY is not on this machine (``manifoldkit data fetch eth_ucy``).
     """
+    from manifoldkit.datasets import fetch_eth_ucy
+
     store, chosen = this.store(), this.seeds(seeds)
+    fetch_eth_ucy(SUBSETS[0], "test", download=False)  # stops here if it is not there
     metrics = []
     for subset in subsets:
         settings = {"quick": this.quick, "device": device}

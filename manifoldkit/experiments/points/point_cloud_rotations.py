@@ -82,7 +82,7 @@ def run(this: Run, *, device: str = "cpu") -> Result:
     """
     store, quick = this.store(), this.quick
     torch.set_num_threads(1)
-    data, provenance = load(quick)
+    data, provenance = load(this)
     metrics: list[dict] = []
     with progress_bar(this.console) as bar:
         for subset, clouds in data.items():
@@ -111,18 +111,20 @@ def run(this: Run, *, device: str = "cpu") -> Result:
     )
 
 
-def load(quick: bool) -> tuple[dict[str, tuple], dict[str, Any]]:
+def load(this: Run) -> tuple[dict[str, tuple], dict[str, Any]]:
     """Training and test clouds by subset; simulated ones where Princeton's are not."""
     from manifoldkit.datasets import fetch_point_clouds, make_point_clouds
     from manifoldkit.exceptions import DatasetNotFoundError
 
+    quick = this.quick
     subsets = ("psb12",) if quick else ("psb12", "psb21")
     try:
         data = {
             name: (fetch_point_clouds(name, "train"), fetch_point_clouds(name, "test"))
             for name in subsets
         }
-    except DatasetNotFoundError:
+    except DatasetNotFoundError as error:
+        this.missing("point_clouds", "Simulated shapes stand in.", error)
         sizes = (120, 90) if quick else (320, 200)
         made = tuple(
             make_point_clouds(n, 1024, noise=0.01, random_state=i)

@@ -162,7 +162,7 @@ def _order_lag_map(
             else:
                 model = make_acm_classifier(order=order, lag=lag, classifier="svm")
                 jobs = (delayed(score_split)(model, X, y, *split) for split in splits)
-                scores[i, j] = sum(right for right, _ in pool(jobs)) / len(y)
+                scores[i, j] = sum(s.correct for s in pool(jobs)) / len(y)
             tick()
     return {"orders": orders, "lags": lags, "scores": scores.tolist()}
 
@@ -181,9 +181,11 @@ def remarks_on(metrics: list[dict]) -> list[str]:
             remarks.append(_compare(task, rows[ACM], rows[PLAIN]))
         weak = [n for n, r in rows.items() if r["accuracy"] <= r["chance_bound"]]
         if weak:
+            bound = next(iter(rows.values()))["chance_bound"]
+            scores = ", ".join(f"{n} {rows[n]['accuracy']:.1%}" for n in weak)
             remarks.append(
-                f"{task}: not distinguishable from chance (majority class, 5 % level): "
-                f"{', '.join(weak)}."
+                f"{task}: not distinguishable from chance, at most {bound:.1%} "
+                f"(majority class, 5 % level): {scores}."
             )
     return remarks
 
@@ -229,7 +231,8 @@ def _protocol(n_repeats: int) -> str:
         "folds for all pipelines. Order and lag are searched by an inner 3-fold "
         "cross-validation inside each training fold; the fit time of that pipeline is "
         f"the whole search. {INTERVALS} Chance: share of the largest class; a score is "
-        "told apart from it above the 95 % point of the binomial distribution."
+        "told apart from it above the 95 % point of the binomial distribution. "
+        "ROC AUC: mean over the folds."
     )
 
 
@@ -261,6 +264,8 @@ def run(this: Run, *, jobs: int = 2) -> Result:
         ``resume`` with other settings than the run in ``out`` had.
     """
     tasks = load_tasks(this.quick, this.seed)
+    if not any(task["is_real"] and not task["matrices"] for task in tasks):
+        this.missing("physionet_mi", "A simulation and scikit-learn's digits stand in.")
     n_repeats = 1 if this.quick else 2
     store = this.store(tasks=[t["label"] for t in tasks])
     for task in tasks:
@@ -352,11 +357,13 @@ def _table(result: Result, task: str) -> Table:
     first = rows[0]
     table = Table(
         title=f"{task_heading(result, task)}: n = {first['n']}, chance "
-        f"{first['chance']:.0%} (told apart above {first['chance_bound']:.0%})",
+        f"{first['chance']:.1%} (told apart above {first['chance_bound']:.1%})",
         title_justify="left",
     )
     table.add_column("pipeline")
-    for name in ("correct", "accuracy", "95 % interval", "fit"):
+    has_auc = "roc_auc" in first
+    auc = ("ROC AUC",) if has_auc else ()
+    for name in ("correct", "accuracy", "95 % interval", *auc, "fit"):
         table.add_column(name, justify="right")
     best = max(row["accuracy"] for row in rows)
     for row in rows:
@@ -364,7 +371,8 @@ def _table(result: Result, task: str) -> Table:
             row["pipeline"],
             f"{row['correct']}/{row['total']}",
             f"{row['accuracy']:.1%}",
-            f"{row['low']:.0%} - {row['high']:.0%}",
+            f"{row['low']:.1%} - {row['high']:.1%}",
+            *((f"{row['roc_auc']:.3f}",) if has_auc else ()),
             f"{1e3 * row['fit_seconds']:.0f} ms",
             style="bold" if row["accuracy"] == best else "",
         )

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from rich.progress import Progress
 from scipy.stats import binom
 from sklearn.base import clone
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import RepeatedStratifiedKFold
 from threadpoolctl import threadpool_limits
 
@@ -44,15 +45,42 @@ def worker_pool(jobs: int) -> Iterator[Parallel]:
         yield Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)
 
 
+class SplitScore(NamedTuple):
+    """What a model does on the test part of a split.
+
+    Attributes
+    ----------
+    correct : int
+        Right answers.
+    seconds : float
+        Time of the fit.
+    roc_auc : float or None
+        Area under the ROC curve, where there are two classes.
+    """
+
+    correct: int
+    seconds: float
+    roc_auc: float | None
+
+
 def score_split(
     model: Any, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> tuple[int, float]:
-    """Fit on one split; return the number of right answers and the fit's seconds."""
+) -> SplitScore:
+    """Fit on one part and score on the other."""
     with one_thread():
         start = time.perf_counter()
         model = clone(model).fit(X[train], y[train])
         seconds = time.perf_counter() - start
-        return int((model.predict(X[test]) == y[test]).sum()), seconds
+        correct = int((model.predict(X[test]) == y[test]).sum())
+        auc = roc_auc(model, X[test], y[test]) if len(np.unique(y)) == 2 else None
+        return SplitScore(correct, seconds, auc)
+
+
+def roc_auc(model: Any, X: np.ndarray, y: np.ndarray) -> float | None:
+    """Return the area under the ROC curve of a two-class model; None of one class."""
+    if len(np.unique(y)) < 2:
+        return None
+    return float(get_scorer("roc_auc")(model, X, y))
 
 
 def score_folds(
@@ -84,20 +112,23 @@ def score_folds(
     -------
     dict
         Counts per repetition, accuracy, Wilson interval on the n trials with the mean
-        count over repetitions, chance with its binomial 95 % point, median fit time.
+        count over repetitions, chance with its binomial 95 % point, median fit time;
+        of two classes also the mean area under the ROC curve over all folds, the score
+        that MOABB and the paper of the augmented covariance report.
     """
     folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=n_repeats, random_state=seed)
-    correct, seconds = [], []
+    scores = []
     jobs = (delayed(score_split)(model, X, y, *split) for split in folds.split(X, y))
-    for right, elapsed in pool(jobs):
-        correct.append(right)
-        seconds.append(elapsed)
+    for score in pool(jobs):
+        scores.append(score)
         tick()
-    per_repeat = np.reshape(correct, (n_repeats, 5)).sum(1)
+    per_repeat = np.reshape([s.correct for s in scores], (n_repeats, 5)).sum(1)
+    areas = [s.roc_auc for s in scores if s.roc_auc is not None]
     n, mean = len(y), float(per_repeat.mean())
     low, high = wilson_interval(mean, n)
     largest = np.unique(y, return_counts=True)[1].max()
     return {
+        **({"roc_auc": float(np.mean(areas))} if areas else {}),
         "correct": int(per_repeat.sum()),
         "total": n * n_repeats,
         "n": n,
@@ -106,7 +137,7 @@ def score_folds(
         "low": low,
         "high": high,
         "per_repeat": [int(v) for v in per_repeat],
-        "fit_seconds": float(np.median(seconds)),
+        "fit_seconds": float(np.median([s.seconds for s in scores])),
         "chance": float(largest / n),
         "chance_bound": float(binom.ppf(0.95, n, largest / n) / n),
     }

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 EVALUATIONS = ("within-session", "cross-session", "cross-subject")
 PARADIGMS = ("left-right", "right-feet", "three-class")
 
-# Per cent, mean over subjects of session means, from the authors' result files:
+# Per cent (ROC AUC of two classes, accuracy of three), mean over subjects of session
+# means, from the authors' result files:
 # (evaluation, paradigm) -> data set -> pipeline -> score.
 _ACM_GRID, _ACM_MDOP = "ACM+TS+SVM (grid)", "ACM+TS+SVM (MDOP)"
 _ROWS = (_ACM_GRID, _ACM_MDOP, "TS+SVM", "MDM")
@@ -86,13 +87,21 @@ def published_rows() -> list[dict[str, Any]]:
     """
     paper = "Carrara and Papadopoulo 2024"
     rows = [
-        {"source": f"{paper}, {evaluation}", "data": f"{name}, {paradigm}"}
+        {
+            "source": f"{paper}, {evaluation}",
+            "data": f"{name}, {paradigm}",
+            "score": "accuracy" if paradigm == "three-class" else "ROC AUC",
+        }
         | dict(zip(_ROWS, scores, strict=True))
         for (evaluation, paradigm), table in PUBLISHED.items()
         for name, scores in table.items()
     ]
     rows += [
-        {"source": "MOABB's benchmark, within-session", "data": f"{name}, left-right"}
+        {
+            "source": "MOABB's benchmark, within-session",
+            "data": f"{name}, left-right",
+            "score": "ROC AUC",
+        }
         | {_ACM_GRID: augmented, "TS+SVM": plain}
         for name, (augmented, plain) in BENCHMARK.items()
     ]

@@ -242,6 +242,7 @@ def _mamem(
     """Train on the MAMEM subjects that are here; return rows and their origin."""
     recordings = mamem_subjects(1 if this.quick else None)
     if not recordings:
+        this.missing("mamem", "Networks are trained on simulated matrices alone.")
         return [], {}
     seeds, n_epochs = this.seeds(5), _epochs(this.quick)
     nets: dict[str, dict] = {name: {} for name in names}

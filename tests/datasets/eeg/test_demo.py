@@ -30,9 +30,20 @@ def test_demo_never_opens_a_connection(present, physionet, tmp_path, monkeypatch
 
     for name in ("socket", "create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
-    folder = physionet if present else tmp_path / "empty"
+    folder = physionet if present else tmp_path
     epochs = load_eeg_demo("imagined_left_right", path=folder)
     assert epochs.is_real == present
+
+
+@pytest.mark.parametrize("by", ["path", "variable"])
+def test_demo_tells_of_a_folder_that_is_not_there(by, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    missing = tmp_path / "typo"
+    if by == "variable":
+        monkeypatch.setenv("MANIFOLDKIT_DATA", str(missing))
+    with pytest.warns(UserWarning, match="no folder .*typo: a simulation stands in"):
+        epochs = load_eeg_demo(path=missing if by == "path" else None)
+    assert not epochs.is_real
 
 
 def test_demo_bad_task():

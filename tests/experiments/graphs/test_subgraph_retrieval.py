@@ -6,15 +6,21 @@ from manifoldkit.experiments.graphs import subgraph_retrieval as experiment
 from manifoldkit.experiments.result import Result
 
 
-def test_quick_run_is_stored_and_resumed(tmp_path, monkeypatch):
+def test_quick_run_is_stored_and_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MANIFOLDKIT_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     result = experiment.run(tmp_path, quick=True)
     assert Result.load(tmp_path).metrics == json.loads(json.dumps(result.metrics))
     methods = {row["method"]: row for row in result.metrics}
     assert set(experiment.RECIPES) < set(methods)
     assert methods["filter + exact solver"]["map"] == 1.0
     assert methods["motif counts (no training)"]["false_rejections"] == 0
-    assert not result.data["aids"]["is_real"]
+    # a simulation never bears the name of a real set
+    assert {row["set"] for row in result.metrics} == {"simulated pairs"}
+    assert "aids" not in result.data
+    assert not result.data["simulated pairs"]["is_real"]
+    assert "manifoldkit data fetch subgraph_pairs" in result.remarks[0]
+    assert "SIMULATED" in capsys.readouterr().out
     monkeypatch.setattr(experiment, "train", print)  # all pieces are there
     again = experiment.run(tmp_path, quick=True, resume=True)
     assert [r["map"] for r in again.metrics] == [r["map"] for r in result.metrics]
@@ -59,7 +65,7 @@ def test_remarks_compare_with_the_targets():
         },
     ]
     text = " ".join(experiment.remarks_on(rows))
-    assert "0.37: reached" in text
+    assert "0.37 after 350: reached" in text
     assert "10 minutes of processor time" in text
     assert "0.55 in 30 minutes: missed" in text
     assert "0.50 s for 10 000 pairs" in text
