@@ -244,9 +244,7 @@ def _oas(scm: Tensor, n: int) -> Tensor:
     return _add_identity((1 - weight)[..., None, None] * scm, weight * mu)
 
 
-def _fourth_moment(
-    x: Tensor, mean: Tensor, n: int, lag: int, unit: Tensor
-) -> Tensor:
+def _fourth_moment(x: Tensor, mean: Tensor, n: int, lag: int, unit: Tensor) -> Tensor:
     """Sum over delay vectors of the squares of squared lengths, these in a unit."""
     mean = mean.unflatten(-1, (-1, x.shape[1]))
     length = x.new_zeros(x.shape[0], n)

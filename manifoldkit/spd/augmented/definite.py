@@ -17,18 +17,20 @@ def check_variation(C: np.ndarray, X: np.ndarray, rows: np.ndarray) -> None:
     rows : ndarray of int, shape (k,)
         Indices of these epochs, for the message.
     """
-    flat = (X.max(-1) == X.min(-1)).all(-1)
+    low, high = X.min(-1), X.max(-1)
+    flat = (low == high).all(-1)
     if flat.any():
         raise ValueError(
             f"X[{rows[np.argmax(flat)]}] has no variation: every channel is flat"
         )
     limits = np.finfo(X.dtype)
     size = np.trace(C, axis1=1, axis2=2) / C.shape[-1]
-    outside = (size < limits.tiny) | (size > limits.max)
+    extent = np.maximum(-low, high).max(-1)
+    outside = (size < limits.tiny) | (extent > np.sqrt(limits.max))
     if outside.any():
         i = int(np.argmax(outside))
         raise ValueError(
-            f"X[{rows[i]}]: signals of size {np.abs(X[i]).max():.1e} have covariances "
+            f"X[{rows[i]}]: signals of size {extent[i]:.1e} have covariances "
             f"outside the range of {X.dtype}, expected another unit or float64"
         )
 

@@ -388,14 +388,11 @@ class AugmentedCovariances(
         reference = getattr(self, "reference_", None)
         if reference is None:
             raise ValueError(
-                "X: channels are missing (NaN), and this model was fitted without a "
-                "usable epoch or loaded from a file, which holds no reference for them"
+                "X: channels are missing (NaN), and this model was loaded from a file, "
+                "which holds no reference to fill them in by"
             )
-        C = fill(
-            torch.from_numpy(block),
-            self._coordinates(channels),
-            torch.from_numpy(reference),
-        ).numpy()
+        observed = self._coordinates(channels)
+        C = fill(torch.from_numpy(block), observed, torch.from_numpy(reference)).numpy()
         if self.estimator == "corr":  # filled-in variances are only near one
             std = np.sqrt(np.diagonal(C, axis1=1, axis2=2))
             C = C / (std[:, :, None] * std[:, None, :])
