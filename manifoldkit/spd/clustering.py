@@ -15,6 +15,8 @@ from manifoldkit.spd.validation import check_matrices
 class _Kmeans(Kmeans):
     """pyriemann's k-means behind our checks; it leaves NumPy's global generator."""
 
+    random_state: int | np.random.RandomState | None
+
     def fit(self, X, y=None):
         """Fit the centroids.
 

@@ -197,7 +197,8 @@ def gbw_metric(
     dict
         Callables under "mean", "distance" (also as "dist"), "map" and "kernel". They
         can be pickled and sent to other processes, take NumPy arrays or torch tensors,
-        real or complex Hermitian, and return the same kind. For ``pyriemann.classification.SVC`` give
+        real or complex Hermitian, and return the same kind. For
+        ``pyriemann.classification.SVC`` give
         ``Cref=metric["mean"], kernel_fct=metric["kernel"]``. The "mean" called with
         two matrices and a position, or an array of positions, is the geodesic. The
         "kernel" is in units of the size of ``Cref``, so it has no unit.

@@ -1,8 +1,8 @@
 """pyriemann's tangent space and nearest means, free of the unit of the signals.
 
-Only the affine-invariant metrics of pyriemann have no unit. With the others coordinates,
-probabilities and even the rules that stop a mean scale with the matrices; so these are
-divided by the mean eigenvalue of the training matrices first.
+Only the affine-invariant metrics of pyriemann have no unit. With the others
+coordinates, probabilities and even the rules that stop a mean scale with the matrices;
+so these are divided by the mean eigenvalue of the training matrices first.
 """
 
 import copy
@@ -29,6 +29,8 @@ class UnitFreeTangentSpace(ClassNamePrefixFeaturesOutMixin, TangentSpace):
 
     ``reference_`` is in the unit of the data.
     """
+
+    reference_: np.ndarray
 
     def fit(self, X: np.ndarray, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit scale and reference to matrices (n_matrices, n, n)."""
@@ -130,6 +132,8 @@ class _UnitFree:
 
 class UnitFreeMDM(_UnitFree, MDM):
     """Minimum distance to mean; ``covmeans_`` are in the unit of the data."""
+
+    covmeans_: np.ndarray
 
     def _rescale(self, factor):
         self.covmeans_ = self.covmeans_ * factor

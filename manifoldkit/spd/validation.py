@@ -1,5 +1,6 @@
 """Input checks of the scikit-learn estimators: arrays in, clean float arrays out."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,8 @@ def _as_float_array(X: np.ndarray, name: str, hermitian: bool = False) -> np.nda
     if np.iscomplexobj(X) and not hermitian:
         raise TypeError(f"{name}: real values only, found dtype {X.dtype}")
     if X.dtype == object and X.ndim > 0:
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             X = X.astype(np.float64)
-        except (TypeError, ValueError):
-            pass
     if X.dtype.kind not in "fiubc":
         raise TypeError(f"{name}: expected numbers, found dtype {X.dtype}")
     complex_ = X.dtype.kind == "c"

@@ -280,7 +280,7 @@ def _set(index, value):
         (lambda X: X[:, :2], ValueError, r"\(36, 2, 3\)"),
         (lambda X: X[:0], ValueError, "at least one"),
         (lambda X: X * 1j, ValueError, r"X\[0\] is not Hermitian"),
-        (lambda X: X.tolist()[:-1] + [[[1.0]]], ValueError, "different shapes"),
+        (lambda X: [*X.tolist()[:-1], [[1.0]]], ValueError, "different shapes"),
         (lambda X: X.astype(str), TypeError, "numbers"),
     ],
 )

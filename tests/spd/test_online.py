@@ -115,9 +115,9 @@ def test_bad_calls(data):
     X, y = data
     with pytest.raises(ValueError, match="classes: expected in the first call"):
         GBWMDM().partial_fit(X, y)
-    with pytest.raises(ValueError, match="labels out of .'a', 'c'., found 'b'"):
+    with pytest.raises(ValueError, match=r"labels out of .'a', 'c'., found 'b'"):
         GBWMDM().partial_fit(X, y, ["a", "c"])
-    with pytest.raises(ValueError, match="needs matrices of every class.*'c'"):
+    with pytest.raises(ValueError, match=r"needs matrices of every class.*'c'"):
         GBWMDM(learn_metric=True).partial_fit(X, y, ["a", "b", "c"])
     model = GBWMDM().fit(X, y)
     before = model.covmeans_.copy()

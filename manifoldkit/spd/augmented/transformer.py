@@ -65,7 +65,7 @@ class AugmentedCovariances(
     # matrices have no data frame form, whatever output is asked for
     TransformerMixin,
     ThreeDimensionalInput,
-    auto_wrap_output_keys=None,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
     """Augmented covariance matrices of epochs.
 
@@ -430,8 +430,8 @@ class AugmentedCovariances(
         known = isinstance(self.estimator, str)
         if known and not self._shrinks() and n < size + 1:
             raise ValueError(
-                f"{where}too few samples for a {size} x {size} covariance: T = {n_times}, "
-                f"order = {self.order_}, lag = {self.lag_} give T_eff = {n} delay "
+                f"{where}too few samples for a {size} x {size} covariance: "
+                f"T = {n_times}, order = {self.order_}, lag = {self.lag_} give T_eff = {n} delay "
                 f"vectors, expected at least {size + 1}; use estimator='oas', set "
                 "shrinkage, or lower order and lag"
             )

@@ -1,4 +1,4 @@
-"""Minimum distance to the class means under the generalized Bures-Wasserstein metric."""
+"""Minimum distance to class means in the generalized Bures-Wasserstein metric."""
 
 from typing import Self
 
@@ -138,8 +138,8 @@ class GBWMDM(
         ValueError
             A matrix is not SPD (named), one class only, lengths or settings do not fit.
         """
-        X, y = self._check_training(X, y)
-        return self._start(X, y, classes_of(y), sample_weight)
+        matrices, labels = self._check_training(X, y)
+        return self._start(matrices, labels, classes_of(labels), sample_weight)
 
     def partial_fit(
         self,
@@ -179,27 +179,30 @@ class GBWMDM(
             As :meth:`fit`; no ``classes`` in the first call, or labels outside them.
         """
         first = not hasattr(self, "covmeans_")
-        X, y = self._check_training(X, y, None if first else self.n_channels_)
+        n = None if first else self.n_channels_
+        matrices, labels = self._check_training(X, y, n)
         if classes is None and first:
             raise ValueError("classes: expected in the first call of partial_fit")
         given = None if classes is None else classes_of(np.asarray(classes))
-        labels: np.ndarray = given if first and given is not None else self.classes_
-        if given is not None and not np.array_equal(given, labels):
+        known: np.ndarray = given if first and given is not None else self.classes_
+        if given is not None and not np.array_equal(given, known):
             raise ValueError(
-                f"classes: expected {labels.tolist()} as before, found {classes!r}"
+                f"classes: expected {known.tolist()} as before, found {classes!r}"
             )
-        unknown = np.setdiff1d(y, labels)
+        unknown = np.setdiff1d(labels, known)
         if len(unknown):
             raise ValueError(
-                f"y: expected labels out of {labels.tolist()}, "
+                f"y: expected labels out of {known.tolist()}, "
                 f"found {unknown.tolist()[0]!r}"
             )
         if first:
-            return self._start(X, y, labels, sample_weight)
-        self._check_kind(X)
-        return self._go_on(X, y, sample_weight)
+            return self._start(matrices, labels, known, sample_weight)
+        self._check_kind(matrices)
+        return self._go_on(matrices, labels, sample_weight)
 
-    def _check_training(self, X, y, n: int | None = None):
+    def _check_training(
+        self, X: ArrayLike, y: ArrayLike, n: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         check_power(self.power)
         check_settings(
             self,
@@ -209,8 +212,8 @@ class GBWMDM(
                 "normalize": one_of(True, False),
             },
         )
-        X = check_matrices(X, n=n, hermitian=True)
-        return X, check_labels(X, y, "GBWMDM")
+        matrices = check_matrices(X, n=n, hermitian=True)
+        return matrices, check_labels(matrices, y, "GBWMDM")
 
     def _start(self, X, y, labels, sample_weight) -> Self:
         """Fit the means of the classes that have matrices."""

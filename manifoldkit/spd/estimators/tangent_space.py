@@ -228,8 +228,8 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         size = [float(m.diagonal(dim1=-2, dim2=-1).mean()) for m in (x, reference)]
         if not 1 / _UNIT_RATIO < size[0] / size[1] < _UNIT_RATIO:
             warnings.warn(
-                f"reference: its mean eigenvalue is {size[1]:.1e}, that of the matrices "
-                f"{size[0]:.1e}; a given reference is in the unit of the data: choose "
+                f"reference: its mean eigenvalue is {size[1]:.1e}, that of the "
+                f"matrices {size[0]:.1e}; a given reference is in the unit of the data: choose "
                 "another unit for the signals, or reference='mean'",
                 UserWarning,
                 stacklevel=4,
@@ -254,7 +254,7 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         return n * (n + 1) // 2 if self._is_real() else n * n
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Return the features, shape (n_matrices, n (n + 1) / 2) or (n_matrices, n²)."""
+        """Return the features, shape (n_matrices, n (n + 1) / 2) or, complex, n²."""
         x, dtype = self._check(X)
         base = as_tensor(self.reference_, self._is_real())
         vectors = tangent_vector(base, x, self._metric(), self.power)
