@@ -248,13 +248,12 @@ class AugmentedCovariances(
         X = self._fit(X, y)
         groups, blocks = self._blocks(X)
         chosen = np.isin(np.arange(len(X)), reference_rows(observed_channels(X)))
-        self._set_reference(
-            [
-                (C[chosen[g.rows]], g.channels)
-                for g, C in zip(groups, blocks, strict=True)
-                if chosen[g.rows].any()
-            ]
-        )
+        parts = []
+        for group, C in zip(groups, blocks, strict=True):
+            mine = chosen[group.rows]
+            if mine.any():
+                parts.append((C if mine.all() else C[mine], group.channels))
+        self._set_reference(parts)
         return self._assemble(X, groups, blocks)
 
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -431,8 +430,8 @@ class AugmentedCovariances(
         if known and not self._shrinks() and n < size + 1:
             raise ValueError(
                 f"{where}too few samples for a {size} x {size} covariance: "
-                f"T = {n_times}, order = {self.order_}, lag = {self.lag_} give T_eff = {n} delay "
-                f"vectors, expected at least {size + 1}; use estimator='oas', set "
+                f"T = {n_times}, order = {self.order_}, lag = {self.lag_} give "
+                f"T_eff = {n} delay vectors, expected at least {size + 1}; use estimator='oas', set "
                 "shrinkage, or lower order and lag"
             )
 

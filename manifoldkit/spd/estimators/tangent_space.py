@@ -229,8 +229,8 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         if not 1 / _UNIT_RATIO < size[0] / size[1] < _UNIT_RATIO:
             warnings.warn(
                 f"reference: its mean eigenvalue is {size[1]:.1e}, that of the "
-                f"matrices {size[0]:.1e}; a given reference is in the unit of the data: choose "
-                "another unit for the signals, or reference='mean'",
+                f"matrices {size[0]:.1e}; a given reference is in the unit of the "
+                "data: choose another unit for the signals, or reference='mean'",
                 UserWarning,
                 stacklevel=4,
             )
