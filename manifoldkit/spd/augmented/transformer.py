@@ -431,8 +431,8 @@ class AugmentedCovariances(
             raise ValueError(
                 f"{where}too few samples for a {size} x {size} covariance: "
                 f"T = {n_times}, order = {self.order_}, lag = {self.lag_} give "
-                f"T_eff = {n} delay vectors, expected at least {size + 1}; use estimator='oas', set "
-                "shrinkage, or lower order and lag"
+                f"T_eff = {n} delay vectors, expected at least {size + 1}; "
+                "use estimator='oas', set shrinkage, or lower order and lag"
             )
 
     def _estimate(self, X: np.ndarray) -> np.ndarray:
