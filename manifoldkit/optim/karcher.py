@@ -22,6 +22,10 @@ from manifoldkit.optim.geometry import point_tolerance
 _TRUST = 1e-2
 
 
+#: Numbers that are checked at a time.
+_PART = 1 << 20
+
+
 class KarcherMean(NamedTuple):
     """A mean and how well it was reached."""
 
@@ -150,9 +154,12 @@ def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
         raise ValueError(f"points: not points of {manifold}: {reason}")
     y = check_finite(points.detach().as_subclass(Tensor), "points", ndim)
     tol = point_tolerance(y.dtype)
-    ok, reason = manifold._check_point_on_manifold(y, atol=tol, rtol=tol)
-    if not ok:
-        raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
+    event = y.shape[y.ndim - ndim :]
+    # in parts, which hold the memory that a check takes
+    for part in y.reshape(-1, *event).split(max(1, _PART // max(1, event.numel()))):
+        ok, reason = manifold._check_point_on_manifold(part, atol=tol, rtol=tol)
+        if not ok:
+            raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
     return y
 
 
@@ -272,7 +279,10 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
     """
     ndim = manifold.ndim
     base = state.x.unsqueeze(-1 - ndim).expand_as(y)
-    logs = manifold.logmap(base, y)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        logs = manifold.logmap(base, y)
+    doubtful = any(issubclass(w.category, ConvergenceWarning) for w in said)
     end = manifold.expmap(base, logs)
     event = (*y.shape[: y.ndim - ndim], -1)
     gap, most = (t.abs().reshape(event).amax(-1) for t in (end - y, y))
@@ -280,7 +290,7 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
     own, variance = _norm(manifold, base, logs), 2 * state.cost
     try:
         distance = manifold.dist(base, y, keepdim=True).reshape(own.shape)
-        if not bool(reached.all()):  # another representative of the same point?
+        if not (doubtful or bool(reached.all())):  # another basis of the same space?
             left = manifold.dist(end, y, keepdim=True).reshape(own.shape)
             size = _size(manifold, state.x, state.cost)[..., None]
             reached |= left <= _TRUST * size

@@ -18,6 +18,12 @@ class _PlainLog(spectral.Log):
 
     sees_small_eigenvalues = False
 
+    def first(self, a: Tensor, b: Tensor) -> Tensor:
+        """f[a, b], also where (a - b) / (a + b) rounds to one."""
+        wide = torch.maximum(a, b) > 3 * torch.minimum(a, b)
+        quotient = (a.log() - b.log()) / torch.where(wide, a - b, 1.0)
+        return torch.where(wide, quotient, super().first(a, torch.where(wide, a, b)))
+
 
 def _log_whitened(factor: Tensor, y: Tensor) -> Tensor:
     """Logarithm of ``L^-1 y L^-T``.
