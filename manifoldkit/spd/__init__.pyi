@@ -10,8 +10,8 @@ from .batchnorm.sync import convert_sync_batchnorm as convert_sync_batchnorm
 from .classifiers import SPDNetClassifier as SPDNetClassifier
 from .clustering import make_gbw_kmeans as make_gbw_kmeans
 from .embedding_selection import select_delay_embedding as select_delay_embedding
-from .estimators import GBWMDM as GBWMDM
-from .estimators import GBWTangentSpace as GBWTangentSpace
+from .estimators.mdm import GBWMDM as GBWMDM
+from .estimators.tangent_space import GBWTangentSpace as GBWTangentSpace
 from .gbw.barycenter import gbw_mean as gbw_mean
 from .gbw.metric import gbw_distance as gbw_distance
 from .gbw.metric import gbw_exp as gbw_exp

@@ -3,10 +3,61 @@
 import numpy as np
 from numpy.typing import ArrayLike
 from pyriemann.clustering import Kmeans
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from manifoldkit._checks import check_count
 from manifoldkit.spd.pyriemann_bridge import gbw_metric
+from manifoldkit.spd.validation import check_matrices
+
+
+class _Kmeans(Kmeans):
+    """pyriemann's k-means behind our checks; it leaves NumPy's global generator."""
+
+    random_state: int | np.random.RandomState | None
+
+    def fit(self, X, y=None):
+        """Fit the centroids.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_matrices, n, n)
+            SPD matrices, real or complex Hermitian.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+        """
+        X = check_matrices(X, hermitian=True)
+        if len(X) < self.n_clusters:
+            raise ValueError(
+                f"X: expected at least n_clusters = {self.n_clusters} matrices, "
+                f"found {len(X)}"
+            )
+        given = self.random_state
+        state = np.random.get_state()  # noqa: NPY002 (pyriemann seeds it)
+        try:
+            if isinstance(given, np.random.RandomState):
+                self.random_state = check_random_state(given).randint(2**31 - 1)
+            return super().fit(X, y)
+        finally:
+            self.random_state = given
+            np.random.set_state(state)  # noqa: NPY002
+
+    def predict(self, X):
+        """Return the nearest centroid of each matrix, shape (n_matrices,)."""
+        return super().predict(self._check(X))
+
+    def transform(self, X):
+        """Return distances to the centroids, in the root of the unit of X."""
+        return super().transform(self._check(X))
+
+    def _check(self, X):
+        check_is_fitted(self, "mdm_")
+        return check_matrices(X, n=self.mdm_.covmeans_.shape[-1], hermitian=True)
 
 
 def make_gbw_kmeans(
@@ -24,8 +75,9 @@ def make_gbw_kmeans(
     r"""Build a k-means clustering in the generalized Bures-Wasserstein metric.
 
     Minimizes :math:`\sum_i \min_k d_\theta(X_i, G_k)^2`: matrices go to the nearest
-    centroid, centroids are the means of their matrices. A plain
-    ``pyriemann.clustering.Kmeans`` with ``metric=gbw_metric(M, power)``.
+    centroid, centroids are the means of their matrices. A
+    ``pyriemann.clustering.Kmeans`` with ``metric=gbw_metric(M, power)`` that checks its
+    input; complex Hermitian matrices are welcome.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from manifoldkit.spd.augmented.selection import (
     check_request,
     largest_order,
     select_without_labels,
+    shortest,
 )
 from manifoldkit.spd.pipelines import make_acm_classifier
 
@@ -56,7 +57,9 @@ def select_delay_embedding(
     Parameters
     ----------
     X : array-like, shape (n_epochs, n_channels, n_times)
-        Training epochs. Flat channels are left out of an epoch.
+        Training epochs; a list of trials (n_channels, n_times) of different duration,
+        of which the shortest bounds the answer; or ``mne.Epochs``. Channels that are
+        flat or hold NaN are left out of an epoch.
     method : str, default="mdop"
         See the table.
     y : array-like, shape (n_epochs,), optional
@@ -164,7 +167,7 @@ def _by_grid(
         {
             "augmented__lag": [step],
             "augmented__order": [
-                o for o in orders if o <= largest_order(X.shape[2], step)
+                o for o in orders if o <= largest_order(shortest(X), step)
             ],
         }
         for step in lags

@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from pyriemann.classification import MDM, FgMDM
-from pyriemann.tangentspace import TangentSpace
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -14,9 +11,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
 from manifoldkit._checks import check_choice
-from manifoldkit.linalg.checks import check_weights
 from manifoldkit.spd.augmented.transformer import AugmentedCovariances
-from manifoldkit.spd.validation import check_labels, classes_of
+from manifoldkit.spd.unit_free import UnitFreeFgMDM, UnitFreeMDM, UnitFreeTangentSpace
 
 CLASSIFIERS = ("svm", "lr", "mdm", "fgmdm", "gbwmdm")
 SELECTIONS = ("grid", "mdop", "afnn", "aic", "bic", "hq", "uniform")
@@ -31,6 +27,7 @@ def make_acm_classifier(
     structure: str = "stacked",
     metric: str | dict[str, Any] | None = "riemann",
     shrinkage: float = 0.0,
+    missing: str = "impute",
     selection: str = "grid",
     orders: Sequence[int] = (1, 2, 4, 6),
     lags: Sequence[int] = (1, 2, 4, 8),
@@ -49,6 +46,10 @@ def make_acm_classifier(
     - ``"tangent"``: pyriemann's ``TangentSpace(metric)``, unless the classifier works
       on the matrices themselves;
     - ``"classifier"``.
+
+    Tangent space and class means see the matrices divided by the mean eigenvalue of the
+    training matrices, whatever the metric: signals in volts give what microvolts give.
+    (A classifier of your own with ``metric=None`` gets the matrices as they are.)
 
     so that grids name ``augmented__order``, ``augmented__lag``, ``classifier__C``.
     Tangent features are not standardized: their coordinates are isometric, distances
@@ -71,8 +72,9 @@ def make_acm_classifier(
         nearest class mean under ``metric``, after geodesic filtering, or under the
         generalized Bures-Wasserstein metric. An estimator is put behind the tangent
         space, or takes the matrices when ``metric=None``.
-    estimator, structure, shrinkage
-        Options of :class:`AugmentedCovariances`.
+    estimator, structure, shrinkage, missing
+        Options of :class:`AugmentedCovariances`. By default epochs in which channels
+        hold NaN are completed, with a warning.
     metric : str, dict or None, default="riemann"
         Metric of tangent space and means, as pyriemann takes it (for example
         ``gbw_metric()``). Not used by "gbwmdm".
@@ -133,6 +135,7 @@ def make_acm_classifier(
         estimator=estimator,
         structure=structure,
         shrinkage=shrinkage,
+        missing=missing,
         selection="mdop" if selection == "grid" else selection,
         max_order=max(orders),
         max_lag=max(lags),
@@ -153,47 +156,6 @@ def make_acm_classifier(
         n_jobs=n_jobs,
         error_score="raise",
     )
-
-
-class _TwoClasses:
-    """Refuse labels that pyriemann's nearest means would take or trip over.
-
-    The matrices come out of :class:`AugmentedCovariances`, which has looked at them.
-    """
-
-    def fit(self, X, y, sample_weight=None):
-        """Fit after a look at the labels.
-
-        Parameters
-        ----------
-        X : ndarray, shape (n_matrices, n, n)
-            SPD matrices.
-        y : array-like, shape (n_matrices,)
-            Labels of at least two classes.
-        sample_weight : array-like, shape (n_matrices,), optional
-            Weights.
-
-        Returns
-        -------
-        self
-        """
-        y = check_labels(X, y, type(self).__name__.strip("_"))
-        classes_of(y)
-        if sample_weight is not None:
-            sample_weight = check_weights(
-                torch.as_tensor(np.asarray(sample_weight, dtype=float)),
-                len(y),
-                "sample_weight",
-            ).numpy()
-        return super().fit(X, y, sample_weight=sample_weight)  # type: ignore[misc]
-
-
-class _MDM(_TwoClasses, MDM):
-    """Minimum distance to mean."""
-
-
-class _FgMDM(_TwoClasses, FgMDM):
-    """Minimum distance to mean after geodesic filtering."""
 
 
 def _order_lag_grid(
@@ -219,7 +181,8 @@ def _named(classifier: str, metric: Any) -> Any:
         from manifoldkit.spd.estimators import GBWMDM
 
         return GBWMDM()
-    return {"mdm": _MDM, "fgmdm": _FgMDM}[classifier](metric=metric)
+    model = {"mdm": UnitFreeMDM, "fgmdm": UnitFreeFgMDM}[classifier]
+    return model(metric=metric)
 
 
 def _back_end(classifier: Any, metric: Any, random_state: Any) -> list[tuple[str, Any]]:
@@ -237,5 +200,5 @@ def _back_end(classifier: Any, metric: Any, random_state: Any) -> list[tuple[str
             f"found {classifier!r}"
         )
     on_matrices = classifier not in ("svm", "lr") if named else metric is None
-    tangent = [] if on_matrices else [("tangent", TangentSpace(metric=metric))]
+    tangent = [] if on_matrices else [("tangent", UnitFreeTangentSpace(metric=metric))]
     return [*tangent, ("classifier", model)]

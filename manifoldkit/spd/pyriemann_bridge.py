@@ -3,6 +3,7 @@
 The only module that imports from ``pyriemann.geometry``.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,24 @@ from numpy.typing import ArrayLike
 from pyriemann.geometry.tangentspace import exp_map
 from torch import Tensor
 
-from manifoldkit.linalg import check_spd
-from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.spd.gbw.barycenter import gbw_mean
-from manifoldkit.spd.gbw.chart import check_power
+from manifoldkit.spd.gbw.chart import check_power, power_of
 from manifoldkit.spd.gbw.metric import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
 from manifoldkit.spd.gbw.tangent import tangent_vector
+from manifoldkit.spd.hermitian import check_hermitian, complex_form, real_form
+
+
+def _from_numpy(arrays) -> list[Tensor]:
+    """Return tensors of one dtype: double unless every array is single already."""
+    given = [np.asarray(x) for x in arrays]
+    for x in given:
+        if x.dtype.kind not in "fiubc":
+            raise TypeError(f"X: expected matrices of numbers, found dtype {x.dtype}")
+    dtype = np.result_type(*(x.dtype for x in given), np.float32)
+    if dtype.itemsize > (16 if dtype.kind == "c" else 8):  # torch has no longer ones
+        dtype = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+    return [torch.as_tensor(x.astype(dtype, copy=False)) for x in given]
 
 
 class _Geometry:
@@ -28,18 +41,34 @@ class _Geometry:
         self.M = M
         self.power = power
 
-    def _run(self, function, *arrays, **keywords):
+    def _run(self, function, *arrays, doubled=None, **keywords):
+        """Call a function of tensors; complex matrices by their real forms.
+
+        ``doubled`` undoes what the real form has done to the result.
+        """
         if any(isinstance(x, Tensor) for x in arrays):
             device = next(x.device for x in arrays if isinstance(x, Tensor))
             tensors = [torch.as_tensor(x, device=device) for x in arrays]
             back = None
         else:
-            # float64 unless every array is float32 already
-            dtype = np.result_type(*(np.asarray(x).dtype for x in arrays), np.float32)
+            tensors = _from_numpy(arrays)
             back = Tensor.numpy
-            tensors = [torch.as_tensor(np.asarray(x, dtype)) for x in arrays]
-        M = None if self.M is None else torch.from_numpy(self.M).to(tensors[0])
-        out = function(*tensors, M=M, power=self.power, **keywords)
+        M = None if self.M is None else torch.from_numpy(self.M).to(tensors[0].device)
+        matrices = [*tensors] if M is None else [*tensors, M]
+        if any(x.is_complex() for x in matrices):
+            dtype = torch.empty(0, dtype=tensors[0].dtype).real.dtype
+            tensors = [real_form(x) for x in tensors]
+            M = None if M is None else real_form(M).to(dtype)
+            keywords = {
+                name: real_form(value) if name == "init" else value
+                for name, value in keywords.items()
+            }
+            out = (doubled or complex_form)(
+                function(*tensors, M=M, power=self.power, **keywords)
+            )
+        else:
+            M = None if M is None else M.to(tensors[0].dtype)
+            out = function(*tensors, M=M, power=self.power, **keywords)
         return out if back is None else back(out)
 
     def _key(self):
@@ -69,21 +98,36 @@ class _Mean(_Geometry):
         maxiter=100,
     ):  # fmt: skip
         if B is not None:
-            return self._run(lambda a, b, **kw: gbw_geodesic(a, b, alpha, **kw), X, B)
+            return self._geodesic(X, B, alpha)
         keywords = {"tol": tol, "max_iter": maxiter, "validate": True}
         for name, value in (("weights", sample_weight), ("init", init)):
             if value is not None:
                 like = X.dtype if isinstance(X, Tensor) else None
+                if like is not None and name == "weights":
+                    like = X.real.dtype
                 value = torch.as_tensor(value, dtype=like)
-                keywords[name] = value if value.is_floating_point() else value.double()
+                keep = value.is_floating_point() or value.is_complex()
+                keywords[name] = value if keep else value.double()
         return self._run(gbw_mean, X, **keywords)
+
+    def _geodesic(self, A, B, alpha):
+        def geodesic(a, b, **options):
+            t = alpha
+            if not isinstance(alpha, float | int):
+                t = torch.as_tensor(alpha, dtype=a.dtype, device=a.device)
+            return gbw_geodesic(a, b, t, **options)
+
+        return self._run(geodesic, A, B)
 
 
 class _Distance(_Geometry):
     """distance(A, B, squared=False), broadcasting."""
 
     def __call__(self, A, B, squared=False):
-        return self._run(gbw_distance, A, B, squared=squared)
+        factor = 2 if squared else math.sqrt(2)
+        return self._run(
+            gbw_distance, A, B, squared=squared, doubled=lambda d: d / factor
+        )
 
 
 class _Map(_Geometry):
@@ -109,7 +153,11 @@ class _Map(_Geometry):
 
 
 class _Kernel(_Geometry):
-    """Inner products of the logarithms at Cref (default the mean of X)."""
+    """Inner products of the logarithms at Cref (default the mean of X).
+
+    In units of the size of Cref, so that a support vector machine does not see the
+    unit of the signals; ``reg`` is a part of the mean diagonal.
+    """
 
     def __call__(self, X, Y=None, Cref=None, metric=None, *, reg=1e-10):
         if Cref is None:
@@ -119,10 +167,17 @@ class _Kernel(_Geometry):
             return x @ self._features(Y, Cref).T
         kernel = x @ x.T
         eye = eye_like(kernel) if isinstance(kernel, Tensor) else np.eye(len(x))
-        return kernel + reg * eye
+        return kernel + reg * kernel.diagonal().mean() * eye
 
     def _features(self, X, Cref):
-        return self._run(lambda x, c, **kw: tangent_vector(c, x, **kw), X, Cref)
+        def features(x, c, M, power):
+            flat = power_of(c, power)
+            if M is not None:
+                flat = torch.linalg.solve(M, flat)
+            size = (trace(flat) / flat.shape[-1]).sqrt()
+            return tangent_vector(c, x, M, power) / size
+
+        return self._run(features, X, Cref, doubled=lambda v: v / math.sqrt(2))
 
 
 def gbw_metric(
@@ -133,7 +188,7 @@ def gbw_metric(
     Parameters
     ----------
     M : array-like or Tensor, shape (n, n), optional
-        SPD metric matrix; default the identity (Bures-Wasserstein).
+        SPD metric matrix, real or Hermitian; default the identity (Bures-Wasserstein).
     power : float, default=1
         Deformation, see :func:`~manifoldkit.spd.gbw_distance`.
 
@@ -141,10 +196,12 @@ def gbw_metric(
     -------
     dict
         Callables under "mean", "distance" (also as "dist"), "map" and "kernel". They
-        can be pickled and sent to other processes, take NumPy arrays or torch tensors
-        and return the same kind. For ``pyriemann.classification.SVC`` give
+        can be pickled and sent to other processes, take NumPy arrays or torch tensors,
+        real or complex Hermitian, and return the same kind. For
+        ``pyriemann.classification.SVC`` give
         ``Cref=metric["mean"], kernel_fct=metric["kernel"]``. The "mean" called with
-        two matrices and a number is the geodesic.
+        two matrices and a position, or an array of positions, is the geodesic. The
+        "kernel" is in units of the size of ``Cref``, so it has no unit.
 
     Raises
     ------
@@ -168,12 +225,12 @@ def gbw_metric(
     power = check_power(power)
     if M is not None:
         M = np.array(M.detach().cpu().numpy() if isinstance(M, Tensor) else M)
-        if np.iscomplexobj(M) or M.dtype.kind not in "fiu":
-            raise TypeError(f"M: expected real numbers, found dtype {M.dtype}")
-        M = M.astype(np.float64)
+        if M.dtype.kind not in "fiuc":
+            raise TypeError(f"M: expected numbers, found dtype {M.dtype}")
+        M = M.astype(np.complex128 if M.dtype.kind == "c" else np.float64)
         if M.ndim != 2:
             raise ValueError(f"M: expected a matrix (n, n), found shape {M.shape}")
-        check_spd(torch.from_numpy(M), "M")
+        check_hermitian(torch.from_numpy(M), "M")
     distance = _Distance(M, power)
     return {
         "mean": _Mean(M, power),

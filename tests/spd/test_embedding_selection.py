@@ -199,6 +199,26 @@ def test_bad_epochs():
     X[2] = 1.0
     with pytest.raises(ValueError, match=r"X\[2\] has no variation"):
         select_delay_embedding(X)
-    X[1, 0, 3] = np.nan
+    X[1, 0, 3] = np.inf
     with pytest.raises(ValueError, match=r"X\[1, 0\] is not finite"):
         select_delay_embedding(X)
+    X[1] = np.nan
+    with pytest.raises(ValueError, match=r"X\[1\] has no channel without NaN"):
+        select_delay_embedding(X)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "grid"])
+def test_missing_channels_and_trials_of_different_duration(method):
+    X = band_epochs(n_epochs=4)
+    options = {"max_order": 4, "max_lag": 4, "random_state": 0}
+    # a missing channel is left out as a flat one is
+    gone, flat = X.copy(), X.copy()
+    gone[1, 2, 5], flat[1, 2] = np.nan, 4.0
+    a, b = (select_delay_embedding(Z, method, **options) for Z in (gone, flat))
+    assert (a.order, a.lag) == (b.order, b.lag)
+    trials = [x[:, : 100 + 10 * i] for i, x in enumerate(X)]
+    chosen = select_delay_embedding(trials, method, **options)
+    assert 1 <= chosen.order <= 4
+    assert 1 <= chosen.lag <= 4
+    equal = select_delay_embedding(list(X), method, **options)
+    assert equal.order == select_delay_embedding(X, method, **options).order

@@ -23,6 +23,7 @@ class _TableInput:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = False
+        tags.input_tags.allow_nan = False  # a table's NaN would be an epoch's only row
         return tags
 
 
@@ -31,6 +32,10 @@ class AugmentedCovariancesOfRows(_TableInput, AugmentedCovariances):
 
     def fit(self, X, y=None):
         return super().fit(validate_data(self, X, dtype=np.float64)[:, None], y)
+
+    def fit_transform(self, X, y=None):
+        X = validate_data(self, X, dtype=np.float64)
+        return super().fit_transform(X[:, None], y)[:, 0]
 
     def transform(self, X):
         check_is_fitted(self)
@@ -54,10 +59,16 @@ class _DiagonalMatrices(_TableInput):
 
 
 class GBWTangentSpaceOfRows(_DiagonalMatrices, GBWTangentSpace):
-    pass
+    def partial_fit(self, X, y=None, sample_weight=None):
+        first = not hasattr(self, "reference_")
+        return super().partial_fit(self._matrices(X, first), y, sample_weight)
 
 
 class GBWMDMOfRows(_DiagonalMatrices, GBWMDM):
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        first = not hasattr(self, "covmeans_")
+        return super().partial_fit(self._matrices(X, first), y, classes, sample_weight)
+
     def predict(self, X):
         check_is_fitted(self)
         return super().predict(self._matrices(X, False))

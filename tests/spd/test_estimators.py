@@ -44,7 +44,8 @@ def matrix(request, rng):
 
 def test_plain_mdm_is_pyriemanns_with_our_metric(data):
     X, y = data
-    ours, theirs = GBWMDM().fit(X, y), MDM(metric=gbw_metric()).fit(X, y)
+    ours = GBWMDM(normalize=False).fit(X, y)
+    theirs = MDM(metric=gbw_metric()).fit(X, y)
     np.testing.assert_array_equal(ours.classes_, ["feet", "left", "right"])
     np.testing.assert_allclose(ours.covmeans_, theirs.covmeans_, rtol=0, atol=1e-9)
     np.testing.assert_allclose(ours.transform(X), theirs.transform(X), atol=1e-9)
@@ -54,8 +55,10 @@ def test_plain_mdm_is_pyriemanns_with_our_metric(data):
 @pytest.mark.parametrize("power", POWERS)
 def test_mdm_predicts_the_nearest_mean(data, matrix, power):
     X, y = data
-    model = GBWMDM(power=power, M=matrix).fit(X, y)
+    model = GBWMDM(power=power, M=matrix, normalize=False).fit(X, y)
     distances = model.transform(X)
+    units = GBWMDM(power=power, M=matrix).fit(X, y)
+    np.testing.assert_allclose(units.transform(X) * units.scale_, distances)
     means = torch.from_numpy(model.covmeans_)
     expected = gbw_distance(
         torch.from_numpy(X)[:, None], means, torch.from_numpy(model.metric_), power
@@ -154,7 +157,11 @@ def test_features_are_isometric_and_invertible(data, rng, matrix, reference, pow
     Z = space.transform(X)
     base, metric = torch.from_numpy(space.reference_), torch.from_numpy(space.metric_)
     distance = gbw_distance(torch.from_numpy(X), base, metric, power)
-    np.testing.assert_allclose(np.linalg.norm(Z, axis=1), distance, rtol=1e-11)
+    lengths = np.linalg.norm(Z, axis=1) * space.scale_
+    np.testing.assert_allclose(lengths, distance, rtol=1e-11)
+    raw = clone(space).set_params(normalize=False).fit(X)
+    np.testing.assert_allclose(np.linalg.norm(raw.transform(X), axis=1), lengths)
+    np.testing.assert_allclose(raw.inverse_transform(raw.transform(X)), X, atol=1e-10)
     np.testing.assert_allclose(space.inverse_transform(Z), X, rtol=0, atol=1e-10)
     if isinstance(reference, str) and reference == "mean":
         np.testing.assert_allclose(Z.mean(0), 0, atol=1e-9)
@@ -272,7 +279,8 @@ def _set(index, value):
         (lambda X: X[0], ValueError, r"\(n_matrices, n, n\).*\(3, 3\)"),
         (lambda X: X[:, :2], ValueError, r"\(36, 2, 3\)"),
         (lambda X: X[:0], ValueError, "at least one"),
-        (lambda X: X * 1j, TypeError, "real"),
+        (lambda X: X * 1j, ValueError, r"X\[0\] is not Hermitian"),
+        (lambda X: [*X.tolist()[:-1], [[1.0]]], ValueError, "different shapes"),
         (lambda X: X.astype(str), TypeError, "numbers"),
     ],
 )

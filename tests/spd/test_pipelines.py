@@ -101,7 +101,7 @@ def test_bad_epochs(name, data):
     with pytest.raises(ValueError, match=r"n_epochs, n_channels, n_times"):
         make_acm_classifier(2, 2, name).fit(X[:, 0], y)
     spoiled = X.copy()
-    spoiled[3, 1, 7] = np.nan
+    spoiled[3, 1, 7] = np.inf
     with pytest.raises(ValueError, match=r"X\[3, 1\] is not finite"):
         make_acm_classifier(2, 2, name).fit(spoiled, y)
     with pytest.raises(ValueError, match="T_eff"):

@@ -207,7 +207,8 @@ def _from_moments(moments: DelayMoments, x: Tensor, lag: int, estimator: str) ->
         first[:, :, None], mean[:, None, :], beta=1 / divisor, alpha=-1 / divisor
     )
     if estimator == "lwf":
-        return _ledoit_wolf(scm, _fourth_moment(x, mean, n, lag), n)
+        unit = _unit(trace(scm) / scm.shape[-1])
+        return _ledoit_wolf(scm, _fourth_moment(x, mean, n, lag, unit), n)
     return _from_scm(scm, n, estimator)
 
 
@@ -224,38 +225,43 @@ def _add_identity(c: Tensor, amount: Tensor) -> Tensor:
     return c + amount[..., None, None] * eye_like(c)
 
 
+def _unit(mu: Tensor) -> Tensor:
+    return torch.where(mu > 0, mu, torch.ones_like(mu))
+
+
 def _oas(scm: Tensor, n: int) -> Tensor:
     """Shrink as scikit-learn's ``oas``: needs tr S and tr S² only."""
     p = scm.shape[-1]
     if p == 1:
         return scm
     mu = trace(scm) / p
-    alpha = scm.square().mean((-2, -1))
-    excess = (n + 1) * (alpha - mu.square() / p)
+    # in units of mu, so that no square of a covariance leaves the range
+    alpha = (scm / _unit(mu)[..., None, None]).square().mean((-2, -1))
+    excess = (n + 1) * (alpha - 1 / p)
     degenerate = excess == 0
-    ratio = (alpha + mu.square()) / torch.where(degenerate, 1.0, excess)
+    ratio = (alpha + 1) / torch.where(degenerate, 1.0, excess)
     weight = torch.where(degenerate, 1.0, ratio.clamp(max=1.0))
     return _add_identity((1 - weight)[..., None, None] * scm, weight * mu)
 
 
-def _fourth_moment(x: Tensor, mean: Tensor, n: int, lag: int) -> Tensor:
-    """Sum over delay vectors of the fourth power of their centered length."""
+def _fourth_moment(x: Tensor, mean: Tensor, n: int, lag: int, unit: Tensor) -> Tensor:
+    """Sum over delay vectors of the squares of squared lengths, these in a unit."""
     mean = mean.unflatten(-1, (-1, x.shape[1]))
     length = x.new_zeros(x.shape[0], n)
     for a in range(mean.shape[1]):
         piece = x[:, :, a * lag : a * lag + n] - mean[:, a, :, None]
         length = length + piece.square().sum(-2)
-    return length.square().sum(-1)
+    return (length / unit[:, None]).square().sum(-1)
 
 
 def _ledoit_wolf(scm: Tensor, fourth: Tensor, n: int) -> Tensor:
-    """Shrink as scikit-learn's ``ledoit_wolf``, from moments."""
+    """Shrink as scikit-learn's ``ledoit_wolf``; the fourth moment in units of mu."""
     p = scm.shape[-1]
     if p == 1:
         return scm
     mu = trace(scm) / p
-    frobenius = scm.square().sum((-2, -1))
-    delta = (frobenius - p * mu.square()) / p
+    frobenius = (scm / _unit(mu)[..., None, None]).square().sum((-2, -1))
+    delta = (frobenius - p) / p
     beta = torch.minimum((fourth / n - frobenius) / (p * n), delta)
     none = beta == 0
     weight = torch.where(none, 0.0, beta / torch.where(none, 1.0, delta))

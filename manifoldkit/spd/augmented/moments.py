@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
@@ -109,6 +110,44 @@ def delay_embed(
     if isinstance(x, Tensor):
         return x.as_strided(shape, strides, x.storage_offset())
     return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
+
+
+def delay_names(
+    channels: ArrayLike | None, n_channels: int, order: int, lag: int
+) -> np.ndarray:
+    """Return the names of the entries of a delay vector: channel and delay.
+
+    Parameters
+    ----------
+    channels : array-like of str, optional
+        Names of the channels, default x0, x1, ...; one name for all is numbered.
+    n_channels, order, lag : int
+        Shape of the delay vector.
+
+    Raises
+    ------
+    ValueError
+        Another number of names.
+
+    Examples
+    --------
+    >>> delay_names(["Cz", "Pz"], 2, order=2, lag=4).tolist()
+    ['Cz_t0', 'Pz_t0', 'Cz_t4', 'Pz_t4']
+    """
+    if channels is None:
+        names = [f"x{c}" for c in range(n_channels)]
+    else:
+        names = [str(name) for name in np.ravel(channels)]
+        if len(names) == 1 and n_channels > 1:
+            names = [f"{names[0]}_{c}" for c in range(n_channels)]
+    if len(names) != n_channels:
+        raise ValueError(
+            f"input_features: expected the names of {n_channels} channels, "
+            f"found {len(names)} names"
+        )
+    if order > 1:
+        names = [f"{name}_t{a * lag}" for a in range(order) for name in names]
+    return np.array(names, dtype=object)
 
 
 class DelayMoments(NamedTuple):

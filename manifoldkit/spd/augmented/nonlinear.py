@@ -19,8 +19,13 @@ _LOG_GROUP = 8
 
 
 def standardize(x: np.ndarray) -> np.ndarray:
-    """Return the channels that vary, with zero mean and unit variance."""
+    """Return the channels that vary, with zero mean and unit variance.
+
+    A channel that holds NaN does not count as one that varies.
+    """
     x = x[x.max(-1) > x.min(-1)].astype(np.float64)
+    # a power of two changes no digit, and keeps squares inside the range
+    x = x / np.exp2(np.frexp(np.abs(x).max(-1, keepdims=True, initial=0))[1])
     x = x - x.mean(-1, keepdims=True)
     return x / x.std(-1, keepdims=True)
 

@@ -117,6 +117,11 @@ class DelayEmbedding:
         return ax
 
 
+def shortest(X: np.ndarray) -> int:
+    """Return the number of samples of the shortest of checked epochs."""
+    return min(x.shape[1] for x in X)
+
+
 def _check_bounds(
     X: np.ndarray, order: int | None, lag: int | None, **bounds: int
 ) -> None:
@@ -124,9 +129,9 @@ def _check_bounds(
     for name, value in {"order": order, "lag": lag}.items():
         optional(count())(value, name)
     check_counts(**bounds)
-    if X.shape[2] < 20:
+    if shortest(X) < 20:
         raise ValueError(
-            f"X: expected epochs of at least 20 samples, found shape {X.shape}"
+            f"X: expected epochs of at least 20 samples, found {shortest(X)} samples"
         )
 
 
@@ -134,7 +139,7 @@ def check_request(
     X: ArrayLike, order: int | None, lag: int | None, **bounds: int
 ) -> np.ndarray:
     """Return the epochs of a choice of order and lag; raise unless all of it fits."""
-    epochs = check_epochs(X)
+    epochs = check_epochs(X, missing=True)
     _check_bounds(epochs, order, lag, **bounds)
     return epochs
 
@@ -186,14 +191,14 @@ def select_without_labels(
         bounds = order or max_order, max_lag
         found = _by_afnn(trials, lag, *bounds, n_reference, n_jobs, random_state)
     elif method == "uniform":
-        found = _by_time_scales(X, trials, lag, max_lag, band_edge)
+        found = _by_time_scales(trials, lag, max_lag, band_edge)
     else:
         found = _by_criterion(method, trials, lag or 1, max_order)
 
     chosen_lag = lag or int(np.clip(found.lag, 1, max_lag))
-    most = min(max_order, largest_order(X.shape[2], chosen_lag))
+    most = min(max_order, largest_order(shortest(X), chosen_lag))
     chosen_order = order or int(np.clip(found.order, 1, most))
-    n_delay_vectors(X.shape[2], chosen_order, chosen_lag)
+    n_delay_vectors(shortest(X), chosen_order, chosen_lag)
     return DelayEmbedding(
         chosen_order, chosen_lag, method, found.curves, found.per_trial
     )
@@ -218,7 +223,7 @@ def _each(function, trials, n_jobs, random_state) -> list:
 
 
 def _by_mdop(trials, max_delay, n_reference, n_jobs, random_state) -> DelayEmbedding:
-    max_delay = min(max_delay, trials[0].shape[1] // 4)
+    max_delay = min(max_delay, shortest(trials) // 4)
 
     def embed(trial, rng):
         return mdop_embedding(trial, rng, max_delay=max_delay, n_reference=n_reference)
@@ -250,7 +255,7 @@ def _by_mdop(trials, max_delay, n_reference, n_jobs, random_state) -> DelayEmbed
 def _by_afnn(
     trials, lag, max_order, max_lag, n_reference, n_jobs, random_state
 ) -> DelayEmbedding:
-    n_times = trials[0].shape[1]
+    n_times = shortest(trials)
     delays = np.arange(0, min(max_lag + 1, n_times // 4) + 1)
     information = np.array([mutual_information(t, delays).mean(0) for t in trials])
     curve = information.mean(0)
@@ -276,17 +281,16 @@ def _by_afnn(
 
 
 def _by_criterion(method, trials, lag, max_order) -> DelayEmbedding:
-    n_times = trials[0].shape[1]
-    max_order = max(1, min(max_order, (n_times - 1) // lag - 1))
-    per_sample = {"aic": 2.0, "bic": np.log(n_times), "hq": 2 * np.log(np.log(n_times))}
+    max_order = max(1, min(max_order, (shortest(trials) - 1) // lag - 1))
     orders = np.arange(1, max_order + 1)
-    curves = np.array(
-        [
-            _prediction_log_det(trial, lag, max_order)
-            + per_sample[method] * orders * len(trial) ** 2 / n_times
-            for trial in trials
-        ]
-    )
+
+    def criterion(trial):
+        n = trial.shape[1]
+        weight = {"aic": 2.0, "bic": np.log(n), "hq": 2 * np.log(np.log(n))}[method]
+        fit = _prediction_log_det(trial, lag, max_order)
+        return fit + weight * orders * len(trial) ** 2 / n
+
+    curves = np.array([criterion(trial) for trial in trials])
     mean = curves.mean(0)
     return DelayEmbedding(
         int(orders[mean.argmin()]),
@@ -310,8 +314,8 @@ def _prediction_log_det(trial: np.ndarray, lag: int, max_order: int) -> np.ndarr
     return 2 * pivots.log().view(max_order + 1, -1).sum(1)[1:].numpy()
 
 
-def _by_time_scales(X, trials, lag, max_lag, band_edge) -> DelayEmbedding:
-    n_times = X.shape[2]
+def _by_time_scales(trials, lag, max_lag, band_edge) -> DelayEmbedding:
+    n_times = max(trial.shape[1] for trial in trials)
     if band_edge is not None and not 0 < band_edge <= 0.5:
         raise ValueError(
             "band_edge: expected cycles a sample in (0, 0.5], such as 8 / sfreq, "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import TransformerMixin
-from sklearn.utils import check_consistent_length
+from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -26,10 +26,25 @@ from manifoldkit.spd.augmented.covariance import (
     check_toeplitz,
     shrink,
 )
+from manifoldkit.spd.augmented.definite import (
+    check_variation,
+    describe_singular,
+    singular,
+)
+from manifoldkit.spd.augmented.missing import (
+    Group,
+    describe_missing,
+    fill,
+    group_epochs,
+    observed_channels,
+    reference_covariance,
+    reference_rows,
+)
 from manifoldkit.spd.augmented.moments import (
     TRIMS,
     check_order_lag,
     delay_embed,
+    delay_names,
     n_delay_vectors,
 )
 from manifoldkit.spd.augmented.selection import select_without_labels
@@ -41,11 +56,17 @@ _SETTINGS = {
     "structure": one_of(*STRUCTURES),
     "trim": one_of(*TRIMS),
     "on_singular": one_of("warn", "raise"),
+    "missing": one_of("impute", "raise"),
     "shrinkage": interval(0, 1),
 }
 
 
-class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
+class AugmentedCovariances(
+    # matrices have no data frame form, whatever output is asked for
+    TransformerMixin,
+    ThreeDimensionalInput,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
     """Augmented covariance matrices of epochs.
 
     Turns epochs into SPD matrices of size ``order * n_channels``: the covariances of
@@ -86,15 +107,24 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
     max_order, max_lag : int, default=10
         Largest values that "auto" may choose.
     random_state : int, RandomState instance or None, default=None
-        For the selection methods that sample reference points.
+        For the selection methods that sample reference points, and for "mcd".
+    missing : {"impute", "raise"}, default="impute"
+        What to do with an epoch in which some channels hold NaN. "impute": its matrix
+        is completed by what the mean matrix of the training epochs expects given the
+        channels that are there (the step of the EM algorithm for Gaussian data), with
+        a warning that names epochs and channels; no other epoch changes. "raise": name
+        the first one.
 
     Attributes
     ----------
     order_, lag_ : int
         Values in use.
     n_channels_, n_times_ : int
-        Shape of the epochs in ``fit``. Epochs of another length are welcome in
-        ``transform`` if long enough.
+        Shape of the epochs in ``fit``, of trials of different duration the shortest.
+        Epochs of another length are welcome in ``transform`` if long enough.
+    reference_ : ndarray, shape (order * n_channels, order * n_channels), or None
+        Mean matrix of (at most 64 of) the training epochs, which missing channels are
+        filled in by.
     selection_ : DelayEmbedding
         What "auto" found, with curves to plot. Only after an automatic choice.
 
@@ -103,7 +133,8 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
     ValueError
         In ``fit`` and ``transform``: bad epochs; ``order`` and ``lag`` leave fewer than
         two delay vectors; fewer delay vectors than ``order * n_channels + 1`` while
-        nothing shrinks; an epoch without any variation.
+        nothing shrinks; an epoch without any variation, or without any channel that is
+        free of NaN; a channel that is missing in all training epochs.
     sklearn.exceptions.NotFittedError
         ``transform`` before ``fit``.
 
@@ -129,6 +160,12 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
     >>> X = np.random.default_rng(0).standard_normal((6, 3, 200))
     >>> AugmentedCovariances(order=4, lag=2).fit_transform(X).shape
     (6, 12, 12)
+
+    Trials may differ in duration:
+
+    >>> trials = [X[0], X[1, :, :150], X[2, :, 20:]]
+    >>> AugmentedCovariances(order=4, lag=2).fit_transform(trials).shape
+    (3, 12, 12)
     """
 
     def __init__(
@@ -145,6 +182,7 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
         max_order: int = 10,
         max_lag: int = 10,
         random_state: int | np.random.RandomState | None = None,
+        missing: str = "impute",
     ):
         self.order = order
         self.lag = lag
@@ -158,6 +196,7 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
         self.max_order = max_order
         self.max_lag = max_lag
         self.random_state = random_state
+        self.missing = missing
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Check the parameters against the epochs and make the automatic choices.
@@ -165,7 +204,8 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
         Parameters
         ----------
         X : array-like, shape (n_epochs, n_channels, n_times)
-            Training epochs.
+            Training epochs; a list of trials (n_channels, n_times) of different
+            duration; or ``mne.Epochs``.
         y : array-like, shape (n_epochs,), optional
             Labels; only their number is looked at.
 
@@ -173,7 +213,99 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
         -------
         self
         """
-        X = check_epochs(X)
+        X = self._fit(X, y)
+        rows = reference_rows(observed_channels(X))
+        parts = []
+        for group in group_epochs(X, rows):
+            C = self._estimate(group.X)
+            usable = np.isfinite(C).all((1, 2)) & (np.trace(C, axis1=1, axis2=2) > 0)
+            if usable.any():  # transform refuses the others
+                C = self._repair(C[usable])
+                parts.append((C, group.channels))
+        self._set_reference(parts)
+        return self
+
+    def fit_transform(
+        self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
+    ) -> np.ndarray:
+        """Fit, and return the augmented covariances of the same epochs.
+
+        Parameters
+        ----------
+        X, y
+            As for :meth:`fit`.
+        **fit_params
+            None is known.
+
+        Returns
+        -------
+        ndarray, shape (n_epochs, order * n_channels, order * n_channels)
+        """
+        if fit_params:
+            raise TypeError(
+                f"AugmentedCovariances.fit_transform takes no {sorted(fit_params)}"
+            )
+        X = self._fit(X, y)
+        groups, blocks = self._blocks(X)
+        chosen = np.isin(np.arange(len(X)), reference_rows(observed_channels(X)))
+        parts = []
+        for group, C in zip(groups, blocks, strict=True):
+            mine = chosen[group.rows]
+            if mine.any():
+                parts.append((C if mine.all() else C[mine], group.channels))
+        self._set_reference(parts)
+        return self._assemble(X, groups, blocks)
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Return the augmented covariance of each epoch.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_epochs, n_channels, n_times)
+            Epochs, in the forms of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray, shape (n_epochs, order * n_channels, order * n_channels)
+            float32 for float32 epochs (summed in float64), else float64.
+        """
+        check_is_fitted(self, "order_")
+        X = check_epochs(
+            X, n_channels=self.n_channels_, missing=self.missing == "impute"
+        )
+        return self._assemble(X, *self._blocks(X))
+
+    def get_feature_names_out(
+        self, input_features: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Return the names of the rows of a matrix: channel and delay.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            Names of the channels, default ``x0, x1, ...``; a single name stands for
+            all channels, which are then numbered.
+
+        Returns
+        -------
+        ndarray of str objects, shape (order * n_channels,)
+            "x0" for order 1, else "x0_t0", "x1_t0", ..., "x0_t{lag}", ...
+        """
+        check_is_fitted(self, "order_")
+        return delay_names(input_features, self.n_channels_, self.order_, self.lag_)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Do nothing: matrices have no data frame form, but pipelines ask each step."""
+        return self
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "impute"
+        return tags
+
+    def _fit(self, X: ArrayLike, y: ArrayLike | None) -> np.ndarray:
+        """Check epochs and settings and choose order and lag; return the epochs."""
+        X = check_epochs(X, missing=self.missing == "impute")
         if y is not None:
             check_consistent_length(X, y)
         check_settings(self, _SETTINGS)
@@ -189,34 +321,81 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
                 f"{self.estimator_params!r}"
             )
         self.order_, self.lag_ = check_order_lag(*self._choose(X))
-        self.n_channels_, self.n_times_ = X.shape[1:]
+        self.n_channels_ = X[0].shape[0]
+        self.n_times_ = min(x.shape[1] for x in X)
         self._check_length(self.n_times_)
-        if not self._from_moments():
-            self._estimate(X[:1])  # an unknown or unsuitable estimator shows here
-        return self
+        if self.estimator == "mcd":
+            # one seed for all epochs: no epoch's answer depends on those before it
+            self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return X
 
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """Return the augmented covariance of each epoch.
+    def _coordinates(self, channels: np.ndarray) -> Tensor:
+        """Rows of a matrix that belong to some channels, in all delays."""
+        starts = np.arange(self.order_) * self.n_channels_
+        return torch.from_numpy((starts[:, None] + channels).ravel())
 
-        Parameters
-        ----------
-        X : array-like, shape (n_epochs, n_channels, n_times)
-            Epochs.
+    def _set_reference(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.reference_: np.ndarray | None = None
+        if not parts:
+            return
+        reference, seen = reference_covariance(
+            [(torch.from_numpy(C), self._coordinates(c)) for C, c in parts],
+            self.order_ * self.n_channels_,
+        )
+        if not bool(seen.all()):
+            channel = int((~seen).nonzero()[0, 0])
+            raise ValueError(
+                f"X: channel {channel} is missing (NaN) in all training epochs, "
+                "nothing is known of it; leave the channel out"
+            )
+        self.reference_ = reference.numpy()
 
-        Returns
-        -------
-        ndarray, shape (n_epochs, order * n_channels, order * n_channels)
-            float32 for float32 epochs (summed in float64), else float64.
-        """
-        check_is_fitted(self, "order_")
-        X = check_epochs(X, n_channels=self.n_channels_)
-        self._check_length(X.shape[2])
-        C = self._estimate(X)
-        return self._ensure_definite(C, X).astype(X.dtype, copy=False)
+    def _blocks(self, X: np.ndarray) -> tuple[list[Group], list[np.ndarray]]:
+        """Return groups of epochs and the matrices of their observed channels."""
+        groups = group_epochs(X)
+        blocks = []
+        for group in groups:
+            self._check_length(group.X.shape[2], f"X[{group.rows[0]}]: ")
+            C = self._estimate(group.X)
+            blocks.append(self._ensure_definite(C, group, len(X)))
+        return groups, blocks
 
-    def set_output(self, *, transform: str | None = None) -> Self:
-        """Do nothing: matrices have no data frame form, but pipelines ask each step."""
-        return self
+    def _assemble(
+        self, X: np.ndarray, groups: list[Group], blocks: list[np.ndarray]
+    ) -> np.ndarray:
+        """Put the matrices of groups in order, missing channels filled in."""
+        dtype, size = X[0].dtype, self.order_ * self.n_channels_
+        if len(groups) == 1 and len(groups[0].channels) == self.n_channels_:
+            return blocks[0].astype(dtype, copy=False)
+        observed = observed_channels(X)
+        count = int((~observed.all(1)).sum())
+        if count:
+            warnings.warn(
+                f"X: channels are missing (NaN) in {count} of {len(X)} epochs and were "
+                f"filled in from the others: {describe_missing(observed)}",
+                UserWarning,
+                stacklevel=3,
+            )
+        C = np.empty((len(X), size, size))
+        for group, block in zip(groups, blocks, strict=True):
+            C[group.rows] = self._fill(block, group.channels)
+        return C.astype(dtype, copy=False)
+
+    def _fill(self, block: np.ndarray, channels: np.ndarray) -> np.ndarray:
+        if len(channels) == self.n_channels_:
+            return block
+        reference = getattr(self, "reference_", None)
+        if reference is None:
+            raise ValueError(
+                "X: channels are missing (NaN), and this model was loaded from a file, "
+                "which holds no reference to fill them in by"
+            )
+        observed = self._coordinates(channels)
+        C = fill(torch.from_numpy(block), observed, torch.from_numpy(reference)).numpy()
+        if self.estimator == "corr":  # filled-in variances are only near one
+            std = np.sqrt(np.diagonal(C, axis1=1, axis2=2))
+            C = C / (std[:, :, None] * std[:, None, :])
+        return C
 
     def _choose(self, X: np.ndarray) -> tuple[Any, Any]:
         asked: dict[str, Any] = {"order": self.order, "lag": self.lag}
@@ -242,7 +421,7 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
     def _shrinks(self) -> bool:
         return self.shrinkage > 0 or self.estimator in _SHRINKING
 
-    def _check_length(self, n_times: int) -> None:
+    def _check_length(self, n_times: int, where: str = "") -> None:
         n = n_delay_vectors(n_times, self.order_, self.lag_, self.trim)
         size = self.order_ * self.n_channels_
         if self.structure == "toeplitz":
@@ -250,10 +429,10 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
         known = isinstance(self.estimator, str)
         if known and not self._shrinks() and n < size + 1:
             raise ValueError(
-                f"too few samples for a {size} x {size} covariance: T = {n_times}, "
-                f"order = {self.order_}, lag = {self.lag_} give T_eff = {n} delay "
-                f"vectors, expected at least {size + 1}; use estimator='oas', set "
-                "shrinkage, or lower order and lag"
+                f"{where}too few samples for a {size} x {size} covariance: "
+                f"T = {n_times}, order = {self.order_}, lag = {self.lag_} give "
+                f"T_eff = {n} delay vectors, expected at least {size + 1}; "
+                "use estimator='oas', set shrinkage, or lower order and lag"
             )
 
     def _estimate(self, X: np.ndarray) -> np.ndarray:
@@ -270,28 +449,26 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
             ).numpy()
         from pyriemann.estimation import Covariances
 
-        covariances = Covariances(self.estimator, **(self.estimator_params or {}))
-        size = self.order_ * self.n_channels_
+        params = dict(self.estimator_params or {})
+        if self.estimator == "mcd":
+            params.setdefault("random_state", getattr(self, "_seed", 0))
+        covariances = Covariances(self.estimator, **params)
+        size = self.order_ * X.shape[1]
         C = np.empty((len(X), size, size))
         for i, z in enumerate(delay_embed(X, self.order_, self.lag_, trim=self.trim)):
             C[i] = covariances.transform(z.reshape(1, size, -1))[0]
         return shrink(torch.from_numpy(C), self.shrinkage).numpy()
 
-    def _ensure_definite(self, C: np.ndarray, X: np.ndarray) -> np.ndarray:
-        trace = np.trace(C, axis1=1, axis2=2)
-        flat = (X.max(-1) == X.min(-1)).all(-1) | (trace == 0)
-        if flat.any():
-            raise ValueError(
-                f"X[{int(np.argmax(flat))}] has no variation: every channel is flat"
-            )
-        bad = ~np.isfinite(C).all((1, 2))
-        # "sch" shrinks correlations: a flat channel stays flat
-        if not self._shrinks() or (self.estimator == "sch" and not self.shrinkage):
-            bad |= _singular(torch.from_numpy(C))
+    def _ensure_definite(self, C: np.ndarray, group: Group, total: int) -> np.ndarray:
+        """Return positive definite matrices, or raise naming the first bad epoch."""
+        X, rows = group.X, group.rows
+        check_variation(C, X, rows)
+        bad = ~np.isfinite(C).all((1, 2)) | self._singular(C)
         if not bad.any():
             return C
         index = int(np.argmax(bad))
-        found = f"X[{index}]: {_describe_singular(X[index])}; its augmented covariance"
+        found = describe_singular(X[index], group.channels)
+        found = f"X[{rows[index]}]: {found}; its augmented covariance"
         finite = np.isfinite(C[bad]).all()
         if self.on_singular == "raise" or not finite:
             raise ValueError(
@@ -300,41 +477,21 @@ class AugmentedCovariances(TransformerMixin, ThreeDimensionalInput):
             )
         warnings.warn(
             f"{found} is singular and was shrunk by {_REPAIR_SHRINKAGE} "
-            f"({int(bad.sum())} of {len(C)} epochs); use estimator='oas', set "
+            f"({int(bad.sum())} of {total} epochs); use estimator='oas', set "
             "shrinkage, or drop the channel",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-        C[bad] = shrink(torch.from_numpy(C[bad]), _REPAIR_SHRINKAGE).numpy()
+        return self._repair(C, bad)
+
+    def _singular(self, C: np.ndarray) -> np.ndarray:
+        # "sch" shrinks correlations: a flat channel stays flat
+        if self._shrinks() and (self.estimator != "sch" or self.shrinkage):
+            return np.zeros(len(C), dtype=bool)
+        return singular(torch.from_numpy(C))
+
+    def _repair(self, C: np.ndarray, bad: np.ndarray | None = None) -> np.ndarray:
+        bad = self._singular(C) if bad is None else bad
+        if bad.any():
+            C[bad] = shrink(torch.from_numpy(C[bad]), _REPAIR_SHRINKAGE).numpy()
         return C
-
-
-def _singular(C: Tensor) -> np.ndarray:
-    """Tell which matrices are singular to rounding, whatever the channels' units.
-
-    A Cholesky pivot over its diagonal entry is the part of a row's variance that the
-    rows before it leave unexplained.
-    """
-    eps = torch.finfo(C.dtype).eps
-    factor, info = torch.linalg.cholesky_ex(C)
-    variance = C.diagonal(dim1=-2, dim2=-1)
-    pivot = factor.diagonal(dim1=-2, dim2=-1).square()
-    tiny = variance <= eps**1.5 * variance.amax(-1, keepdim=True)
-    dependent = pivot <= 16 * C.shape[-1] * eps * variance
-    return ((info != 0) | (tiny | dependent).any(-1)).numpy()
-
-
-def _describe_singular(x: np.ndarray) -> str:
-    """Say which channel of an epoch (n_channels, n_times) makes it rank-deficient."""
-    flat = np.flatnonzero(x.max(-1) == x.min(-1))
-    if flat.size:
-        return f"channel {flat[0]} is flat"
-    x = x.astype(np.float64) - x.mean(-1, keepdims=True)
-    unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    gram = unit @ unit.T
-    first, second = np.nonzero(np.triu(np.abs(gram) > 1 - 1e-12, 1))
-    if first.size:
-        return f"channel {second[0]} duplicates channel {first[0]}"
-    if np.linalg.eigvalsh(gram)[0] < 1e-12:
-        return "its channels are linearly dependent (an average reference?)"
-    return "its delay vectors are linearly dependent (a narrow band?)"

@@ -16,17 +16,36 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg.elementary import trace
+from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd.gbw.barycenter import gbw_mean
 from manifoldkit.spd.gbw.chart import power_of
 from manifoldkit.spd.gbw.metric import gbw_distance
+from manifoldkit.spd.hermitian import complex_form, real_form
 
 
 def to_log_cholesky(M: Tensor) -> Tensor:
     """Return the log-Cholesky coordinates of an SPD matrix, shape (n (n + 1) / 2,)."""
     chart = SPD("log_cholesky").chart(M)
     return torch.cat([chart[_strict(chart)], chart.diagonal()])
+
+
+def _hermitian_to_log_cholesky(M: Tensor) -> Tensor:
+    """Return n² coordinates of a Hermitian matrix, given by its real form."""
+    factor = torch.linalg.cholesky(complex_form(M))
+    strict, diagonal = factor[_strict(factor)], factor.diagonal().real
+    return torch.cat([strict.imag, strict.real, diagonal.log()])
+
+
+def _hermitian_from_log_cholesky(coordinates: Tensor, n: int) -> Tensor:
+    """Invert :func:`_hermitian_to_log_cholesky`."""
+    size = n * (n - 1) // 2
+    factor = torch.diag(coordinates[2 * size :].exp())
+    strict = _strict(factor)
+    real = factor.masked_scatter(strict, coordinates[size : 2 * size])
+    imag = torch.zeros_like(factor).masked_scatter(strict, coordinates[:size])
+    half = real_form(torch.complex(real, imag))
+    return half @ half.mT
 
 
 def from_log_cholesky(coordinates: Tensor, n: int) -> Tensor:
@@ -58,6 +77,7 @@ def learn_metric_matrix(
     power: float,
     penalty: float,
     max_iter: int,
+    hermitian: bool = False,
 ) -> Tensor:
     """Return the metric matrix of least penalized cross-entropy.
 
@@ -75,13 +95,20 @@ def learn_metric_matrix(
         First metric matrix, default the identity.
     power, penalty, max_iter
         See :class:`~manifoldkit.spd.GBWMDM`.
+    hermitian : bool, default=False
+        The matrices are real forms of Hermitian ones, and so is the result.
     """
-    n = x.shape[-1]
+    n = x.shape[-1] // 2 if hermitian else x.shape[-1]
+    to_coordinates, from_coordinates = (
+        (_hermitian_to_log_cholesky, _hermitian_from_log_cholesky)
+        if hermitian
+        else (to_log_cholesky, from_log_cholesky)
+    )
     index, group_weights = groups
     # in the units of the data the coordinates and their penalty have no unit
-    scale = trace(power_of(x, power)).mean() / n
-    first = torch.eye(n, dtype=x.dtype) if start is None else start / scale
-    origin = to_log_cholesky(first)
+    scale = trace(power_of(x, power)).mean() / x.shape[-1]
+    first = eye_like(x) if start is None else start / scale
+    origin = to_coordinates(first)
     with torch.no_grad():
         means = gbw_mean(x[index], group_weights, first * scale, power)
         squared = gbw_distance(x[:, None], means, first * scale, power, squared=True)
@@ -96,7 +123,7 @@ def learn_metric_matrix(
         nonlocal warm
         optimizer.zero_grad()
         coordinates, log_beta = parameters[:-1], parameters[-1]
-        M = scale * from_log_cholesky(coordinates, n)
+        M = scale * from_coordinates(coordinates, n)
         means = gbw_mean(x[index], group_weights, M, power, init=warm)
         warm = means.detach()
         squared = gbw_distance(x[:, None], means, M, power, squared=True)
@@ -110,4 +137,4 @@ def learn_metric_matrix(
         return loss
 
     optimizer.step(closure)
-    return scale * from_log_cholesky(parameters[:-1].detach(), n)
+    return scale * from_coordinates(parameters[:-1].detach(), n)
