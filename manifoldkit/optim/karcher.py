@@ -158,7 +158,8 @@ def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
     # in parts, which hold the memory that a check takes
     for part in y.reshape(-1, *event).split(max(1, _PART // max(1, event.numel()))):
         ok, reason = manifold._check_point_on_manifold(part, atol=tol, rtol=tol)
-        if not ok:
+        if not ok:  # whose place is counted in the whole
+            reason = manifold._check_point_on_manifold(y, atol=tol, rtol=tol)[1]
             raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
     return y
 
