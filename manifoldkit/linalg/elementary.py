@@ -24,7 +24,7 @@ def trace(x: Tensor) -> Tensor:
 
 
 def bring_to_unit(x: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:
-    """Divide by a power of two so that the largest modulus is in [1, 2), up to rounding.
+    """Divide by a power of two so that the largest modulus lies between 1 and 2.
 
     For functions that do not depend on the scale: products of entries then neither
     overflow nor vanish, and no digit changes. The divisor is a constant for

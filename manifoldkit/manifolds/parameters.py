@@ -131,8 +131,8 @@ class _KeepManifold:
     ``load_state_dict(assign=True)`` and the conversion flags of ``torch.__future__``
     replace a ManifoldParameter by a plain one, and a checkpoint may hold values off
     the manifold. A tensor that only stands in for the parameter (the caller's in
-    ``functional_call``, a tracer's in ``torch.export``) is left as it is. A class, not a
-    closure: it is copied and pickled with its module.
+    ``functional_call``, a tracer's in ``torch.export``) is left as it is. A class, not
+    a closure: it is copied and pickled with its module.
     """
 
     def __init__(self, name: str, manifold: geoopt.Manifold, parameter: Tensor):

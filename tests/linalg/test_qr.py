@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from manifoldkit.linalg import polar
-from manifoldkit.linalg import qr
+from manifoldkit.linalg import polar, qr
 from manifoldkit.linalg.checks import tolerance
 from manifoldkit.linalg.qr import cholesky_qr, msign, newton_schulz_polar, qr_factor
 

@@ -63,4 +63,4 @@ def test_the_flag_is_not_given_away():
     for manifold in (SPD("log_cholesky"), SpecialOrthogonal(), GLPlus("polar", "exp")):
         assert manifold.reversible
     pair = [(SPD("airm"), (3, 3)), (SpecialOrthogonal(), (3, 3))]
-    assert not Product(pair).reversible
+    assert not Product(*pair).reversible

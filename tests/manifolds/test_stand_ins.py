@@ -1,4 +1,4 @@
-"""What only stands in for a parameter (functional_call, torch.export) stays as it is."""
+"""What stands in for a parameter (functional_call, torch.export) stays as it is."""
 
 import copy
 

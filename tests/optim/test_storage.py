@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import pickle
+from itertools import pairwise
 
 import geoopt
 import pytest
@@ -19,8 +20,7 @@ def _storage(optimizer):
 
 def _shares(params):
     """Whether they lie one after another."""
-    pairs = zip(params, params[1:], strict=False)
-    return all(p.data_ptr() + p.nbytes == q.data_ptr() for p, q in pairs)
+    return all(p.data_ptr() + p.nbytes == q.data_ptr() for p, q in pairwise(params))
 
 
 def _adam(params, **options):
