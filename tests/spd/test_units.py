@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from pyriemann.classification import SVC
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -11,6 +12,7 @@ from manifoldkit.spd import (
     AugmentedCovariances,
     GBWTangentSpace,
     augmented_covariance,
+    gbw_distance,
     gbw_metric,
     make_acm_classifier,
     make_gbw_kmeans,
@@ -66,7 +68,36 @@ def test_make_acm_classifier(data, classifier, metric):
 @pytest.mark.parametrize("M", ["identity", "mean"])
 @pytest.mark.parametrize("make", [GBWMDM, GBWTangentSpace])
 def test_features_in_front_of_a_linear_model(data, make, M, power):
-    agree(make_pipeline(AugmentedCovariances(), make(power, M), regression()), data)
+    space = make(power, M)
+    # distances have a unit; inverses of microvolts are too small to tell apart
+    if make is GBWMDM or power < 0:
+        space.set_params(normalize=True)
+    agree(make_pipeline(AugmentedCovariances(), space, regression()), data)
+
+
+@pytest.mark.parametrize("unit", [0.1, 7.0, 1e-7, 1e5])
+@pytest.mark.parametrize("make", [GBWMDM, GBWTangentSpace])
+def test_no_factor_at_all_matters_where_that_is_asked_for(data, make, unit):
+    X, y = data
+    space = make(normalize=True)
+    model = make_pipeline(AugmentedCovariances(), space, regression())
+    np.testing.assert_allclose(
+        answers(model, X, y, unit), answers(model, X, y, 1.0), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_features_are_distances_in_the_unit_that_suits_the_data(data, power):
+    C = AugmentedCovariances().fit_transform(data[0])
+    space = GBWTangentSpace(power).fit(C)
+    distances = space.reference_[None], C
+    expected = gbw_distance(*map(torch.from_numpy, distances), power=power).numpy()
+    lengths = np.linalg.norm(space.transform(C), axis=1)
+    assert space.scale_ == 1
+    np.testing.assert_allclose(lengths, expected)
+    volts = GBWTangentSpace(power).fit(C * 1e-12)
+    assert volts.scale_ == pytest.approx(1e-6**power)
+    np.testing.assert_allclose(volts.transform(C * 1e-12), space.transform(C))
 
 
 @pytest.mark.parametrize("M", ["identity", "mean"])
@@ -111,8 +142,6 @@ def test_covariances_are_homogeneous(data, estimator, structure, unit):
 @pytest.mark.parametrize("unit", [1e-140, 1e140])
 @pytest.mark.parametrize("estimator", ["oas", "lwf"])
 def test_shrinkage_at_the_ends_of_the_range(data, estimator, unit):
-    import torch
-
     x = torch.from_numpy(data[0][:4])
     expected = augmented_covariance(x, 2, 1, estimator=estimator)
     found = augmented_covariance(x * unit, 2, 1, estimator=estimator)

@@ -59,11 +59,11 @@ class GBWMDM(
         Weight of the squared distance of the learned coordinates to their start.
     max_iter : int, default=30
         Largest number of L-BFGS iterations.
-    normalize : bool, default=True
+    normalize : bool, default=False
         Let ``transform`` return distances in units of the size of the class means, so
-        that what comes behind it does not depend on the unit of the signals. False:
-        the distances themselves, in the square root of the unit of the matrices (for
-        ``M="identity"`` and ``power=1``).
+        that a linear model behind it does not depend on the unit of the signals. By
+        default they are the distances themselves, in the square root of the unit of the
+        matrices (for ``M="identity"`` and ``power=1``); predictions have no unit.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class GBWMDM(
         learn_metric: bool = False,
         penalty: float = 0.01,
         max_iter: int = 30,
-        normalize: bool = True,
+        normalize: bool = False,
     ):
         self.power = power
         self.M = M

@@ -45,9 +45,9 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
     The logarithm at the reference is transported to the identity, in closed form, and
     half-vectorized, so that the Euclidean norm of a feature vector is exactly the
     distance to the reference and inner products are those of the metric: what a linear
-    model behind it assumes. By default all features are divided by one number, the size
-    of the reference, so that regularized models behind it answer alike whether signals
-    are in volts or in microvolts.
+    model behind it assumes. By default that is so in the unit that suits the data, a
+    power of 1000 times theirs (volts are turned into microvolts), so that regularized
+    models behind it answer alike in every such unit.
 
     Matrices may be complex Hermitian (cross-spectra); then the n² features are the real
     part, half-vectorized, and the imaginary part above the diagonal times
@@ -66,9 +66,12 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
     outside : {"raise", "clip"}, default="raise"
         What ``inverse_transform`` does with vectors beyond the injectivity domain:
         raise, or shorten them until they are inside.
-    normalize : bool, default=True
-        Divide features by ``scale_``. False: lengths of features are distances, in the
-        square root of the unit of the matrices (for ``M="identity"`` and ``power=1``).
+    normalize : {"unit", True, False}, default="unit"
+        What features are divided by. "unit": the power of 1000 that is nearest to the
+        size of the signals (one, where their root mean square is between 0.03 and 30),
+        and the same for the deformed metric. True: the size of the reference, so that
+        no factor at all changes what a model behind it answers. False: one. With
+        ``M="mean"`` distances have no unit, and "unit" divides by one.
 
     Attributes
     ----------
@@ -77,8 +80,9 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
     metric_ : ndarray of shape (n, n)
         Metric matrix that is used.
     scale_ : float
-        What features are divided by: the root of the mean eigenvalue of
-        :math:`M^{-1} G^\theta` at the reference G, or 1 without ``normalize``.
+        What features are divided by: times it their lengths are the distances of
+        :func:`~manifoldkit.spd.gbw_distance`. With ``normalize=True`` the root of the
+        mean eigenvalue of :math:`M^{-1} G^\theta` at the reference G.
     weight_ : float
         Total weight of the matrices that were given.
     n_channels_ : int
@@ -104,7 +108,7 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         M: ArrayLike = "identity",
         reference: ArrayLike = "mean",
         outside: str = "raise",
-        normalize: bool = True,
+        normalize: bool | str = "unit",
     ):
         self.power = power
         self.M = M
@@ -190,7 +194,7 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
     def _check_training(self, X: ArrayLike, n: int | None = None) -> np.ndarray:
         check_power(self.power)
         check_choice(self.outside, OUTSIDE, "outside")
-        check_settings(self, {"normalize": one_of(True, False)})
+        check_settings(self, {"normalize": one_of("unit", True, False)})
         return check_matrices(X, n=n, hermitian=True)
 
     def _weights(self, sample_weight, X) -> tuple[Tensor, float]:
@@ -220,8 +224,20 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
     def _set_reference(self, reference: Tensor, real: bool) -> None:
         self.reference_ = as_matrix(reference, real)
         metric = as_tensor(self.metric_, real)
-        scale = size_of(reference, metric, self.power)
-        self.scale_ = scale if self.normalize else 1.0
+        if self.normalize == "unit":
+            self.scale_ = self._unit()
+        elif self.normalize:
+            self.scale_ = size_of(reference, metric, self.power)
+        else:
+            self.scale_ = 1.0
+
+    def _unit(self) -> float:
+        """Size of features in the unit of a power of 1000 that suits the reference."""
+        if isinstance(self.M, str) and self.M == "mean":
+            return 1.0
+        square = float(np.trace(self.reference_).real) / self.n_channels_
+        steps = np.floor(np.log10(square) / 6 + 0.5)
+        return float(1000.0 ** (steps * self.power))
 
     def _compare_units(self, x: Tensor) -> None:
         reference = as_tensor(self.reference_, self._is_real())
