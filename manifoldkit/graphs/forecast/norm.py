@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class _Apart(nn.Module):
@@ -62,4 +63,16 @@ class NodeBatchNorm(_Apart):
     @staticmethod
     def normalize(norm: nn.Module, x: Tensor) -> Tensor:
         """Take all nodes and steps as one batch."""
-        return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+        flat = x.reshape(-1, x.shape[-1])
+        tracks = isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None
+        if not norm.training or not tracks or norm.momentum is None:
+            return norm(flat).view(x.shape)
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+        out = F.batch_norm(
+            flat, mean, var, norm.weight, norm.bias, True, norm.momentum, norm.eps
+        )
+        with torch.no_grad():  # a batch with NaN must not stay for good
+            norm.num_batches_tracked.add_(1)
+            for old, new in ((norm.running_mean, mean), (norm.running_var, var)):
+                old.copy_(torch.where(torch.isfinite(new), new, old))
+        return out.view(x.shape)
