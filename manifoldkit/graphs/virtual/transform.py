@@ -11,6 +11,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg.checks import check_floating
 
 _TARGETS = ("y", "train_mask", "val_mask", "test_mask")
 # these are about pairs of nodes, however many there are
@@ -120,10 +121,8 @@ class AddVirtualNodes(BaseTransform):
                     f"({error}); add virtual nodes before batching"
                 ) from None
             alike = _sliced_alike(data)
-            if (
-                all(g.num_nodes == 1 for g in graphs)
-                and self.extend_targets is not True
-            ):
+            single = all(g.num_nodes == 1 for g in graphs)
+            if single and self.extend_targets is not True:
                 alike -= {"y"}
             return Batch.from_data_list([self._extend(g, alike) for g in graphs])
         return self._extend(data)
@@ -302,5 +301,6 @@ class VirtualNodeFeatures(nn.Module):
 
     def forward(self, x: Tensor, virtual_id: Tensor) -> Tensor:
         """Put the learned rows where ``virtual_id`` is not -1."""
+        check_floating(x, "x")
         learned = self.weight.to(x.dtype)[virtual_id.clamp_min(0)]
         return torch.where((virtual_id >= 0)[:, None], learned, x)

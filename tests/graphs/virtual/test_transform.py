@@ -306,7 +306,7 @@ def test_targets_of_graphs_are_no_targets_of_nodes():
 
 
 def test_graphs_of_another_kind_are_refused_with_a_way_out():
-    with pytest.raises(TypeError, match="HeteroData.*to_homogeneous"):
+    with pytest.raises(TypeError, match=r"HeteroData.*to_homogeneous"):
         AddVirtualNodes()(HeteroData())
     with pytest.raises(ValueError, match="make it of adj_t"):
         AddVirtualNodes()(Data(x=torch.ones(2, 1), adj_t=torch.eye(2)))
