@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from manifoldkit._checks import check_count, check_order
-from manifoldkit.datasets.archive import open_archive, open_hdf5
+from manifoldkit.datasets.archive import open_archive, open_hdf5, read_array
 from manifoldkit.datasets.traffic.clock import (
     local_times,
     regularize_series,
@@ -226,7 +226,7 @@ def _stamps(index: np.ndarray, kind: str) -> np.ndarray | None:
 
 def _read_numpy(file: Path, channel: int | str) -> Table:
     if file.suffix.lower() == ".npy":
-        arrays = {"data": np.load(file, allow_pickle=False)}
+        arrays = {"data": read_array(file)}
     else:
         with open_archive(file) as archive:
             arrays = {k: archive[k] for k in ("data", "mean", "std") if k in archive}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from manifoldkit._checks import check_choice, check_interval, check_order
+from manifoldkit.datasets.archive import read_array
 from manifoldkit.datasets.traffic.pickles import (
     SensorGraph,
     named_graph,
@@ -70,7 +71,7 @@ def read_graph(
                 return table.astype(np.float32), sensors
             graph = _matrix(rows, file, n)
         elif suffix == ".npy":
-            graph = np.load(file, allow_pickle=False)
+            graph = read_array(file)
         elif suffix in (".pkl", ".pickle"):
             graph = read_sensor_graph(file)
         else:
@@ -264,6 +265,8 @@ def _road_table(
                 f"found {len(rows)} rows of {len(head)} columns"
             )
         columns, body = (0, 1, 2), rows if headless else body
+    if not body:
+        raise ValueError(f"{file}: expected rows from, to, distance, found none")
     start, end, cost = columns
     edges = [(r[start], r[end], r[cost] if cost is not None else "1") for r in body]
     try:
