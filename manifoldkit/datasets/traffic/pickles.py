@@ -44,8 +44,8 @@ class _Dtype:
     def __setstate__(self, state: tuple) -> None:
         order = state[1]
         order = order.decode("latin1") if isinstance(order, bytes) else order
-        if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
+        if order == ">":
+            self.dtype = self.dtype.newbyteorder(">")
 
 
 class _Array:

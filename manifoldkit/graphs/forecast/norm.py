@@ -64,15 +64,18 @@ class NodeBatchNorm(_Apart):
     def normalize(norm: nn.Module, x: Tensor) -> Tensor:
         """Take all nodes and steps as one batch."""
         flat = x.reshape(-1, x.shape[-1])
-        tracks = isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None
-        if not norm.training or not tracks or norm.momentum is None:
+        if not isinstance(norm, nn.BatchNorm1d) or not norm.training:
             return norm(flat).view(x.shape)
-        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+        held, spread = norm.running_mean, norm.running_var
+        seen = norm.num_batches_tracked
+        if held is None or spread is None or seen is None or norm.momentum is None:
+            return norm(flat).view(x.shape)
+        mean, var = held.clone(), spread.clone()
         out = F.batch_norm(
             flat, mean, var, norm.weight, norm.bias, True, norm.momentum, norm.eps
         )
         with torch.no_grad():  # a batch with NaN must not stay for good
-            norm.num_batches_tracked.add_(1)
-            for old, new in ((norm.running_mean, mean), (norm.running_var, var)):
+            seen.add_(1)
+            for old, new in ((held, mean), (spread, var)):
                 old.copy_(torch.where(torch.isfinite(new), new, old))
         return out.view(x.shape)

@@ -306,7 +306,7 @@ def as_graph(adjacency: Any, n_sensors: int, sensors: Any = None) -> Tensor:
     """
     several = isinstance(adjacency, (list, tuple)) and len(adjacency) == 3
     if several and isinstance(adjacency[1], Mapping):  # not three rows
-        adjacency = _named_weights(*adjacency, sensors)
+        adjacency = _named_weights(*adjacency, sensors=sensors)
     if hasattr(adjacency, "tocoo"):  # scipy
         coo = adjacency.tocoo()
         index = np.stack([coo.row, coo.col]).astype(np.int64)

@@ -141,7 +141,9 @@ class AddVirtualNodes(BaseTransform):
         if self.edge_weight != 1 and "edge_weight" not in data:
             data.edge_weight = torch.ones(old_edges, device=device)
             alike = None if alike is None else alike | {"edge_weight"}
-        changed = {}  # first all, because sizes are guessed from what is there
+        changed: dict[
+            str, Any
+        ] = {}  # first all, because sizes are guessed from what is there
         for key, value in data.items():
             if key == "edge_index" or key in _PAIRS:
                 continue
