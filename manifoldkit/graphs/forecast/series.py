@@ -306,7 +306,8 @@ def as_graph(adjacency: Any, n_sensors: int, sensors: Any = None) -> Tensor:
     """
     several = isinstance(adjacency, (list, tuple)) and len(adjacency) == 3
     if several and isinstance(adjacency[1], Mapping):  # not three rows
-        adjacency = _named_weights(*adjacency, sensors=sensors)
+        ids, places, weights = adjacency
+        adjacency = _named_weights(ids, places, weights, sensors)
     if hasattr(adjacency, "tocoo"):  # scipy
         coo = adjacency.tocoo()
         index = np.stack([coo.row, coo.col]).astype(np.int64)
