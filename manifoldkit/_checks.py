@@ -170,6 +170,40 @@ def check_interval(
     )
 
 
+def check_order(
+    wanted: Iterable[Any], listed: Iterable[Any], name: str, there: str
+) -> list[int]:
+    """Return where each wanted label is listed; labels are compared as text.
+
+    Parameters
+    ----------
+    wanted, listed : iterable
+        Labels, such as sensor ids.
+    name : str
+        The argument that wants them, for the message.
+    there : str
+        Where they are looked for, for the message.
+
+    Examples
+    --------
+    >>> check_order(["9", "7"], [7, 8, 9], "sensors", "the readings")
+    [2, 0]
+    >>> check_order([5], [7, 8, 9], "sensors", "the readings")
+    Traceback (most recent call last):
+    manifoldkit.exceptions.InvalidValueError: sensors: 5 is not in the readings
+    """
+    places: dict[str, int] = {}
+    for row, label in enumerate(listed):
+        if places.setdefault(str(label), row) != row:
+            raise InvalidValueError(f"{name}: {label} is in {there} more than once")
+    out = []
+    for label in wanted:
+        if str(label) not in places:
+            raise InvalidValueError(f"{name}: {label} is not in {there}")
+        out.append(places[str(label)])
+    return out
+
+
 def check_limits(value: Any, name: str, least: int = 1) -> tuple[int, int]:
     """Return the smallest and the largest size; a single integer is both.
 

@@ -41,8 +41,8 @@ from .points.shapes import load_scanobjectnn as load_scanobjectnn
 from .points.shapes import load_shapenet_part as load_shapenet_part
 from .set_tasks import SetTask as SetTask
 from .set_tasks import make_set_tasks as make_set_tasks
+from .traffic.clock import regularize_series as regularize_series
 from .traffic.data import TrafficData as TrafficData
-from .traffic.data import regularize_series as regularize_series
 from .traffic.fetch import fetch_metr_la as fetch_metr_la
 from .traffic.fetch import fetch_the_hague as fetch_the_hague
 from .traffic.files import load_traffic as load_traffic

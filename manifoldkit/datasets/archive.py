@@ -137,6 +137,21 @@ def open_archive(file: Path) -> Iterator[Any]:
         ) from error
 
 
+def read_array(file: Path) -> np.ndarray:
+    """Read the array of an ``.npy`` file.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, holds pickled objects or something else.
+    """
+    try:
+        with open(file, "rb") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except _UNREADABLE as error:
+        raise ValueError(f"{file} cannot be read as an array ({error})") from error
+
+
 @contextlib.contextmanager
 def open_hdf5(file: Path) -> Iterator[Any]:
     """Open an HDF5 file whose arrays are read in the ``with`` block.

@@ -1,9 +1,9 @@
+from .clock import local_times as local_times
+from .clock import regularize_series as regularize_series
 from .data import TrafficData as TrafficData
-from .data import distance_weights as distance_weights
-from .data import local_times as local_times
-from .data import regularize_series as regularize_series
 from .fetch import fetch_metr_la as fetch_metr_la
 from .fetch import fetch_the_hague as fetch_the_hague
 from .files import load_traffic as load_traffic
+from .roads import distance_weights as distance_weights
 from .simulation import make_traffic as make_traffic
 from .truth import TrafficTruth as TrafficTruth

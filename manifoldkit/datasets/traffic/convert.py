@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manifoldkit.datasets.traffic.data import distance_weights
+from manifoldkit.datasets.traffic.roads import distance_weights
 
 _EDGES = 1722  # weights of the graph, the diagonal included
 

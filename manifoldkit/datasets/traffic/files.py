@@ -1,45 +1,46 @@
 """Standard files of traffic research, read from where the user keeps them."""
 
+from datetime import tzinfo
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from manifoldkit.datasets.archive import open_archive, open_hdf5
-from manifoldkit.datasets.traffic.data import (
-    TrafficData,
-    distance_weights,
+from manifoldkit._checks import check_count, check_order
+from manifoldkit.datasets.archive import open_archive, open_hdf5, read_array
+from manifoldkit.datasets.traffic.clock import (
     local_times,
     regularize_series,
+    wall_clock,
 )
+from manifoldkit.datasets.traffic.data import TrafficData
+from manifoldkit.datasets.traffic.roads import read_graph
+from manifoldkit.datasets.traffic.tables import Table, read_table
+from manifoldkit.datasets.traffic.text import names, numbers, read_cells
 from manifoldkit.exceptions import DatasetNotFoundError
-
-
-class _Table(NamedTuple):
-    values: np.ndarray
-    sensors: np.ndarray | None
-    timestamps: np.ndarray | None
 
 
 def load_traffic(
     readings: str | Path,
-    graph: str | Path | np.ndarray | None = None,
+    graph: Any = None,
     *,
     sensors: str | Path | None = None,
     places: str | Path | None = None,
     start: Any = None,
     step_minutes: int = 5,
-    channel: int = 0,
+    channel: int | str = 0,
     null_value: float | None = None,
     sigma: float | None = None,
     cutoff: float = 0.1,
     split: tuple = (0.7, 0.1, 0.2),
     name: str | None = None,
+    header: bool | None = None,
+    tz: str | tzinfo | None = None,
+    graph_kind: str = "auto",
 ) -> TrafficData:
-    """Read METR-LA, PEMS-BAY, PEMS03/04/07/08, LargeST and files like these.
+    r"""Read METR-LA, PEMS-BAY, PEMS03/04/07/08, LargeST and files like these.
 
-    Nothing is unpickled: a graph that is only there as ``.pkl`` has to be saved as
-    ``.npy`` first.
+    Nothing of a file is executed.
 
     Parameters
     ----------
@@ -47,14 +48,20 @@ def load_traffic(
         ``.h5``: table of pandas, as ``metr-la.h5``, ``pems-bay.h5`` and LargeST's
         ``ca_his_raw_2019.h5`` (needs h5py).
         ``.npz``: array ``data`` (T, N, F), as ``PEMS04.npz``; or LargeST's ``his.npz``
-        with ``mean`` and ``std``, whose scaling is undone.
-        ``.csv``: one column a sensor, ids in the first line, optionally time stamps in
-        the first column.
-    graph : str, Path or array, optional
+        with ``mean`` and ``std``, whose scaling is undone. ``.npy``: that array.
+        ``.csv``, ``.tsv``: one column a sensor, with or without a line of ids, a column
+        of times and row numbers (as pandas writes); or one row a reading with columns
+        for time, sensor and value, in any order. Separators are commas, semicolons
+        (with decimal commas, too) or tabs.
+    graph : str, Path, array, sparse matrix or list, optional
         Weights (N, N), row listens to column, as array, ``.npy`` (LargeST's
-        ``sd_rn_adj.npy``) or ``.csv``; or road distances as ``.csv`` with the columns
-        from, to, distance (``distances_la_2012.csv``, ``PEMS04.csv``), which become
-        weights by a Gaussian kernel. Default no roads.
+        ``sd_rn_adj.npy``) or ``.csv``; or distances (N, N), as
+        ``PeMSD7_W_228.csv``; or roads as ``.csv`` with the columns from, to, distance
+        (``distances_la_2012.csv``, ``PEMS04.csv``), ids as numbers or text, or from,
+        to, weight. Distances become weights by a Gaussian kernel. Or
+        ``[ids, places, matrix]``, the list or the file ``adj_mx.pkl``, of which nothing
+        but this content is read; its rows are brought into the order of the readings.
+        Default no roads.
     sensors : str or Path, optional
         Text file of sensor ids, in order (``graph_sensor_ids.txt``, ``PEMS03.txt``).
         Columns of ``readings`` that it does not list are left out.
@@ -66,18 +73,30 @@ def load_traffic(
     step_minutes : int, default=5
         Minutes between rows. Rows at irregular times are put on this grid; see
         :func:`regularize_series`.
-    channel : int, default=0
-        Channel that is read of an ``.npz`` file: flow, occupancy, speed.
+    channel : int or str, default=0
+        Channel that is read of an ``.npz`` file (flow, occupancy, speed), or column of
+        a table with one row a reading, by number or name.
     null_value : float, optional
         The reading that means "missing" (0 in most of these files).
     sigma : float, optional
-        Width of the kernel; default the standard deviation of the distances.
+        Width of the kernel :math:`\exp(-(d/\sigma)^2)`, in the unit of the distances;
+        default their standard deviation, as DCRNN does, whatever the unit.
+        STGCN's is 3162 for meters, with ``cutoff=0.5``.
     cutoff : float, default=0.1
         Smallest weight of the kernel that is kept.
     split : tuple
         Shares, or rows, of training, validation and test.
     name : str, optional
         Default the file's name.
+    header : bool, optional
+        Whether the first line of a ``.csv`` holds names; default what it looks like,
+        and an error where it may be either.
+    tz : str or tzinfo, optional
+        Zone of the sensors' clock. Needed where the file's times have a zone or count
+        from 1970; see :func:`regularize_series` for daylight saving.
+    graph_kind : {"auto", "weights", "distances"}
+        What a matrix holds; "auto" takes it for distances if they look like those:
+        zero on the diagonal alone, and no way longer than a detour.
 
     Returns
     -------
@@ -101,35 +120,48 @@ def load_traffic(
     TrafficData('PEMS04', 300 rows of 5 min, 3 sensors)
     """
     file = _existing(readings)
-    readers = {".h5": _read_h5, ".hdf5": _read_h5, ".csv": _read_csv}
-    if file.suffix == ".npz":
-        table = _read_npz(file, channel)
-    elif file.suffix in readers:
-        table = readers[file.suffix](file)
+    suffix = file.suffix.lower()
+    check_count(step_minutes, "step_minutes")
+    if suffix in (".npz", ".npy"):
+        table = _read_numpy(file, channel)
+    elif suffix in (".h5", ".hdf5"):
+        table = _read_h5(file, tz)
+    elif suffix in (".csv", ".tsv", ".dyna"):
+        table = read_table(
+            file, header=header, step_minutes=step_minutes, channel=channel, tz=tz
+        )
     else:
         raise ValueError(
-            f"readings: expected a file .h5, .npz or .csv, found {file.name}"
+            f"readings: expected a file .h5, .npz, .npy or .csv, found {file.name}"
         )
     table = _order(table, sensors)
-    values, begin = table.values, start
+    values, begin = table.values, table.start if start is None else start
     if null_value is not None:
         values = np.where(values == null_value, np.nan, values)
     if table.timestamps is not None:
-        values, first = regularize_series(values, table.timestamps, step_minutes)
+        values, first = regularize_series(values, table.timestamps, step_minutes, tz=tz)
         begin = first if begin is None else begin
-    begin = local_times("2018-01-01T00:00" if begin is None else begin, "start").item()
-    n = values.shape[1]
-    weights = _read_graph(graph, n, table.sensors, sigma, cutoff)
-    lat, lon = _read_places(places, table.sensors)
+    begin = local_times("2018-01-01T00:00" if begin is None else begin, "start", tz)
+    if isinstance(graph, (str, Path)):
+        graph = _existing(graph)
+    weights, ids = read_graph(
+        graph,
+        table.sensors,
+        values.shape[1],
+        kind=graph_kind,
+        sigma=sigma,
+        cutoff=cutoff,
+    )
+    lat, lon = _read_places(places, ids)
     return TrafficData(
         values.astype(np.float32),
         weights,
-        np.datetime64(begin, "m"),
+        np.datetime64(begin.item(), "m"),
         step_minutes,
         name=name or file.stem,
         provenance=f"file {file.name} of the user",
         split=split,
-        sensor_id=table.sensors,
+        sensor_id=ids,
         lat=lat,
         lon=lon,
     )
@@ -139,15 +171,10 @@ def _existing(path: str | Path) -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
         raise DatasetNotFoundError(f"{file} is not there")
-    if file.suffix in (".pkl", ".pickle"):
-        raise ValueError(
-            f"{file.name}: pickles are not read, because they can run code; save the "
-            "matrix with numpy.save"
-        )
     return file
 
 
-def _read_h5(file: Path) -> _Table:
+def _read_h5(file: Path, tz: str | tzinfo | None) -> Table:
     """Read the fixed format of pandas without pandas."""
     with open_hdf5(file) as store:
         # a group of arrays has keys, an array has none
@@ -167,10 +194,22 @@ def _read_h5(file: Path) -> _Table:
         axis = np.asarray(group["axis0"])
         index = np.asarray(group["axis1"])
         unit = str(group["axis1"].attrs.get("kind", ""))
+        zone = group["axis1"].attrs.get("tz")
     if items.tolist() != axis.tolist():  # blocks keep an order of their own
         place = {item: k for k, item in enumerate(items.tolist())}
         values = values[:, [place[item] for item in axis.tolist()]]
-    return _Table(values, _names(axis), _stamps(index, unit))
+    stamps = _stamps(index, unit)
+    if zone is not None and stamps is not None:  # the index is UTC then
+        own = zone.decode() if isinstance(zone, bytes) else str(zone)
+        stamps = wall_clock(stamps, own if tz is None else tz)
+    return Table(values, _axis_names(axis), stamps)
+
+
+def _axis_names(axis: np.ndarray) -> np.ndarray:
+    if axis.dtype.kind in "iu":
+        return axis
+    words = axis.tolist()
+    return names([w.decode() if isinstance(w, bytes) else str(w) for w in words])
 
 
 def _stamps(index: np.ndarray, kind: str) -> np.ndarray | None:
@@ -185,134 +224,42 @@ def _stamps(index: np.ndarray, kind: str) -> np.ndarray | None:
     return index.astype("datetime64[ns]") if index.max() > 10**16 else None
 
 
-def _names(axis: np.ndarray) -> np.ndarray:
-    """Return sensor ids as integers where they are, else as strings."""
-    if axis.dtype.kind in "iu":
-        return axis
-    words = [w.decode() if isinstance(w, bytes) else str(w) for w in axis.tolist()]
-    words = [word.strip().strip('"') for word in words]
-    if all(word.lstrip("-").isdigit() for word in words):
-        return np.array(words, dtype=np.int64)
-    return np.array(words)
-
-
-def _read_npz(file: Path, channel: int) -> _Table:
-    with open_archive(file) as archive:
-        arrays = {k: archive[k] for k in ("data", "mean", "std") if k in archive}
+def _read_numpy(file: Path, channel: int | str) -> Table:
+    if file.suffix.lower() == ".npy":
+        arrays = {"data": read_array(file)}
+    else:
+        with open_archive(file) as archive:
+            arrays = {k: archive[k] for k in ("data", "mean", "std") if k in archive}
     if "data" not in arrays:
         raise ValueError(f"{file}: expected an array 'data', found none")
     data = arrays["data"]
     if data.ndim == 2:
         data = data[..., None]
-    if data.ndim != 3 or not 0 <= channel < data.shape[2]:
+    if data.ndim != 3 or channel not in range(data.shape[2]):
         raise ValueError(
             f"{file}: expected data of shape (time, sensors, channels) with channel "
             f"{channel}, found {data.shape}"
         )
-    values = data[..., channel].astype(np.float64)
+    values = data[..., int(channel)].astype(np.float64)
     if channel == 0 and {"mean", "std"} <= arrays.keys():
         values = values * float(arrays["std"]) + float(arrays["mean"])
-    return _Table(values, None, None)
+    return Table(values, None, None)
 
 
-def _read_csv(file: Path) -> _Table:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines() or [""]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text ({error})") from error
-    header = lines[0].split(",")
-    rows = [line.split(",") for line in lines[1:] if line.strip()]
-    if not rows or {len(row) for row in rows} != {len(header)}:
-        raise ValueError(
-            f"{file}: expected a header of sensor ids and rows of as many columns"
-        )
-    stamps = None
-    if not _is_number(rows[0][0]):
-        try:
-            stamps = local_times([row[0] for row in rows])
-        except ValueError:
-            raise ValueError(
-                f"{file}: expected numbers or time stamps without a zone in the first "
-                f"column, found {rows[0][0]!r}"
-            ) from None
-        header, rows = header[1:], [row[1:] for row in rows]
-    try:
-        values = np.array([[float(cell or "nan") for cell in row] for row in rows])
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    return _Table(values, _names(np.array(header)), stamps)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word or "nan")
-    except ValueError:
-        return False
-    return True
-
-
-def _order(table: _Table, sensors: str | Path | None) -> _Table:
+def _order(table: Table, sensors: str | Path | None) -> Table:
     """Bring the columns into the order of a list of sensors."""
     if sensors is None:
         return table
     words = _existing(sensors).read_text(encoding="utf-8").replace(",", " ").split()
-    wanted = _names(np.array(words))
+    wanted = names(words)
     if table.sensors is None:
         if len(wanted) != table.values.shape[1]:
             raise ValueError(
                 f"sensors: expected {table.values.shape[1]} ids, found {len(wanted)}"
             )
         return table._replace(sensors=wanted)
-    place = {str(s): k for k, s in enumerate(table.sensors)}
-    missing = [str(s) for s in wanted if str(s) not in place]
-    if missing:
-        raise ValueError(f"sensors: the readings have no column {missing[0]}")
-    columns = [place[str(s)] for s in wanted]
-    return _Table(table.values[:, columns], wanted, table.timestamps)
-
-
-def _read_graph(
-    graph: str | Path | np.ndarray | None,
-    n: int,
-    sensors: np.ndarray | None,
-    sigma: float | None,
-    cutoff: float,
-) -> np.ndarray:
-    if graph is None:
-        return np.zeros((n, n), dtype=np.float32)
-    if isinstance(graph, np.ndarray):
-        weights = graph
-    else:
-        file = _existing(graph)
-        if file.suffix == ".npy":
-            weights = np.load(file, allow_pickle=False)
-        elif file.suffix == ".csv":
-            weights = _csv_graph(file, n, sensors, sigma, cutoff)
-        else:
-            raise ValueError(f"graph: expected .npy or .csv, found {file.name}")
-    if weights.shape != (n, n):
-        raise ValueError(
-            f"graph: expected {n} x {n} weights for {n} sensors, found {weights.shape}"
-        )
-    return weights.astype(np.float32)
-
-
-def _csv_graph(
-    file: Path, n: int, sensors: np.ndarray | None, sigma: float | None, cutoff: float
-) -> np.ndarray:
-    with open(file, encoding="utf-8") as stream:
-        head = stream.readline()
-    skip = 0 if _is_number(head.split(",")[0]) else 1
-    table = np.loadtxt(file, delimiter=",", skiprows=skip, ndmin=2)
-    if skip == 0 and table.shape == (n, n) and n != 3:
-        return table
-    if table.shape[1] != 3:
-        raise ValueError(
-            f"{file}: expected {n} x {n} weights, or rows from, to, distance; found "
-            f"shape {table.shape}"
-        )
-    names = np.arange(n) if sensors is None else np.asarray(sensors)
-    return distance_weights(table, names, sigma, cutoff)
+    columns = check_order(wanted, table.sensors, "sensors", "the readings")
+    return table._replace(values=table.values[:, columns], sensors=wanted)
 
 
 def _read_places(
@@ -321,8 +268,8 @@ def _read_places(
     if places is None:
         return None, None
     file = _existing(places)
-    lines = file.read_text(encoding="utf-8").splitlines()
-    header = [word.strip().lower() for word in lines[0].split(",")]
+    lines = read_cells(file)
+    header = [word.lower() for word in lines[0]] if lines else []
 
     def column(*names: str) -> int:
         for name in names:
@@ -332,12 +279,10 @@ def _read_places(
 
     who, lat = column("sensor_id", "id"), column("latitude", "lat")
     lon = column("longitude", "lng", "lon")
-    rows = [line.split(",") for line in lines[1:] if line.strip()]
-    place = {row[who].strip(): (float(row[lat]), float(row[lon])) for row in rows}
-    listed = [row[who].strip() for row in rows]
-    names = listed if sensors is None else [str(s) for s in sensors]
-    missing = [name for name in names if name not in place]
-    if missing:
-        raise ValueError(f"{file}: no place of sensor {missing[0]}")
-    found = np.array([place[name] for name in names])
+    rows = [row for row in lines[1:] if len(row) == len(header)]
+    listed = names([row[who] for row in rows])
+    order = np.arange(len(rows))
+    if sensors is not None:
+        order = np.array(check_order(sensors, listed, "places", str(file)), dtype=int)
+    found = numbers([[row[lat], row[lon]] for row in rows], file)[order]
     return found[:, 0], found[:, 1]

@@ -85,7 +85,7 @@ def train_flag(
     generator = torch.Generator().manual_seed(seed)
     train, test = path_graphs(600, generator), path_graphs(300, generator)
     if kind == "node":
-        transform = AddVirtualNodes()
+        transform = AddVirtualNodes(extend_targets=False)
         train, test = ([transform(g) for g in graphs] for graphs in (train, test))
     with seeded(seed):
         model = FlagNetwork(state=kind == "state")

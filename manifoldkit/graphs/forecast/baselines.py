@@ -78,12 +78,14 @@ class SeasonalProfile:
         per_day = _DAY // self.step_
         slots = self.slots(series.clock.minutes(np.arange(len(values))))
         day = _slot_means(values, slots % per_day, per_day)
-        fallback = np.broadcast_to(column_means(values), day.shape)
-        day = np.where(np.isnan(day), fallback, day)
+        means = column_means(values)
+        day = np.where(np.isnan(day), np.broadcast_to(means, day.shape), day)
+        day = _like_the_others(day, ~np.isnan(values).all(0))
         table = day
         if self.split_:
             table = _slot_means(values, slots, 2 * per_day)
             table = np.where(np.isnan(table), np.concatenate([day, day]), table)
+            table = _like_the_others(table, ~np.isnan(values).all(0))
         self.table_ = table.astype(values.dtype)
         return self
 
@@ -147,10 +149,9 @@ class SharedRidge:
         else:
             center = self.center_ = column_means(values)
         rest = values - center
-        self.scale_ = column_scales(rest)
-        self.coef_ = ridge_map(
-            rest / self.scale_, self.history, self.horizon, self.alpha
-        )
+        self.scale_, self.known_ = column_scales(rest, column_sizes(values))
+        z = np.where(self.known_, rest / self.scale_, np.nan)
+        self.coef_ = ridge_map(z, self.history, self.horizon, self.alpha)
         return self
 
     def forecast(self, past: np.ndarray, minutes: np.ndarray) -> np.ndarray:
@@ -163,9 +164,9 @@ class SharedRidge:
             before, after = np.split(center, [self.history], 1)
         else:
             before = after = center
-        z = np.nan_to_num((past - before) / self.scale_)
+        z = np.where(self.known_, np.nan_to_num((past - before) / self.scale_), 0)
         out = np.einsum("bhn,hk->bkn", z, self.coef_[:-1]) + self.coef_[-1][:, None]
-        return out * self.scale_ + after
+        return np.where(self.known_, out, 0) * self.scale_ + after
 
 
 def ridge_map(z: np.ndarray, history: int, horizon: int, alpha: float) -> np.ndarray:
@@ -207,19 +208,58 @@ def ridge_map(z: np.ndarray, history: int, horizon: int, alpha: float) -> np.nda
 
 
 def column_means(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each sensor's readings, zero where there are none."""
+    """Return the mean of each sensor's readings, where there are none that of others.
+
+    >>> column_means(np.array([[1.0, np.nan, 4.0], [3.0, np.nan, 4.0]]))
+    array([2., 3., 4.])
+    """
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(0, dtype=np.float64)
-    return total / known.sum(0).clip(1)
+    return _like_the_others(total / known.sum(0).clip(1), known.any(0))
 
 
-def column_scales(values: np.ndarray) -> np.ndarray:
-    """Return each sensor's standard deviation, 1 where it is constant or unknown."""
-    known = ~np.isnan(values)
-    gap = np.where(known, values - column_means(values), 0).astype(np.float64)
-    std = np.sqrt((gap**2).sum(0) / known.sum(0).clip(1))
-    tiny = 1e-6 * np.abs(column_means(values)) + np.finfo(np.float32).tiny
-    return np.where(std > tiny, std, 1.0)
+def _like_the_others(table: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Give sensors of which nothing is known the mean of those that are known."""
+    if known.all() or not known.any():
+        return table
+    return np.where(known, table, table[..., known].mean(-1, keepdims=True))
+
+
+def column_sizes(values: np.ndarray) -> np.ndarray:
+    """Return the largest modulus of each sensor's readings, zero without any."""
+    return np.nan_to_num(np.abs(values)).max(0)
+
+
+def column_scales(
+    values: np.ndarray, sizes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each sensor's standard deviation, and where it is known.
+
+    It is not known of sensors that are constant, or have no two readings. The scale of
+    these is the mean over the others, so that it is in the unit of the readings; 1
+    where no sensor has one.
+
+    Parameters
+    ----------
+    values : ndarray, shape (T, N)
+        NaN where missing.
+    sizes : ndarray of shape (N,), optional
+        Modulus of what the values are the rest of: as much as its rounding is nothing.
+
+    Returns
+    -------
+    scales : ndarray of float64, shape (N,)
+    known : ndarray of bool, shape (N,)
+    """
+    present = ~np.isnan(values)
+    gap = np.where(present, values - column_means(values), 0).astype(np.float64)
+    largest = np.abs(gap).max(0)
+    unit = np.where(largest > 0, largest, 1.0)  # squares of extreme numbers are none
+    std = np.sqrt(((gap / unit) ** 2).sum(0) / present.sum(0).clip(1)) * unit
+    sizes = column_sizes(values) if sizes is None else sizes
+    precision = np.finfo(values.dtype if values.dtype.kind == "f" else float).eps
+    known = std > 8 * precision * sizes
+    return np.where(known, std, std[known].mean() if known.any() else 1.0), known
 
 
 def _slot_means(values: np.ndarray, slots: np.ndarray, n_slots: int) -> np.ndarray:

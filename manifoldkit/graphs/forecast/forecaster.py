@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -40,6 +40,7 @@ from manifoldkit.graphs.forecast.networks import (
     ForecastNetwork,
     MaskedMAE,
     make_backbone,
+    recipe_of,
 )
 from manifoldkit.graphs.forecast.scaling import Standardizer
 from manifoldkit.graphs.forecast.series import (
@@ -47,8 +48,10 @@ from manifoldkit.graphs.forecast.series import (
     WindowLoader,
     Windows,
     as_graph,
+    check_alike,
     check_readings,
     check_series,
+    check_training_rows,
     split_rows,
     time_of_day,
     to_minutes,
@@ -56,6 +59,10 @@ from manifoldkit.graphs.forecast.series import (
     window_starts,
 )
 from manifoldkit.graphs.virtual.adjacency import SemiAdaptiveAdjacency
+
+# Clipping and weight decay of the published recipes suit losses in miles per hour. Data
+# of any unit are trained as if their spread were that of speeds on a motorway.
+_SPREAD = 10.0
 
 
 class TrafficForecaster(TorchFace, BaseEstimator):
@@ -91,7 +98,10 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         Days that share a profile: all, or workdays and weekends apart, which "auto"
         does when the training rows cover two weeks.
     scaler : {"sensor", "global"}, default="sensor"
-        Mean and standard deviation of each sensor, or of all together.
+        Mean and standard deviation of each sensor, or of all together. Of a sensor that
+        is constant in the training rows, or has no reading there, no spread is known:
+        its later readings count as missing, and its forecast is its profile or mean, or
+        that of the other sensors.
     split : tuple, optional
         Rows at which validation and test begin, or three shares; default what the
         data set says, else (0.7, 0.1, 0.2). Windows of validation and test may reach
@@ -101,7 +111,8 @@ class TrafficForecaster(TorchFace, BaseEstimator):
     lr, weight_decay, clip : float, optional
         Learning rate and weight decay of Adam, and the largest gradient norm; by
         default those of the backbone's published recipe. The rate falls by 5 % every
-        10 epochs.
+        10 epochs. Decay and clipping are weighed against a loss in units of a tenth of
+        the readings' mean spread, so the unit of the readings does not matter.
     max_epochs, batch_size, patience : int, default=100, 64, 30
         Passes; windows a step; epochs without a better validation loss after which
         training ends. The best weights are kept.
@@ -215,8 +226,8 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         ----------
         dataset : TrafficData or any object
             With ``values`` (T, N), ``adjacency`` (N, N; row listens to column; array
-            or sparse), ``start``, ``step_minutes`` and optionally ``timestamps`` and
-            ``split``.
+            or sparse, or ``[ids, places, matrix]`` as in ``adj_mx.pkl``), ``start``,
+            ``step_minutes`` and optionally ``timestamps``, ``sensor_id`` and ``split``.
         y : None
             Not used.
 
@@ -233,7 +244,8 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         """
         self._check_settings()
         series = check_series(dataset, self.null_value)
-        graph = as_graph(dataset.adjacency, series.values.shape[1])
+        names = getattr(dataset, "sensor_id", None)
+        graph = as_graph(dataset.adjacency, series.values.shape[1], names)
         first, second = self._split(dataset, series)
         self.n_sensors_, self.step_minutes_ = series.values.shape[1], series.clock.step
         self.dtype_ = str(series.values.dtype)
@@ -241,6 +253,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         minutes = series.clock.minutes(np.arange(len(series.values)))
         z = torch.from_numpy(self.scaler_.transform(series.values, minutes))
         sizes = (self.history, self.horizon)
+        check_training_rows(series.values[:first])
         train_starts = window_starts(0, first, *sizes)
         if not len(train_starts):
             raise ValueError(
@@ -254,23 +267,16 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         from manifoldkit._faces.training import train
 
         rng = check_random_state(self.random_state)
-        recipe = (
-            RECIPES.get(self.backbone, {}) if isinstance(self.backbone, str) else {}
-        )
-        decay = self.weight_decay
+        unit = float(self.scaler_.scale_.mean(dtype=np.float64)) / _SPREAD
+        decay, clip = recipe_of(self.backbone, self.weight_decay, self.clip)
         deadline = Deadline(self.max_seconds)
         with seeded(int(rng.randint(2**31 - 1)), self.device):
             self.net_, self.history_ = train(
                 self._network(graph, highway),
-                MaskedMAE(torch.as_tensor(self.scaler_.scale_)),
+                MaskedMAE(torch.as_tensor(self.scaler_.scale_ / unit)),
                 Windows(z, minutes, train_starts, *sizes),
                 Windows(z, minutes, held, *sizes) if len(held) else None,
-                optimizer=partial(
-                    torch.optim.Adam,
-                    weight_decay=(
-                        recipe.get("weight_decay", 0.0) if decay is None else decay
-                    ),
-                ),
+                optimizer=partial(torch.optim.Adam, weight_decay=decay),
                 lr=self.lr,
                 epochs=self.max_epochs,
                 batch_size=self.batch_size,
@@ -279,12 +285,14 @@ class TrafficForecaster(TorchFace, BaseEstimator):
                     "iterator_valid": WindowLoader,
                 },
                 schedule="step",
-                clip=recipe.get("clip") if self.clip is None else self.clip,
+                clip=clip,
                 patience=self.patience if len(held) else None,
                 deadline=deadline,
                 device=self.device,
                 verbose=self.verbose,
             )
+        for row in self.history_:
+            row |= {k: unit * row[k] for k in ("train_loss", "valid_loss") if k in row}
         return self
 
     def predict(self, history: ArrayLike, t0: Any = None) -> np.ndarray:
@@ -378,7 +386,7 @@ class TrafficForecaster(TorchFace, BaseEstimator):
         check_is_fitted(self, "net_")
         check_choice(part, ("test", "validation"), "part")
         series = check_series(dataset, self.null_value)
-        self._check_sensors(series)
+        check_alike(series, self.n_sensors_, self.step_minutes_)
         first, second = self._split(dataset, series)
         bounds = (second, len(series.values)) if part == "test" else (first, second)
         starts = window_starts(*bounds, self.history, self.horizon)
@@ -398,24 +406,19 @@ class TrafficForecaster(TorchFace, BaseEstimator):
             sums.add(future, self._forecast(past, series.clock.minutes(chosen)))
         return sums.report(horizons)
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False  # a data set; histories for predict
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = True
+        return tags
+
     def _check_settings(self) -> None:
         super()._check_settings()
         if not callable(self.backbone) and self.backbone not in RECIPES:
             raise ValueError(
                 f"backbone: expected one of {list(RECIPES)} or a callable, found "
                 f"{self.backbone!r}"
-            )
-
-    def _check_sensors(self, series: Series) -> None:
-        if series.values.shape[1] != self.n_sensors_:
-            raise ValueError(
-                f"values: expected {self.n_sensors_} sensors, found "
-                f"{series.values.shape[1]}"
-            )
-        if series.clock.step != self.step_minutes_:
-            raise ValueError(
-                f"step_minutes: expected {self.step_minutes_} as in fit, found "
-                f"{series.clock.step}"
             )
 
     def _split(self, dataset, series: Series) -> tuple[int, int]:

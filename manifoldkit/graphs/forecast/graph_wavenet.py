@@ -59,7 +59,9 @@ class GraphWaveNet(nn.Module):
 
     Supports of the diffusion: the normalized adjacency, the transposed one, and
     ``softmax(relu(E1 E2'))`` over embeddings of its own. Virtual nodes enter as zeros
-    and are normalized apart.
+    and are normalized apart. NaN in the features of one node makes the forecasts of all
+    NaN: replace missing readings first, by zero if the features are standardized, as
+    :class:`TrafficForecaster` does.
 
     Parameters
     ----------
@@ -157,10 +159,15 @@ class GraphWaveNet(nn.Module):
         if missing:
             x = nn.functional.pad(x, (0, 0, 0, 0, missing, 0))
         # older steps than the receptive field cannot reach the last one
-        x = self.start(x[:, -self.receptive_field :])
+        stale, x = x[:, : -self.receptive_field], x[:, -self.receptive_field :]
+        x = self.start(x)
         total: Tensor | int = 0
         for layer in self.layers:
             x, skip = layer(x, supports)
             total = total + skip
         x = torch.relu(self.hidden(torch.relu(torch.as_tensor(total))))
-        return self.head(x).transpose(1, 2)
+        out = self.head(x).transpose(1, 2)
+        if stale.shape[1]:  # NaN is an answer to NaN wherever it comes in
+            real = stale[:, :, : out.shape[2]]
+            out = out + (0 * real).sum((1, 3))[:, None]
+        return out

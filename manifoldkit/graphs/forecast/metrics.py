@@ -66,26 +66,39 @@ class ErrorSums:
     def __init__(self, horizon: int, mape_floor: float = 0.0):
         self.floor = mape_floor
         self.sums = np.zeros((5, horizon))
+        self.size = np.zeros(horizon)  # largest error; sums are in units of it
         self.n_windows = 0
 
     def add(self, truth: np.ndarray, forecast: np.ndarray) -> None:
         """Add windows (B, horizon, N); missing truth (NaN) does not count."""
         known = ~np.isnan(truth)
         truth = np.where(known, truth, 0.0).astype(np.float64)
-        gap = np.where(known, forecast - truth, 0.0).astype(np.float64)
+        gap = np.abs(np.where(known, forecast - truth, 0.0).astype(np.float64))
         large = known & (np.abs(truth) >= self.floor) & (truth != 0)
-        relative = np.where(large, np.abs(gap) / np.where(large, np.abs(truth), 1), 0)
-        parts = (known, np.abs(gap), gap**2, large, relative)
+        relative = np.where(large, gap / np.where(large, np.abs(truth), 1), 0)
+        size = np.maximum(self.size, gap.max((0, 2), initial=0))
+        unit = np.where(size > 0, size, 1.0)
+        shrink = self.size / unit
+        self.sums[1] *= shrink
+        self.sums[2] *= shrink**2
+        self.size = size
+        gap = gap / unit[:, None]  # its squares stay within the numbers
+        parts = (known, gap, gap**2, large, relative)
         self.sums += [part.sum((0, 2)) for part in parts]
         self.n_windows += len(truth)
 
     def _errors(self, steps: slice) -> dict:
-        known, absolute, square, large, relative = self.sums[:, steps].sum(1)
+        size = self.size[steps]
+        unit = size.max() or 1.0
+        share = size / unit
+        known, absolute, square, large, relative = self.sums[:, steps]
+        absolute, square = absolute * share, square * share**2
+        known, large = known.sum(), large.sum()
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
-                "mae": float(np.divide(absolute, known)),
-                "rmse": float(np.sqrt(np.divide(square, known))),
-                "mape": float(np.divide(relative, large)),
+                "mae": float(np.divide(absolute.sum(), known) * unit),
+                "rmse": float(np.sqrt(np.divide(square.sum(), known)) * unit),
+                "mape": float(np.divide(relative.sum(), large)),
             }
 
     def report(self, horizons: Sequence[int] | None = None) -> ForecastReport:

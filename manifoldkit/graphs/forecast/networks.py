@@ -18,6 +18,15 @@ RECIPES: dict[str, dict] = {  # of the published codes
 }
 
 
+def recipe_of(
+    kind: Any, weight_decay: float | None, clip: float | None
+) -> tuple[float, float | None]:
+    """Return weight decay and clipping: what is given, else the published ones."""
+    recipe = RECIPES.get(kind, {}) if isinstance(kind, str) else {}
+    decay = recipe.get("weight_decay", 0.0) if weight_decay is None else weight_decay
+    return decay, recipe.get("clip") if clip is None else clip
+
+
 def make_backbone(
     kind: Any,
     adjacency: SemiAdaptiveAdjacency,

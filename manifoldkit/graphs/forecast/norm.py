@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class _Apart(nn.Module):
@@ -62,4 +63,19 @@ class NodeBatchNorm(_Apart):
     @staticmethod
     def normalize(norm: nn.Module, x: Tensor) -> Tensor:
         """Take all nodes and steps as one batch."""
-        return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+        flat = x.reshape(-1, x.shape[-1])
+        if not isinstance(norm, nn.BatchNorm1d) or not norm.training:
+            return norm(flat).view(x.shape)
+        held, spread = norm.running_mean, norm.running_var
+        seen = norm.num_batches_tracked
+        if held is None or spread is None or seen is None or norm.momentum is None:
+            return norm(flat).view(x.shape)
+        mean, var = held.clone(), spread.clone()
+        out = F.batch_norm(
+            flat, mean, var, norm.weight, norm.bias, True, norm.momentum, norm.eps
+        )
+        with torch.no_grad():  # a batch with NaN must not stay for good
+            seen.add_(1)
+            for old, new in ((held, mean), (spread, var)):
+                old.copy_(torch.where(torch.isfinite(new), new, old))
+        return out.view(x.shape)

@@ -9,10 +9,11 @@ from manifoldkit.graphs.forecast.baselines import (
     SeasonalProfile,
     column_means,
     column_scales,
+    column_sizes,
 )
 from manifoldkit.graphs.forecast.series import Series
 
-_STORED = ("center", "scale", "profile")
+_STORED = ("center", "scale", "profile", "known")
 
 
 class Standardizer:
@@ -29,6 +30,9 @@ class Standardizer:
     ----------
     profile_ : SeasonalProfile or None
     center_, scale_ : ndarray, shape (N,)
+    known_ : ndarray of bool, shape (N,)
+        Sensors whose readings vary in the training rows. Nothing is known of the
+        others: their readings count as missing, and their forecast is the level.
     """
 
     def __init__(self, profile: str | None, kind: str):
@@ -41,11 +45,13 @@ class Standardizer:
         if self.profile is not None:
             self.profile_ = SeasonalProfile(1, self.profile).fit(series, rows)
             values = values - self.profile_.at(series.clock.minutes(np.arange(rows)))
-        if self.kind == "sensor":
-            center, scale = column_means(values), column_scales(values)
-        else:
+        sizes = column_sizes(series.values[:rows])
+        center = column_means(values)
+        scale, self.known_ = column_scales(values, sizes)
+        if self.kind == "global":
             flat, n = values.reshape(-1, 1), values.shape[1]
-            center, scale = column_means(flat).repeat(n), column_scales(flat).repeat(n)
+            center = np.where(self.known_, column_means(flat), center)
+            scale = column_scales(flat, sizes.max(keepdims=True))[0].repeat(n)
         if self.profile_ is not None:
             center = np.zeros_like(center)
         self.center_, self.scale_ = center.astype(dtype), scale.astype(dtype)
@@ -58,17 +64,18 @@ class Standardizer:
         return self.profile_.at(minutes)
 
     def transform(self, values: np.ndarray, minutes: np.ndarray) -> np.ndarray:
-        """Standardize readings (..., N) of some minutes (...)."""
+        """Standardize readings (..., N) of some minutes (...); NaN where missing."""
         z = (values - self.level(minutes)) / self.scale_
+        z = np.where(self.known_, z, np.nan)
         return np.ascontiguousarray(z, dtype=self.scale_.dtype)
 
     def restore(self, z: np.ndarray, minutes: np.ndarray) -> np.ndarray:
         """Undo :meth:`transform`."""
-        return z * self.scale_ + self.level(minutes)
+        return np.where(self.known_, z, 0) * self.scale_ + self.level(minutes)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what has to be stored."""
-        out = {"center": self.center_, "scale": self.scale_}
+        out = {"center": self.center_, "scale": self.scale_, "known": self.known_}
         if self.profile_ is not None:
             out["profile"] = self.profile_.table_
         return out
@@ -77,6 +84,8 @@ class Standardizer:
         """Take what :meth:`arrays` gave, with the profile's step and kind."""
         arrays = {k: np.asarray(arrays[k]) for k in _STORED if k in arrays}
         self.center_, self.scale_ = arrays["center"], arrays["scale"]
+        # files of earlier versions knew all sensors
+        self.known_ = arrays.get("known", np.ones(self.center_.shape, dtype=bool))
         self.profile_ = None
         if "profile" in arrays:
             self.profile_ = SeasonalProfile(1, self.profile or "auto")

@@ -5,7 +5,7 @@ Time is counted in whole minutes of a naive clock; row r of a series lies at
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from manifoldkit._checks import check_order
 from manifoldkit.graphs.virtual.kernels import check_adjacency
 
 _DAY = 1440
@@ -66,7 +67,7 @@ def weekday(minutes: np.ndarray) -> np.ndarray:
 
 
 def to_minutes(when: Any, name: str = "t0") -> np.ndarray:
-    """Return time stamps as minutes since 1970; numbers are taken as such.
+    """Return time stamps to the nearest minute since 1970; numbers are taken as such.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def to_minutes(when: Any, name: str = "t0") -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # NumPy's word for a zone
-            stamps = array.astype("datetime64[m]")
+            stamps = array.astype("datetime64[s]")
     except UserWarning:
         raise ValueError(
             f"{name}: expected times of a local clock without a zone, found {when!r}; "
@@ -92,7 +93,7 @@ def to_minutes(when: Any, name: str = "t0") -> np.ndarray:
         ) from None
     if np.isnat(stamps).any():
         raise ValueError(f"{name}: expected time stamps, found NaT")
-    return stamps.astype(np.int64)
+    return (stamps.astype(np.int64) + 30) // 60  # loggers are some seconds off
 
 
 def check_readings(
@@ -115,7 +116,13 @@ def check_readings(
     ValueError
         Not numbers, or infinite ones.
     """
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except ValueError:  # in NumPy's words
+        raise ValueError(
+            f"{name}: expected one number a time and sensor, found rows of different "
+            "lengths"
+        ) from None
     if values.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected numbers, found dtype {values.dtype}")
     if values.dtype not in (np.float32, np.float64):
@@ -189,6 +196,39 @@ def check_series(dataset: Any, null_value: float | None = None) -> Series:
     return Series(values, Clock(start, step))
 
 
+def check_training_rows(values: np.ndarray) -> None:
+    """Warn of sensors without any reading in the training rows (T, N).
+
+    Raises
+    ------
+    ValueError
+        No sensor has one.
+    """
+    dead = np.flatnonzero(np.isnan(values).all(0))
+    if len(dead) == values.shape[1]:
+        raise ValueError("values: the training rows have no reading at all")
+    if len(dead):
+        warnings.warn(
+            f"values: sensors {dead.tolist()[:9]} have no reading in the training "
+            "rows; their later readings count as missing, and their forecast is the "
+            "mean of the other sensors",
+            stacklevel=3,
+        )
+
+
+def check_alike(series: Series, n_sensors: int, step_minutes: int) -> None:
+    """Raise unless a series has the sensors and steps that ``fit`` has seen."""
+    if series.values.shape[1] != n_sensors:
+        raise ValueError(
+            f"values: expected {n_sensors} sensors, found {series.values.shape[1]}"
+        )
+    if series.clock.step != step_minutes:
+        raise ValueError(
+            f"step_minutes: expected {step_minutes} as in fit, found "
+            f"{series.clock.step}"
+        )
+
+
 def split_rows(length: int, split: Any) -> tuple[int, int]:
     """Return the rows at which validation and test begin.
 
@@ -246,14 +286,28 @@ def window_starts(
     return np.arange(begin, last - history - horizon + 1)
 
 
-def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
+def as_graph(adjacency: Any, n_sensors: int, sensors: Any = None) -> Tensor:
     """Return an adjacency as a torch tensor, sparse if it came sparse.
+
+    Parameters
+    ----------
+    adjacency : array-like, sparse matrix, Tensor or list
+        Weights; or ``[ids, places, weights]`` as the traffic repositories pickle.
+    n_sensors : int
+        Number of sensors.
+    sensors : array-like of shape (N,), optional
+        Their ids, into whose order named weights are brought.
 
     Raises
     ------
     ValueError
-        It is not square, finite and non-negative, or of another number of nodes.
+        It is not square, finite and non-negative, or of another number of nodes, or
+        of other sensors.
     """
+    several = isinstance(adjacency, (list, tuple)) and len(adjacency) == 3
+    if several and isinstance(adjacency[1], Mapping):  # not three rows
+        ids, places, weights = adjacency
+        adjacency = _named_weights(ids, places, weights, sensors)
     if hasattr(adjacency, "tocoo"):  # scipy
         coo = adjacency.tocoo()
         index = np.stack([coo.row, coo.col]).astype(np.int64)
@@ -264,7 +318,9 @@ def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
             check_invariants=True,
         )
     elif not isinstance(adjacency, Tensor):
-        adjacency = torch.as_tensor(np.asarray(adjacency))
+        adjacency = torch.as_tensor(_square(adjacency))
+    if adjacency.is_complex():
+        raise ValueError("adjacency: expected real weights, found complex numbers")
     if not adjacency.is_floating_point():
         adjacency = adjacency.float()
     if adjacency.shape != (n_sensors, n_sensors):
@@ -275,6 +331,36 @@ def as_graph(adjacency: Any, n_sensors: int) -> Tensor:
     if adjacency.layout == torch.strided:
         check_adjacency(adjacency, "adjacency")
     return adjacency
+
+
+def _square(adjacency: Any) -> np.ndarray:
+    try:
+        array = np.asarray(adjacency)
+        if array.dtype.kind not in "fiubc":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError):  # in NumPy's words
+        raise ValueError(
+            "adjacency: expected a matrix of weights, or [sensor ids, places, matrix], "
+            f"found {type(adjacency).__name__}"
+        ) from None
+    return array
+
+
+def _named_weights(ids: Any, places: Mapping, weights: Any, sensors: Any) -> np.ndarray:
+    """Bring weights with the ids of their rows into the order of the sensors."""
+    matrix, listed = _square(weights), list(ids)
+    if matrix.shape != (len(listed), len(listed)):
+        raise ValueError(
+            f"adjacency: expected {len(listed)} x {len(listed)} weights for as many "
+            f"ids, found {matrix.shape}"
+        )
+    wrong = [name for row, name in enumerate(listed) if places.get(name, row) != row]
+    if wrong:
+        raise ValueError(f"adjacency: ids and places differ on sensor {wrong[0]!r}")
+    if sensors is None:
+        return matrix
+    order = check_order(sensors, listed, "adjacency", "its list of sensor ids")
+    return matrix[np.ix_(order, order)]
 
 
 class Windows(Dataset):

@@ -81,7 +81,9 @@ class STGCN(nn.Module):
     r"""Spatio-temporal graph convolutional network with room for virtual nodes.
 
     Two blocks (temporal gate, graph convolution, temporal gate, normalization) and an
-    output block. Virtual nodes enter as zeros and are normalized apart.
+    output block. Virtual nodes enter as zeros and are normalized apart. NaN in the
+    features of one node makes the forecasts of all NaN: replace missing readings first,
+    by zero if the features are standardized, as :class:`TrafficForecaster` does.
 
     Parameters
     ----------

@@ -7,12 +7,14 @@
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_choice, check_positive
+from manifoldkit._checks import check_choice, check_interval, check_positive
 from manifoldkit.linalg.checks import (
     check_finite,
     check_last,
     check_square,
+    compute_dtype,
     first_index,
+    tolerance,
 )
 
 MODES = ("semi", "adaptive", "all_ones", "distance")
@@ -61,8 +63,8 @@ def gaussian_kernel_adjacency(
     Raises
     ------
     ValueError
-        Not square; negative distances; no finite distance, or all of them equal and
-        no ``sigma``.
+        Not square; negative distances; no finite distance, or all of them equal but
+        for rounding and no ``sigma``; a cutoff that is no share.
 
     References
     ----------
@@ -76,17 +78,27 @@ def gaussian_kernel_adjacency(
     tensor([[1.0000, 0.3679],
             [0.0000, 1.0000]])
     """
-    check_square(distance, "distance")
+    dtype = check_square(distance, "distance").dtype
+    check_interval(cutoff, "cutoff", 0, 1)
+    distance = distance.to(compute_dtype(dtype))
     finite = torch.isfinite(distance)
     if not bool(finite.any()):
         raise ValueError("distance: expected finite entries, found none")
     if bool((distance[finite] < 0).any()):
         raise ValueError("distance: expected no negative distance")
     if sigma is None:
-        sigma = float(distance[finite].double().std(correction=0))
+        known = distance[finite].double()
+        largest = known.max().clamp_min(torch.finfo(torch.float64).tiny)
+        share = float((known / largest).std(correction=0))  # squares of no extremes
+        if share < tolerance(dtype, 8):
+            raise ValueError(
+                "distance: all are alike, so their standard deviation is no width; "
+                "say sigma="
+            )
+        sigma = share * float(largest)
     check_positive(sigma, "sigma")
     weight = torch.exp(-((distance / sigma) ** 2))
-    return torch.where(finite & (weight >= cutoff), weight, 0.0)
+    return torch.where(finite & (weight >= cutoff), weight, 0.0).to(dtype)
 
 
 def normalize_adjacency(a: Tensor, how: str = "row", self_loops: bool = True) -> Tensor:
@@ -123,7 +135,10 @@ def normalize_adjacency(a: Tensor, how: str = "row", self_loops: bool = True) ->
     check_normalization(how)
     if not torch.compiler.is_compiling():  # it cannot look at values
         check_nonnegative(check_square(a, "a"), "a")
-    return normalized(a, how, self_loops)
+    if a.dtype == torch.float64 or how == "none":
+        return normalized(a, how, self_loops)
+    # sums of large weights have to fit
+    return normalized(a.double(), how, self_loops).to(a.dtype)
 
 
 def normalized(a: Tensor, how: str, self_loops: bool) -> Tensor:

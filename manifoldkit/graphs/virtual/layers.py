@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice
 from manifoldkit.graphs.modules import redraw_parts
+from manifoldkit.linalg.checks import check_floating
 
 
 class VirtualNodeState(nn.Module):
@@ -70,6 +71,8 @@ class VirtualNodeState(nn.Module):
         batch : Tensor of int64, shape (N,)
             Graph of each node.
         """
+        check_floating(h, "h")
+        check_floating(v, "v")
         total = torch.zeros_like(v).index_add(0, batch, h.to(v.dtype))
         if self.reduce == "mean":
             count = torch.zeros_like(v[:, :1]).index_add(

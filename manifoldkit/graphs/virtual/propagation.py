@@ -74,6 +74,11 @@ def sparse_product(x: Tensor, road: Road, road_transposed: Road) -> Tensor:
     return _SparseProduct.apply(x, road, road_transposed)
 
 
+def _weighable(x: Tensor, weight: Tensor) -> Tensor:
+    """Return integers and booleans as numbers of the weights' dtype."""
+    return x if x.is_floating_point() or x.is_complex() else x.to(weight.dtype)
+
+
 class DensePropagation:
     """Product with a dense matrix over the nodes' axis, the last but one.
 
@@ -88,6 +93,7 @@ class DensePropagation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product, shape of ``x``: (..., n, channels)."""
+        x = _weighable(x, self.matrix)
         front = x.movedim(-2, 0)  # one large product instead of many small ones
         out = self.matrix.to(x.dtype) @ front.flatten(1)
         return out.view(front.shape).movedim(0, -2)
@@ -147,6 +153,7 @@ class LowRankPropagation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product, shape of ``x``: (..., n, channels)."""
+        x = _weighable(x, self.rv)
         front = x.movedim(-2, 0)
         flat = front.flatten(1)
         real, virtual = flat[: self.road.n], flat[self.road.n :]

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.linalg.checks import check_last, check_square
+from manifoldkit.linalg.checks import check_finite, check_last, check_square
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,8 +255,8 @@ def receptive_field(
     Raises
     ------
     TypeError, ValueError
-        Not one square matrix of floating-point numbers; no layers; more nodes than
-        there are.
+        Not one square matrix of finite floating-point numbers; no layers; more nodes
+        than there are.
 
     Examples
     --------
@@ -269,6 +269,7 @@ def receptive_field(
         raise ValueError(
             f"adjacency: expected one matrix, found shape {tuple(adjacency.shape)}"
         )
+    check_finite(adjacency, "adjacency")
     n = _first_nodes(len(adjacency) if num_real is None else num_real, len(adjacency))
     step = (adjacency.detach() > 0).double()
     reach = step

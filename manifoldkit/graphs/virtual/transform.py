@@ -7,12 +7,16 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor, nn
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from manifoldkit._checks import check_choice, check_count
+from manifoldkit.linalg.checks import check_floating
 
 _TARGETS = ("y", "train_mask", "val_mask", "test_mask")
+# these are about pairs of nodes, however many there are
+_PAIRS = ("edge_label", "edge_label_index")
+_IGNORED = -100  # what torch's losses ignore by default
 
 
 class AddVirtualNodes(BaseTransform):
@@ -21,8 +25,9 @@ class AddVirtualNodes(BaseTransform):
     Safe on a ``Batch``: every graph gets nodes of its own, with right ``batch``,
     ``ptr`` and slices (PyG's ``VirtualNode`` gives a batch one common node, through
     which graphs see each other). Applied twice it does nothing the second time.
-    Targets and masks keep the length of the real nodes unless ``extend_targets`` is
-    set: read results by ``out[~data.is_virtual]``.
+    Everything that has an entry a node, targets and masks among them, gets entries for
+    the virtual nodes too, so that ``subgraph``, loaders and other transforms keep them
+    together.
 
     Parameters
     ----------
@@ -41,9 +46,14 @@ class AddVirtualNodes(BaseTransform):
         gets two new types, to and from the virtual node.
     batch_safe : bool, default=True
         False treats a ``Batch`` as the one graph that it is to PyG.
-    extend_targets : bool, default=False
-        Extend ``y`` (with zeros) and the masks (with False), if they have one entry a
-        node.
+    extend_targets : {"ignored", True, False}, default="ignored"
+        How ``y`` and the masks are extended, if they have one entry a node. "ignored":
+        ``y`` with what no loss counts (-100 for classes, which torch's losses ignore;
+        255 for bytes; NaN for numbers, which does not go unnoticed; False for
+        booleans), masks with False; the target of a graph of one node alone is taken
+        for the graph's. True: with zeros. False: they keep the length of the real
+        nodes, for ``out[~data.is_virtual]``; never subset or batch such a graph by
+        nodes, which would move the targets to other nodes.
     generator : torch.Generator, optional
         Source of the draws of ``scheme="random"``.
 
@@ -51,7 +61,8 @@ class AddVirtualNodes(BaseTransform):
     -----
     Adds ``is_virtual`` (bool, one a node) and ``virtual_id`` (0 to num - 1, and -1 for
     real nodes). Virtual nodes come last in each graph. Other attributes of nodes are
-    extended with zeros, ``pos`` with the mean position.
+    extended with zeros, ``pos`` with the mean position, integers named ``..._id`` with
+    -1, lists with None. ``edge_label`` and ``edge_label_index`` stay as they are.
 
     Examples
     --------
@@ -68,12 +79,13 @@ class AddVirtualNodes(BaseTransform):
         features: str = "zero",
         edge_weight: float = 1.0,
         batch_safe: bool = True,
-        extend_targets: bool = False,
+        extend_targets: bool | str = "ignored",
         generator: torch.Generator | None = None,
     ):
         check_count(num, "num", 0)
         check_choice(scheme, ("all", "cluster", "random"), "scheme")
         check_choice(features, ("zero", "mean", "learned"), "features")
+        check_choice(extend_targets, ("ignored", True, False), "extend_targets")
         self.num, self.scheme, self.features = num, scheme, features
         self.edge_weight, self.batch_safe = edge_weight, batch_safe
         self.extend_targets, self.generator = extend_targets, generator
@@ -89,9 +101,14 @@ class AddVirtualNodes(BaseTransform):
             No ``edge_index``; a batch that has lost its slices.
         """
         if not isinstance(data, Data):
+            way = (
+                "; turn it into one kind of nodes first (to_homogeneous)"
+                if isinstance(data, HeteroData)
+                else ""
+            )
             raise TypeError(
                 f"data: expected a torch_geometric Data or Batch, found "
-                f"{type(data).__name__}"
+                f"{type(data).__name__}{way}"
             )
         if "is_virtual" in data:
             return data
@@ -104,12 +121,16 @@ class AddVirtualNodes(BaseTransform):
                     f"({error}); add virtual nodes before batching"
                 ) from None
             alike = _sliced_alike(data)
+            single = all(g.num_nodes == 1 for g in graphs)
+            if single and self.extend_targets is not True:
+                alike -= {"y"}
             return Batch.from_data_list([self._extend(g, alike) for g in graphs])
         return self._extend(data)
 
     def _extend(self, data: Data, alike: set[str] | None = None) -> Data:
         if data.edge_index is None:
-            raise ValueError("data: expected edge_index, found none")
+            turned = " (make it of adj_t first)" if "adj_t" in data else ""
+            raise ValueError(f"data: expected edge_index, found none{turned}")
         n = int(data.num_nodes or 0)
         old_edges = data.num_edges
         real, virtual = self._links(data, n)
@@ -120,9 +141,20 @@ class AddVirtualNodes(BaseTransform):
         if self.edge_weight != 1 and "edge_weight" not in data:
             data.edge_weight = torch.ones(old_edges, device=device)
             alike = None if alike is None else alike | {"edge_weight"}
-        changed = {}  # first all, because sizes are guessed from what is there
+        changed: dict[
+            str, Any
+        ] = {}  # first all, because sizes are guessed from what is there
         for key, value in data.items():
-            if key == "edge_index" or (alike is not None and key not in alike):
+            if key == "edge_index" or key in _PAIRS:
+                continue
+            if isinstance(value, (list, tuple)):
+                if len(value) == n and data.is_node_attr(key):
+                    changed[key] = [*value, *[None] * self.num]
+                continue
+            if alike is not None and key not in alike:
+                continue
+            lonely = alike is None and n == 1 and self.extend_targets is not True
+            if key == "y" and lonely:
                 continue
             if data.is_edge_attr(key) and _length(data, key, value) == old_edges:
                 changed[key] = self._edges(key, value, links.shape[1])
@@ -156,13 +188,15 @@ class AddVirtualNodes(BaseTransform):
             half = count // 2
             new = value.new_tensor([first] * half + [first + 1] * half)
             return torch.cat([value, new])
-        fill = self.edge_weight if key == "edge_weight" else 0
+        fill = self.edge_weight if key == "edge_weight" else _blank(key, value)
         return torch.cat([value, value.new_full((count, *value.shape[1:]), fill)])
 
     def _nodes(self, key: str, value: Tensor, average: Tensor) -> Tensor:
         if key in _TARGETS and not self.extend_targets:
             return value
-        new = value.new_zeros(self.num, *value.shape[1:])
+        ignored = key == "y" and self.extend_targets == "ignored"
+        blank = _ignored(value) if ignored else _blank(key, value)
+        new = value.new_full((self.num, *value.shape[1:]), blank)
         mean = key == "pos" or (key == "x" and self.features == "mean")
         if mean and value.is_floating_point():
             rows = value[:, None].flatten(1)
@@ -183,6 +217,21 @@ def _sliced_alike(batch: Batch) -> set[str]:
         if torch.equal(ends, batch.ptr.to(ends.device))
         or (edges is not None and torch.equal(ends, edges))
     }
+
+
+def _blank(key: str, value: Tensor) -> int:
+    """Return what virtual nodes and their links have where they have nothing."""
+    whole = value.dtype in (torch.int64, torch.int32)
+    return -1 if whole and key.endswith("_id") else 0
+
+
+def _ignored(y: Tensor) -> float:
+    """Return a target that no loss counts."""
+    if y.is_floating_point():
+        return torch.nan
+    if y.dtype == torch.bool:
+        return False
+    return _IGNORED if y.dtype.is_signed else torch.iinfo(y.dtype).max
 
 
 def _length(data: Data, key: str, value: Any) -> int:
@@ -254,5 +303,6 @@ class VirtualNodeFeatures(nn.Module):
 
     def forward(self, x: Tensor, virtual_id: Tensor) -> Tensor:
         """Put the learned rows where ``virtual_id`` is not -1."""
+        check_floating(x, "x")
         learned = self.weight.to(x.dtype)[virtual_id.clamp_min(0)]
         return torch.where((virtual_id >= 0)[:, None], learned, x)

@@ -15,7 +15,8 @@ def test_an_hour_that_is_skipped_and_one_that_comes_twice():
     assert np.isnan(values[2:6, 0]).all()
     assert values[6:, 0].tolist() == [2, 3, 4, 5]
     twice = np.array(["2024-10-27T02:00"] * 2 + ["2024-10-27T02:15"], "datetime64[m]")
-    values, _ = regularize_series([[1, 8], [3, 8], [5, 8]], twice, 15)
+    with pytest.warns(UserWarning, match="share a time slot"):
+        values, _ = regularize_series([[1, 8], [3, 8], [5, 8]], twice, 15)
     assert values.tolist() == [[2, 8], [5, 8]]
     shuffled, _ = regularize_series(np.array([[2.0], [1.0]]), t[[1, 0]], 15)
     assert shuffled.ravel().tolist() == [1, 2]

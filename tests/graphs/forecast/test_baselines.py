@@ -66,10 +66,13 @@ def test_ridge_map_solves_the_normal_equations(rng, gaps):
         np.testing.assert_allclose(coef[:, k], expected, atol=1e-10)
 
 
-def test_scales_of_constant_sensors_are_one():
-    values = np.array([[0.1, 1.0, np.nan], [0.1, 3.0, np.nan]])
-    assert column_scales(values).tolist() == [1, 1, 1]
-    assert column_scales(values * [1, 2, 1]).tolist() == [1, 2, 1]
+@pytest.mark.parametrize("unit", [1e-300, 1e-9, 1.0, 1e9, 1e300])
+def test_scales_of_constant_sensors_are_those_of_others(unit):
+    values = np.array([[0.1, 1.0, np.nan, 0], [0.1, 3.0, np.nan, 6]]) * unit
+    scales, known = column_scales(values)
+    np.testing.assert_allclose(scales, np.array([2, 1, 2, 3]) * unit, rtol=1e-12)
+    assert known.tolist() == [False, True, False, True]
+    assert column_scales(np.ones((3, 2)))[0].tolist() == [1, 1]
 
 
 def test_nothing_of_the_test_part_is_used(rng):

@@ -1,8 +1,15 @@
 import pytest
 import torch
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GCNConv
-from torch_geometric.transforms import VirtualNode
+from torch_geometric.transforms import (
+    Compose,
+    LargestConnectedComponents,
+    RandomNodeSplit,
+    ToUndirected,
+    VirtualNode,
+)
 
 from manifoldkit.graphs import AddVirtualNodes, VirtualNodeFeatures
 from manifoldkit.graphs.virtual.transform import hop_clusters
@@ -92,7 +99,11 @@ def test_links_and_attributes():
         assert sorted(links[1][links[0] == virtual].tolist()) == [0, 1, 2, 3]
     assert out.x[4:].eq(0).all()
     torch.testing.assert_close(out.pos[4], data.pos.mean(0))
-    assert len(out.y) == len(out.train_mask) == 4
+    assert out.y[:4].tolist() == [0, 1, 2, 3]
+    assert out.y[4:].isnan().all()
+    assert out.train_mask.tolist() == [True] * 4 + [False] * 2
+    short = AddVirtualNodes(2, extend_targets=False)(data.clone())
+    assert len(short.y) == len(short.train_mask) == 4
     assert out.label.tolist() == [1.0]
     assert out.virtual_id.tolist() == [-1] * 4 + [0, 1]
     more = AddVirtualNodes(2, extend_targets=True)(data.clone())
@@ -179,3 +190,125 @@ def test_no_virtual_nodes_leave_the_graph_as_it_is(features):
 def test_features_of_one_number_a_node_may_come_without_an_axis():
     data = Data(x=torch.arange(3.0), edge_index=torch.tensor([[0, 1], [1, 2]]))
     assert AddVirtualNodes(features="mean")(data).x.tolist() == [0.0, 1.0, 2.0, 1.0]
+
+
+def labeled(n=6, seed=0, kind="class"):
+    """A graph whose every attribute tells the node, or the edge, that it is of."""
+    g = torch.Generator().manual_seed(seed)
+    own = torch.arange(n)
+    y = {"class": own, "number": own.double(), "several": own[:, None].float() + 0.5}
+    edges = torch.stack([torch.randint(n, (9,), generator=g) for _ in range(2)])
+    return Data(
+        x=own[:, None].float(),
+        edge_index=edges,
+        edge_attr=edges.T.float(),
+        y=y[kind].clone(),
+        train_mask=own % 2 == 0,
+        soft_mask=own / n,
+        n_id=own.clone(),
+        names=[f"node {k}" for k in range(n)],
+        whole=torch.tensor([[1.0, 2.0]]),
+        edge_label=torch.ones(9),
+        edge_label_index=edges.clone(),
+    )
+
+
+def check_aligned(data, kind):
+    """Every entry is that of its node or edge, wherever the node came to be."""
+    own = data.x[:, 0].long()
+    real = ~data.is_virtual
+    assert len(data.y) == len(data.train_mask) == len(data.n_id) == data.num_nodes
+    y = data.y.reshape(len(own), -1)[:, 0]
+    found = y[real].long()
+    assert torch.equal(found, own[real])
+    virtual = y[~real]
+    assert bool((virtual == -100).all() if kind == "class" else virtual.isnan().all())
+    assert torch.equal(data.train_mask, real & (own % 2 == 0))
+    assert torch.equal(data.n_id[real], own[real])
+    assert (data.n_id[~real] == -1).all()
+    assert data.edge_attr.shape == (data.num_edges, 2)
+    ends = data.edge_index
+    inner = real[ends[0]] & real[ends[1]]
+    assert torch.equal(own[ends[:, inner]].T.float(), data.edge_attr[inner])
+    assert torch.equal(data.virtual_id >= 0, data.is_virtual)
+
+
+@pytest.mark.parametrize("kind", ["class", "number", "several"])
+@pytest.mark.parametrize("num", [1, 3])
+def test_what_a_node_has_stays_with_it(kind, num):
+    out = AddVirtualNodes(num)(labeled(kind=kind))
+    check_aligned(out, kind)
+    assert out.names[6:] == [None] * num
+    assert out.edge_label.shape == (9,)
+    g = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        subset = torch.rand(6 + num, generator=g) > 0.4
+        part = out.subgraph(subset)
+        check_aligned(part, kind)
+        kept = subset.nonzero()[:, 0].tolist()
+        assert part.names == [out.names[k] for k in kept]
+    order = torch.randperm(6 + num, generator=g)
+    check_aligned(out.subgraph(order), kind)
+    keep = torch.rand(out.num_edges, generator=g) > 0.5
+    check_aligned(out.edge_subgraph(keep), kind)
+
+
+@pytest.mark.parametrize("kind", ["class", "number"])
+def test_batches_and_loaders_keep_labels_with_their_nodes(kind):
+    graphs = [labeled(n, n, kind) for n in (6, 3, 1)]
+    for data in graphs:
+        del data.edge_label, data.edge_label_index
+    transform = AddVirtualNodes(2, extend_targets="ignored")
+    (whole,) = DataLoader([transform(g.clone()) for g in graphs[:2]], batch_size=2)
+    check_aligned(whole, kind)
+    batch = transform(Batch.from_data_list(graphs))
+    check_aligned(batch, kind)
+    for data in batch.to_data_list():
+        check_aligned(data, kind)
+    check_aligned(batch.subgraph(torch.arange(batch.num_nodes) % 3 > 0), kind)
+    assert batch.whole.shape == (3, 2)
+
+
+def test_other_transforms_after_it():
+    data = labeled()
+    del data.edge_label, data.edge_label_index, data.names
+    check_aligned(
+        Compose([AddVirtualNodes(2), LargestConnectedComponents()])(data.clone()),
+        "class",
+    )
+    out = ToUndirected()(AddVirtualNodes(2)(data.clone()))
+    assert out.edge_attr.shape[0] == out.num_edges
+    del data.train_mask
+    out = AddVirtualNodes()(RandomNodeSplit(num_val=1, num_test=1)(data.clone()))
+    for name in ("train_mask", "val_mask", "test_mask"):
+        assert out[name].shape == (7,)
+        assert not out[name][6]
+
+
+def test_a_loss_over_all_nodes_counts_the_real_ones():
+    data = labeled()
+    out = AddVirtualNodes(3)(data.clone())
+    logits = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    cross = torch.nn.functional.cross_entropy
+    torch.testing.assert_close(cross(logits, out.y), cross(logits[:6], data.y))
+    byte = Data(edge_index=data.edge_index, y=torch.arange(6).byte(), num_nodes=6)
+    assert AddVirtualNodes()(byte).y.tolist() == [0, 1, 2, 3, 4, 5, 255]
+
+
+def test_targets_of_graphs_are_no_targets_of_nodes():
+    graphs = [graph(n, seed=n, y=torch.tensor([1.0])) for n in (1, 4, 1)]
+    for data in graphs:
+        assert AddVirtualNodes(2)(data.clone()).y.tolist() == [1]
+    assert AddVirtualNodes(2)(Batch.from_data_list(graphs)).y.tolist() == [1, 1, 1]
+    assert AddVirtualNodes(2)(Batch.from_data_list(graphs[::2])).y.tolist() == [1, 1]
+    node = AddVirtualNodes(2, extend_targets=True)(graphs[0].clone())
+    assert node.y.tolist() == [1, 0, 0]
+
+
+def test_graphs_of_another_kind_are_refused_with_a_way_out():
+    with pytest.raises(TypeError, match=r"HeteroData.*to_homogeneous"):
+        AddVirtualNodes()(HeteroData())
+    with pytest.raises(ValueError, match="make it of adj_t"):
+        AddVirtualNodes()(Data(x=torch.ones(2, 1), adj_t=torch.eye(2)))
+    with pytest.raises(ValueError, match="extend_targets"):
+        AddVirtualNodes(extend_targets="zeros")
