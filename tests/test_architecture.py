@@ -114,7 +114,7 @@ WITHIN = {
         "lightning_task": set(),
         "report": {"result"},
         "headlines": {"result"},
-        "evaluation": {"result"},
+        "evaluation": {"catalog", "result"},
         "training": {"lightning_task"},
         "reproductions": {"catalog", "headlines", "result"},
         "spd": {"evaluation", "report", "result", "training"},
