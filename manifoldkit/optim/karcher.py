@@ -265,12 +265,15 @@ def _look_around(manifold, state: _State, y, w, tol: float, max_iter: int) -> _S
     x = manifold.expmap(state.x, _lift(length, ndim) * v)
     other = _descend(manifold, x, y, w, tol, max_iter)
     lower = far & (other.cost < (1 - 1e-4) * state.cost)
-    merged = (
-        torch.where(_lift(lower, ndim) if new.ndim > lower.ndim else lower, new, old)
-        for new, old in zip(other[:-1], state[:-1], strict=True)
+    mask = _lift(lower, ndim)
+    return _State(
+        torch.where(mask, other.x, state.x),
+        torch.where(mask, other.direction, state.direction),
+        torch.where(lower, other.cost, state.cost),
+        torch.where(lower, other.norm, state.norm),
+        torch.where(lower, other.converged, state.converged),
+        state.iterations + (other.iterations if bool(lower.any()) else 0),
     )
-    more = other.iterations if bool(lower.any()) else 0
-    return _State(*merged, state.iterations + more)
 
 
 def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,8 +98,8 @@ def test_vectors_off_the_tangent_space():
 
 
 def test_stiefel_logarithm_says_when_it_fails():
-    """Antipodes have no unique logarithm to find."""
-    x = torch.eye(4, dtype=torch.float64)[:, :2]
+    """So many unknowns are left to shooting, which misses far points."""
+    x = torch.eye(50, dtype=torch.float64)[:, :20]
     with pytest.warns(ConvergenceWarning, match="too far apart"):
         Stiefel().logmap(x, -x, max_iter=3)
 

@@ -85,7 +85,9 @@ def _curvature(logs: Tensor) -> Tensor:
 
 def _frame(inverse: Tensor, x: Tensor, w: Tensor) -> _Frame:
     """Whiten by the inverse Cholesky factor and decompose, chunk by chunk."""
-    gradient, square, noise, chunks = 0, 0, 0, []
+    square = torch.zeros_like(w[:, 0])
+    noise, gradient = torch.zeros_like(square), torch.zeros_like(inverse)
+    chunks: list[tuple[Tensor, ...]] = []
     for part, weight in _chunks(x, w):
         s, u, error = _whitened_eigh(inverse, part.double())
         logs = s.log()
@@ -140,7 +142,8 @@ def _newton_step(frame: _Frame, accuracy: float) -> Tensor:
 
 def _start(x: Tensor, w: Tensor) -> Tensor:
     """Geometric mean A # H of the arithmetic mean A and the harmonic mean H."""
-    first, inverse = 0, 0
+    first = torch.zeros_like(x[:, 0], dtype=torch.float64)
+    inverse = torch.zeros_like(first)
     for part, weight in _chunks(x, w):
         part, weight = part.double(), weight[..., None, None]
         first = first + (weight * part).sum(1)

@@ -20,7 +20,9 @@ transport map ``T``, the SPD solution of ``T G T = X``:
 
 Shared conventions: tensors of shape (..., n, n) whose batch dimensions broadcast, also
 empty; float32 and float64 are kept and half precision is computed in float32; inputs
-are symmetrized; gradients are exact in every tensor argument, M included. Without
+are symmetrized; gradients are exact in every tensor argument, M included. Complex
+Hermitian matrices are computed as real ones of twice the size; the rest of the text
+says "symmetric" for both. Without
 ``validate=True`` values are not looked at, and a matrix outside the domain gives NaN
 for itself alone.
 
