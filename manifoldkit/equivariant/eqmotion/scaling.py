@@ -14,7 +14,8 @@ def center_of(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean (B, 1, 1, D), weights of agents and the number of positions."""
     if mask is None:
         center = x.mean((1, 2), keepdim=True)
-        return center, x.new_ones(()), x.new_full((), float(x.shape[1] * x.shape[2]))
+        one = x.new_ones(())  # a product, because float() would fix the number
+        return center, one, one * (x.shape[1] * x.shape[2])
     weight = mask[:, :, None, None].to(x.dtype)
     count = weight.sum((1, 2, 3), keepdim=True).clamp_min(1) * x.shape[2]
     return (x * weight).sum((1, 2), keepdim=True) / count, weight, count

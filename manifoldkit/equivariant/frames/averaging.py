@@ -7,10 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count, count, optional
+from manifoldkit._checks import (
+    check_choice,
+    check_count,
+    check_integers,
+    count,
+    interval,
+    optional,
+)
 from manifoldkit.equivariant.frames import builders as build
 from manifoldkit.equivariant.frames.builders import pca_frame
-from manifoldkit.equivariant.frames.calls import Arguments, Outputs, fold
+from manifoldkit.equivariant.frames.calls import (
+    Arguments,
+    Outputs,
+    fold,
+    naming_dtypes,
+)
 from manifoldkit.equivariant.frames.learned import RadialAxes, gram_schmidt_frame
 from manifoldkit.equivariant.frames.pairs import pair_frame
 from manifoldkit.equivariant.frames.ragged import GraphCopies
@@ -19,11 +31,12 @@ from manifoldkit.equivariant.frames.types import (
     GRIDS,
     INVARIANTS,
     Frame,
+    check_types,
     merge_frames,
     parse_group,
     without_unused,
 )
-from manifoldkit.linalg.checks import check_finite, check_floating
+from manifoldkit.linalg.checks import check_finite, check_floating, known_any
 
 _FRAMES = ("pca", "pair", "pca-det", "pca-stochastic", "group", "learned")
 _POLICIES = ("warn", "raise", "pair", "ignore")
@@ -92,11 +105,19 @@ class FrameAveraging(nn.Module):
     n_pairs : int, optional
         Number of drawn pairs, as for :func:`pair_frame`.
     validate : bool, default=True
-        Raise for NaN and infinity in the points, outside of training. Without it they
-        stay within their own cloud.
+        Raise for NaN and infinity in the points, in training too, where they would
+        spoil running statistics for good. Without it they stay within their own cloud.
 
     Notes
     -----
+    The backbone sees coordinates in the unit of the points: where meters and
+    millimeters shall give the same, take ``"scale x"`` a group. Frames themselves do
+    not depend on the unit.
+
+    Works under ``torch.export``, ``torch.compile`` and ``torch.func`` if the backbone
+    does; there values are not looked at, so that nothing is validated, nobody warned
+    and no exception raised.
+
     In training mode, batch normalization sees all frames of a call at once; with
     ``chunk`` its statistics depend on the chunks.
 
@@ -138,6 +159,10 @@ class FrameAveraging(nn.Module):
         validate: bool = True,
     ):
         super().__init__()
+        if not callable(backbone):
+            raise TypeError(f"backbone: expected a module or function, found {backbone!r}")
+        check_types(in_types, "in_types")
+        check_types(out_types, "out_types")
         check_choice(on_degenerate, _POLICIES, "on_degenerate")
         check_choice(fold, ("batch", "loop"), "fold")
         check_choice(order, ("ascending", "descending"), "order")
@@ -148,27 +173,44 @@ class FrameAveraging(nn.Module):
         if mode not in ("full", "stochastic"):
             mode = check_count(mode, "mode ('full', 'stochastic' or a number)")
         optional(count())(chunk, "chunk")
+        optional(count())(n_pairs, "n_pairs")
+        optional(interval(0))(gap_tol, "gap_tol")
+        check_integers(point_dim=point_dim)
+        if point_dim > -2:
+            raise ValueError(
+                "point_dim: expected -2, or a smaller number for points that have more "
+                f"than coordinates behind them, found {point_dim}"
+            )
+        self._check_group(group, frame, mode)
         self.moves = isinstance(group, str) and ("E(" in group or "T(" in group)
         self.group_name = group if isinstance(group, str) else "finite group"
-        if isinstance(group, Tensor):
-            build.check_elements(group)
-            if frame != "group":
-                raise ValueError("group: matrices of a finite group need frame='group'")
-        if frame != "group":
-            spec = parse_group(self.group_name)
-            if spec.d and spec.rotates and frame == "pca" and mode == "full":
-                build.sign_patterns(spec.d, not spec.mirrors)
         self.backbone, self.group = backbone, group
         self.in_types, self.out_types = in_types, out_types
         self.frame, self.frame_from, self.mode = frame, frame_from, mode
         if frame == "learned":
+            spec = parse_group(self.group_name)
             d = spec.d or 3
             self.frame = RadialAxes(d if spec.mirrors else d - 1)
         self.detach_frame, self.point_dim, self.order = detach_frame, point_dim, order
         self.gap_tol, self.on_degenerate = gap_tol, on_degenerate
         self.chunk = 1 if fold == "loop" or share_noise else chunk
-        self.invariant_args, self.share_noise = tuple(invariant_args), share_noise
-        self.n_pairs, self.validate = n_pairs, validate
+        one = isinstance(invariant_args, str)
+        self.invariant_args = (invariant_args,) if one else tuple(invariant_args)
+        self.share_noise, self.n_pairs, self.validate = share_noise, n_pairs, validate
+
+    @staticmethod
+    def _check_group(group: Any, frame: str | nn.Module, mode: str | int) -> None:
+        if isinstance(group, Tensor):
+            build.check_elements(group)
+            if frame != "group":
+                raise ValueError("group: matrices of a finite group need frame='group'")
+        elif frame == "group":
+            if group not in build.FINITE_GROUPS:
+                build.check_drawn(group, mode if isinstance(mode, int) else None)
+        else:
+            spec = parse_group(group)
+            if spec.d and spec.rotates and frame == "pca" and mode == "full":
+                build.sign_patterns(spec.d, not spec.mirrors)
 
     def forward(self, *inputs: Any, mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Return the average of the backbone over the frames of the inputs.
@@ -226,6 +268,7 @@ class FrameAveraging(nn.Module):
             }
             return arguments.call(self.backbone, values, more)
 
+        run = naming_dtypes(run, self.backbone, arguments.values)
         return self.average(run, frame).result(single)
 
     def frame_gap(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
@@ -317,11 +360,12 @@ class FrameAveraging(nn.Module):
             found[kind].append(x.flatten(1, -2))
             if mask is not None:
                 valid[kind].append(self._spread_mask(mask, x).flatten(1))
-            if self.validate and not (self.training or torch.compiler.is_compiling()):
+            if self.validate:
                 seen = found[kind][-1].detach()
                 if mask is not None:
                     seen = torch.where(valid[kind][-1][..., None], seen, 0.0)
-                check_finite(seen, f"inputs[{k!r}]")
+                if known_any(~seen.isfinite()):
+                    check_finite(seen, f"inputs[{k!r}]")
         x, v = _join(found["position"]), _join(found["vector"])
         x_mask, v_mask = _join(valid["position"]), _join(valid["vector"])
         if x is None:
@@ -442,10 +486,9 @@ class FrameAveraging(nn.Module):
         policy = self.on_degenerate
         if policy == "ignore" or self.frame in ("group", "pair"):
             return frame
-        if policy == "warn" and torch.compiler.is_compiling():
-            return frame
         flagged = frame.degenerate
-        if not bool(flagged.any()):
+        some = known_any(flagged)
+        if some is False or (some is None and policy != "pair"):
             return frame
         if policy == "pair":
             other = self._pair_frame(*self._points(arguments, mask))

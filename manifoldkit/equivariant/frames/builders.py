@@ -17,6 +17,14 @@ from manifoldkit.linalg.eigensystem import safe_eigh
 GAP_TOL = {torch.float64: 1e-10, torch.float32: 1e-4}
 _HALF_GAP_TOL = 1e-2
 MAX_FRAMES = 256
+#: Dimension of groups of signed permutations, and whether they mirror.
+FINITE_GROUPS = {
+    "C4": (2, False),
+    "D4": (2, True),
+    "octahedral": (3, False),
+    "full-octahedral": (3, True),
+}
+_FINITE = ", ".join(map(repr, FINITE_GROUPS))
 
 
 def pca_frame(
@@ -120,13 +128,16 @@ class Moments:
     Attributes
     ----------
     z : Tensor, shape (B, n, d)
-        Centered points, then the vectors that define the axes with them.
+        Centered points, then the vectors that define the axes with them, in units of
+        ``unit``, so that no power of them overflows or vanishes.
     mask : Tensor of bool or None
         Valid points.
     t, c : Tensor, shape (B, d) and (B, d, d)
         Mean, and sum of outer products of ``z``.
     count, peak : Tensor, shape (B,)
-        Number of valid rows, and the largest modulus before centering.
+        Number of valid rows, and the largest modulus before centering, in units.
+    unit : Tensor, shape (B,)
+        Power of two next to the largest component, so that dividing rounds nothing.
     """
 
     z: Tensor
@@ -135,11 +146,19 @@ class Moments:
     c: Tensor
     count: Tensor
     peak: Tensor
+    unit: Tensor
 
     def scale(self) -> Tensor:
         """Return the root mean square length, the unit of groups with scalings."""
         second = self.c.diagonal(dim1=-2, dim2=-1).sum(-1) / self.count.clamp_min(1)
-        return torch.where(second > 0, second, 1.0).sqrt()
+        length = torch.where(second > 0, second, 1.0).sqrt()
+        return torch.where(second > 0, length * self.unit, length)
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """Return the power of two below positive numbers, one for all others."""
+    good = (size > 0) & size.isfinite()
+    return torch.where(good, size, 1.0).log2().floor().exp2()
 
 
 def wide(dtype_of: Tensor) -> torch.dtype:
@@ -226,7 +245,11 @@ def moments_of(
         z, count = torch.cat([z, v], 1), count + v.shape[1]
         if v.shape[1]:
             peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
-    return Moments(z, mask, t, z.mT @ z, count, peak)
+    size = z.detach().abs().flatten(1)
+    size = size.amax(1) if size.shape[1] else size.new_zeros(len(z))
+    unit = power_of_two(size)
+    z = z / unit[:, None, None]
+    return Moments(z, mask, t, z.mT @ z, count, peak / unit, unit)
 
 
 def frame_of_moments(
@@ -250,7 +273,9 @@ def frame_of_moments(
     finite = m.c.detach().isfinite().flatten(1).all(1)
     eye = torch.eye(d, dtype=m.c.dtype, device=m.c.device)
     s, v = safe_eigh(torch.where(finite[:, None, None], m.c, eye), tol)
-    gap = _relative_gap(s.detach(), m, dtype, extra)
+    # axes of what is not finite are not either
+    v = torch.where(finite[:, None, None], v, torch.nan)
+    gap = torch.where(finite, _relative_gap(s.detach(), m, dtype, extra), torch.nan)
     if order == "descending":
         v = v.flip(-1)
     if not spec.mirrors:
@@ -320,6 +345,8 @@ def _keep_moment_signs(frame: Frame, z: Tensor, spec: GroupSpec) -> Frame:
 
 def unit(v: Tensor) -> Tensor:
     """Return vectors of length one; zero stays zero."""
+    if v.shape[-1]:  # squares of very large or small components are none
+        v = v / power_of_two(v.detach().abs().amax(-1, keepdim=True))
     size = v.square().sum(-1, keepdim=True)
     return v / torch.where(size > 0, size, 1.0).sqrt()
 
@@ -338,6 +365,26 @@ def check_elements(group: Tensor) -> None:
     nearest = torch.cdist(products, g.flatten(1)).amin(1)
     if nearest.max() > 1e-3:
         raise ValueError("group: expected products of elements to be elements")
+
+
+def check_drawn(group: str, draws: int | None) -> GroupSpec:
+    """Return an infinite group to draw from; raise where no number of draws is given.
+
+    Raises
+    ------
+    ValueError
+        It is no group either; without a number.
+    """
+    try:
+        spec = parse_group(group)
+    except ValueError as error:
+        raise ValueError(f"{error}, or with frame='group' one of {_FINITE}") from None
+    if draws is None:
+        raise ValueError(
+            f"frame='group' with the infinite group {group}: give mode= the number "
+            "of elements to draw"
+        )
+    return spec
 
 
 def element_frame(
@@ -374,17 +421,10 @@ def element_frame(
                 f"group: expected matrices of size {d}, found {tuple(group.shape)}"
             )
         return group.to(x.device, wide(x)), "finite group"
-    finite = {"C4": (2, False), "D4": (2, True)}
-    finite |= {"octahedral": (3, False), "full-octahedral": (3, True)}
-    if group in finite:
-        size, mirrors = finite[group]
+    if group in FINITE_GROUPS:
+        size, mirrors = FINITE_GROUPS[group]
         found = signed_permutations(size, mirrors)
     else:
-        spec = parse_group(group)
-        if draws is None:
-            raise ValueError(
-                f"frame='group' with the infinite group {group}: give mode= the number "
-                "of elements to draw"
-            )
+        spec = check_drawn(group, draws)
         found = haar_orthogonal((draws,), spec.d or d, special=not spec.mirrors)
     return found.to(x.device, wide(x)), group

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from manifoldkit.equivariant.frames.types import (
     MATRICES,
@@ -92,6 +93,34 @@ def fold(x: Any, kind: ValueType, frame: Frame) -> Any:
     if not isinstance(x, Tensor) or not x.ndim or len(x) != len(frame.R):
         return x
     return into_frame(x, kind, frame).flatten(0, 1)
+
+
+def naming_dtypes(
+    run: Callable[[Frame], Any], backbone: Any, values: dict[Any, Any]
+) -> Callable[[Frame], Any]:
+    """Say so where a backbone fails because its parameters have another dtype."""
+    if not isinstance(backbone, nn.Module) or torch.compiler.is_compiling():
+        return run
+    tensors = (v for v in values.values() if isinstance(v, Tensor))
+    given = {v.dtype for v in tensors if v.is_floating_point()}
+    own = {p.dtype for p in backbone.parameters() if p.is_floating_point()}
+    if not own or given <= own:
+        return run
+
+    def named(frame: Frame) -> Any:
+        try:
+            return run(frame)
+        except RuntimeError as error:
+            texts = [
+                " and ".join(sorted(str(d).removeprefix("torch.") for d in kinds))
+                for kinds in (own, given)
+            ]
+            raise TypeError(
+                f"inputs: expected {texts[0]}, as the parameters of the backbone are, "
+                f"found {texts[1]} ({error})"
+            ) from error
+
+    return named
 
 
 def weighted_sum(values: Tensor, frame: Frame) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_count, optional
+from manifoldkit._checks import check_choice, check_count, optional
 from manifoldkit.equivariant.frames.builders import (
     flat_vectors,
     frame_of_moments,
@@ -16,6 +16,7 @@ from manifoldkit.equivariant.frames.builders import (
     unit,
 )
 from manifoldkit.equivariant.frames.types import Frame
+from manifoldkit.linalg.checks import known_any
 
 
 def pair_frame(
@@ -94,6 +95,7 @@ def pair_frame(
             f"in {d}: use frame='pca'"
         )
     optional(check_count)(n_pairs, "n_pairs")
+    check_choice(on_collinear, ("pca", "raise"), "on_collinear")
     more = flat_vectors(vectors, vectors_mask, lead, d)
     m = moments_of(x, mask, spec, detach, more)
     tol = gap_tolerance(x.dtype, gap_tol)
@@ -107,8 +109,8 @@ def pair_frame(
     floor = (4 * torch.finfo(x.dtype).eps * m.peak) ** (2 * (d - 1))
     extent = m.c.diagonal(dim1=-2, dim2=-1).sum(-1)
     floor = torch.maximum(floor, extent ** (d - 1) * 1e-24)
-    flat = top <= floor
-    if on_collinear == "raise" and bool(flat.any()):
+    flat = ~(top > floor)  # what is not finite falls back to axes that are not
+    if on_collinear == "raise" and known_any(flat & m.c.isfinite().all((-2, -1))):
         raise ValueError(
             "x: expected two points that are not on a line with the origin"
         )
