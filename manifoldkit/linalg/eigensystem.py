@@ -30,7 +30,9 @@ class _SafeEigh(torch.autograd.Function):
     def jvp(ctx: Any, of_c: Tensor, _: None) -> tuple[Tensor, Tensor]:
         s, v = ctx.saved_tensors
         inner = v.mT @ ((of_c + of_c.mT) / 2) @ v
-        return inner.diagonal(dim1=-2, dim2=-1).clone(), v @ (_mixing(s, ctx.tol) * inner)
+        return inner.diagonal(dim1=-2, dim2=-1).clone(), v @ (
+            _mixing(s, ctx.tol) * inner
+        )
 
     @staticmethod
     def backward(

@@ -131,6 +131,8 @@ class DensePairs:
 
     def without_self(self) -> "DensePairs":
         """The same pairs without (i, i), for small N, where these are a large share."""
+        if torch.compiler.is_exporting():  # one graph for any number of agents
+            return self
         return OtherPairs(self) if 2 <= self.n_agents <= _COMPACT_UP_TO else self
 
 

@@ -23,9 +23,7 @@ class Forecast(nn.Module):
         Length; without one the network sees tracks as they are.
     """
 
-    def __init__(
-        self, network: nn.Module, takes_mask: bool, unit: float | None = None
-    ):
+    def __init__(self, network: nn.Module, takes_mask: bool, unit: float | None = None):
         super().__init__()
         self.network, self.takes_mask, self.unit = network, takes_mask, unit
 

@@ -1,6 +1,5 @@
 """Make any network equivariant by averaging it over frames of its input."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,10 +20,12 @@ from manifoldkit.equivariant.frames.calls import (
     Arguments,
     Outputs,
     fold,
+    join,
     naming_dtypes,
 )
 from manifoldkit.equivariant.frames.learned import RadialAxes, gram_schmidt_frame
 from manifoldkit.equivariant.frames.pairs import pair_frame
+from manifoldkit.equivariant.frames.policies import draw_elements, settle_degenerate
 from manifoldkit.equivariant.frames.ragged import GraphCopies
 from manifoldkit.equivariant.frames.types import (
     FIXED,
@@ -32,7 +33,6 @@ from manifoldkit.equivariant.frames.types import (
     INVARIANTS,
     Frame,
     check_types,
-    merge_frames,
     parse_group,
     without_unused,
 )
@@ -160,7 +160,9 @@ class FrameAveraging(nn.Module):
     ):
         super().__init__()
         if not callable(backbone):
-            raise TypeError(f"backbone: expected a module or function, found {backbone!r}")
+            raise TypeError(
+                f"backbone: expected a module or function, found {backbone!r}"
+            )
         check_types(in_types, "in_types")
         check_types(out_types, "out_types")
         check_choice(on_degenerate, _POLICIES, "on_degenerate")
@@ -185,6 +187,9 @@ class FrameAveraging(nn.Module):
         self.moves = isinstance(group, str) and ("E(" in group or "T(" in group)
         self.group_name = group if isinstance(group, str) else "finite group"
         self.backbone, self.group = backbone, group
+        by_name = frame == "group" and isinstance(group, str)
+        # made once, and no buffer: lower precision would round them
+        self._elements = build.finite_elements(self.group_name) if by_name else group
         self.in_types, self.out_types = in_types, out_types
         self.frame, self.frame_from, self.mode = frame, frame_from, mode
         if frame == "learned":
@@ -306,8 +311,20 @@ class FrameAveraging(nn.Module):
     def frames_of(self, arguments: Arguments, mask: Tensor | None) -> Frame:
         """Return the frames of the inputs by the policies of this module."""
         frame = self._build(arguments, mask)
-        frame = self._settle_degenerate(frame, arguments, mask)
-        return self._choose(frame)
+        if self.on_degenerate != "ignore" and self.frame not in ("group", "pair"):
+            frame = settle_degenerate(
+                frame,
+                self.on_degenerate,
+                lambda: self._pair_frame(*self._points(arguments, mask)),
+            )
+        if self.mode == "full":
+            return without_unused(frame) if self.frame == "pca-det" else frame
+        if self.mode == "stochastic" and not self.training:
+            return frame
+        count = 1 if self.mode == "stochastic" else int(self.mode)
+        return draw_elements(
+            frame, count, together=self.frame == "group", weighted=self.frame == "pair"
+        )
 
     def _promote(self, arguments: Arguments) -> bool:
         """Give inputs without a batch dimension one; tell whether that was needed."""
@@ -366,8 +383,8 @@ class FrameAveraging(nn.Module):
                     seen = torch.where(valid[kind][-1][..., None], seen, 0.0)
                 if known_any(~seen.isfinite()):
                     check_finite(seen, f"inputs[{k!r}]")
-        x, v = _join(found["position"]), _join(found["vector"])
-        x_mask, v_mask = _join(valid["position"]), _join(valid["vector"])
+        x, v = join(found["position"]), join(found["vector"])
+        x_mask, v_mask = join(valid["position"]), join(valid["vector"])
         if x is None:
             if v is None:
                 raise ValueError("frame_from: expected at least one input")
@@ -379,12 +396,12 @@ class FrameAveraging(nn.Module):
 
     def _check_together(self, arguments: Arguments, frame: Frame) -> None:
         """Raise unless all that moves has the batch and the dimension of the frame."""
-        b, d = len(frame.R), frame.R.shape[-1]
+        b, d = frame.R.shape[0], frame.R.shape[-1]
         for k, x in arguments.values.items():
             kind = arguments.types[k].kind
             if kind in ("fixed", "edge_scalar", *GRIDS) or not isinstance(x, Tensor):
                 continue
-            if x.ndim and len(x) != b:
+            if x.ndim and x.shape[0] != b:
                 raise ValueError(
                     f"inputs[{k!r}]: expected a batch of {b}, found {tuple(x.shape)}"
                 )
@@ -403,14 +420,14 @@ class FrameAveraging(nn.Module):
             instead = torch.zeros_like(x[..., :1])
             if arguments.types[k].kind == "position":
                 origin = frame.t.to(x)
-                instead = origin.reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
+                instead = origin.reshape(x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
             arguments.values[k] = torch.where(valid, x, instead)
 
     def _spread_mask(self, mask: Tensor, x: Tensor) -> Tensor:
         dim = x.ndim + self.point_dim
-        if tuple(mask.shape) != (len(x), x.shape[dim]):
+        if tuple(mask.shape) != (x.shape[0], x.shape[dim]):
             raise ValueError(
-                f"mask: expected shape {(len(x), x.shape[dim])}, "
+                f"mask: expected shape {(x.shape[0], x.shape[dim])}, "
                 f"found {tuple(mask.shape)}"
             )
         shape = [1] * (x.ndim - 1)
@@ -471,70 +488,13 @@ class FrameAveraging(nn.Module):
     ) -> Frame:
         d = 0 if x is None else x.shape[-1]
         draws = self.mode if isinstance(self.mode, int) else None
-        r, name = build.element_frame(like, self.group, draws, d)
-        batch = len(like)
+        group = self.group if self._elements is None else self._elements
+        r = build.element_frame(like, group, draws, d)
+        batch = like.shape[0]
         t = r.new_zeros(batch, r.shape[-1])
         if x is not None and self.moves:
             t = pca_frame(x, f"T({d})", valid, detach=self.detach_frame).t
         logs = r.new_full((batch, len(r)), 1.0 / len(r)).log()
         ones = r.new_ones(batch)
-        return Frame(r.expand(batch, *r.shape), t, logs, ones, ones < 0, name)
-
-    def _settle_degenerate(
-        self, frame: Frame, arguments: Arguments, mask: Tensor | None
-    ) -> Frame:
-        policy = self.on_degenerate
-        if policy == "ignore" or self.frame in ("group", "pair"):
-            return frame
-        flagged = frame.degenerate
-        some = known_any(flagged)
-        if some is False or (some is None and policy != "pair"):
-            return frame
-        if policy == "pair":
-            other = self._pair_frame(*self._points(arguments, mask))
-            return merge_frames(frame, other, flagged)
-        text = (
-            f"{int(flagged.sum())} of {len(flagged)} inputs have (nearly) equal "
-            "eigenvalues: their principal axes are arbitrary and the average is not "
-            "equivariant there. Use frame='pair' or on_degenerate='pair'."
-        )
-        if policy == "raise":
-            index = int(flagged.nonzero()[0])
-            raise ValueError(
-                f"inputs[{index}]: relative gap {float(frame.gap[index]):.1e}; {text}"
-            )
-        warnings.warn(text, UserWarning, stacklevel=6)  # the call of the module
-        return frame
-
-    def _choose(self, frame: Frame) -> Frame:
-        """Draw elements of the frame where the mode asks for it."""
-        if self.mode == "full":
-            return without_unused(frame) if self.frame == "pca-det" else frame
-        if self.mode == "stochastic" and not self.training:
-            return frame
-        count = 1 if self.mode == "stochastic" else int(self.mode)
-        if self.frame == "group":  # images of a batch are turned together
-            picked = torch.randperm(frame.R.shape[1])[:count].to(frame.R.device)
-        else:
-            chances = frame.log_weights.detach().exp()
-            if not chances.numel():
-                return frame
-            uniform = self.frame != "pair"
-            count = min(count, chances.shape[1]) if uniform else count
-            picked = torch.multinomial(chances, count, replacement=not uniform)
-        chosen = frame.elements(picked)
-        even = torch.full_like(chosen.log_weights, 1.0 / picked.shape[-1]).log()
-        return chosen._replace(log_weights=even)
-
-
-def _join(parts: list[Tensor]) -> Tensor | None:
-    """Return all points of a kind, if there are inputs of that kind."""
-    if not parts:
-        return None
-    for part in parts[1:]:
-        if len(part) != len(parts[0]):
-            raise ValueError(
-                f"frame_from: expected batches of equal size, found {len(parts[0])} "
-                f"and {len(part)}"
-            )
-    return torch.cat(parts, 1)
+        r = r.expand(batch, *r.shape)
+        return Frame(r, t, logs, ones, ones < 0, self.group_name)

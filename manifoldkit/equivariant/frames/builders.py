@@ -228,13 +228,13 @@ def moments_of(
 ) -> Moments:
     """Return the moments of points (B, n, d), of vectors (B, m, d) too if given."""
     z = (x.detach() if detach else x).to(wide(x))
-    count = z.new_full((len(z),), float(z.shape[1]))
+    count = z.new_ones(z.shape[0]) * z.shape[1]
     if mask is not None:
         z = torch.where(mask[..., None], z, 0.0)
         count = mask.sum(1).to(z)
     peak = z.detach().abs().flatten(1)
-    peak = peak.amax(1) if peak.shape[1] else peak.new_zeros(len(z))
-    t = torch.zeros_like(z[:, 0]) if z.shape[1] else z.new_zeros(len(z), z.shape[2])
+    peak = peak.amax(1) if peak.shape[1] else peak.new_zeros(z.shape[0])
+    t = torch.zeros_like(z[:, 0]) if z.shape[1] else z.new_zeros(z.shape[0], z.shape[2])
     if spec.moves:
         t = z.sum(1) / count.clamp_min(1)[:, None]
         z = z - t[:, None]
@@ -246,7 +246,7 @@ def moments_of(
         if v.shape[1]:
             peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
     size = z.detach().abs().flatten(1)
-    size = size.amax(1) if size.shape[1] else size.new_zeros(len(z))
+    size = size.amax(1) if size.shape[1] else size.new_zeros(z.shape[0])
     unit = power_of_two(size)
     z = z / unit[:, None, None]
     return Moments(z, mask, t, z.mT @ z, count, peak / unit, unit)
@@ -333,7 +333,8 @@ def _keep_moment_signs(frame: Frame, z: Tensor, spec: GroupSpec) -> Frame:
     strength = torch.where(size > 0, third.abs() / size, 0.0)
     clear = strength > 1e-6
     if not spec.mirrors:
-        weakest = torch.nn.functional.one_hot(strength.argmin(-1), z.shape[-1]).bool()
+        axis = torch.arange(z.shape[-1], device=z.device)
+        weakest = axis == strength.argmin(-1, keepdim=True)
         clear = clear & ~weakest
     signs = (frame.R.detach() * frame.R.detach()[:, :1]).sum(-2).round()
     agree = (signs == third.sign()[:, None]) | ~clear[:, None]
@@ -387,9 +388,15 @@ def check_drawn(group: str, draws: int | None) -> GroupSpec:
     return spec
 
 
-def element_frame(
-    x: Tensor, group: str | Tensor, draws: int | None, d: int
-) -> tuple[Tensor, str]:
+def finite_elements(group: str) -> Tensor | None:
+    """Return the matrices of a finite group by its name, None for other names."""
+    if group not in FINITE_GROUPS:
+        return None
+    size, mirrors = FINITE_GROUPS[group]
+    return signed_permutations(size, mirrors)
+
+
+def element_frame(x: Tensor, group: str | Tensor, draws: int | None, d: int) -> Tensor:
     """Return group elements (F, d, d) to average over: a finite group or Haar draws.
 
     Parameters
@@ -397,8 +404,7 @@ def element_frame(
     x : Tensor
         A value of the batch, for its device.
     group : str or Tensor
-        ``"C4"``, ``"D4"``, ``"octahedral"``, ``"full-octahedral"``, matrices of a
-        finite group, or a Euclidean group to draw from.
+        Matrices of a finite group, or the name of a Euclidean group to draw from.
     draws : int, optional
         Number of Haar draws.
     d : int
@@ -406,9 +412,7 @@ def element_frame(
 
     Returns
     -------
-    elements : Tensor, shape (F, d, d)
-    name : str
-        Name of the group, for messages.
+    Tensor, shape (F, d, d)
 
     Raises
     ------
@@ -420,11 +424,7 @@ def element_frame(
             raise ValueError(
                 f"group: expected matrices of size {d}, found {tuple(group.shape)}"
             )
-        return group.to(x.device, wide(x)), "finite group"
-    if group in FINITE_GROUPS:
-        size, mirrors = FINITE_GROUPS[group]
-        found = signed_permutations(size, mirrors)
-    else:
-        spec = check_drawn(group, draws)
-        found = haar_orthogonal((draws,), spec.d or d, special=not spec.mirrors)
-    return found.to(x.device, wide(x)), group
+        return group.to(x.device, wide(x))
+    spec = check_drawn(group, draws)
+    found = haar_orthogonal((draws or 1,), spec.d or d, special=not spec.mirrors)
+    return found.to(x.device, wide(x))

@@ -90,9 +90,22 @@ class Arguments:
 
 def fold(x: Any, kind: ValueType, frame: Frame) -> Any:
     """Return a value in every frame with the frames folded into the batch."""
-    if not isinstance(x, Tensor) or not x.ndim or len(x) != len(frame.R):
+    if not isinstance(x, Tensor) or not x.ndim or x.shape[0] != frame.R.shape[0]:
         return x
     return into_frame(x, kind, frame).flatten(0, 1)
+
+
+def join(parts: list[Tensor]) -> Tensor | None:
+    """Return all points of a kind, if there are inputs of that kind."""
+    if not parts:
+        return None
+    for part in parts[1:]:
+        if len(part) != len(parts[0]):
+            raise ValueError(
+                f"frame_from: expected batches of equal size, found {len(parts[0])} "
+                f"and {len(part)}"
+            )
+    return torch.cat(parts, 1)
 
 
 def naming_dtypes(
@@ -130,7 +143,7 @@ def weighted_sum(values: Tensor, frame: Frame) -> Tensor:
         unused = (w == 0).reshape(*w.shape, *[1] * (values.ndim - 2))
         values = values.masked_fill(unused, 0.0)
     flat = values.flatten(2) if values.ndim > 2 else values[..., None]
-    return (w[:, None] @ flat).reshape(len(w), *values.shape[2:])
+    return (w[:, None] @ flat).reshape(w.shape[0], *values.shape[2:])
 
 
 class Outputs:
@@ -168,7 +181,9 @@ class Outputs:
             own = frame if rows is None else rows(o, frame)
             self._check(key, o, kind, own)
             count = own.R.shape[1]
-            back = out_of_frame(o.reshape(len(own.R), count, *o.shape[1:]), kind, own)
+            back = out_of_frame(
+                o.reshape(own.R.shape[0], count, *o.shape[1:]), kind, own
+            )
             if kind.kind == "normal":
                 back = back[..., :, None] * back[..., None, :]
             total = weighted_sum(back, own)
@@ -186,7 +201,7 @@ class Outputs:
                 f"backbone: output {key!r} is {o.dtype}, which cannot be averaged"
             )
         items, d = frame.R.shape[0] * frame.R.shape[1], frame.R.shape[-1]
-        if o.ndim == 0 or len(o) != items:
+        if o.ndim == 0 or o.shape[0] != items:
             raise ValueError(
                 f"backbone: expected {items} items in output {key!r} (frames are "
                 f"folded into the batch), found shape {tuple(o.shape)}"

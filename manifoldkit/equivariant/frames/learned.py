@@ -43,7 +43,7 @@ class RadialAxes(nn.Module):
         if z.shape[1]:  # squares of very large or small numbers are none
             size = power_of_two(z.detach().abs().amax((1, 2), keepdim=True))
         else:
-            size = z.new_ones(len(z), 1, 1)
+            size = z.new_ones(z.shape[0], 1, 1)
         z = z / size
         square = z.square().sum(-1, keepdim=True)
         mean = square.sum(1, keepdim=True) / total
@@ -64,7 +64,7 @@ def gram_schmidt_frame(
         )
     v = (vectors.detach() if detach else vectors).to(m.t)
     axes: list[Tensor] = []
-    gap = m.t.new_ones(len(v))
+    gap = m.t.new_ones(v.shape[0])
     for k in range(need):
         u = unit(v[:, k])
         size = u.norm(dim=-1)

@@ -102,7 +102,7 @@ class PointNetBackbone(nn.Module):
             stages.append(h)
         if mask is not None:
             h = torch.where(mask[..., None], h, -torch.inf)
-        top = h.amax(1) if h.shape[1] else h.new_zeros(len(h), h.shape[2])
+        top = h.amax(1) if h.shape[1] else h.new_zeros(h.shape[0], h.shape[2])
         top = torch.where(top.isfinite(), top, 0.0)
         if self.per_point:
             h = self.local(torch.cat(stages, -1)) + self.shared(top)[:, None]
@@ -332,7 +332,10 @@ class FrameGNN(nn.Module):
     ):
         super().__init__()
         check_counts(
-            n_out=n_out, n_vectors=n_vectors, n_layers=n_layers, n_inputs=n_inputs,
+            n_out=n_out,
+            n_vectors=n_vectors,
+            n_layers=n_layers,
+            n_inputs=n_inputs,
             n_edge=n_edge,
         )
         parse_group(group)

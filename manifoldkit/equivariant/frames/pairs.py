@@ -105,7 +105,7 @@ def pair_frame(
         flip = torch.ones(d, dtype=r.dtype, device=r.device)
         flip[-1] = -1
         r, weight = torch.cat([r, r * flip], 1), torch.cat([weight, weight], 1)
-    top = weight.amax(1) if weight.shape[1] else weight.new_zeros(len(weight))
+    top = weight.amax(1) if weight.shape[1] else weight.new_zeros(weight.shape[0])
     floor = (4 * torch.finfo(x.dtype).eps * m.peak) ** (2 * (d - 1))
     extent = m.c.diagonal(dim1=-2, dim2=-1).sum(-1)
     floor = torch.maximum(floor, extent ** (d - 1) * 1e-24)
@@ -154,7 +154,7 @@ def _draw(
     """Draw frames with their weights; the drawn ones weigh the same."""
     chance = torch.where(flat[:, None], 1.0, weight.detach())
     picked = torch.multinomial(chance, count, replacement=True, generator=generator)
-    b = torch.arange(len(r), device=r.device)[:, None]
+    b = torch.arange(r.shape[0], device=r.device)[:, None]
     return r[b, picked], torch.ones_like(weight[b, picked])
 
 
@@ -166,11 +166,11 @@ def _with_fallback(
     short = max(need - r.shape[1], 0)
     if short:
         r = torch.cat([r, axes.R[:, :short]], 1)
-        logs = torch.cat([logs, logs.new_full((len(logs), short), -math.inf)], 1)
+        logs = torch.cat([logs, logs.new_full((logs.shape[0], short), -math.inf)], 1)
     rest = r.shape[1] - need
     instead = torch.cat([axes.R, r[:, need:]], 1)
     other = torch.cat(
-        [axes.log_weights, logs.new_full((len(logs), rest), -math.inf)], 1
+        [axes.log_weights, logs.new_full((logs.shape[0], rest), -math.inf)], 1
     )
     here = flat[:, None]
     return (

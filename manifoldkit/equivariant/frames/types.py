@@ -74,7 +74,7 @@ class Frame(NamedTuple):
             return self._replace(
                 R=self.R[:, index], log_weights=self.log_weights[:, index]
             )
-        b = torch.arange(len(self.R), device=self.R.device)[:, None]
+        b = torch.arange(self.R.shape[0], device=self.R.device)[:, None]
         return self._replace(R=self.R[b, index], log_weights=self.log_weights[b, index])
 
 
@@ -96,7 +96,7 @@ def _pad(frame: Frame, size: int) -> Frame:
     if not short:
         return frame
     more = frame.R[:, :1].expand(-1, short, -1, -1)
-    logs = frame.log_weights.new_full((len(frame.R), short), -torch.inf)
+    logs = frame.log_weights.new_full((frame.R.shape[0], short), -torch.inf)
     return frame._replace(
         R=torch.cat([frame.R, more], 1),
         log_weights=torch.cat([frame.log_weights, logs], 1),
@@ -259,7 +259,7 @@ def add_origin(mean: Tensor, t: Tensor) -> Tensor:
 
 def _lead(values: Tensor, ndim: int) -> Tensor:
     """Reshape (B, d) to (B, 1, ..., 1, d)."""
-    return values.reshape(len(values), *[1] * (ndim - 2), values.shape[-1])
+    return values.reshape(values.shape[0], *[1] * (ndim - 2), values.shape[-1])
 
 
 def _rotate(x: Tensor, kind: ValueType, r: Tensor) -> Tensor:

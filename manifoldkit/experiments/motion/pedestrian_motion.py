@@ -96,9 +96,7 @@ def train(subset: str, *, quick: bool, seed: int, device: str) -> dict[str, Any]
     valid = samples(subset, "val", 100 if quick else 1000, seed)
     with seeded(seed):
         # meters as they are, as the authors have it: walking has a speed
-        model = EqMotion(
-            8, 12, n_categories=4, n_null=2, n_modes=N_MODES, rescale=None
-        )
+        model = EqMotion(8, 12, n_categories=4, n_null=2, n_modes=N_MODES, rescale=None)
     log = fit(
         model,
         best_of_modes,
