@@ -227,7 +227,10 @@ def _read_scene(file: Path) -> np.ndarray:
         raise DatasetNotFoundError(
             f"{file} is not there: expected the text files of ETH-UCY in {file.parent}"
         )
-    rows = read_rows(file)
+    try:
+        rows = read_rows(file)
+    except ValueError as error:
+        raise ValueError(f"{error} (of ETH-UCY: 'frame pedestrian x y')") from None
     if rows.shape[1] != 4:
         raise ValueError(
             f"{file}: expected rows 'frame pedestrian x y', found a third "

@@ -58,7 +58,7 @@ def load_tracks(
     n_agents: int | None = None,
     radius: float = 5.0,
 ) -> TrackWindows:
-    """Read tracks of agents from text files, and cut them into windows.
+    r"""Read tracks of agents from text files, and cut them into windows.
 
     A window is ``history + horizon`` frames one step apart, at every frame; an agent
     belongs to it when it was seen in all of them, so that gaps are never bridged.
@@ -100,7 +100,7 @@ def load_tracks(
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "crossing.csv"
     >>> rows = [f"{t},{k},{t}.5,{k}" for t in range(0, 100, 10) for k in (1, 2)]
-    >>> _ = file.write_text("frame_id,track_id,x,y\\n" + "\\n".join(rows))
+    >>> _ = file.write_text("frame_id,track_id,x,y\n" + "\n".join(rows))
     >>> windows = load_tracks(file, history=4, horizon=5)
     >>> windows.past.shape, windows.frame.tolist()
     ((2, 2, 4, 2), [0, 10])
@@ -221,7 +221,8 @@ def _places(
         given = dict(columns)
     else:
         for key, known in _KNOWN.items():
-            given |= {key: name for name in reversed(known) if name in lower}
+            name = next((name for name in known if name in lower), None)
+            given |= {} if name is None else {key: name}
     missing = [k for k in wanted[:4] if k not in given]
     places = []
     for key in wanted:
@@ -281,7 +282,7 @@ def cut_windows(
     for phase in np.unique(frames % step):
         own = frames % step == phase
         slot = frames[own] // step
-        first, span = int(slot.min()), int(np.ptp(slot)) + 1
+        span = int(np.ptp(slot)) + 1
         if span > 100 * (len(slot) + length):  # far apart: no table of all of them
             parts = np.split(np.arange(len(slot)), np.nonzero(np.diff(slot) > 1)[0] + 1)
         else:
