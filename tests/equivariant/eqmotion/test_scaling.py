@@ -7,7 +7,7 @@ from sklearn.utils import get_tags
 
 from manifoldkit.equivariant import EqMotion, MotionForecaster
 from manifoldkit.equivariant.eqmotion.layers import PairLinear, silu_linear
-from manifoldkit.equivariant.eqmotion.scaling import typical_size
+from manifoldkit.equivariant.eqmotion.scaling import oversize, typical_size
 
 F64 = torch.float64
 SMALL = {"hidden": 8, "channels": 6, "n_layers": 2, "batch_size": 8, "max_epochs": 2}
@@ -36,6 +36,24 @@ def test_a_network_does_not_see_the_unit(kw, unit):
     x = tracks(3, 4, 5, 3, dtype=torch.float32)
     pred = model(unit * x).pred
     torch.testing.assert_close(pred / unit, model(x).pred, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_no_square_of_a_size_overflows_or_vanishes(unit):
+    torch.manual_seed(0)
+    model = EqMotion(5, 4, 6, 5, 2, dtype=F64).eval()
+    x = tracks(2, 3, 5, 2)
+    torch.testing.assert_close(model(unit * x).pred / unit, model(x).pred)
+
+
+def test_only_scenes_beyond_the_limit_are_shrunk():
+    x = torch.zeros(3, 1, 2, 2, dtype=F64)
+    x[:, 0, 0, 0], x[:, 0, 1, 0] = (
+        -torch.tensor([1e-3, 9.0, 5e4]),
+        torch.tensor([1e-3, 9.0, 5e4]),
+    )
+    seen = torch.ones(3, 1, 2, dtype=torch.bool)
+    assert oversize(x, seen).flatten().tolist() == [1.0, 1.0, 5e3]
 
 
 def test_the_default_network_is_finite_on_millimeters_and_for_scenes_at_rest():
@@ -221,6 +239,10 @@ def test_silu_linear_has_right_derivatives_of_two_orders():
     x = torch.randn(4, 3, dtype=F64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z: silu_linear(z, layer), x)
     assert torch.autograd.gradgradcheck(lambda z: silu_linear(z, layer), x)
+    total = silu_linear(x, layer).square().sum()  # both formulas of the derivative
+    (plain,) = torch.autograd.grad(total, x, retain_graph=True)
+    (graph,) = torch.autograd.grad(total, x, create_graph=True)
+    torch.testing.assert_close(graph, plain)
     assert PairLinear(2, 3, 4).weight.shape == (4, 7)
 
 
