@@ -199,8 +199,8 @@ class FrameAveraging(nn.Module):
         self.detach_frame, self.point_dim, self.order = detach_frame, point_dim, order
         self.gap_tol, self.on_degenerate = gap_tol, on_degenerate
         self.chunk = 1 if fold == "loop" or share_noise else chunk
-        one = isinstance(invariant_args, str)
-        self.invariant_args = (invariant_args,) if one else tuple(invariant_args)
+        names = [invariant_args] if isinstance(invariant_args, str) else invariant_args
+        self.invariant_args: tuple[str, ...] = tuple(names)
         self.share_noise, self.n_pairs, self.validate = share_noise, n_pairs, validate
 
     @staticmethod
@@ -273,8 +273,8 @@ class FrameAveraging(nn.Module):
             }
             return arguments.call(self.backbone, values, more)
 
-        run = naming_dtypes(run, self.backbone, arguments.values)
-        return self.average(run, frame).result(single)
+        told = naming_dtypes(run, self.backbone, arguments.values)
+        return self.average(told, frame).result(single)
 
     def frame_gap(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
         """Return the smallest relative gap of the frame of every input."""

@@ -390,7 +390,8 @@ class FrameGNN(nn.Module):
                 f"found {given}"
             )
         dtype = x.dtype
-        x, *vectors = (_as_weights(v, self.embed) for v in (x, *vectors))
+        x = _as_weights(x, self.embed)
+        vectors = tuple(_as_weights(v, self.embed) for v in vectors)
         if edge_features is not None:
             edge_features = _as_weights(edge_features, self.embed)
         center = x.mean(1, keepdim=True)

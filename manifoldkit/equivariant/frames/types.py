@@ -181,9 +181,12 @@ def parse_type(spec: Any) -> ValueType:
 def check_types(types: Any, name: str) -> None:
     """Raise unless ``types`` is a type, or a tuple, list or dict of types."""
     one = hasattr(types, "D_from_matrix") or isinstance(types, ValueType)
-    several = isinstance(types, Mapping | tuple | list) and not one
-    listed = (types.values() if isinstance(types, Mapping) else types) if several else 0
-    for spec in listed or (types,):
+    listed: list[Any] = [types]
+    if isinstance(types, Mapping):
+        listed = list(types.values())
+    elif isinstance(types, tuple | list) and not one:
+        listed = list(types)
+    for spec in listed:
         if isinstance(spec, str) and names_irreps(spec):
             continue  # read at the first call: e3nn takes seconds to import
         try:
