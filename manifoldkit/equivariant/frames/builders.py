@@ -137,7 +137,7 @@ class Moments:
     count, peak : Tensor, shape (B,)
         Number of valid rows, and the largest modulus before centering, in units.
     unit : Tensor, shape (B,)
-        Power of two next to the largest component, so that dividing rounds nothing.
+        Power of two next to the largest modulus, so that dividing rounds nothing.
     """
 
     z: Tensor
@@ -245,10 +245,8 @@ def moments_of(
         z, count = torch.cat([z, v], 1), count + v.shape[1]
         if v.shape[1]:
             peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
-    size = z.detach().abs().flatten(1)
-    size = size.amax(1) if size.shape[1] else size.new_zeros(z.shape[0])
-    unit = power_of_two(size)
-    z = z / unit[:, None, None]
+    unit = power_of_two(peak)
+    z = z * unit.reciprocal()[:, None, None]  # exact, and faster than a division
     return Moments(z, mask, t, z.mT @ z, count, peak / unit, unit)
 
 

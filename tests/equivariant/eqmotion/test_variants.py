@@ -156,7 +156,9 @@ def test_reset_parameters_draws_from_the_same_distribution():
     for name, value in model.named_parameters():
         assert not torch.equal(value, before[name]), name
         if value.numel() > 200:
-            assert value.std() == pytest.approx(before[name].std().item(), rel=0.2)
+            assert value.std().item() == pytest.approx(
+                before[name].std().item(), rel=0.2
+            )
 
 
 def test_predict_restores_the_mode_and_keeps_no_graph():
