@@ -28,6 +28,8 @@ from .motion.particles import simulate_particles as simulate_particles
 from .motion.pedestrians import PedestrianWindows as PedestrianWindows
 from .motion.pedestrians import fetch_eth_ucy as fetch_eth_ucy
 from .motion.pedestrians import load_eth_ucy as load_eth_ucy
+from .motion.tracks import TrackWindows as TrackWindows
+from .motion.tracks import load_tracks as load_tracks
 from .points.meshes import Mesh as Mesh
 from .points.meshes import read_off as read_off
 from .points.meshes import sample_mesh as sample_mesh

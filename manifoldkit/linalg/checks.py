@@ -76,6 +76,23 @@ def maybe_any(mask: Tensor) -> bool:
         return True
 
 
+def known_any(mask: Tensor) -> bool | None:
+    """Tell whether any entry is true, or None where values cannot be read.
+
+    That is while a graph is traced by ``torch.compile`` or ``torch.export``, and under
+    ``torch.func.vmap``.
+
+    >>> known_any(torch.tensor([False, True]))
+    True
+    """
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return bool(mask.any())
+    except RuntimeError:
+        return None
+
+
 def _found(x: object) -> str:
     if isinstance(x, Tensor):
         return f"a {str(x.dtype).removeprefix('torch.')} tensor of shape {_shape(x)}"

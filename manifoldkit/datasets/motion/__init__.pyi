@@ -5,3 +5,5 @@ from .particles import simulate_particles as simulate_particles
 from .pedestrians import PedestrianWindows as PedestrianWindows
 from .pedestrians import fetch_eth_ucy as fetch_eth_ucy
 from .pedestrians import load_eth_ucy as load_eth_ucy
+from .tracks import TrackWindows as TrackWindows
+from .tracks import load_tracks as load_tracks

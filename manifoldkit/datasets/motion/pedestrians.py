@@ -1,6 +1,5 @@
 """ETH-UCY: pedestrians in five scenes, seen from above."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,12 @@ from manifoldkit.datasets.archive import (
     data_folder,
     data_folders,
     one_at_a_time,
+)
+from manifoldkit.datasets.motion.tracks import (
+    common_step,
+    cut_windows,
+    pack_windows,
+    read_rows,
 )
 from manifoldkit.exceptions import DatasetNotFoundError
 
@@ -37,6 +42,7 @@ SCENES = {
     "crowds_zara03": (603, ("eth/crowds_zara03_train", "eth/crowds_zara03_val")),
     "uni_examples": (594, ("eth/uni_examples_train", "eth/uni_examples_val")),
 }
+_FIRST = {"biwi_eth": 78, "crowds_zara02": 1}  # first frames that are not 0
 # SHA-256 of the originals in this order
 _SHA256 = (
     "d7cdcedd6472ebaa794bc56e037542e350dfe2ee992f818ab8c417e9fc2a17ad",
@@ -153,15 +159,18 @@ def load_eth_ucy(
 ) -> PedestrianWindows:
     r"""Cut the tracks below a folder into windows, leaving one scene out.
 
-    A window is ``history + horizon`` consecutive frames, at every frame; an agent
-    belongs to it when it was seen in all of them. "test" is the subset's own scenes;
+    A window is ``history + horizon`` frames one step apart, at every frame; an agent
+    belongs to it when it was seen in all of them, so that gaps are never bridged. The
+    step is each file's most common distance between a pedestrian's frames: 1, or 10
+    where they count 780, 790, ... "test" is the subset's own scenes;
     "train" and "val" are the other scenes, each cut in time, and windows never cross
     the cut.
 
     Parameters
     ----------
     root : str or Path
-        Folder of ``biwi_eth.txt`` and so on: rows "frame pedestrian x y".
+        Folder of ``biwi_eth.txt`` and so on: rows "frame pedestrian x y" in any order,
+        separated by blanks, tabs, commas or semicolons, under names of columns or not.
     subset : {"eth", "hotel", "univ", "zara1", "zara2"}
         The scene left out.
     split : {"train", "val", "test"}
@@ -182,7 +191,8 @@ def load_eth_ucy(
     Raises
     ------
     ValueError
-        Unknown subset or split; counts out of range; a file that is none of these.
+        Unknown subset or split; counts out of range; a file that is none of these, or
+        whose frames have no common step.
     DatasetNotFoundError
         A file is missing.
 
@@ -204,32 +214,18 @@ def load_eth_ucy(
     check_positive(radius, "radius")
     own = SUBSETS[subset]
     scenes = own if split == "test" else [s for s in SCENES if s not in own]
-    windows, names, frames = [], [], []
+    parts = []
     for scene in scenes:
-        rows = _read_scene(Path(root) / f"{scene}.txt")
+        file = Path(root) / f"{scene}.txt"
+        rows = _read_scene(file)
+        step = common_step(rows, file)
         if split != "test":
-            early = rows[:, 0] < SCENES[scene][0]
+            number = _published_number(rows[:, 0], scene, step)
+            early = number < SCENES[scene][0]
             rows = rows[early if split == "train" else ~early]
-        for frame, tracks in _windows(rows, history + horizon):
-            parts = [tracks]
-            if n_agents is not None:
-                parts = list(_around_each(tracks, n_agents, radius, history))
-            windows += parts
-            names += [scene] * len(parts)
-            frames += [frame] * len(parts)
-    width = n_agents or max((len(tracks) for tracks in windows), default=0)
-    data = np.full((len(windows), width, history + horizon, 2), np.nan)
-    mask = np.zeros((len(windows), width), dtype=bool)
-    for k, tracks in enumerate(windows):
-        data[k, : len(tracks)] = tracks
-        mask[k, : len(tracks)] = True
-    return PedestrianWindows(
-        data[:, :, :history].copy(),
-        data[:, :, history:].copy(),
-        mask,
-        np.array(names),
-        np.array(frames, dtype=int),
-    )
+        found = cut_windows(rows, history + horizon, step)
+        parts += [(scene, frame, tracks) for frame, tracks in found]
+    return PedestrianWindows(*pack_windows(parts, history, horizon, n_agents, radius))
 
 
 def _read_scene(file: Path) -> np.ndarray:
@@ -239,42 +235,30 @@ def _read_scene(file: Path) -> np.ndarray:
             f"{file} is not there: expected the text files of ETH-UCY in {file.parent}"
         )
     try:
-        rows = np.loadtxt(file, ndmin=2)
+        rows = read_rows(file)
     except ValueError as error:
-        raise ValueError(f"{file} is no table of numbers: {error}") from None
-    if rows.shape[1] != 4 or not np.isfinite(rows).all():
+        raise ValueError(f"{error} (of ETH-UCY: 'frame pedestrian x y')") from None
+    if rows.shape[1] != 4:
         raise ValueError(
-            f"{file}: expected rows 'frame pedestrian x y', found shape {rows.shape}"
+            f"{file}: expected rows 'frame pedestrian x y', found a third "
+            "coordinate; load_tracks reads such files"
         )
     return rows
 
 
-def _windows(rows: np.ndarray, length: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first frame and the complete tracks (n, length, 2) of each window."""
-    if not len(rows):
-        return
-    first, ids = int(rows[:, 0].min()), np.unique(rows[:, 1])
-    span = int(rows[:, 0].max()) - first + 1
-    places = np.full((len(ids), span, 2), np.nan)
-    who = np.searchsorted(ids, rows[:, 1])
-    places[who, rows[:, 0].astype(int) - first] = rows[:, 2:]
-    seen = ~np.isnan(places[..., 0])
-    for start in range(span - length + 1):
-        whole = seen[:, start : start + length].all(1)
-        if whole.any():
-            yield first + start, places[whole, start : start + length]
+def _published_number(frames: np.ndarray, scene: str, step: int) -> np.ndarray:
+    """Return frames as the publisher counts them, one a step, where the cut is given.
 
-
-def _around_each(
-    tracks: np.ndarray, n_agents: int, radius: float, history: int
-) -> Iterator[np.ndarray]:
-    """Yield for each agent its own track and those of its nearest ones."""
-    last = tracks[:, history - 1]
-    distance = np.linalg.norm(last[:, None] - last[None], axis=-1)
-    np.fill_diagonal(distance, -1)  # the agent itself comes first
-    for row in distance:
-        order = np.argsort(row, kind="stable")[:n_agents]
-        yield tracks[order[row[order] <= radius]]
+    Files that count otherwise have the published number times the step, or begin
+    elsewhere, which is then taken for the published beginning.
+    """
+    if step == 1:
+        return frames
+    first = _FIRST.get(scene, 0)
+    offset = frames.min(initial=first * step) - first * step
+    if abs(offset) >= step and step != 10:
+        return first + (frames - frames.min()) // step
+    return (frames - (offset if abs(offset) < step else 0)) // step
 
 
 def _folders(path: str | Path | None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -12,13 +13,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from manifoldkit._checks import interval, one_of
+from manifoldkit._checks import interval, one_of, optional, positive
 from manifoldkit._faces.estimator import TRAINING, TorchFace, evaluate, seeded
 from manifoldkit.equivariant.eqmotion.metrics import ade, min_ade
 from manifoldkit.equivariant.eqmotion.model import EqMotion
+from manifoldkit.equivariant.eqmotion.scaling import typical_size
+from manifoldkit.equivariant.eqmotion.scenes import Scenes, read_scenes
 from manifoldkit.equivariant.eqmotion.training import DisplacementLoss, Forecast
 
-_FITTED = ("history_len_", "horizon_len_", "n_agents_", "n_dims_")
+_FITTED = ("history_len_", "horizon_len_", "n_agents_", "n_dims_", "unit_")
 _PREDICT_BATCH = 512
 
 
@@ -31,7 +34,14 @@ class MotionForecaster(TorchFace, BaseEstimator):
 
     Tracks are arrays (n_samples, n_agents, n_steps, n_dims) in which NaN means "not
     observed": an agent that is NaN throughout is padding, missing steps of the past
-    are completed by ``missing``, missing steps of the future do not count.
+    are completed by ``missing``, missing steps of the future do not count. Scenes with
+    different numbers of agents, or in the plane and in space, are a list of arrays
+    (n_agents, n_steps, n_dims); what is returned for them is a list too.
+
+    The unit of the tracks does not matter: the network works in units of ``unit_``,
+    which ``fit`` learns, so a model fitted to millimeters forecasts what one fitted to
+    meters does, times 1000. Scenes more than ten times as large as that are shown
+    to EqMotion smaller than they are, and their forecasts enlarged.
 
     Parameters
     ----------
@@ -49,14 +59,21 @@ class MotionForecaster(TorchFace, BaseEstimator):
     missing : {"raise", "hold", "linear"}, default="raise"
         How tracks with gaps are completed.
     model_options : dict, optional
-        Further options of EqMotion, such as ``{"rescale": "speed"}``.
+        Further options of EqMotion, such as ``{"rescale": "speed"}`` (default None
+        here: within a unit, absolute speed and distance are seen).
+    unit : "median", float or None, default="median"
+        Length that the network takes for one. "median" is the median size of the scenes
+        in ``fit``, where size is the root mean square distance of all positions from
+        their mean. Give a length, in the unit of the tracks, where the network knows
+        one; None, as version 0.1.0 had it, shows it the tracks as they are.
     supervise : {"all", "ego"}, default="all"
         Whose forecasts the loss counts: all agents, or the first of each sample.
     step_weights : array-like of shape (horizon,), optional
         Factors of the loss at each step to forecast; EqMotion takes
         ``horizon / np.arange(1, 5, 4 / horizon)`` for one second of human motion.
     entropy_weight : float, default=0.0
-        Weight in the loss of the entropy of inferred categories; makes them sharper.
+        Weight in the loss of the entropy of inferred categories, beside distances in
+        units of ``unit_``; makes them sharper.
     time_reversal : bool, default=False
         Train on the reversed tracks too.
     lr, weight_decay : float, default=5e-4, 0.0
@@ -80,10 +97,12 @@ class MotionForecaster(TorchFace, BaseEstimator):
     Attributes
     ----------
     net_ : skorch.NeuralNet, or what stands for it in a loaded model
-        ``net_.module_.network`` is the network.
+        ``net_.module_.network`` is the network, for tracks divided by ``unit_``.
     history_ : list of dict
         One row an epoch: ``epoch``, ``train_loss``, ``dur``, and with early stopping
-        ``valid_loss``.
+        ``valid_loss``; losses are distances in the unit of the tracks.
+    unit_ : float or None
+        The length that the network takes for one.
     history_len_, horizon_len_, n_agents_, n_dims_ : int
         Sizes seen in ``fit``; only ``n_agents_`` may change afterwards.
 
@@ -124,6 +143,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
         agent_embedding: bool = False,
         missing: str = "raise",
         model_options: dict | None = None,
+        unit: str | float | None = "median",
         supervise: str = "all",
         step_weights: ArrayLike | None = None,
         entropy_weight: float = 0.0,
@@ -152,6 +172,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
         self.agent_embedding = agent_embedding
         self.missing = missing
         self.model_options = model_options
+        self.unit = unit
         self.supervise = supervise
         self.step_weights = step_weights
         self.entropy_weight = entropy_weight
@@ -172,11 +193,11 @@ class MotionForecaster(TorchFace, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_agents, n_steps, n_dims)
+        X : array-like of shape (n_samples, n_agents, n_steps, n_dims), or list
             Whole tracks: ``history`` observed steps, then ``horizon`` future ones. Or
             the observed steps alone, if ``y`` is given.
-        y : array-like of shape (n_samples, n_agents, horizon, n_dims), optional
-            The future.
+        y : array-like of shape (n_samples, n_agents, horizon, n_dims), or list
+            The future, optional.
 
         Returns
         -------
@@ -190,7 +211,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
             skorch is not installed.
         """
         self._check_settings()
-        past, future = self._split(X, y)
+        past, future = self._split(X, y, fitted=False)
         if len(past) == 0:
             raise ValueError("X: expected at least one sample, found none")
         self.n_agents_, self.n_dims_ = past.shape[1], past.shape[3]
@@ -207,6 +228,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
             order = rng.permutation(len(past))
             held = past[order[:count]], future[order[:count]]
             past, future = past[order[count:]], future[order[count:]]
+        self.unit_ = self._learn_unit(past, future)
         if self.time_reversal:
             whole = np.concatenate([past, future], 2)
             whole = np.concatenate([whole, whole[:, :, ::-1]])
@@ -216,13 +238,14 @@ class MotionForecaster(TorchFace, BaseEstimator):
         from manifoldkit._faces.training import train
 
         with seeded(int(rng.randint(2**31 - 1)), self.device):
-            self.net_, self.history_ = train(
+            self.net_, rows = train(
                 self._module(),
                 DisplacementLoss(
                     self.n_modes,
                     self.supervise == "ego",
                     self.entropy_weight,
                     self._step_weights(),
+                    self.unit_,
                 ),
                 (past, future),
                 held,
@@ -234,6 +257,10 @@ class MotionForecaster(TorchFace, BaseEstimator):
                 device=self.device,
                 verbose=self.verbose,
             )
+        self.history_ = [
+            {k: v * (self.unit_ or 1.0) if k.endswith("_loss") else v for k, v in r}
+            for r in map(dict.items, rows)
+        ]
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -241,16 +268,18 @@ class MotionForecaster(TorchFace, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_agents, n_steps, n_dims)
+        X : array-like of shape (n_samples, n_agents, n_steps, n_dims), or list
             The observed steps, or whole tracks, of which the future is not looked at.
 
         Returns
         -------
         ndarray of shape (n_samples, n_agents, horizon, n_dims)
             With several modes (n_samples, n_agents, n_modes, horizon, n_dims). Zero
-            for agents that are NaN throughout.
+            for agents that are NaN throughout. A list of arrays, one a scene, where
+            the scenes differ in agents or dimensions.
         """
-        return self._forward(X)[0]
+        scenes = self._read(X)
+        return scenes.own(self._forward(scenes.tracks)[0])
 
     def predict_interactions(self, X: ArrayLike) -> np.ndarray:
         """Infer the category of every pair of agents.
@@ -263,17 +292,18 @@ class MotionForecaster(TorchFace, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_agents, n_agents, n_categories)
-            Shares that sum to 1.
+            Shares that sum to 1. A list of arrays where the scenes differ in agents.
 
         Raises
         ------
         ValueError
             The network infers none.
         """
-        category = self._forward(X)[1]
+        scenes = self._read(X)
+        category = self._forward(scenes.tracks)[1]
         if category is None:
             raise ValueError("predict_interactions: this network infers no categories")
-        return category
+        return scenes.own(category, pairs=True)
 
     def score(self, X: ArrayLike, y: ArrayLike | None = None) -> float:
         """Return minus the average displacement error, so that more is better.
@@ -284,9 +314,8 @@ class MotionForecaster(TorchFace, BaseEstimator):
             Tracks, as :meth:`fit` takes them. Agents without a complete future do not
             count. With several modes the best one of each agent does.
         """
-        check_is_fitted(self, "net_")
-        past, future = self._split(X, y)
-        pred = torch.from_numpy(self.predict(past))
+        past, future = self._split(X, y, fitted=True)
+        pred = torch.from_numpy(self._forward(past)[0])
         target = torch.from_numpy(future)
         valid = target.isfinite().all((-1, -2))
         valid &= torch.from_numpy(np.isfinite(past).all(-1).any(-1))
@@ -299,7 +328,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
         return self.net_.module_.state_dict(), content
 
     def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        for name, value in content["fitted"].items():
+        for name, value in ({"unit_": None} | content["fitted"]).items():
             setattr(self, name, value)
         self.history_ = content["history"]
         with seeded(0, self.device):
@@ -313,16 +342,62 @@ class MotionForecaster(TorchFace, BaseEstimator):
                 f"model: expected 'eqmotion' or a callable, found {self.model!r}"
             )
 
-    def _split(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+        known = [*signature(EqMotion).parameters]
+        unknown = [name for name in self.model_options or {} if name not in known]
+        if unknown:
+            raise ValueError(
+                f"model_options: expected options of EqMotion, {', '.join(known)}; "
+                f"found {', '.join(map(repr, unknown))}"
+            )
+        if self.unit != "median":
+            optional(positive)(self.unit, "unit ('median', a length or None)")
+
+    @staticmethod
+    def _parameters(stored: dict[str, Any]) -> dict[str, Any]:
+        return {"unit": None} | stored  # models of 0.1.0 know of no unit
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False  # scenes have four axes, or are a list
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _read(self, X, name: str = "X", fitted: bool = True) -> Scenes:
+        """Check tracks; pad what differs from scene to scene."""
+        agents = dims = 0
+        if fitted:
+            check_is_fitted(self, "net_")
+            agents = self.n_agents_ if self.agent_embedding else 0
+            dims = self.n_dims_
+        scenes = read_scenes(X, name, agents, dims)
+        if scenes.shapes is not None and callable(self.model):
+            raise ValueError(
+                f"{name}: scenes of different shapes, such as {scenes.shapes[:3]} "
+                "(agents, dimensions), need model='eqmotion'; a network of your own "
+                "takes arrays (n_samples, n_agents, n_steps, n_dims)"
+            )
+        return scenes
+
+    def _learn_unit(self, past: np.ndarray, future: np.ndarray) -> float | None:
+        if self.unit == "median":
+            return typical_size(np.concatenate([past, future], 2))
+        return None if self.unit is None else float(self.unit)
+
+    def _split(self, X, y, fitted: bool) -> tuple[np.ndarray, np.ndarray]:
         """Past and future of whole tracks, or of the two given apart."""
-        X = _check_tracks(X, "X")
-        fitted = hasattr(self, "net_")
+        scenes = self._read(X, fitted=fitted)
+        X = scenes.tracks
         if y is not None:
-            y = _check_tracks(y, "y")
-            if X.shape[:2] != y.shape[:2] or X.shape[3] != y.shape[3]:
+            other = self._read(y, "y", fitted)
+            y = other.tracks
+            if (
+                X.shape[:2] != y.shape[:2]
+                or X.shape[3] != y.shape[3]
+                or scenes.shapes != other.shapes
+            ):
                 raise ValueError(
                     "y: expected the samples, agents and dimensions of X, found "
-                    f"shapes {X.shape} and {y.shape}"
+                    f"shapes {scenes.shapes or X.shape} and {other.shapes or y.shape}"
                 )
             return X, y
         steps = X.shape[2]
@@ -353,12 +428,12 @@ class MotionForecaster(TorchFace, BaseEstimator):
             self.n_modes,
             self.n_agents_ if self.agent_embedding else None,
             missing=self.missing,
-            **(self.model_options or {}),
+            **({"rescale": None} | (self.model_options or {})),
         )
 
     def _module(self) -> Forecast:
         network = self._network()
-        return Forecast(network, takes_mask=isinstance(network, EqMotion))
+        return Forecast(network, isinstance(network, EqMotion), self.unit_)
 
     def _step_weights(self) -> list[float] | None:
         if self.step_weights is None:
@@ -371,9 +446,7 @@ class MotionForecaster(TorchFace, BaseEstimator):
             )
         return weights.tolist()
 
-    def _forward(self, X) -> tuple[np.ndarray, np.ndarray | None]:
-        check_is_fitted(self, "net_")
-        X = _check_tracks(X, "X")
+    def _forward(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         steps = (self.history_len_, self.history_len_ + self.horizon_len_)
         if X.shape[2] not in steps or X.shape[3] != self.n_dims_:
             raise ValueError(
@@ -386,23 +459,3 @@ class MotionForecaster(TorchFace, BaseEstimator):
         pred = torch.cat([pred.cpu().to(x.dtype) for pred, _ in parts]).numpy()
         categories = [category.cpu() for _, category in parts if category is not None]
         return pred, torch.cat(categories).numpy() if categories else None
-
-
-def _check_tracks(X, name: str) -> np.ndarray:
-    """Return tracks as a floating-point array, or raise ``ValueError``."""
-    X = np.asarray(X)
-    if X.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: expected numbers, found dtype {X.dtype}")
-    if X.ndim != 4:
-        raise ValueError(
-            f"{name}: expected shape (n_samples, n_agents, n_steps, n_dims), found "
-            f"{X.shape}"
-        )
-    X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
-    if np.isinf(X).any():
-        where = tuple(int(i) for i in np.argwhere(np.isinf(X))[0])
-        raise ValueError(
-            f"{name}{list(where)} is infinite: expected numbers, or NaN where nothing "
-            "was observed"
-        )
-    return X

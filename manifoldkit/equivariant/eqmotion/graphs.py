@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from manifoldkit.equivariant.eqmotion.inputs import check_edges
+from manifoldkit.linalg.checks import known_any
 
 
 def forward_graphs(
@@ -46,7 +47,7 @@ def forward_graphs(
                 f"agents, found {tuple(edge_index.shape)}"
             )
         sender, receiver = check_edges(edge_index, 1, len(x), x.device)[1:]
-        if bool((batch[sender] != batch[receiver]).any()):
+        if known_any(batch[sender] != batch[receiver]):
             raise ValueError("edge_index: an edge joins two graphs of the batch")
         edge_index = torch.stack([batch[sender], place[sender], place[receiver]])
     out = model(padded, valid, category, edge_index)

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from manifoldkit.linalg.checks import check_floating, first_index
+from manifoldkit.linalg.checks import check_floating, first_index, known_any
 
 MISSING = ("raise", "hold", "linear")
 
@@ -65,8 +65,9 @@ def read_tracks(
         return Tracks(wide, None, batched)
     agents = steps.any(-1)
     wide = wide.where(steps[..., None], 0.0)
-    if bool((steps.any(-1) & ~steps.all(-1)).any()):
-        wide = _complete(wide, steps, missing)
+    partial = known_any(agents & ~steps.all(-1))
+    if partial or (partial is None and missing != "raise"):
+        wide = _complete(wide, steps, missing)  # leaves complete tracks as they are
     return Tracks(wide, agents, batched)
 
 
@@ -79,7 +80,7 @@ def _read_mask(
         if mask is not None:
             raise ValueError("mask, lengths: expected one of them, found both")
         lengths = torch.as_tensor(lengths, device=x.device).reshape(-1)
-        if lengths.shape != (b,) or bool(((lengths < 0) | (lengths > n)).any()):
+        if lengths.shape != (b,) or known_any((lengths < 0) | (lengths > n)):
             raise ValueError(
                 f"lengths: expected {b} numbers of agents between 0 and {n}, "
                 f"found {lengths.tolist()}"
@@ -108,7 +109,7 @@ def _check_observed(x: Tensor, steps: Tensor | None) -> None:
     """Raise where a valid position is not finite."""
     bad = ~torch.isfinite(x).all(-1)
     bad = bad if steps is None else bad & steps
-    if bool(bad.any()):
+    if known_any(bad):
         raise ValueError(
             f"x{list(first_index(bad))} is not finite: expected numbers at every valid "
             "step (mask the steps that were not observed)"
@@ -158,7 +159,7 @@ def check_category(
     gap = gap.where(gap.isfinite(), torch.inf)
     if mask is not None and gap.ndim == 3:
         gap = gap * (mask[:, :, None] & mask[:, None])
-    if bool((gap > 1e-4).any()):
+    if known_any(gap > 1e-4):
         raise ValueError(
             "category: expected shares that sum to 1 over the last axis, found sums "
             f"that differ by up to {float(gap.max()):.1e}"
@@ -179,14 +180,21 @@ def check_edges(edges: ArrayLike, b: int, n: int, device: torch.device) -> Tenso
     if edges.shape[0] == 2:  # the same graph in every sample
         sample = torch.arange(b, device=device).repeat_interleave(edges.shape[1])
         edges = torch.cat([sample[None], edges.repeat(1, b)])
-    low = edges.numel() == 0 or bool((edges >= 0).all())
-    if not low or bool((edges[1:] >= n).any()) or bool((edges[0] >= b).any()):
+    beyond = (edges < 0) | (edges >= edges.new_tensor([[b], [n], [n]]))
+    if known_any(beyond):
         raise ValueError(
             f"edge_index: expected agents 0 to {n - 1} of samples 0 to {b - 1}, found "
             f"{int(edges[1:].min())} to {int(edges[1:].max())}; for a graph that "
             "torch-geometric batched give batch="
         )
     return edges
+
+
+def lengths_of(v: Tensor) -> Tensor:
+    """Norms over the first axis; all derivatives of a norm that is zero are zero."""
+    square = v.square().sum(0)
+    some = square > 0
+    return square.where(some, 1.0).sqrt().where(some, 0.0)
 
 
 def invariants(v: Tensor, kind: str) -> tuple[Tensor, Tensor]:
@@ -198,13 +206,12 @@ def invariants(v: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     :math:`|a||b| \mp \langle a, b\rangle = |\,|b|a \mp |a|b\,|^2 / (2|a||b|)`,
     which loses nothing near 0 and pi, where arccos loses half of the digits.
     """
-    speed = torch.linalg.vector_norm(v, dim=0)
+    speed = lengths_of(v)
     previous = torch.cat([v[..., :1], v[..., :-1]], -1)
     before = torch.cat([speed[..., :1], speed[..., :-1]], -1)
     a, b = previous * speed, v * before
     if kind == "atan2":
-        narrow = torch.linalg.vector_norm(a - b, dim=0)
-        wide = torch.linalg.vector_norm(a + b, dim=0)
+        narrow, wide = lengths_of(a - b), lengths_of(a + b)
         tiny = torch.finfo(v.dtype).tiny ** 0.5
         smooth = (speed > tiny) & (before > tiny) & (narrow > 0)
         angle = 2 * torch.atan2(narrow.where(smooth, 0), wide.where(smooth, 1))

@@ -60,6 +60,19 @@ class _SiLULinear(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(
+        ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None
+    ) -> Tensor:
+        x, weight = ctx.saved_tensors
+        change = x.new_zeros(*x.shape[:-1], len(weight))
+        if of_x is not None:
+            change = change + F.linear(_silu_backward(of_x, x), weight)
+        if of_weight is not None:
+            change = change + F.linear(F.silu(x), of_weight)
+        return change if of_bias is None else change + of_bias
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,6 +106,15 @@ class _SharedSiLU(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, of_share: Tensor | None, of_x: Tensor | None) -> Tensor:
+        share, x = ctx.saved_tensors
+        change = torch.zeros_like(x)
+        if of_share is not None:
+            change = change + of_share * F.silu(x)
+        return change if of_x is None else change + share * _silu_backward(of_x, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -37,6 +37,7 @@ from manifoldkit.equivariant.eqmotion.pairs import (
     Pairs,
 )
 from manifoldkit.equivariant.eqmotion.reference_names import load_reference
+from manifoldkit.equivariant.eqmotion.scaling import RESCALE, normalize_scenes
 
 _RULES = {
     **dict.fromkeys(("past_len", "hidden"), count(2)),
@@ -50,7 +51,7 @@ _RULES = {
     "missing": one_of(*MISSING),
     "normalize_neighbors": one_of(*NORMALIZE),
     "category_activation": one_of("silu", None),
-    "rescale": one_of(None, "speed", "radius"),
+    "rescale": one_of("auto", *RESCALE),
     "validate": one_of("finite", None),
 }
 
@@ -114,9 +115,14 @@ class EqMotion(nn.Module):
     gumbel : bool, default=False
         Draw one category a pair (straight-through) while training, take the likeliest
         one in evaluation.
-    rescale : {None, "speed", "radius"}, default=None
+    rescale : {"auto", None, "speed", "radius"}, default="auto"
         Divide each scene by its root mean square speed or radius, and multiply the
-        forecast by it: adds equivariance under scaling.
+        forecast by it, which makes the network equivariant under scaling: meters and
+        millimeters give the same forecast. "auto" is "radius", but None for weights
+        that were trained without, those of the authors and of version 0.1.0. With
+        None the unit is part of the method: use it where absolute size has a meaning
+        (forces that decay, walking speed) on tracks of a size of about one, since
+        activations grow by a high power of it.
     validate : {"finite", None}, default="finite"
         Check outside training that valid positions are finite and given categories
         sum to 1; None never reads values.
@@ -156,6 +162,7 @@ class EqMotion(nn.Module):
 
     past_dct: Tensor
     future_dct: Tensor
+    rescale_code: Tensor
 
     def __init__(
         self,
@@ -177,7 +184,7 @@ class EqMotion(nn.Module):
         normalize_neighbors: str = "sum",
         category_activation: str | None = "silu",
         gumbel: bool = False,
-        rescale: str | None = None,
+        rescale: str | None = "auto",
         validate: str | None = "finite",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -200,6 +207,9 @@ class EqMotion(nn.Module):
                 f"found {n_null}"
             )
         self.n_active = n_categories - n_null
+        self._automatic = rescale == "auto"
+        if self._automatic:
+            self.rescale = "radius"
         self._build({"device": device, "dtype": dtype})
 
     def _build(self, factory: dict) -> None:
@@ -250,6 +260,19 @@ class EqMotion(nn.Module):
         future = dct_matrix(self.future_len, like.dtype, like.device)
         self.register_buffer("past_dct", past, persistent=False)
         self.register_buffer("future_dct", future, persistent=False)
+        # with the weights, because they mean nothing under another rescaling
+        code = torch.tensor(RESCALE.index(self.rescale), device=like.device)
+        self.register_buffer("rescale_code", code)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        key = f"{prefix}rescale_code"
+        stored = state_dict.get(key)
+        if self._automatic:
+            self.rescale = None if stored is None else RESCALE[int(stored)]
+        state_dict[key] = torch.tensor(RESCALE.index(self.rescale))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, by PyTorch's defaults."""
@@ -322,7 +345,9 @@ class EqMotion(nn.Module):
         )
         kind = x.dtype if isinstance(x, Tensor) else tracks.x.dtype
         mask, (b, n) = tracks.mask, tracks.x.shape[:2]
-        center, size, position, velocity = self._normalized(tracks.x, mask)
+        center, size, position, velocity = normalize_scenes(
+            tracks.x, mask, self.rescale
+        )
         h, position, velocity = self._embed(position, velocity, mask)
         pairs = self._pairs(edge_index, (b, n), mask, h)
         features = torch.cat([position, velocity], -1)
@@ -349,31 +374,6 @@ class EqMotion(nn.Module):
             vectors if self.heads is not None else vectors.squeeze(2),
         )
         return finish(out, mask, tracks.batched, edge_index is not None)
-
-    def _normalized(
-        self, x: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Center and scale (B, 1, 1, 1 or D), positions and velocities (D, B, N, T)."""
-        if mask is None:
-            center = x.mean((1, 2), keepdim=True)
-            weight = torch.ones((), dtype=x.dtype, device=x.device)
-            count = torch.full((), float(x.shape[1]), dtype=x.dtype, device=x.device)
-        else:
-            weight = mask[:, :, None, None].to(x.dtype)
-            count = weight.sum((1, 2, 3), keepdim=True)
-            total = (x * weight).sum((1, 2), keepdim=True)
-            center = total / (count.clamp_min(1) * x.shape[2])
-        position, velocity = x - center, x.diff(dim=2)
-        velocity = torch.cat([velocity[:, :, :1], velocity], 2)
-        size = x.new_ones(x.shape[0], 1, 1, 1)
-        if self.rescale is not None:
-            what = velocity if self.rescale == "speed" else position
-            square = (what * what * weight).sum((1, 2, 3), keepdim=True)
-            square = square / (count.clamp_min(1) * x.shape[2])
-            size = square.where(square > 0, 1.0).sqrt()
-            position, velocity = position / size, velocity / size
-        position, velocity = (a.permute(3, 0, 1, 2) for a in (position, velocity))
-        return center, size, position.contiguous(), velocity.contiguous()
 
     def _embed(
         self, position: Tensor, velocity: Tensor, mask: Tensor | None
@@ -475,4 +475,8 @@ class EqMotion(nn.Module):
         ValueError
             Shapes of another configuration; missing or unknown names.
         """
-        return load_reference(self, sd, strict)
+        left = load_reference(self, sd, strict)
+        if self._automatic:  # theirs were trained on tracks as they are
+            self.rescale = None
+            self.rescale_code.fill_(RESCALE.index(None))
+        return left

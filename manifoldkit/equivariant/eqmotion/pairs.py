@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_count, check_positive, optional
+from manifoldkit.equivariant.eqmotion.inputs import lengths_of
 from manifoldkit.linalg.checks import check_floating
 
 NORMALIZE = ("sum", "mean", "sqrt")
@@ -39,6 +40,17 @@ class PairDistance(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         """Keep the points and the distances."""
         ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+
+    @staticmethod
+    def jvp(ctx: Any, of_x: Tensor) -> Tensor:
+        """Return the change of the distances, zero where a distance is zero."""
+        x, distance = ctx.saved_tensors
+        change = torch.zeros_like(distance)
+        for c, d in zip(x, of_x, strict=True):
+            gap, turn = (a.unsqueeze(-2) - a.unsqueeze(-3) for a in (c, d))
+            change = change + gap * turn
+        return change / distance.where(distance > 0, 1.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -119,6 +131,8 @@ class DensePairs:
 
     def without_self(self) -> "DensePairs":
         """The same pairs without (i, i), for small N, where these are a large share."""
+        if torch.compiler.is_exporting():  # one graph for any number of agents
+            return self
         return OtherPairs(self) if 2 <= self.n_agents <= _COMPACT_UP_TO else self
 
 
@@ -197,7 +211,7 @@ class EdgePairs:
         """|x_i - x_j| of features (D, B, N, C)."""
         x = x.flatten(-3, -2)
         gap = x[:, self.receiver] - x[:, self.sender]
-        return torch.linalg.vector_norm(gap, dim=0)
+        return lengths_of(gap)
 
     def spread(self, receiver: Tensor, sender: Tensor, pair: Tensor) -> Tensor:
         """Pair + receiver_i + sender_j."""

@@ -1,29 +1,42 @@
 """Make any network equivariant by averaging it over frames of its input."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count, count, optional
+from manifoldkit._checks import (
+    check_choice,
+    check_count,
+    check_integers,
+    count,
+    interval,
+    optional,
+)
 from manifoldkit.equivariant.frames import builders as build
 from manifoldkit.equivariant.frames.builders import pca_frame
-from manifoldkit.equivariant.frames.calls import Arguments, Outputs, fold
+from manifoldkit.equivariant.frames.calls import (
+    Arguments,
+    Outputs,
+    fold,
+    join,
+    naming_dtypes,
+)
 from manifoldkit.equivariant.frames.learned import RadialAxes, gram_schmidt_frame
 from manifoldkit.equivariant.frames.pairs import pair_frame
+from manifoldkit.equivariant.frames.policies import draw_elements, settle_degenerate
 from manifoldkit.equivariant.frames.ragged import GraphCopies
 from manifoldkit.equivariant.frames.types import (
     FIXED,
     GRIDS,
     INVARIANTS,
     Frame,
-    merge_frames,
+    check_types,
     parse_group,
     without_unused,
 )
-from manifoldkit.linalg.checks import check_finite, check_floating
+from manifoldkit.linalg.checks import check_finite, check_floating, known_any
 
 _FRAMES = ("pca", "pair", "pca-det", "pca-stochastic", "group", "learned")
 _POLICIES = ("warn", "raise", "pair", "ignore")
@@ -92,11 +105,19 @@ class FrameAveraging(nn.Module):
     n_pairs : int, optional
         Number of drawn pairs, as for :func:`pair_frame`.
     validate : bool, default=True
-        Raise for NaN and infinity in the points, outside of training. Without it they
-        stay within their own cloud.
+        Raise for NaN and infinity in the points, in training too, where they would
+        spoil running statistics for good. Without it they stay within their own cloud.
 
     Notes
     -----
+    The backbone sees coordinates in the unit of the points: where meters and
+    millimeters shall give the same, take ``"scale x"`` a group. Frames themselves do
+    not depend on the unit.
+
+    Works under ``torch.export``, ``torch.compile`` and ``torch.func`` if the backbone
+    does; there values are not looked at, so that nothing is validated, nobody warned
+    and no exception raised.
+
     In training mode, batch normalization sees all frames of a call at once; with
     ``chunk`` its statistics depend on the chunks.
 
@@ -138,6 +159,12 @@ class FrameAveraging(nn.Module):
         validate: bool = True,
     ):
         super().__init__()
+        if not callable(backbone):
+            raise TypeError(
+                f"backbone: expected a module or function, found {backbone!r}"
+            )
+        check_types(in_types, "in_types")
+        check_types(out_types, "out_types")
         check_choice(on_degenerate, _POLICIES, "on_degenerate")
         check_choice(fold, ("batch", "loop"), "fold")
         check_choice(order, ("ascending", "descending"), "order")
@@ -148,27 +175,47 @@ class FrameAveraging(nn.Module):
         if mode not in ("full", "stochastic"):
             mode = check_count(mode, "mode ('full', 'stochastic' or a number)")
         optional(count())(chunk, "chunk")
+        optional(count())(n_pairs, "n_pairs")
+        optional(interval(0))(gap_tol, "gap_tol")
+        check_integers(point_dim=point_dim)
+        if point_dim > -2:
+            raise ValueError(
+                "point_dim: expected -2, or a smaller number for points that have more "
+                f"than coordinates behind them, found {point_dim}"
+            )
+        self._check_group(group, frame, mode)
         self.moves = isinstance(group, str) and ("E(" in group or "T(" in group)
         self.group_name = group if isinstance(group, str) else "finite group"
-        if isinstance(group, Tensor):
-            build.check_elements(group)
-            if frame != "group":
-                raise ValueError("group: matrices of a finite group need frame='group'")
-        if frame != "group":
-            spec = parse_group(self.group_name)
-            if spec.d and spec.rotates and frame == "pca" and mode == "full":
-                build.sign_patterns(spec.d, not spec.mirrors)
         self.backbone, self.group = backbone, group
+        by_name = frame == "group" and isinstance(group, str)
+        # made once, and no buffer: lower precision would round them
+        self._elements = build.finite_elements(self.group_name) if by_name else group
         self.in_types, self.out_types = in_types, out_types
         self.frame, self.frame_from, self.mode = frame, frame_from, mode
         if frame == "learned":
+            spec = parse_group(self.group_name)
             d = spec.d or 3
             self.frame = RadialAxes(d if spec.mirrors else d - 1)
         self.detach_frame, self.point_dim, self.order = detach_frame, point_dim, order
         self.gap_tol, self.on_degenerate = gap_tol, on_degenerate
         self.chunk = 1 if fold == "loop" or share_noise else chunk
-        self.invariant_args, self.share_noise = tuple(invariant_args), share_noise
-        self.n_pairs, self.validate = n_pairs, validate
+        names = [invariant_args] if isinstance(invariant_args, str) else invariant_args
+        self.invariant_args: tuple[str, ...] = tuple(names)
+        self.share_noise, self.n_pairs, self.validate = share_noise, n_pairs, validate
+
+    @staticmethod
+    def _check_group(group: Any, frame: str | nn.Module, mode: str | int) -> None:
+        if isinstance(group, Tensor):
+            build.check_elements(group)
+            if frame != "group":
+                raise ValueError("group: matrices of a finite group need frame='group'")
+        elif frame == "group":
+            if group not in build.FINITE_GROUPS:
+                build.check_drawn(group, mode if isinstance(mode, int) else None)
+        else:
+            spec = parse_group(group)
+            if spec.d and spec.rotates and frame == "pca" and mode == "full":
+                build.sign_patterns(spec.d, not spec.mirrors)
 
     def forward(self, *inputs: Any, mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Return the average of the backbone over the frames of the inputs.
@@ -226,7 +273,8 @@ class FrameAveraging(nn.Module):
             }
             return arguments.call(self.backbone, values, more)
 
-        return self.average(run, frame).result(single)
+        told = naming_dtypes(run, self.backbone, arguments.values)
+        return self.average(told, frame).result(single)
 
     def frame_gap(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
         """Return the smallest relative gap of the frame of every input."""
@@ -263,8 +311,20 @@ class FrameAveraging(nn.Module):
     def frames_of(self, arguments: Arguments, mask: Tensor | None) -> Frame:
         """Return the frames of the inputs by the policies of this module."""
         frame = self._build(arguments, mask)
-        frame = self._settle_degenerate(frame, arguments, mask)
-        return self._choose(frame)
+        if self.on_degenerate != "ignore" and self.frame not in ("group", "pair"):
+            frame = settle_degenerate(
+                frame,
+                self.on_degenerate,
+                lambda: self._pair_frame(*self._points(arguments, mask)),
+            )
+        if self.mode == "full":
+            return without_unused(frame) if self.frame == "pca-det" else frame
+        if self.mode == "stochastic" and not self.training:
+            return frame
+        count = 1 if self.mode == "stochastic" else int(self.mode)
+        return draw_elements(
+            frame, count, together=self.frame == "group", weighted=self.frame == "pair"
+        )
 
     def _promote(self, arguments: Arguments) -> bool:
         """Give inputs without a batch dimension one; tell whether that was needed."""
@@ -317,13 +377,14 @@ class FrameAveraging(nn.Module):
             found[kind].append(x.flatten(1, -2))
             if mask is not None:
                 valid[kind].append(self._spread_mask(mask, x).flatten(1))
-            if self.validate and not (self.training or torch.compiler.is_compiling()):
+            if self.validate:
                 seen = found[kind][-1].detach()
                 if mask is not None:
                     seen = torch.where(valid[kind][-1][..., None], seen, 0.0)
-                check_finite(seen, f"inputs[{k!r}]")
-        x, v = _join(found["position"]), _join(found["vector"])
-        x_mask, v_mask = _join(valid["position"]), _join(valid["vector"])
+                if known_any(~seen.isfinite()):
+                    check_finite(seen, f"inputs[{k!r}]")
+        x, v = join(found["position"]), join(found["vector"])
+        x_mask, v_mask = join(valid["position"]), join(valid["vector"])
         if x is None:
             if v is None:
                 raise ValueError("frame_from: expected at least one input")
@@ -335,12 +396,12 @@ class FrameAveraging(nn.Module):
 
     def _check_together(self, arguments: Arguments, frame: Frame) -> None:
         """Raise unless all that moves has the batch and the dimension of the frame."""
-        b, d = len(frame.R), frame.R.shape[-1]
+        b, d = frame.R.shape[0], frame.R.shape[-1]
         for k, x in arguments.values.items():
             kind = arguments.types[k].kind
             if kind in ("fixed", "edge_scalar", *GRIDS) or not isinstance(x, Tensor):
                 continue
-            if x.ndim and len(x) != b:
+            if x.ndim and x.shape[0] != b:
                 raise ValueError(
                     f"inputs[{k!r}]: expected a batch of {b}, found {tuple(x.shape)}"
                 )
@@ -359,14 +420,14 @@ class FrameAveraging(nn.Module):
             instead = torch.zeros_like(x[..., :1])
             if arguments.types[k].kind == "position":
                 origin = frame.t.to(x)
-                instead = origin.reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
+                instead = origin.reshape(x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
             arguments.values[k] = torch.where(valid, x, instead)
 
     def _spread_mask(self, mask: Tensor, x: Tensor) -> Tensor:
         dim = x.ndim + self.point_dim
-        if tuple(mask.shape) != (len(x), x.shape[dim]):
+        if tuple(mask.shape) != (x.shape[0], x.shape[dim]):
             raise ValueError(
-                f"mask: expected shape {(len(x), x.shape[dim])}, "
+                f"mask: expected shape {(x.shape[0], x.shape[dim])}, "
                 f"found {tuple(mask.shape)}"
             )
         shape = [1] * (x.ndim - 1)
@@ -427,71 +488,13 @@ class FrameAveraging(nn.Module):
     ) -> Frame:
         d = 0 if x is None else x.shape[-1]
         draws = self.mode if isinstance(self.mode, int) else None
-        r, name = build.element_frame(like, self.group, draws, d)
-        batch = len(like)
+        group = self.group if self._elements is None else self._elements
+        r = build.element_frame(like, group, draws, d)
+        batch = like.shape[0]
         t = r.new_zeros(batch, r.shape[-1])
         if x is not None and self.moves:
             t = pca_frame(x, f"T({d})", valid, detach=self.detach_frame).t
         logs = r.new_full((batch, len(r)), 1.0 / len(r)).log()
         ones = r.new_ones(batch)
-        return Frame(r.expand(batch, *r.shape), t, logs, ones, ones < 0, name)
-
-    def _settle_degenerate(
-        self, frame: Frame, arguments: Arguments, mask: Tensor | None
-    ) -> Frame:
-        policy = self.on_degenerate
-        if policy == "ignore" or self.frame in ("group", "pair"):
-            return frame
-        if policy == "warn" and torch.compiler.is_compiling():
-            return frame
-        flagged = frame.degenerate
-        if not bool(flagged.any()):
-            return frame
-        if policy == "pair":
-            other = self._pair_frame(*self._points(arguments, mask))
-            return merge_frames(frame, other, flagged)
-        text = (
-            f"{int(flagged.sum())} of {len(flagged)} inputs have (nearly) equal "
-            "eigenvalues: their principal axes are arbitrary and the average is not "
-            "equivariant there. Use frame='pair' or on_degenerate='pair'."
-        )
-        if policy == "raise":
-            index = int(flagged.nonzero()[0])
-            raise ValueError(
-                f"inputs[{index}]: relative gap {float(frame.gap[index]):.1e}; {text}"
-            )
-        warnings.warn(text, UserWarning, stacklevel=6)  # the call of the module
-        return frame
-
-    def _choose(self, frame: Frame) -> Frame:
-        """Draw elements of the frame where the mode asks for it."""
-        if self.mode == "full":
-            return without_unused(frame) if self.frame == "pca-det" else frame
-        if self.mode == "stochastic" and not self.training:
-            return frame
-        count = 1 if self.mode == "stochastic" else int(self.mode)
-        if self.frame == "group":  # images of a batch are turned together
-            picked = torch.randperm(frame.R.shape[1])[:count].to(frame.R.device)
-        else:
-            chances = frame.log_weights.detach().exp()
-            if not chances.numel():
-                return frame
-            uniform = self.frame != "pair"
-            count = min(count, chances.shape[1]) if uniform else count
-            picked = torch.multinomial(chances, count, replacement=not uniform)
-        chosen = frame.elements(picked)
-        even = torch.full_like(chosen.log_weights, 1.0 / picked.shape[-1]).log()
-        return chosen._replace(log_weights=even)
-
-
-def _join(parts: list[Tensor]) -> Tensor | None:
-    """Return all points of a kind, if there are inputs of that kind."""
-    if not parts:
-        return None
-    for part in parts[1:]:
-        if len(part) != len(parts[0]):
-            raise ValueError(
-                f"frame_from: expected batches of equal size, found {len(parts[0])} "
-                f"and {len(part)}"
-            )
-    return torch.cat(parts, 1)
+        r = r.expand(batch, *r.shape)
+        return Frame(r, t, logs, ones, ones < 0, self.group_name)

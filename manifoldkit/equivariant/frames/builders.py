@@ -17,6 +17,14 @@ from manifoldkit.linalg.eigensystem import safe_eigh
 GAP_TOL = {torch.float64: 1e-10, torch.float32: 1e-4}
 _HALF_GAP_TOL = 1e-2
 MAX_FRAMES = 256
+#: Dimension of groups of signed permutations, and whether they mirror.
+FINITE_GROUPS = {
+    "C4": (2, False),
+    "D4": (2, True),
+    "octahedral": (3, False),
+    "full-octahedral": (3, True),
+}
+_FINITE = ", ".join(map(repr, FINITE_GROUPS))
 
 
 def pca_frame(
@@ -120,13 +128,16 @@ class Moments:
     Attributes
     ----------
     z : Tensor, shape (B, n, d)
-        Centered points, then the vectors that define the axes with them.
+        Centered points, then the vectors that define the axes with them, in units of
+        ``unit``, so that no power of them overflows or vanishes.
     mask : Tensor of bool or None
         Valid points.
     t, c : Tensor, shape (B, d) and (B, d, d)
         Mean, and sum of outer products of ``z``.
     count, peak : Tensor, shape (B,)
-        Number of valid rows, and the largest modulus before centering.
+        Number of valid rows, and the largest modulus before centering, in units.
+    unit : Tensor, shape (B,)
+        Power of two next to the largest modulus, so that dividing rounds nothing.
     """
 
     z: Tensor
@@ -135,11 +146,19 @@ class Moments:
     c: Tensor
     count: Tensor
     peak: Tensor
+    unit: Tensor
 
     def scale(self) -> Tensor:
         """Return the root mean square length, the unit of groups with scalings."""
         second = self.c.diagonal(dim1=-2, dim2=-1).sum(-1) / self.count.clamp_min(1)
-        return torch.where(second > 0, second, 1.0).sqrt()
+        length = torch.where(second > 0, second, 1.0).sqrt()
+        return torch.where(second > 0, length * self.unit, length)
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """Return the power of two below positive numbers, one for all others."""
+    good = (size > 0) & size.isfinite()
+    return torch.where(good, size, 1.0).log2().floor().exp2()
 
 
 def wide(dtype_of: Tensor) -> torch.dtype:
@@ -209,13 +228,13 @@ def moments_of(
 ) -> Moments:
     """Return the moments of points (B, n, d), of vectors (B, m, d) too if given."""
     z = (x.detach() if detach else x).to(wide(x))
-    count = z.new_full((len(z),), float(z.shape[1]))
+    count = z.new_ones(z.shape[0]) * z.shape[1]
     if mask is not None:
         z = torch.where(mask[..., None], z, 0.0)
         count = mask.sum(1).to(z)
     peak = z.detach().abs().flatten(1)
-    peak = peak.amax(1) if peak.shape[1] else peak.new_zeros(len(z))
-    t = torch.zeros_like(z[:, 0]) if z.shape[1] else z.new_zeros(len(z), z.shape[2])
+    peak = peak.amax(1) if peak.shape[1] else peak.new_zeros(z.shape[0])
+    t = torch.zeros_like(z[:, 0]) if z.shape[1] else z.new_zeros(z.shape[0], z.shape[2])
     if spec.moves:
         t = z.sum(1) / count.clamp_min(1)[:, None]
         z = z - t[:, None]
@@ -226,7 +245,9 @@ def moments_of(
         z, count = torch.cat([z, v], 1), count + v.shape[1]
         if v.shape[1]:
             peak = torch.maximum(peak, v.detach().abs().flatten(1).amax(1))
-    return Moments(z, mask, t, z.mT @ z, count, peak)
+    unit = power_of_two(peak)
+    z = z * unit.reciprocal()[:, None, None]  # exact, and faster than a division
+    return Moments(z, mask, t, z.mT @ z, count, peak / unit, unit)
 
 
 def frame_of_moments(
@@ -250,7 +271,9 @@ def frame_of_moments(
     finite = m.c.detach().isfinite().flatten(1).all(1)
     eye = torch.eye(d, dtype=m.c.dtype, device=m.c.device)
     s, v = safe_eigh(torch.where(finite[:, None, None], m.c, eye), tol)
-    gap = _relative_gap(s.detach(), m, dtype, extra)
+    # axes of what is not finite are not either
+    v = torch.where(finite[:, None, None], v, torch.nan)
+    gap = torch.where(finite, _relative_gap(s.detach(), m, dtype, extra), torch.nan)
     if order == "descending":
         v = v.flip(-1)
     if not spec.mirrors:
@@ -308,7 +331,8 @@ def _keep_moment_signs(frame: Frame, z: Tensor, spec: GroupSpec) -> Frame:
     strength = torch.where(size > 0, third.abs() / size, 0.0)
     clear = strength > 1e-6
     if not spec.mirrors:
-        weakest = torch.nn.functional.one_hot(strength.argmin(-1), z.shape[-1]).bool()
+        axis = torch.arange(z.shape[-1], device=z.device)
+        weakest = axis == strength.argmin(-1, keepdim=True)
         clear = clear & ~weakest
     signs = (frame.R.detach() * frame.R.detach()[:, :1]).sum(-2).round()
     agree = (signs == third.sign()[:, None]) | ~clear[:, None]
@@ -320,6 +344,8 @@ def _keep_moment_signs(frame: Frame, z: Tensor, spec: GroupSpec) -> Frame:
 
 def unit(v: Tensor) -> Tensor:
     """Return vectors of length one; zero stays zero."""
+    if v.shape[-1]:  # squares of very large or small components are none
+        v = v / power_of_two(v.detach().abs().amax(-1, keepdim=True))
     size = v.square().sum(-1, keepdim=True)
     return v / torch.where(size > 0, size, 1.0).sqrt()
 
@@ -340,9 +366,35 @@ def check_elements(group: Tensor) -> None:
         raise ValueError("group: expected products of elements to be elements")
 
 
-def element_frame(
-    x: Tensor, group: str | Tensor, draws: int | None, d: int
-) -> tuple[Tensor, str]:
+def check_drawn(group: str, draws: int | None) -> GroupSpec:
+    """Return an infinite group to draw from; raise where no number of draws is given.
+
+    Raises
+    ------
+    ValueError
+        It is no group either; without a number.
+    """
+    try:
+        spec = parse_group(group)
+    except ValueError as error:
+        raise ValueError(f"{error}, or with frame='group' one of {_FINITE}") from None
+    if draws is None:
+        raise ValueError(
+            f"frame='group' with the infinite group {group}: give mode= the number "
+            "of elements to draw"
+        )
+    return spec
+
+
+def finite_elements(group: str) -> Tensor | None:
+    """Return the matrices of a finite group by its name, None for other names."""
+    if group not in FINITE_GROUPS:
+        return None
+    size, mirrors = FINITE_GROUPS[group]
+    return signed_permutations(size, mirrors)
+
+
+def element_frame(x: Tensor, group: str | Tensor, draws: int | None, d: int) -> Tensor:
     """Return group elements (F, d, d) to average over: a finite group or Haar draws.
 
     Parameters
@@ -350,8 +402,7 @@ def element_frame(
     x : Tensor
         A value of the batch, for its device.
     group : str or Tensor
-        ``"C4"``, ``"D4"``, ``"octahedral"``, ``"full-octahedral"``, matrices of a
-        finite group, or a Euclidean group to draw from.
+        Matrices of a finite group, or the name of a Euclidean group to draw from.
     draws : int, optional
         Number of Haar draws.
     d : int
@@ -359,9 +410,7 @@ def element_frame(
 
     Returns
     -------
-    elements : Tensor, shape (F, d, d)
-    name : str
-        Name of the group, for messages.
+    Tensor, shape (F, d, d)
 
     Raises
     ------
@@ -373,18 +422,7 @@ def element_frame(
             raise ValueError(
                 f"group: expected matrices of size {d}, found {tuple(group.shape)}"
             )
-        return group.to(x.device, wide(x)), "finite group"
-    finite = {"C4": (2, False), "D4": (2, True)}
-    finite |= {"octahedral": (3, False), "full-octahedral": (3, True)}
-    if group in finite:
-        size, mirrors = finite[group]
-        found = signed_permutations(size, mirrors)
-    else:
-        spec = parse_group(group)
-        if draws is None:
-            raise ValueError(
-                f"frame='group' with the infinite group {group}: give mode= the number "
-                "of elements to draw"
-            )
-        found = haar_orthogonal((draws,), spec.d or d, special=not spec.mirrors)
-    return found.to(x.device, wide(x)), group
+        return group.to(x.device, wide(x))
+    spec = check_drawn(group, draws)
+    found = haar_orthogonal((draws or 1,), spec.d or d, special=not spec.mirrors)
+    return found.to(x.device, wide(x))

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from manifoldkit.equivariant.frames.types import (
     MATRICES,
@@ -89,9 +90,50 @@ class Arguments:
 
 def fold(x: Any, kind: ValueType, frame: Frame) -> Any:
     """Return a value in every frame with the frames folded into the batch."""
-    if not isinstance(x, Tensor) or not x.ndim or len(x) != len(frame.R):
+    if not isinstance(x, Tensor) or not x.ndim or x.shape[0] != frame.R.shape[0]:
         return x
     return into_frame(x, kind, frame).flatten(0, 1)
+
+
+def join(parts: list[Tensor]) -> Tensor | None:
+    """Return all points of a kind, if there are inputs of that kind."""
+    if not parts:
+        return None
+    for part in parts[1:]:
+        if len(part) != len(parts[0]):
+            raise ValueError(
+                f"frame_from: expected batches of equal size, found {len(parts[0])} "
+                f"and {len(part)}"
+            )
+    return torch.cat(parts, 1)
+
+
+def naming_dtypes(
+    run: Callable[[Frame], Any], backbone: Any, values: dict[Any, Any]
+) -> Callable[[Frame], Any]:
+    """Say so where a backbone fails because its parameters have another dtype."""
+    if not isinstance(backbone, nn.Module) or torch.compiler.is_compiling():
+        return run
+    tensors = (v for v in values.values() if isinstance(v, Tensor))
+    given = {v.dtype for v in tensors if v.is_floating_point()}
+    own = {p.dtype for p in backbone.parameters() if p.is_floating_point()}
+    if not own or given <= own:
+        return run
+
+    def named(frame: Frame) -> Any:
+        try:
+            return run(frame)
+        except RuntimeError as error:
+            texts = [
+                " and ".join(sorted(str(d).removeprefix("torch.") for d in kinds))
+                for kinds in (own, given)
+            ]
+            raise TypeError(
+                f"inputs: expected {texts[0]}, as the parameters of the backbone are, "
+                f"found {texts[1]} ({error})"
+            ) from error
+
+    return named
 
 
 def weighted_sum(values: Tensor, frame: Frame) -> Tensor:
@@ -101,7 +143,7 @@ def weighted_sum(values: Tensor, frame: Frame) -> Tensor:
         unused = (w == 0).reshape(*w.shape, *[1] * (values.ndim - 2))
         values = values.masked_fill(unused, 0.0)
     flat = values.flatten(2) if values.ndim > 2 else values[..., None]
-    return (w[:, None] @ flat).reshape(len(w), *values.shape[2:])
+    return (w[:, None] @ flat).reshape(w.shape[0], *values.shape[2:])
 
 
 class Outputs:
@@ -139,7 +181,9 @@ class Outputs:
             own = frame if rows is None else rows(o, frame)
             self._check(key, o, kind, own)
             count = own.R.shape[1]
-            back = out_of_frame(o.reshape(len(own.R), count, *o.shape[1:]), kind, own)
+            back = out_of_frame(
+                o.reshape(own.R.shape[0], count, *o.shape[1:]), kind, own
+            )
             if kind.kind == "normal":
                 back = back[..., :, None] * back[..., None, :]
             total = weighted_sum(back, own)
@@ -157,7 +201,7 @@ class Outputs:
                 f"backbone: output {key!r} is {o.dtype}, which cannot be averaged"
             )
         items, d = frame.R.shape[0] * frame.R.shape[1], frame.R.shape[-1]
-        if o.ndim == 0 or len(o) != items:
+        if o.ndim == 0 or o.shape[0] != items:
             raise ValueError(
                 f"backbone: expected {items} items in output {key!r} (frames are "
                 f"folded into the batch), found shape {tuple(o.shape)}"

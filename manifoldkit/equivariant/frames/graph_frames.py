@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_count, optional
+from manifoldkit._checks import check_choice, check_count, check_positive, optional
+from manifoldkit.equivariant.frames.builders import power_of_two
 from manifoldkit.linalg.checks import check_finite, check_square
 
 # an irrational shift keeps simple fractions away from the borders of rounding
@@ -80,12 +81,16 @@ def spectral_rows(
         a = torch.where(both, a, 0.0)
     laplacian = torch.diag_embed(a.sum(-1)) - a
     if mask is not None:  # absent nodes get an eigenvalue beyond all others
-        beyond = 4 * a.abs().sum((-1, -2)) + 1
+        total = a.abs().sum((-1, -2))
+        beyond = torch.where(total > 0, 4 * total, 1.0)
         laplacian = laplacian + torch.diag_embed(
             torch.where(mask, 0.0, beyond[:, None])
         )
     s, u = torch.linalg.eigh(laplacian)
-    size = s.abs().amax(-1, keepdim=True).clamp_min(1.0) if s.shape[-1] else s
+    own = s.abs()
+    if mask is not None:  # so that padding does not change what counts as equal
+        own = torch.where(s < 0.75 * beyond[:, None], own, 0.0)
+    size = own.amax(-1, keepdim=True) if s.shape[-1] else s
     step = s.diff(dim=-1) > tol * size
     start = torch.zeros_like(s[:, :1], dtype=torch.long)
     group = torch.cat([start, step.long().cumsum(-1)], -1)[:, : s.shape[-1]]
@@ -162,7 +167,13 @@ def graph_frame(
             )
     rows = spectral_rows(adjacency, mask, tol=tol, decimals=decimals)
     if features is not None:
-        scaled = (features.double() * 10**decimals + _SHIFT).round().long()
+        values = features.double()
+        if mask is not None:
+            values = torch.where(mask[..., None], values, 0.0)
+        check_finite(values, "features")
+        if n:  # digits count from the largest number of a column on, whatever its unit
+            values = values / power_of_two(values.abs().amax(1, keepdim=True))
+        scaled = (values * 10**decimals + _SHIFT).round().long()
         rows = torch.cat([rows, scaled], -1)
     if mask is not None:
         rows = torch.where(mask[..., None], rows, 0)
@@ -265,6 +276,11 @@ class GraphFrameAveraging(nn.Module):
     tol, decimals, symmetrize
         Settings of the spectral rows, see :func:`graph_frame`.
 
+    Notes
+    -----
+    How many orders a graph has depends on its values, so ``torch.export`` and
+    ``torch.func.vmap`` cannot trace this module; ``torch.func.grad`` can.
+
     References
     ----------
     Puny et al., "Frame Averaging", ICLR 2022.
@@ -296,6 +312,8 @@ class GraphFrameAveraging(nn.Module):
         check_choice(out_type, ("invariant", "nodes", "edges"), "out_type")
         check_count(samples, "samples")
         check_count(max_exact, "max_exact", 0)
+        check_positive(tol, "tol")
+        check_count(decimals, "decimals", 0)
         optional(check_count)(chunk, "chunk")
         self.backbone, self.out_type = backbone, out_type
         self.max_exact, self.samples = max_exact, samples
@@ -366,11 +384,15 @@ class GraphFrameAveraging(nn.Module):
         wide = marks if features is None else torch.cat([features[owner], marks], -1)
         extended = adjacency.new_zeros(len(owner), n + 1, n + 1)
         extended[:, :n, :n] = adjacency[owner]
-        extended[:, :n, n] = extended[:, n, :n] = marks[..., 0]
+        # as strong as the strongest edge, whatever the unit of the weights
+        peak = adjacency.detach().abs().flatten(1).amax(1) if n else adjacency[:, 0, 0]
+        strong = marks[..., 0] * torch.where(peak > 0, peak, 1.0)[owner, None]
+        extended[:, :n, n] = extended[:, n, :n] = strong
         seen = torch.ones(len(owner), n + 1, dtype=torch.bool, device=adjacency.device)
         if mask is not None:
             seen[:, :n] = mask[owner]
-        above = torch.full_like(wide[:, :1], 2.0)
+        above = torch.zeros_like(wide[:, :1])
+        above[..., -1] = 2.0
         frame = self.frame_of(extended, torch.cat([wide, above], 1), seen)
         frame = self._without_extra(frame, n)
         own_mask = None if mask is None else mask[owner]

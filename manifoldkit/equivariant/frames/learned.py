@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.equivariant.frames.builders import Moments, unit
+from manifoldkit.equivariant.frames.builders import Moments, power_of_two, unit
 from manifoldkit.equivariant.frames.types import Frame, GroupSpec
 
 
@@ -40,10 +40,15 @@ class RadialAxes(nn.Module):
             x = torch.where(mask[..., None], x, 0.0)
         total = weight.sum(1).clamp_min(1)[:, None, None]
         z = (x - x.sum(1, keepdim=True) / total) * weight[..., None]
+        if z.shape[1]:  # squares of very large or small numbers are none
+            size = power_of_two(z.detach().abs().amax((1, 2), keepdim=True))
+        else:
+            size = z.new_ones(z.shape[0], 1, 1)
+        z = z / size
         square = z.square().sum(-1, keepdim=True)
         mean = square.sum(1, keepdim=True) / total
         share = square / torch.where(mean > 0, mean, 1.0)
-        return self.weigh(share).mT @ z
+        return self.weigh(share).mT @ z * size
 
 
 def gram_schmidt_frame(
@@ -59,9 +64,9 @@ def gram_schmidt_frame(
         )
     v = (vectors.detach() if detach else vectors).to(m.t)
     axes: list[Tensor] = []
-    gap = m.t.new_ones(len(v))
+    gap = m.t.new_ones(v.shape[0])
     for k in range(need):
-        u = v[:, k]
+        u = unit(v[:, k])
         size = u.norm(dim=-1)
         for e in axes:
             u = u - (u * e).sum(-1, keepdim=True) * e

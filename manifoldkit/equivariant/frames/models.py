@@ -6,18 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifoldkit._checks import check_choice, check_counts
-from manifoldkit.equivariant._clouds import check_shape
+from manifoldkit._checks import check_choice, check_counts, check_positive
+from manifoldkit.equivariant._clouds import check_mask, check_shape
 from manifoldkit.equivariant.frames.averaging import FrameAveraging
-from manifoldkit.equivariant.frames.builders import pca_frame
+from manifoldkit.equivariant.frames.builders import pca_frame, power_of_two, wide
 from manifoldkit.equivariant.frames.calls import weighted_sum
 from manifoldkit.equivariant.frames.types import (
     Frame,
     ValueType,
     into_frame,
     out_of_frame,
+    parse_group,
 )
-from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.checks import (
+    check_finite,
+    check_floating,
+    compute_dtype,
+    known_any,
+)
 
 _WIDTHS = (64, 128, 128, 512, 2048)
 _VECTOR = ValueType("vector")
@@ -60,6 +66,8 @@ class PointNetBackbone(nn.Module):
         width: float = 1.0,
     ):
         super().__init__()
+        check_counts(n_in=n_in, n_out=n_out)
+        check_positive(width, "width")
         sizes = [max(int(w * width), 4) for w in _WIDTHS]
         pairs = zip([n_in, *sizes[:-1]], sizes, strict=True)
         self.stages = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
@@ -78,15 +86,23 @@ class PointNetBackbone(nn.Module):
         self.out = nn.Linear(head[-1], n_out)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return outputs (B, n, n_out) or (B, n_out) of points (B, n, n_in)."""
+        """Return outputs (B, n, n_out) or (B, n_out) of points (B, n, n_in).
+
+        Points of another dtype than the parameters are converted, and the outputs
+        back. NaN and infinity are refused where the mask, if any, is true.
+        """
         _check_points("x", x, self.n_in)
+        if mask is not None:  # what is masked would spoil running statistics too
+            x = torch.where(check_mask(mask, x.shape[:-1])[..., None], x, 0.0)
+        _check_values("x", x)
+        dtype, x = x.dtype, _as_weights(x, self.out)
         stages, h = [], x
         for linear, norm in zip(self.stages, self.norms, strict=True):
             h = torch.relu(_norm(norm, linear(h)))
             stages.append(h)
         if mask is not None:
             h = torch.where(mask[..., None], h, -torch.inf)
-        top = h.amax(1) if h.shape[1] else h.new_zeros(len(h), h.shape[2])
+        top = h.amax(1) if h.shape[1] else h.new_zeros(h.shape[0], h.shape[2])
         top = torch.where(top.isfinite(), top, 0.0)
         if self.per_point:
             h = self.local(torch.cat(stages, -1)) + self.shared(top)[:, None]
@@ -95,7 +111,22 @@ class PointNetBackbone(nn.Module):
         h = torch.relu(_norm(self.head_norms[0], h))
         for linear, norm in zip(self.middle, self.head_norms[1:], strict=True):
             h = torch.relu(_norm(norm, linear(h)))
-        return self.out(h)
+        return _back(self.out(h), x, dtype)
+
+
+def _as_weights(x: Tensor, layer: nn.Linear) -> Tensor:
+    return x.to(layer.weight.dtype)
+
+
+def _back(out: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give outputs the dtype of the input, where it was converted."""
+    return out if x.dtype == dtype else out.to(dtype)
+
+
+def _check_values(name: str, x: Tensor) -> None:
+    """Raise for NaN and infinity, which running statistics would keep for good."""
+    if known_any(~x.detach().isfinite()):
+        check_finite(x, name)
 
 
 def _check_points(name: str, x: Tensor, last: int) -> None:
@@ -163,6 +194,7 @@ class FramePointNet(nn.Module):
         super().__init__()
         check_choice(task, ("normals", "vectors", "classification"), "task")
         check_choice(frames, ("global", "local"), "frames")
+        check_counts(k=k, n_vectors=n_vectors)
         if (task == "classification") != (n_classes is not None):
             raise ValueError("n_classes: expected with task='classification' and only")
         self.task, self.frames, self.group, self.k = task, frames, group, k
@@ -184,6 +216,7 @@ class FramePointNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return normals or vectors (B, n, 3), or scores (B, n_classes)."""
         _check_points("x", x, 3)
+        _check_values("x", x)
         if self.local is None:
             return self.net(x)
         return self.net(x, self.local(x))
@@ -220,7 +253,7 @@ class LocalFrames(nn.Module):
 
     def __init__(self, k: int = 20, n_vectors: int = 42, hidden: int = 64):
         super().__init__()
-        check_counts(k=k, n_vectors=n_vectors)
+        check_counts(k=k, n_vectors=n_vectors, hidden=hidden)
         self.k, self.n_vectors = k, n_vectors
         self.net = nn.Sequential(
             nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2 * hidden), nn.ReLU()
@@ -230,17 +263,23 @@ class LocalFrames(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return vectors (B, n, n_vectors, 3) of points (B, n, 3)."""
         _check_points("x", x, 3)
+        _check_values("x", x)
         b, n = x.shape[:2]
         k = min(self.k, n)
-        y = x.detach().to(compute_dtype(x.dtype))
+        y = x.detach().to(wide(x))
+        if n:  # squares of very large or small numbers are none
+            y = y - y.mean(1, keepdim=True)
+            y = y / power_of_two(y.abs().amax((1, 2), keepdim=True))
+        y = y.to(compute_dtype(x.dtype))
         near = torch.cdist(y, y).topk(k, largest=False).indices
         item = torch.arange(b, device=x.device)[:, None, None]
         groups = x[item, near].reshape(b * n, k, 3)
         # flat or symmetric neighborhoods are common on surfaces: no warning for each
         frame = pca_frame(groups, "E(3)")
         z = into_frame(groups, _POSITION, frame)
-        h = self.net(z).amax(2)
+        h = self.net(_as_weights(z, self.out)).amax(2)
         vectors = self.out(h).unflatten(-1, (self.n_vectors, 3))
+        vectors = vectors if self.out.weight.dtype == x.dtype else vectors.to(x.dtype)
         back = out_of_frame(vectors, _VECTOR, frame)
         return weighted_sum(back, frame).reshape(b, n, self.n_vectors, 3)
 
@@ -292,6 +331,14 @@ class FrameGNN(nn.Module):
         detach_frame: bool = True,
     ):
         super().__init__()
+        check_counts(
+            n_out=n_out,
+            n_vectors=n_vectors,
+            n_layers=n_layers,
+            n_inputs=n_inputs,
+            n_edge=n_edge,
+        )
+        parse_group(group)
         self.n_out, self.n_vectors, self.group = n_out, n_vectors, group
         self.n_inputs, self.n_edge = n_inputs, n_edge
         self.detach_frame = detach_frame
@@ -342,6 +389,11 @@ class FrameGNN(nn.Module):
                 f"edge_features: expected {wanted} (n_edge - 1 features a pair), "
                 f"found {given}"
             )
+        dtype = x.dtype
+        x = _as_weights(x, self.embed)
+        vectors = tuple(_as_weights(v, self.embed) for v in vectors)
+        if edge_features is not None:
+            edge_features = _as_weights(edge_features, self.embed)
         center = x.mean(1, keepdim=True)
         square = (x[:, :, None] - x[:, None]).square().sum(-1, keepdim=True)
         edges = square
@@ -360,6 +412,7 @@ class FrameGNN(nn.Module):
                 frame = self._frame(state.flatten(1, 2))
                 h = into_frame(state, _VECTOR, frame).flatten(-2)
         out = self._average(self.decode(h), frame) + center[:, :, None]
+        out = _back(out, x, dtype)
         return out.squeeze(2) if self.n_out == 1 else out
 
     def _frame(self, points: Tensor) -> Frame:

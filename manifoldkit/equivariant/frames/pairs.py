@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from manifoldkit._checks import check_count, optional
+from manifoldkit._checks import check_choice, check_count, optional
 from manifoldkit.equivariant.frames.builders import (
     flat_vectors,
     frame_of_moments,
@@ -16,6 +16,7 @@ from manifoldkit.equivariant.frames.builders import (
     unit,
 )
 from manifoldkit.equivariant.frames.types import Frame
+from manifoldkit.linalg.checks import known_any
 
 
 def pair_frame(
@@ -94,6 +95,7 @@ def pair_frame(
             f"in {d}: use frame='pca'"
         )
     optional(check_count)(n_pairs, "n_pairs")
+    check_choice(on_collinear, ("pca", "raise"), "on_collinear")
     more = flat_vectors(vectors, vectors_mask, lead, d)
     m = moments_of(x, mask, spec, detach, more)
     tol = gap_tolerance(x.dtype, gap_tol)
@@ -103,12 +105,12 @@ def pair_frame(
         flip = torch.ones(d, dtype=r.dtype, device=r.device)
         flip[-1] = -1
         r, weight = torch.cat([r, r * flip], 1), torch.cat([weight, weight], 1)
-    top = weight.amax(1) if weight.shape[1] else weight.new_zeros(len(weight))
+    top = weight.amax(1) if weight.shape[1] else weight.new_zeros(weight.shape[0])
     floor = (4 * torch.finfo(x.dtype).eps * m.peak) ** (2 * (d - 1))
     extent = m.c.diagonal(dim1=-2, dim2=-1).sum(-1)
     floor = torch.maximum(floor, extent ** (d - 1) * 1e-24)
-    flat = top <= floor
-    if on_collinear == "raise" and bool(flat.any()):
+    flat = ~(top > floor)  # what is not finite falls back to axes that are not
+    if on_collinear == "raise" and known_any(flat & m.c.isfinite().all((-2, -1))):
         raise ValueError(
             "x: expected two points that are not on a line with the origin"
         )
@@ -152,7 +154,7 @@ def _draw(
     """Draw frames with their weights; the drawn ones weigh the same."""
     chance = torch.where(flat[:, None], 1.0, weight.detach())
     picked = torch.multinomial(chance, count, replacement=True, generator=generator)
-    b = torch.arange(len(r), device=r.device)[:, None]
+    b = torch.arange(r.shape[0], device=r.device)[:, None]
     return r[b, picked], torch.ones_like(weight[b, picked])
 
 
@@ -164,11 +166,11 @@ def _with_fallback(
     short = max(need - r.shape[1], 0)
     if short:
         r = torch.cat([r, axes.R[:, :short]], 1)
-        logs = torch.cat([logs, logs.new_full((len(logs), short), -math.inf)], 1)
+        logs = torch.cat([logs, logs.new_full((logs.shape[0], short), -math.inf)], 1)
     rest = r.shape[1] - need
     instead = torch.cat([axes.R, r[:, need:]], 1)
     other = torch.cat(
-        [axes.log_weights, logs.new_full((len(logs), rest), -math.inf)], 1
+        [axes.log_weights, logs.new_full((logs.shape[0], rest), -math.inf)], 1
     )
     here = flat[:, None]
     return (

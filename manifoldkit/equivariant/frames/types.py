@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from manifoldkit.linalg.actions import act_on_irreps, names_irreps, turn_grid
+from manifoldkit.linalg.checks import known_any
 
 MATRICES = ("matrix", "sym_matrix", "spd", "covariance")
 VECTORS = ("position", "vector", "pseudovector", "normal")
@@ -72,7 +74,7 @@ class Frame(NamedTuple):
             return self._replace(
                 R=self.R[:, index], log_weights=self.log_weights[:, index]
             )
-        b = torch.arange(len(self.R), device=self.R.device)[:, None]
+        b = torch.arange(self.R.shape[0], device=self.R.device)[:, None]
         return self._replace(R=self.R[b, index], log_weights=self.log_weights[b, index])
 
 
@@ -94,7 +96,7 @@ def _pad(frame: Frame, size: int) -> Frame:
     if not short:
         return frame
     more = frame.R[:, :1].expand(-1, short, -1, -1)
-    logs = frame.log_weights.new_full((len(frame.R), short), -torch.inf)
+    logs = frame.log_weights.new_full((frame.R.shape[0], short), -torch.inf)
     return frame._replace(
         R=torch.cat([frame.R, more], 1),
         log_weights=torch.cat([frame.log_weights, logs], 1),
@@ -103,9 +105,10 @@ def _pad(frame: Frame, size: int) -> Frame:
 
 def without_unused(frame: Frame) -> Frame:
     """Drop places that no entry of the batch uses: one frame, as a rule."""
-    if torch.compiler.is_compiling() or not frame.log_weights.numel():
+    finite = frame.log_weights.isfinite()
+    if known_any(finite) is None or not frame.log_weights.numel():
         return frame
-    used = int(frame.log_weights.isfinite().sum(1).max())
+    used = int(finite.sum(1).max())
     order = frame.log_weights.argsort(dim=1, descending=True, stable=True)
     return frame.elements(order[:, :used])
 
@@ -167,12 +170,29 @@ def parse_type(spec: Any) -> ValueType:
 
         return ValueType("irreps", Irreps(spec))
     known = (*INVARIANTS, *VECTORS, *MATRICES, *GRIDS)
-    if spec not in known:
+    if not isinstance(spec, str) or spec not in known:
         raise ValueError(
             f"unknown type {spec!r}: expected an Irreps string such as '1x0e+1x1o' or "
             f"one of {', '.join(known)}"
         )
     return ValueType(spec)
+
+
+def check_types(types: Any, name: str) -> None:
+    """Raise unless ``types`` is a type, or a tuple, list or dict of types."""
+    one = hasattr(types, "D_from_matrix") or isinstance(types, ValueType)
+    listed: list[Any] = [types]
+    if isinstance(types, Mapping):
+        listed = list(types.values())
+    elif isinstance(types, tuple | list) and not one:
+        listed = list(types)
+    for spec in listed:
+        if isinstance(spec, str) and names_irreps(spec):
+            continue  # read at the first call: e3nn takes seconds to import
+        try:
+            parse_type(spec)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _spread(values: Tensor, ndim: int) -> Tensor:
@@ -209,8 +229,8 @@ def into_frame(x: Tensor, kind: ValueType, frame: Frame) -> Tensor:
         x = x.to(torch.promote_types(dtype, torch.float32))
     x, r = _cast(frame, x)
     if frame.scale is not None and kind.kind != "irreps":
-        power = 2 if kind.kind in MATRICES else 1
-        x = x / _lead(frame.scale.to(x)[:, None], x.ndim) ** power
+        for _ in range(2 if kind.kind in MATRICES else 1):  # its square may overflow
+            x = x / _lead(frame.scale.to(x)[:, None], x.ndim)
     x = x.unsqueeze(1)
     return _rotate(x, kind, r.mT).to(dtype)
 
@@ -230,8 +250,8 @@ def out_of_frame(o: Tensor, kind: ValueType, frame: Frame) -> Tensor:
     o, r = _cast(frame, o)
     o = _rotate(o, kind, r)
     if frame.scale is not None and kind.kind != "irreps":
-        power = 2 if kind.kind in MATRICES else 1
-        o = o * _lead(frame.scale.to(o)[:, None], o.ndim) ** power
+        for _ in range(2 if kind.kind in MATRICES else 1):
+            o = o * _lead(frame.scale.to(o)[:, None], o.ndim)
     return o.to(dtype)
 
 
@@ -242,7 +262,7 @@ def add_origin(mean: Tensor, t: Tensor) -> Tensor:
 
 def _lead(values: Tensor, ndim: int) -> Tensor:
     """Reshape (B, d) to (B, 1, ..., 1, d)."""
-    return values.reshape(len(values), *[1] * (ndim - 2), values.shape[-1])
+    return values.reshape(values.shape[0], *[1] * (ndim - 2), values.shape[-1])
 
 
 def _rotate(x: Tensor, kind: ValueType, r: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ def contestants(task: str) -> dict[str, Contestant]:
     from manifoldkit.equivariant import EqMotion
     from manifoldkit.experiments.motion import particle_models as models
 
-    eqmotion = partial(EqMotion, PAST, FUTURE, tau=0.5 if task == "springs" else 1.0)
+    tau = 0.5 if task == "springs" else 1.0
+    # forces depend on distances as they are
+    eqmotion = partial(EqMotion, PAST, FUTURE, tau=tau, rescale=None)
     chosen = {
         "EqMotion": Contestant(partial(eqmotion, category_activation=None)),
         "EGNN": Contestant(partial(models.EGNN, PAST, FUTURE)),

@@ -95,7 +95,8 @@ def train(subset: str, *, quick: bool, seed: int, device: str) -> dict[str, Any]
     tracks, mask = samples(subset, "train", epochs * per_epoch * BATCH, seed)
     valid = samples(subset, "val", 100 if quick else 1000, seed)
     with seeded(seed):
-        model = EqMotion(8, 12, n_categories=4, n_null=2, n_modes=N_MODES)
+        # meters as they are, as the authors have it: walking has a speed
+        model = EqMotion(8, 12, n_categories=4, n_null=2, n_modes=N_MODES, rescale=None)
     log = fit(
         model,
         best_of_modes,

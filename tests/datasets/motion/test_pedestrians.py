@@ -151,3 +151,22 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     with pytest.raises(DatasetNotFoundError, match="no network"):
         fetch_eth_ucy("eth", "test", path=tmp_path)
+
+
+@pytest.mark.parametrize("step", [6, 10])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_any_frame_step_gives_the_same_windows_and_cuts(tmp_path, step, split):
+    times = np.arange(60)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "stepped").mkdir()
+    for scene, (cut, _) in SCENES.items():
+        begin = {"biwi_eth": 78, "crowds_zara02": 1}.get(scene, 0)
+        t = np.r_[begin, cut - 30 + times]
+        rows = np.stack([t, np.ones(61), t / 2, np.zeros(61)], 1)
+        np.savetxt(tmp_path / "plain" / f"{scene}.txt", rows)
+        np.savetxt(tmp_path / "stepped" / f"{scene}.txt", rows * [step, 1, 1, 1])
+    a = load_eth_ucy(tmp_path / "plain", "univ", split)
+    b = load_eth_ucy(tmp_path / "stepped", "univ", split)
+    assert len(a.past) == 6 * 11
+    np.testing.assert_array_equal(b.past, a.past)
+    np.testing.assert_array_equal(b.frame, step * a.frame)
