@@ -158,6 +158,15 @@ def test_far_start(make_spd):
     assert _gap(found.mean, karcher_mean(P, x).mean) < 1e-9
 
 
+def test_a_matrix_and_its_inverse_have_the_identity_as_mean():
+    """Of condition 1e12, with entries and inverse free of rounding."""
+    k = 2.0**10
+    a = torch.tensor([[1, k], [k, 1 + k * k]], dtype=torch.float64)
+    b = torch.tensor([[1 + k * k, -k], [-k, 1]], dtype=torch.float64)
+    found = karcher_mean(P, torch.stack([a, b]), init=torch.diag(a.diagonal()))
+    assert _gap(found.mean, torch.eye(2)) < 1e-7
+
+
 # --- logarithm and distance of ill-conditioned pairs ---
 
 

@@ -62,11 +62,10 @@ def _accuracy(frame: Frame) -> Tensor:
     return torch.full_like(frame.residual, tolerance(frame.residual.dtype, 100))
 
 
-def _root_derivative(frame: Frame, core: Tensor, w: Tensor) -> Tensor:
-    """Divide by r_a + r_b; 0 across the common null space, and without weight."""
+def _root_derivative(frame: Frame, core: Tensor) -> Tensor:
+    """Divide by r_a + r_b; 0 across the common null space."""
     total = frame.roots[..., :, None] + frame.roots[..., None, :]
-    quotient = safe_divide(core, total, torch.zeros_like(core))
-    return torch.where((w > 0)[..., None, None], quotient, 0.0)
+    return safe_divide(core, total, torch.zeros_like(core))
 
 
 class _Adjoint(torch.autograd.Function):
@@ -79,7 +78,7 @@ class _Adjoint(torch.autograd.Function):
         right = factor.mT @ symmetrize(grad) @ factor
         adjoint = solve_newton(frame, w, right, _accuracy(frame))
         rotated = frame.vectors @ adjoint[:, None] @ frame.vectors.mT
-        core = _root_derivative(frame, w[..., None, None] * rotated, w)
+        core = _root_derivative(frame, w[..., None, None] * rotated)
         left = factor[:, None] @ frame.vectors.mT
         grad_w = (rotated.diagonal(dim1=-2, dim2=-1) * frame.roots).sum(-1)
         return left @ core @ left.mT, grad_w
@@ -106,7 +105,7 @@ class _Tangent(torch.autograd.Function):
     def forward(x, w, g, x_t, w_t):
         frame = _frame(g, x, w)
         left = frame.vectors @ frame.factor.mT[:, None]
-        core = _root_derivative(frame, left @ symmetrize(x_t) @ left.mT, w)
+        core = _root_derivative(frame, left @ symmetrize(x_t) @ left.mT)
         core = w[..., None, None] * core + (w_t[..., None] * frame.roots).diag_embed()
         right = (frame.vectors.mT @ core @ frame.vectors).sum(1)
         change = solve_newton(frame, w, right, _accuracy(frame))

@@ -29,8 +29,8 @@ from manifoldkit.linalg.factorizations import cholesky, quick_eigh
 from manifoldkit.spd.gbw.chart import square_factor
 
 _MAX_CG = 100
-#: Where the eigenvalues of a Newton step E are cut, to stay where its model holds.
-_BOUNDS = (-3.0, 1.0)
+#: Where the eigenvalues of a Newton step E are cut, lest its exponential overflows.
+_BOUNDS = (-30.0, 30.0)
 #: Residual above which nothing counts as converged, whatever the condition number.
 _WORST_LEVEL = 1e-2
 

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import mpmath
 import pytest
 import torch
 
@@ -181,3 +182,58 @@ def test_the_derivative_is_one_minus_the_transport(make_spd, condition):
         size = expected.abs().amax((-2, -1), keepdim=True)
         gap = (leaf.grad - (eye - expected)).abs() / size
         assert float(gap.max()) < 1e-9 * condition**0.5
+
+
+def _slope_with_forty_digits(a, b):
+    """I - T with T a T = b."""
+    with mpmath.workdps(40):
+        factor = mpmath.cholesky(mpmath.matrix(a.tolist()))
+        s, u = mpmath.eigsy(factor.T * mpmath.matrix(b.tolist()) * factor)
+        root = u * mpmath.diag([mpmath.sqrt(v) for v in s]) * u.T
+        inverse = factor**-1
+        exact = (mpmath.eye(len(a)) - inverse.T * root * inverse).tolist()
+    return torch.tensor([[float(v) for v in r] for r in exact], dtype=a.dtype)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-8])
+def test_gradients_of_close_pairs_with_forty_digits(make_spd, gap):
+    a = make_spd(12, condition=5e3)
+    b = a + gap * a @ make_spd(12) @ a
+    b = (b + b.mT) / 2
+    exact = [_slope_with_forty_digits(*pair) for pair in zip(a, b, strict=True)]
+    x = a.clone().requires_grad_()
+    gbw_distance(x, b, squared=True).sum().backward()
+    error = (x.grad - torch.stack(exact)).abs().amax((-2, -1))
+    assert float(error.mean()) < 1e-12
+
+
+@pytest.mark.parametrize(("condition", "rtol"), [(1e4, 3e-4), (1e6, 2e-2)])
+def test_float32_gradients_of_the_mean(make_spd, generator, condition, rtol):
+    x = make_spd(8, n=5, condition=condition, dtype=torch.float32)
+    v = torch.randn(5, 5, generator=generator)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = x.to(dtype, copy=True).requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            (gbw_mean(leaf) * v.to(dtype)).sum().backward()
+        grads.append(leaf.grad.double())
+    assert float((grads[0] - grads[1]).norm() / grads[1].norm()) < rtol
+
+
+@pytest.mark.parametrize(("condition", "steps"), [(1e2, 5), (1e5, 6)])
+def test_steps_get_as_accurate_as_the_convergence_can_use(make_spd, condition, steps):
+    x = make_spd(60, n=10, condition=condition)
+    _, info = gbw_mean(x, return_info=True)
+    assert int(info.n_iter) <= steps
+
+
+@pytest.mark.parametrize("size", [-12.0, -9.0, 0.0, 9.0])
+@pytest.mark.parametrize("condition", [1e2, 1e5])
+def test_starts_many_decades_away(make_spd, size, condition):
+    x = make_spd(20, condition=condition)
+    init = torch.diag(10.0 ** torch.tensor([size, size / 2, -size / 2, 0]).double())
+    mean, info = gbw_mean(x, init=init, return_info=True)
+    assert bool(info.converged)
+    assert int(info.n_iter) <= 20
+    torch.testing.assert_close(mean, gbw_mean(x), rtol=1e-6, atol=1e-8)
