@@ -3,8 +3,8 @@
 Only the memory moves: every parameter stays the object it is, with its value, gradient
 and place in the module. It has a storage of its own, a window of the common memory, so
 that what asks for shared storage (``safetensors``, ``torch.save``) sees none. A
-parameter whose memory somebody else sees (tied by ``data``, shared between processes, a
-piece of a flattened module) stays where it is.
+parameter whose memory somebody else sees (tied by ``data``, shared between processes,
+a piece of a flattened module) stays where it is.
 """
 
 from itertools import accumulate

@@ -96,6 +96,8 @@ def test_draws_are_those_of_torch(generator):
 
 # ------------------------------------------------------------------ compiled
 
+SLOW = pytest.mark.slow
+
 
 def named_functions():
     """Every function with derivative rules of its own."""
@@ -146,7 +148,13 @@ def second(x, h):
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("transform", [values, forward, reverse, per_item, second])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        forward,
+        *(pytest.param(f, marks=SLOW) for f in (values, reverse, per_item, second)),
+    ],
+)
 def test_compiled_transforms_equal_eager(transform):
     x, h = data(2)
     x[0] = 2 * torch.eye(3)
