@@ -16,6 +16,10 @@ class View(NamedTuple):
     normals: Tensor | None
     extra: Tensor | None
 
+    def cloud(self, i: int) -> "View":
+        """Return the view of one cloud, as a batch of one."""
+        return View(*(None if t is None else t[i : i + 1] for t in self))
+
 
 def first_view(
     x: Tensor,
