@@ -82,7 +82,7 @@ def read_cloud(path: str | Path, *, columns: Sequence[str] | None = None) -> Clo
     The content decides, not the name of the file. PLY and PCD are read as text and as
     binary (PLY of both byte orders, with lists; PCD compressed too), OFF with all its
     prefixes (:func:`read_off`), text with spaces, tabs, commas or semicolons between
-    the numbers, with or without a header, with or without the number of points in front.
+    the numbers, with or without a header or the number of points in front.
     Nothing is unpickled.
 
     In a table without names the first three columns are the points. Three more are

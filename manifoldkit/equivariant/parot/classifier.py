@@ -99,7 +99,7 @@ class PaRotClassifier(PaRotBase):
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the pooled vector of each cloud, (B, emb_dims)."""
-        return self.pool(self.encoder(x, generator))
+        return self.pool(self.encoder(self.as_input(x), generator))
 
     def scores(self, x: Tensor, encoded: Encoded) -> Tensor:
         """Return class scores (B, n_classes) of encoded clouds."""

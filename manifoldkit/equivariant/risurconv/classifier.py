@@ -139,7 +139,7 @@ class RISurConvClassifier(SurfaceNet):
         b, signs = whole.index.shape[:2]
         apart = whole.map(lambda x: x.flatten(0, 1)[:, None])
         pooled = self.whole(apart, h.repeat_interleave(signs, 0))
-        pooled = pooled.view(b, signs, -1).mean(1)
+        pooled = pooled.view(b, signs, pooled.shape[-1]).mean(1)
         tokens = pooled[:, None]
         if self.tokens is not None:
             tokens = torch.cat([tokens, self.tokens(h)], 1)
