@@ -11,13 +11,14 @@ from torch.compiler import is_compiling
 
 def channel_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Batch normalization of the last axis, over all others."""
-    _check_rows(norm, x)
+    check_rows(norm, x)
     if x.ndim == 2:  # no view, so that what follows may be in place
         return norm(x)
     return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
-def _check_rows(norm: nn.BatchNorm1d, x: Tensor) -> None:
+def check_rows(norm: nn.BatchNorm1d, x: Tensor) -> None:
+    """Raise in training where there are too few rows for statistics."""
     if norm.training and x.numel() // max(x.shape[-1], 1) < 2:
         raise ValueError(
             "x: batch normalization needs more than one value a channel in training, "
@@ -76,7 +77,7 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Apply a linear map without bias from few channels, normalized in one product."""
     if not norm.training:
         return channel_norm(norm, linear(x))
-    _check_rows(norm, x)
+    check_rows(norm, x)
     rows = x.reshape(-1, x.shape[-1])
     mean = rows.mean(0)
     centered = rows - mean
@@ -107,7 +108,7 @@ def norm_relu_max(
         else:
             top = _extreme(x, scale)[0]
         return F.relu(scale * top + offset)
-    _check_rows(norm, x)
+    check_rows(norm, x)
     offset = norm.bias + 0.0 * shift
     pooled, mean, var = _NormMax.apply(x, norm.weight, offset, norm.eps)
     update_running(norm, mean + shift, var, x.numel() // x.shape[-1])

@@ -92,7 +92,7 @@ def distance_weights(dist: Tensor) -> Tensor:
 
 def smallest_axis(offsets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvector of the smallest eigenvalue of the weighted covariance, and gap."""
-    matrix = torch.einsum("...k,...ki,...kj->...ij", weights, offsets, offsets)
+    matrix = (weights[..., None] * offsets).mT @ offsets
     scale = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     matrix = matrix / scale.clamp_min(_GAP_EPS)[..., None, None]
     values, vectors = torch.linalg.eigh(matrix)

@@ -92,7 +92,8 @@ def _queries(
     query: Tensor, batch: Tensor | None, refs: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Clouds of queries, as many as those of references, and their mask."""
-    places, shown, _ = as_clouds(query, None, batch, "query", len(refs))
+    n_clouds = None if batch is None else len(refs)
+    places, shown, _ = as_clouds(query, None, batch, "query", n_clouds)
     if places.shape[0] != refs.shape[0]:
         raise ValueError(
             "query: expected as many clouds as ref, "

@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 
 from manifoldkit._checks import check_count
 from manifoldkit.equivariant._clouds import binary_scale, check_clouds, check_range
-from manifoldkit.equivariant.batch_norms import norm_relu_max, normalized_weight
+from manifoldkit.equivariant.batch_norms import check_rows, norm_relu_max, normalized_weight
 from manifoldkit.equivariant.neighbors.grouping import group, group_rows
 from manifoldkit.equivariant.risurconv.offset_attention import OffsetAttention
 from manifoldkit.equivariant.risurconv.surface_graph import (
@@ -42,6 +42,7 @@ class SurfaceEmbedding(nn.Module):
         if not self.training:
             h = self.norm2(self.second(self.norm1(self.first(rows))))
             return F.relu(h).view(*x.shape[:-1], EMBED[1])
+        check_rows(self.norm1, x)
         mean = rows.mean(0)
         centered = rows - mean
         cov = centered.T @ centered / len(rows)
