@@ -35,6 +35,15 @@ def is_exporting() -> bool:
     return is_compiling() if tell is None else tell()
 
 
+def has_memory(x: Tensor) -> bool:
+    """Whether other libraries can read a tensor: not inside ``torch.func``."""
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
 def binary_scale(x: Tensor) -> Tensor:
     """Powers of two near the largest coordinates of clouds (B, N, 3): (B, 1, 1).
 

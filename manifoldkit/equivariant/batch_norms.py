@@ -110,7 +110,7 @@ def norm_relu_max(
         return F.relu(scale * top + offset)
     check_rows(norm, x)
     offset = norm.bias + 0.0 * shift
-    pooled, mean, var = _NormMax.apply(x, norm.weight, offset, norm.eps)
+    pooled, mean, var, *_ = _NormMax.apply(x, norm.weight, offset, norm.eps)
     update_running(norm, mean + shift, var, x.numel() // x.shape[-1])
     return F.relu(pooled)
 
@@ -130,15 +130,21 @@ class _NormMax(torch.autograd.Function):
     """Batch normalization and maximum over the second axis from the end."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float):
         rows = x.reshape(-1, x.shape[-1])
         mean, var = torch.batch_norm_update_stats(rows, None, None, 0.0)
         top, index = _extreme(x, weight)
         inverse = (var + eps).rsqrt()
         standard = (top - mean) * inverse
+        out = torch.addcmul(bias, standard, weight)
+        return out, mean, var, inverse, standard, index
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, _, _ = inputs
+        _, mean, _, inverse, standard, index = output
         ctx.save_for_backward(x, weight, mean, inverse, standard, index)
-        ctx.mark_non_differentiable(mean, var)
-        return torch.addcmul(bias, standard, weight), mean, var
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     @once_differentiable

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count, is_integer
-from manifoldkit.equivariant._clouds import binary_scale, is_exporting
+from manifoldkit.equivariant._clouds import binary_scale, has_memory, is_exporting
 from manifoldkit.equivariant.neighbors.ragged import as_clouds
 from manifoldkit.exceptions import InvalidValueError
 from manifoldkit.linalg.draws import generator_option
@@ -139,8 +139,14 @@ def sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor
     """Sample farthest points by the fast library where it can, else by the loop."""
     if is_exporting():
         return sample_traced(points, mask, first, m)
+    return _sample(points, mask, first, m)
+
+
+@torch.compiler.disable  # a loop over m points would be unrolled
+def _sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     enough = mask is None or int(mask.sum(1).min()) >= m
-    fast = points.device.type == "cpu" and importlib.util.find_spec("torch_quickfps")
+    fast = points.device.type == "cpu" and has_memory(points)
+    fast = fast and importlib.util.find_spec("torch_quickfps")
     if enough and fast:
         index = _sample_fast(points, mask, first, m)
         ordered = index.sort(1).values

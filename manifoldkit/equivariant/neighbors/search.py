@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from manifoldkit._checks import check_count, check_positive
-from manifoldkit.equivariant._clouds import binary_scale, is_exporting
+from manifoldkit.equivariant._clouds import binary_scale, has_memory, is_exporting
 from manifoldkit.equivariant.neighbors.ragged import as_clouds
 
 _CHUNK = 1 << 22  # entries of one block of distances
@@ -80,7 +81,9 @@ def knn(
         )
     places, refs = places.detach().double(), refs.detach().double()
     scale = torch.maximum(binary_scale(places), binary_scale(refs))
-    search = knn_tree if refs.device.type == "cpu" and not exporting else knn_dense
+    tree = refs.device.type == "cpu" and not exporting
+    tree = tree and (is_compiling() or has_memory(places) and has_memory(refs))
+    search = knn_tree if tree else knn_dense
     dist, index = search(places / scale, refs / scale, k, mask)
     dist = (dist * scale).to(query.dtype)
     if ref_offsets is not None:
@@ -102,6 +105,7 @@ def _queries(
     return places, shown
 
 
+@torch.compiler.disable  # the tree is not torch's, and its loop would be unrolled
 def knn_tree(
     query: Tensor, ref: Tensor, k: int, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
