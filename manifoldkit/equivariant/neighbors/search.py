@@ -82,7 +82,7 @@ def knn(
     places, refs = places.detach().double(), refs.detach().double()
     scale = torch.maximum(binary_scale(places), binary_scale(refs))
     tree = refs.device.type == "cpu" and not exporting
-    tree = tree and (is_compiling() or has_memory(places) and has_memory(refs))
+    tree = tree and (is_compiling() or (has_memory(places) and has_memory(refs)))
     search = knn_tree if tree else knn_dense
     dist, index = search(places / scale, refs / scale, k, mask)
     dist = (dist * scale).to(query.dtype)

@@ -46,6 +46,12 @@ class PaRotClassifier(PaRotBase):
     smoothing : float, default=0.2
         Label smoothing, spread over the other classes.
 
+    Notes
+    -----
+    ``torch.func.grad`` and ``vjp`` work; ``vmap`` does not (the geometry reads values),
+    nor does forward mode in training. ``torch.export`` gives plain torch operations for
+    any number of clouds.
+
     References
     ----------
     .. [1] D. Zhang, J. Yu, C. Zhang, W. Cai, "PaRot: patch-wise rotation-invariant

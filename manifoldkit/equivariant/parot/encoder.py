@@ -146,10 +146,14 @@ class SiamesePatches(nn.Module):
         if self.exact is not None:
             flat, directions = self.exact(flat)
             code, _ = self.net(flat)
-            return Patches(code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses)
+            return Patches(
+                code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses
+            )
         if not self.training:
             code, directions = self.net(flat)
-            return Patches(code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses)
+            return Patches(
+                code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses
+            )
         r1, r2 = haar_rotations(2 * flat.shape[0], flat, generator).chunk(2)
         code, d1 = self.net(flat @ r1)
         other, d2 = self.net(flat @ r2, with_code=self.feat_loss)
@@ -160,7 +164,9 @@ class SiamesePatches(nn.Module):
         if other is not None:
             losses["feat"] = (code - other).square().mean()
         directions = d1 @ r1.mT
-        return Patches(code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses)
+        return Patches(
+            code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses
+        )
 
 
 @dataclass

@@ -51,6 +51,12 @@ class RISurConvClassifier(SurfaceNet):
     dropout : float, default=0.4
         Share of features dropped in the perceptron.
 
+    Notes
+    -----
+    ``torch.func.grad`` and ``vjp`` work; ``vmap`` does not (the geometry reads values),
+    nor does forward mode in training. ``torch.export`` gives plain torch operations for
+    any number of clouds.
+
     References
     ----------
     .. [1] Z. Zhang, L. Yang, Z. Xiang, "RISurConv: rotation invariant surface

@@ -6,7 +6,11 @@ from torch.compiler import is_compiling
 
 from manifoldkit._checks import check_count
 from manifoldkit.equivariant._clouds import binary_scale, check_clouds, check_range
-from manifoldkit.equivariant.batch_norms import check_rows, norm_relu_max, normalized_weight
+from manifoldkit.equivariant.batch_norms import (
+    check_rows,
+    norm_relu_max,
+    normalized_weight,
+)
 from manifoldkit.equivariant.neighbors.grouping import group, group_rows
 from manifoldkit.equivariant.risurconv.offset_attention import OffsetAttention
 from manifoldkit.equivariant.risurconv.surface_graph import (

@@ -25,8 +25,8 @@ def cloud():
     }
 
 
-NAMES = "x y z nx ny nz red green blue label quality".split()
-KINDS = "f4 f4 f4 f4 f4 f4 u1 u1 u1 i4 f4".split()
+NAMES = ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "label", "quality"]
+KINDS = ["f4", "f4", "f4", "f4", "f4", "f4", "u1", "u1", "u1", "i4", "f4"]
 PLY = {"f4": "float", "u1": "uchar", "i4": "int", "f8": "double"}
 
 
@@ -171,7 +171,19 @@ def packed(data):
 
 
 def pcd(cloud, kind, rgb="F"):
-    names = "x y z normal_x normal_y normal_z rgb _ label quality fpfh".split()
+    names = [
+        "x",
+        "y",
+        "z",
+        "normal_x",
+        "normal_y",
+        "normal_z",
+        "rgb",
+        "_",
+        "label",
+        "quality",
+        "fpfh",
+    ]
     kinds, sizes = f"F F F F F F {rgb} U I F F", "4 4 4 4 4 4 4 1 4 4 4"
     bits = (cloud["colors"].astype(np.uint32) << [16, 8, 0]).sum(1).astype(np.uint32)
     dtype = [(n, "<f4") for n in names[:6]]
