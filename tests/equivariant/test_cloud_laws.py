@@ -1,4 +1,4 @@
-"""Laws of the modules that take clouds: units, precisions, empty batches, transforms."""
+"""Laws of the modules that take clouds: units, precisions, empty batches."""
 
 import pytest
 import torch

@@ -183,7 +183,8 @@ def _text(data: bytes, layout: _Layout, counted: bool):
 
 def _counts(rows: list[list[str]], counted: bool) -> tuple[int, int]:
     """Take the counts off the rows: on the keyword's line, or on lines of their own."""
-    wanted, taken, rest = 2 + counted, [], []
+    wanted, taken = 2 + counted, list[int]()
+    rest: list[str] = []
     while len(taken) < wanted:
         if not rows:
             raise ValueError("expected counts of vertices and faces, found none")

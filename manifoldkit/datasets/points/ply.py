@@ -30,7 +30,7 @@ class _Property(NamedTuple):
 
 class _Element(NamedTuple):
     name: str
-    count: int
+    rows: int
     properties: list[_Property]
 
 
@@ -102,11 +102,11 @@ def _text(body: bytes, elements: list[_Element]) -> dict[str, dict[str, np.ndarr
     lines = [line for line in body.decode("latin-1").splitlines() if line.strip()]
     tables, at = {}, 0
     for element in elements:
-        rows = [line.split() for line in lines[at : at + element.count]]
-        at += element.count
-        if len(rows) < element.count:
+        rows = [line.split() for line in lines[at : at + element.rows]]
+        at += element.rows
+        if len(rows) < element.rows:
             raise ValueError(
-                f"expected {element.count} lines of element {element.name!r}, found "
+                f"expected {element.rows} lines of element {element.name!r}, found "
                 f"{len(rows)}"
             )
         tables[element.name] = _text_columns(element, rows)
@@ -164,7 +164,7 @@ def _binary_columns(
     body: bytes, at: int, element: _Element, order: str
 ) -> tuple[dict[str, np.ndarray], int]:
     """Read an element at once if its lists have the lengths of the first row."""
-    if not element.count or not element.properties:
+    if not element.rows or not element.properties:
         return {prop.name: np.empty(0) for prop in element.properties}, at
     fields: list[tuple[Any, ...]] = []
     place = at
@@ -178,10 +178,10 @@ def _binary_columns(
         fields.append((f"{i}", order + prop.kind, (n,)))
         place += int(prop.length[1]) + n * int(prop.kind[1])
     dtype = np.dtype(fields)
-    end = at + dtype.itemsize * element.count
+    end = at + dtype.itemsize * element.rows
     lists = [i for i, prop in enumerate(element.properties) if prop.length]
     if end <= len(body):
-        table = np.frombuffer(body, dtype, element.count, at)
+        table = np.frombuffer(body, dtype, element.rows, at)
         if all((table[f"n{i}"] == table[f"n{i}"][0]).all() for i in lists):
             names = enumerate(prop.name for prop in element.properties)
             return {name: _native(table[f"{i}"]) for i, name in names}, end
@@ -206,7 +206,7 @@ def _row_by_row(
     body: bytes, at: int, element: _Element, order: str
 ) -> tuple[dict[str, np.ndarray], int]:
     found: list[list[np.ndarray]] = [[] for _ in element.properties]
-    for _ in range(element.count):
+    for _ in range(element.rows):
         for column, prop in zip(found, element.properties, strict=True):
             n = 1
             if prop.length is not None:

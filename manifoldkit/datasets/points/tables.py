@@ -83,7 +83,8 @@ _WAY_OUT = "read it with the library of its format, and save an array (n, 3) by 
 
 def _split(lines: list[tuple[int, str]]) -> tuple[str | None, list[tuple[int, str]]]:
     """The header, if there is one, and the lines that follow."""
-    header, rows = None, []
+    header: str | None = None
+    rows: list[tuple[int, str]] = []
     for number, line in lines:
         bare = line
         comment = line.startswith(_COMMENTS)
@@ -227,7 +228,7 @@ def read_npz(
 
 
 _POINTS = ("points", "xyz", "pos", "position", "positions", "coord", "coords")
-_POINTS += ("vertices", "x", "cloud", "point", "data", "arr_0")
+_ALSO = ("vertices", "x", "cloud", "point", "data", "arr_0")
 _OTHERS = {
     **dict.fromkeys(("normals", "normal", "norm", "norms", "n"), _NORMAL),
     **dict.fromkeys(("colors", "color", "rgb", "colours", "colour"), _COLOR),
@@ -239,7 +240,9 @@ def _joined(
 ) -> Columns:
     by_name = {key.lower(): key for key in arrays}
     found = [
-        by_name[k] for k in _POINTS if k in by_name and arrays[by_name[k]].ndim == 2
+        by_name[k]
+        for k in (*_POINTS, *_ALSO)
+        if k in by_name and arrays[by_name[k]].ndim == 2
     ]
     if not found:
         if all(axis in by_name for axis in _AXES):
@@ -255,8 +258,7 @@ def _joined(
             continue
         parts = _OTHERS.get(key.lower())
         if parts and values.ndim == 2 and values.shape[1] in (3, 4):
-            parts = (*parts, "alpha")
-            columns |= dict(zip(parts, values.T, strict=False))
+            columns |= dict(zip((*parts, "alpha"), values.T, strict=False))
         else:  # "y" stands for labels beside "X", not for a coordinate
             name = "label" if key.lower() in ("y", "target", "targets") else key
             columns[f"{name}_" if name in columns else name] = values

@@ -120,7 +120,7 @@ def _first_points(
         return (far >= top).to(torch.uint8).argmax(1)
     if start == "random":
         option = generator_option(generator)
-        chance = torch.rand(n_clouds, n, device=points.device, **option)
+        chance = torch.rand(n_clouds, n, device=points.device, **option)  # type: ignore[call-overload]
         return (chance if mask is None else chance * mask).argmax(1)
     if isinstance(start, str) or not is_integer(start) or not 0 <= start < n:
         raise InvalidValueError(
@@ -146,7 +146,7 @@ def sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor
 def _sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     enough = mask is None or int(mask.sum(1).min()) >= m
     fast = points.device.type == "cpu" and has_memory(points)
-    fast = fast and importlib.util.find_spec("torch_quickfps")
+    fast = fast and importlib.util.find_spec("torch_quickfps") is not None
     if enough and fast:
         index = _sample_fast(points, mask, first, m)
         ordered = index.sort(1).values

@@ -234,7 +234,9 @@ class PointCloudBase(TorchFace, BaseEstimator):
             extra = stack(y, group) if per_point else None
             made.append(self._views(x, normals, extra, generator))
         views = [
-            View(*(_in_order(parts, groups, rows) for parts in zip(*same, strict=True)))
+            _joined(
+                [_in_order(parts, groups, rows) for parts in zip(*same, strict=True)]
+            )
             for same in zip(*made, strict=True)
         ]
         joined = join_views(views)
@@ -306,7 +308,7 @@ class PointCloudBase(TorchFace, BaseEstimator):
                     views[row].append(view.cloud(i))
         flat = [(row, view) for row, votes in enumerate(views) for view in votes]
         found: list[list[tuple[View, Tensor]]] = [[] for _ in views]
-        for group in by_size([view.points[0] for _, view in flat]):
+        for group in by_size([view.points[0].numpy() for _, view in flat]):
             chosen = [flat[i] for i in group]
             kinds = None
             if category is not None:
@@ -353,6 +355,13 @@ class PointCloudBase(TorchFace, BaseEstimator):
         network = self._network()
         network.load_state_dict(tensors)
         self.net_ = Loaded(Trainee(network).to(self.device).eval())
+
+
+def _joined(parts: Sequence[Tensor | None]) -> View:
+    points, normals, extra = parts
+    if points is None:
+        raise ValueError("expected points, found none")
+    return View(points, normals, extra)
 
 
 def _in_order(

@@ -1,7 +1,7 @@
 """Clouds as users have them: arrays or lists, of one size or of several."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ def as_list(X: ArrayLike, name: str) -> list[np.ndarray]:
         )
     if not isinstance(X, Sequence | np.ndarray):
         X = np.asarray(X)
-    clouds = [np.asarray(cloud) for cloud in X]  # type: ignore[union-attr]
+    clouds = [np.asarray(cloud) for cloud in X]
     if not clouds:
         raise ValueError(f"{name}: expected at least one cloud, found none")
     for i, cloud in enumerate(clouds):
@@ -239,13 +239,13 @@ def read_labels(
     return labels
 
 
-def rows_of(values: ArrayLike, name: str) -> Sequence:
+def rows_of(values: Any, name: str) -> Sequence[Any]:
     """Items along the first axis; a list may be ragged."""
     if not isinstance(values, Sequence | np.ndarray):
         values = np.asarray(values)
     if isinstance(values, str) or (isinstance(values, np.ndarray) and not values.ndim):
         raise ValueError(f"{name}: expected one array a cloud, found {values!r}")
-    return values  # type: ignore[return-value]
+    return values
 
 
 def scale_warning(clouds: Clouds, name: str = "X") -> str | None:

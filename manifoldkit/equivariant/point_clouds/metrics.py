@@ -206,7 +206,7 @@ def _by_cloud(values: ArrayLike, name: str) -> list[np.ndarray]:
     """Labels of each cloud; the clouds may differ in size."""
     ragged = isinstance(values, Sequence) and not isinstance(values, str)
     if not ragged and not np.ndim(values):
-        values = [values]  # a number: told with its shape
+        return [_whole(values, name)]  # a number: told with its shape
     return [_whole(row, name) for row in values]  # type: ignore[union-attr]
 
 

@@ -18,7 +18,8 @@ class View(NamedTuple):
 
     def cloud(self, i: int) -> "View":
         """Return the view of one cloud, as a batch of one."""
-        return View(*(None if t is None else t[i : i + 1] for t in self))
+        points, *rest = (None if t is None else t[i : i + 1] for t in self)
+        return View(points, *rest)  # type: ignore[arg-type]
 
 
 def first_view(

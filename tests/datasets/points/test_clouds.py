@@ -100,7 +100,7 @@ def test_ply_that_is_cut_is_refused_wherever_it_is_cut(tmp_path, cloud, form):
         with pytest.raises(ValueError, match=r"cut\.ply: "):
             read_cloud(file)
     file.write_bytes(data[:-7])
-    with pytest.raises(ValueError, match="not a whole PLY file|expected corners"):
+    with pytest.raises(ValueError, match=r"not a whole PLY file|expected corners"):
         read_cloud(file)
 
 
