@@ -30,9 +30,11 @@ from .motion.pedestrians import fetch_eth_ucy as fetch_eth_ucy
 from .motion.pedestrians import load_eth_ucy as load_eth_ucy
 from .motion.tracks import TrackWindows as TrackWindows
 from .motion.tracks import load_tracks as load_tracks
+from .points.clouds import Cloud as Cloud
+from .points.clouds import read_cloud as read_cloud
 from .points.meshes import Mesh as Mesh
-from .points.meshes import read_off as read_off
 from .points.meshes import sample_mesh as sample_mesh
+from .points.off import read_off as read_off
 from .points.primitives import PointClouds as PointClouds
 from .points.primitives import make_point_clouds as make_point_clouds
 from .points.princeton import ShapeSet as ShapeSet

@@ -1,12 +1,20 @@
-"""Checks of point clouds, and ragged clouds as padded ones."""
+"""Checks of point clouds, their scale, and what exporting asks of them."""
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from manifoldkit.linalg.checks import check_finite, check_floating, check_tensor
+from manifoldkit.linalg.checks import (
+    check_finite,
+    check_floating,
+    check_tensor,
+    compute_dtype,
+    first_index,
+)
+
+_RANGE = 0.4  # coordinates up to this power of the largest number have covariances
 
 
 def check_clouds(x: Tensor, name: str = "x") -> Tensor:
@@ -18,7 +26,52 @@ def check_clouds(x: Tensor, name: str = "x") -> Tensor:
             f"found shape {tuple(x.shape)}"
         )
     x = x if x.ndim == 3 else x[None]
-    return check_finite(x, name)
+    return x if is_compiling() else check_finite(x, name)
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` looks on: there only torch's own operations count."""
+    tell = getattr(torch.compiler, "is_exporting", None)  # from torch 2.7 on
+    return is_compiling() if tell is None else tell()
+
+
+def has_memory(x: Tensor) -> bool:
+    """Whether other libraries can read a tensor: not inside ``torch.func``."""
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+def binary_scale(x: Tensor) -> Tensor:
+    """Powers of two near the largest coordinates of clouds (B, N, 3): (B, 1, 1).
+
+    Dividing by them is exact, so squares of what is left neither overflow nor vanish
+    and nothing else changes.
+    """
+    x = x.detach().double()
+    if not x.shape[1]:
+        return x.new_ones(x.shape[0], 1, 1)
+    largest = x.abs().amax((-2, -1), keepdim=True)
+    scale = torch.exp2(largest.log2().ceil().clamp(-1000, 1000))
+    return torch.where(largest > 0, scale, 1.0)
+
+
+def check_range(x: Tensor, dtype: torch.dtype, name: str = "x") -> Tensor:
+    """Return clouds (B, N, 3); raise where a network of this dtype would overflow."""
+    bound = torch.finfo(compute_dtype(dtype)).max ** _RANGE
+    if is_compiling() or not x.numel():
+        return x
+    largest = x.detach().abs().amax((-2, -1))
+    if bool((largest > bound).any()):
+        i = first_index(largest > bound)[0]
+        raise ValueError(
+            f"{name}[{i}]: expected coordinates up to {bound:.0e}, whose products "
+            f"{str(dtype).removeprefix('torch.')} weights can hold, found "
+            f"{float(largest[i]):.1e}; divide clouds by their radius"
+        )
+    return x
 
 
 def check_mask(mask: Tensor, shape: Sequence[int], name: str = "mask") -> Tensor:
@@ -67,13 +120,17 @@ def sorted_batch(batch: Tensor, n: int, name: str = "batch") -> Tensor:
     return batch
 
 
-def one_hot_category(category: Tensor | None, n: int, n_clouds: int) -> Tensor:
+def one_hot_category(
+    category: Tensor | None, n: int, n_clouds: int | torch.SymInt
+) -> Tensor:
     """Categories as rows; raise where they do not fit the network."""
     if n == 0:
         return torch.zeros(n_clouds, 0)
     if category is None or category.shape != (n_clouds,):
         found = "none" if category is None else f"shape {tuple(category.shape)}"
         raise ValueError(f"category: expected {n_clouds} numbers, found {found}")
-    if category.is_floating_point() or bool(((category < 0) | (category >= n)).any()):
+    bad = category.is_floating_point()
+    if bad or (not is_compiling() and bool(((category < 0) | (category >= n)).any())):
         raise ValueError(f"category: expected integers from 0 to {n - 1}")
-    return F.one_hot(category.long(), n)
+    places = torch.arange(n, device=category.device)
+    return (category[:, None] == places).long()

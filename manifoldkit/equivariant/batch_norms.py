@@ -6,17 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 
 def channel_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Batch normalization of the last axis, over all others."""
-    _check_rows(norm, x)
+    check_rows(norm, x)
     if x.ndim == 2:  # no view, so that what follows may be in place
         return norm(x)
     return norm(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
-def _check_rows(norm: nn.BatchNorm1d, x: Tensor) -> None:
+def check_rows(norm: nn.BatchNorm1d, x: Tensor) -> None:
+    """Raise in training where there are too few rows for statistics."""
     if norm.training and x.numel() // max(x.shape[-1], 1) < 2:
         raise ValueError(
             "x: batch normalization needs more than one value a channel in training, "
@@ -75,7 +77,7 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Apply a linear map without bias from few channels, normalized in one product."""
     if not norm.training:
         return channel_norm(norm, linear(x))
-    _check_rows(norm, x)
+    check_rows(norm, x)
     rows = x.reshape(-1, x.shape[-1])
     mean = rows.mean(0)
     centered = rows - mean
@@ -83,7 +85,7 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     weight = normalized_weight(
         linear.weight, cov, linear.weight @ mean, norm, len(rows)
     )
-    return F.linear(centered, weight, norm.bias).view(*x.shape[:-1], -1)
+    return F.linear(centered, weight, norm.bias).view(*x.shape[:-1], len(weight))
 
 
 # without it "PaRot, 8 x 1024 points, training step" takes 1.39 times as long
@@ -101,10 +103,14 @@ def norm_relu_max(
         mean, var = _running(norm)
         scale = norm.weight / (var + norm.eps).sqrt()
         offset = norm.bias + scale * (shift - mean)
-        return F.relu(scale * _extreme(x, scale)[0] + offset)
-    _check_rows(norm, x)
+        if is_compiling():  # no value may be read
+            top = torch.where(scale < 0, x.amin(-2), x.amax(-2))
+        else:
+            top = _extreme(x, scale)[0]
+        return F.relu(scale * top + offset)
+    check_rows(norm, x)
     offset = norm.bias + 0.0 * shift
-    pooled, mean, var = _NormMax.apply(x, norm.weight, offset, norm.eps)
+    pooled, mean, var, *_ = _NormMax.apply(x, norm.weight, offset, norm.eps)
     update_running(norm, mean + shift, var, x.numel() // x.shape[-1])
     return F.relu(pooled)
 
@@ -124,15 +130,21 @@ class _NormMax(torch.autograd.Function):
     """Batch normalization and maximum over the second axis from the end."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float):
         rows = x.reshape(-1, x.shape[-1])
         mean, var = torch.batch_norm_update_stats(rows, None, None, 0.0)
         top, index = _extreme(x, weight)
         inverse = (var + eps).rsqrt()
         standard = (top - mean) * inverse
+        out = torch.addcmul(bias, standard, weight)
+        return out, mean, var, inverse, standard, index
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, _, _ = inputs
+        _, mean, _, inverse, standard, index = output
         ctx.save_for_backward(x, weight, mean, inverse, standard, index)
-        ctx.mark_non_differentiable(mean, var)
-        return torch.addcmul(bias, standard, weight), mean, var
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     @once_differentiable

@@ -1,6 +1,8 @@
+from .clouds import Cloud as Cloud
+from .clouds import read_cloud as read_cloud
 from .meshes import Mesh as Mesh
-from .meshes import read_off as read_off
 from .meshes import sample_mesh as sample_mesh
+from .off import read_off as read_off
 from .primitives import PointClouds as PointClouds
 from .primitives import make_point_clouds as make_point_clouds
 from .princeton import ShapeSet as ShapeSet

@@ -1,7 +1,5 @@
-"""Triangle meshes: reading OFF files, and sampling points with normals."""
+"""Triangle meshes, and points with normals on them."""
 
-import itertools
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,80 +21,6 @@ class Mesh(NamedTuple):
 
     vertices: np.ndarray
     faces: np.ndarray
-
-
-def read_off(path: str | Path) -> Mesh:
-    r"""Read a mesh in the Object File Format.
-
-    Headers glued to the counts ("OFF8 6 0", as in ModelNet), comments, blank lines and
-    colors are understood; polygons are split into triangles around their first corner.
-
-    Parameters
-    ----------
-    path : str or Path
-        Text file.
-
-    Returns
-    -------
-    Mesh
-
-    Raises
-    ------
-    ValueError
-        The file is not OFF, ends early, or a face names no vertex. The message names
-        the file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "square.off"
-    >>> text = "OFF4 1 0  # glued\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n"
-    >>> _ = file.write_text(text)
-    >>> read_off(file).faces
-    array([[0, 1, 2],
-           [0, 2, 3]])
-    """
-    path = Path(path)
-    lines = [line.split("#", 1)[0] for line in path.read_text("latin-1").splitlines()]
-    rows = [line.split() for line in lines if line.strip()]
-    if not rows or not rows[0][0].upper().startswith("OFF"):
-        raise ValueError(f"{path}: expected a file that begins with OFF")
-    header = [word for word in (rows[0][0][3:], *rows[0][1:]) if word]
-    rows = rows[1:] if not header else [header, *rows[1:]]
-    try:
-        n_vertices, n_faces = int(rows[0][0]), int(rows[0][1])
-        if len(rows) < 1 + n_vertices + n_faces:
-            raise ValueError(
-                f"expected {n_vertices} vertices and {n_faces} faces, found "
-                f"{len(rows) - 1} lines"
-            )
-        body = rows[1 : 1 + n_vertices]
-        vertices = np.array([row[:3] for row in body], dtype=np.float64)
-        faces = _triangles(rows[1 + n_vertices : 1 + n_vertices + n_faces])
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    vertices = vertices.reshape(-1, 3)
-    if not np.isfinite(vertices).all():
-        raise ValueError(f"{path}: a vertex is not finite")
-    if len(faces) and not (faces.min() >= 0 and faces.max() < n_vertices):
-        raise ValueError(
-            f"{path}: expected corners from 0 to {n_vertices - 1}, "
-            f"found {faces.min()} to {faces.max()}"
-        )
-    return Mesh(vertices, faces)
-
-
-def _triangles(rows: list[list[str]]) -> np.ndarray:
-    """Fans of all polygons; lines and points are left out."""
-    found = []
-    for row in rows:
-        size = int(row[0])
-        corners = [int(word) for word in row[1 : 1 + size]]
-        if len(corners) < size:
-            raise ValueError(f"a face of {size} corners lists {len(corners)}")
-        pairs = itertools.pairwise(corners[1:])
-        found += [(corners[0], a, b) for a, b in pairs]
-    return np.array(found, dtype=np.int64).reshape(-1, 3)
 
 
 def sample_mesh(

@@ -7,7 +7,8 @@ import numpy as np
 
 from manifoldkit._checks import check_choice
 from manifoldkit.datasets.archive import Source, data_folder, obtain, read_archive
-from manifoldkit.datasets.points.meshes import farthest_points, read_off, sample_mesh
+from manifoldkit.datasets.points.meshes import farthest_points, sample_mesh
+from manifoldkit.datasets.points.off import read_off
 from manifoldkit.exceptions import DatasetNotFoundError
 
 _KEYS = ("xyz", "normal", "model_id", "base", "base_names")

@@ -10,7 +10,8 @@ import numpy as np
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.datasets.archive import open_hdf5
-from manifoldkit.datasets.points.meshes import read_off, sample_mesh
+from manifoldkit.datasets.points.meshes import sample_mesh
+from manifoldkit.datasets.points.off import read_off
 from manifoldkit.datasets.points.princeton import ShapeSet
 from manifoldkit.exceptions import DatasetNotFoundError
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.equivariant._clouds import binary_scale, check_clouds
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.neighbors.search import knn
 
@@ -45,7 +45,8 @@ def estimate_axes(
     Returns
     -------
     axes : Tensor, shape (B, N, 3) or (N, 3)
-        Unit vectors; (0, 0, 1) where all neighbors coincide. No gradient.
+        Unit vectors, whatever the unit of the points; (0, 0, 1) where all neighbors
+        coincide. No gradient.
     gap : Tensor, shape (B, N) or (N,)
         :math:`(\lambda_2 - \lambda_1) / \lambda_3`: near 0 the axis is not determined
         (a line, or points spread evenly in all directions).
@@ -70,6 +71,7 @@ def estimate_axes(
     check_choice(orient, ("outward", "none"), "orient")
     check_count(k, "k")
     clouds = check_clouds(x).detach().double()
+    clouds = clouds / binary_scale(clouds)
     dist, index = knn(clouds, clouds, min(k, clouds.shape[1]))
     offsets = group(clouds, index) - clouds[:, :, None]
     weights = distance_weights(dist) if weighted else torch.ones_like(dist)
@@ -90,7 +92,7 @@ def distance_weights(dist: Tensor) -> Tensor:
 
 def smallest_axis(offsets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvector of the smallest eigenvalue of the weighted covariance, and gap."""
-    matrix = torch.einsum("...k,...ki,...kj->...ij", weights, offsets, offsets)
+    matrix = (weights[..., None] * offsets).mT @ offsets
     scale = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     matrix = matrix / scale.clamp_min(_GAP_EPS)[..., None, None]
     values, vectors = torch.linalg.eigh(matrix)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.equivariant._clouds import binary_scale, check_clouds
 from manifoldkit.equivariant.neighbors.search import knn
-from manifoldkit.linalg.checks import check_floating, check_tensor
+from manifoldkit.linalg.checks import check_finite, check_floating, check_tensor
 
 _INTERPOLATION_EPS = 1e-8
 
@@ -65,7 +65,7 @@ def group_rows(x: Tensor, index: Tensor) -> Tensor:
             "x, index: expected shapes (B, N, C) and (B, ...), "
             f"found {tuple(x.shape)} and {tuple(index.shape)}"
         )
-    offset = torch.arange(len(x), device=x.device) * x.shape[1]
+    offset = torch.arange(x.shape[0], device=x.device) * x.shape[1]
     flat = index + offset.view(-1, *[1] * (index.ndim - 1))
     return x.flatten(0, 1).index_select(0, flat.flatten())
 
@@ -76,9 +76,10 @@ def three_interpolate(
     r"""Interpolate features by inverse squared distances to the nearest points.
 
     .. math:: f(p) = \frac{\sum_j w_j f_j}{\sum_j w_j}, \qquad
-       w_j = \frac{1}{\|p - x_j\|^2 + 10^{-8}}
+       w_j = \frac{1}{\|p - x_j\|^2 + 10^{-8} \min(1, r)^2}
 
-    over the three nearest, or all if there are fewer.
+    over the three nearest, or all if there are fewer; r is the radius of the reference
+    points, so that the unit does not matter.
 
     Parameters
     ----------
@@ -113,13 +114,31 @@ def three_interpolate(
     """
     check_clouds(ref, "ref")
     check_floating(features, "features")
+    if not is_compiling():
+        check_finite(features, "features", event_ndim=0)
     if features.shape[:-1] != ref.shape[:-1]:
         raise ValueError(
             "features: expected one row a reference point, found shape "
             f"{tuple(features.shape)} beside {tuple(ref.shape)}"
         )
     _, index = knn(query, ref, min(k, ref.shape[-2]))
-    squared = (query[..., None, :] - group(ref, index)).square().sum(-1)
-    weight = 1 / (squared + _INTERPOLATION_EPS)
+    scale, bound = _sizes(ref)
+    scale, bound = scale.to(query.dtype), bound.to(query.dtype)
+    offsets = query[..., None, :] / scale - group(ref / scale[..., 0], index)
+    weight = 1 / (offsets.square().sum(-1) + _INTERPOLATION_EPS * bound.square())
     weight = weight / weight.sum(-1, keepdim=True)
     return (weight[..., None] * group(features, index)).sum(-2)
+
+
+def _sizes(ref: Tensor) -> tuple[Tensor, Tensor]:
+    """A power of two near the size of clouds, and 1 or their radius divided by it."""
+    points = ref.detach().double()
+    points = points if points.ndim == 3 else points[None]
+    around = points - points.mean(-2, keepdim=True)
+    scale = binary_scale(around)
+    radius = (around / scale).square().sum(-1).amax(-1)[:, None, None].sqrt()
+    bound = torch.minimum(1 / scale, radius)
+    bound = torch.where(radius > 0, bound, 1.0)
+    if ref.ndim == 2:
+        return scale[0, ..., None], bound[0]
+    return scale[..., None], bound

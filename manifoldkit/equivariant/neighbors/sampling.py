@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count, is_integer
+from manifoldkit.equivariant._clouds import binary_scale, has_memory, is_exporting
 from manifoldkit.equivariant.neighbors.ragged import as_clouds
 from manifoldkit.exceptions import InvalidValueError
+from manifoldkit.linalg.draws import generator_option
 
 
 def farthest_point_sample(
@@ -74,7 +76,7 @@ def farthest_point_sample(
     check_count(m, "m")
     sizes = mask.sum(1) if mask is not None else None
     smallest = clouds.shape[1]
-    if sizes is not None and len(sizes):
+    if sizes is not None and sizes.shape[0]:
         smallest = int(sizes.min())
     if smallest == 0:
         raise ValueError("x: expected points in every cloud, found one without any")
@@ -84,11 +86,12 @@ def farthest_point_sample(
             f"found {m}; pad='repeat' repeats points"
         )
     points = clouds.detach().double()
+    points = points / binary_scale(points)
     first = _first_points(points, mask, start, generator)
     count = min(m, clouds.shape[1])
     index = sample(points, mask, first, count)
     if m > smallest:
-        size = torch.full((len(index),), smallest) if sizes is None else sizes
+        size = index.new_full(index.shape[:1], smallest) if sizes is None else sizes
         turn = (
             torch.arange(m, device=x.device)
             % size.to(x.device).clamp(1, count)[:, None]
@@ -116,7 +119,8 @@ def _first_points(
         top = far.amax(1, keepdim=True) * (1 - 1e-12)
         return (far >= top).to(torch.uint8).argmax(1)
     if start == "random":
-        chance = torch.rand(n_clouds, n, generator=generator, device=points.device)
+        option = generator_option(generator)
+        chance = torch.rand(n_clouds, n, device=points.device, **option)  # type: ignore[call-overload]
         return (chance if mask is None else chance * mask).argmax(1)
     if isinstance(start, str) or not is_integer(start) or not 0 <= start < n:
         raise InvalidValueError(
@@ -133,8 +137,16 @@ def _first_points(
 
 def sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     """Sample farthest points by the fast library where it can, else by the loop."""
+    if is_exporting():
+        return sample_traced(points, mask, first, m)
+    return _sample(points, mask, first, m)
+
+
+@torch.compiler.disable  # a loop over m points would be unrolled
+def _sample(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
     enough = mask is None or int(mask.sum(1).min()) >= m
-    fast = points.device.type == "cpu" and importlib.util.find_spec("torch_quickfps")
+    fast = points.device.type == "cpu" and has_memory(points)
+    fast = fast and importlib.util.find_spec("torch_quickfps") is not None
     if enough and fast:
         index = _sample_fast(points, mask, first, m)
         ordered = index.sort(1).values
@@ -157,6 +169,32 @@ def _sample_fast(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> 
     index = torch_quickfps.sample_idx(joined, m, start_idx=0, mask=mask) - 1
     index[:, 0] = first
     return index
+
+
+def sample_traced(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:
+    """Sample as :func:`sample_loop`, by a loop that ``torch.export`` keeps as one."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def going_on(step: Tensor, nearest: Tensor, chosen: Tensor) -> Tensor:
+        return step < m
+
+    def choose(step: Tensor, nearest: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
+        place = step.expand(chosen.shape[0], 1)
+        last = chosen.gather(1, place - 1)
+        offset = points - points.gather(1, last[..., None].expand(-1, -1, 3))
+        distance = offset[..., 0].square()
+        for axis in (1, 2):
+            distance = distance + offset[..., axis].square()
+        nearest = torch.minimum(nearest, distance).scatter(1, last, -1.0)
+        found = nearest.argmax(1, keepdim=True)
+        return step + 1, nearest, chosen.scatter(1, place, found)
+
+    nearest = torch.full_like(points[..., 0], float("inf"))
+    if mask is not None:
+        nearest = nearest.masked_fill(~mask, -2.0)
+    chosen = torch.nn.functional.pad(first[:, None], (0, m - 1))
+    step = torch.ones((), dtype=torch.int64, device=points.device)
+    return while_loop(going_on, choose, (step, nearest, chosen))[2]
 
 
 def sample_loop(points: Tensor, mask: Tensor | None, first: Tensor, m: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 Clouds are dense, ``(B, N, 3)`` or ``(N, 3)``, with an optional ``mask`` of the points
 that exist, or ragged, ``(N, 3)`` with a ``batch`` vector of sorted cloud numbers. On
-the CPU searches go through SciPy's KD-tree, elsewhere through plain torch. Distances
+the CPU searches go through SciPy's KD-tree, elsewhere and in ``torch.export`` through
+plain torch. Distances
 are taken between float64 coordinates, never as ``|a|^2 - 2 ab + |b|^2``, and equal
 distances are ordered by index, so results do not depend on the path taken.
 """
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from manifoldkit._checks import check_count, check_positive
+from manifoldkit.equivariant._clouds import binary_scale, has_memory, is_exporting
 from manifoldkit.equivariant.neighbors.ragged import as_clouds
 
 _CHUNK = 1 << 22  # entries of one block of distances
@@ -65,19 +68,24 @@ def knn(
     if (query_batch is None) != (ref_batch is None):
         raise ValueError("query_batch, ref_batch: expected both or none")
     check_count(k, "k")
+    exporting = is_exporting()
     refs, mask, ref_offsets = as_clouds(ref, mask, ref_batch, "ref")
     places, shown = _queries(query, query_batch, refs)
-    available = refs.shape[1] if mask is None else int(mask.sum(1).min())
+    available = refs.shape[1]
+    if mask is not None and mask.shape[0]:
+        available = int(mask.sum(1).min())
     if k > available:
         raise ValueError(
             f"k: expected at most {available}, the size of the smallest reference "
             f"cloud, found {k}"
         )
-    if refs.device.type == "cpu":
-        dist, index = knn_tree(places.detach(), refs.detach(), k, mask)
-    else:
-        dist, index = knn_dense(places.detach(), refs.detach(), k, mask)
-    dist = dist.to(query.dtype)
+    places, refs = places.detach().double(), refs.detach().double()
+    scale = torch.maximum(binary_scale(places), binary_scale(refs))
+    tree = refs.device.type == "cpu" and not exporting
+    tree = tree and (is_compiling() or (has_memory(places) and has_memory(refs)))
+    search = knn_tree if tree else knn_dense
+    dist, index = search(places / scale, refs / scale, k, mask)
+    dist = (dist * scale).to(query.dtype)
     if ref_offsets is not None:
         return dist[shown], (index + ref_offsets[:, None, None])[shown]
     return (dist, index) if query.ndim == 3 else (dist[0], index[0])
@@ -87,8 +95,9 @@ def _queries(
     query: Tensor, batch: Tensor | None, refs: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Clouds of queries, as many as those of references, and their mask."""
-    places, shown, _ = as_clouds(query, None, batch, "query", len(refs))
-    if len(places) != len(refs):
+    n_clouds = None if batch is None else len(refs)
+    places, shown, _ = as_clouds(query, None, batch, "query", n_clouds)
+    if places.shape[0] != refs.shape[0]:
         raise ValueError(
             "query: expected as many clouds as ref, "
             f"found {len(places)} and {len(refs)}"
@@ -96,6 +105,7 @@ def _queries(
     return places, shown
 
 
+@torch.compiler.disable  # the tree is not torch's, and its loop would be unrolled
 def knn_tree(
     query: Tensor, ref: Tensor, k: int, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -142,7 +152,9 @@ def _squared_distances(
 ) -> Iterator[Tensor]:
     """Squared distances (B, q, N) of blocks of queries, infinite where masked."""
     query, ref = query.double(), ref.double()
-    step = max(1, _CHUNK // max(1, ref.shape[0] * ref.shape[1]))
+    step = query.shape[1]
+    if not is_exporting():  # sizes are symbols there
+        step = max(1, _CHUNK // max(1, ref.shape[0] * ref.shape[1]))
     for part in query.split(step, 1):
         squared = part.new_zeros(*part.shape[:2], ref.shape[1])
         for axis in range(ref.shape[-1]):
@@ -198,9 +210,12 @@ def ball_query(
     if mask is not None and not bool(mask.any(1).all()):
         raise ValueError("mask: expected reference points in every cloud")
     places, _ = _queries(query, None, refs)
+    places, refs = places.detach().double(), refs.detach().double()
+    scale = torch.maximum(binary_scale(places), binary_scale(refs))
+    reach = radius / scale
     parts = []
-    for squared in _squared_distances(places.detach(), refs.detach(), mask):
-        inside = squared < radius * radius
+    for squared in _squared_distances(places / scale, refs / scale, mask):
+        inside = squared < reach * reach
         n = inside.shape[-1]
         place = torch.arange(n, device=inside.device)
         index = torch.where(inside, place, n).sort(-1).values[..., :k]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.equivariant._clouds import check_clouds, check_range
 from manifoldkit.equivariant.parot.encoder import (
     CODE,
     POSE,
@@ -75,6 +75,11 @@ class PaRotBase(nn.Module):
         self.embed = DenseNorm(512, emb_dims, 0.2)
         self.smoothing = smoothing
 
+    def as_input(self, x: Tensor) -> Tensor:
+        """Return clouds (B, N, 3) in the dtype of the weights."""
+        dtype = self.embed.linear.weight.dtype
+        return check_range(check_clouds(x), dtype).to(dtype)
+
     def pool(self, encoded: Encoded) -> Tensor:
         """Join both scales and take the maximum over the centers, (B, emb_dims)."""
         pose = self.inter_pose(encoded.pose)
@@ -92,7 +97,8 @@ class PaRotBase(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3) or (N, 3)
-            Centered clouds.
+            Centered clouds of radius about 1 (patches are seen in their unit), in any
+            floating-point dtype: they are cast to that of the weights.
         generator : torch.Generator, optional
             Source of the random rotations, in training.
         **known : Tensor
@@ -113,7 +119,7 @@ class PaRotBase(nn.Module):
         **known: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return scores, as the forward pass, and the losses that need no labels."""
-        x = check_clouds(x)
+        x = self.as_input(x)
         encoded = self.encoder(x, generator)
         return self.scores(x, encoded, **known), encoded.losses
 

@@ -46,6 +46,12 @@ class PaRotClassifier(PaRotBase):
     smoothing : float, default=0.2
         Label smoothing, spread over the other classes.
 
+    Notes
+    -----
+    ``torch.func.grad`` and ``vjp`` work; ``vmap`` does not (the geometry reads values),
+    nor does forward mode in training. ``torch.export`` gives plain torch operations for
+    any number of clouds.
+
     References
     ----------
     .. [1] D. Zhang, J. Yu, C. Zhang, W. Cai, "PaRot: patch-wise rotation-invariant
@@ -99,7 +105,7 @@ class PaRotClassifier(PaRotBase):
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the pooled vector of each cloud, (B, emb_dims)."""
-        return self.pool(self.encoder(x, generator))
+        return self.pool(self.encoder(self.as_input(x), generator))
 
     def scores(self, x: Tensor, encoded: Encoded) -> Tensor:
         """Return class scores (B, n_classes) of encoded clouds."""

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manifoldkit.equivariant._clouds import binary_scale
 from manifoldkit.linalg.elementary import safe_norm
 
 _TINY = 1e-12
@@ -33,9 +34,10 @@ class EquivariantDirections(nn.Module):
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches (M, k, 3) in their own frames, and directions (M, 2, 3)."""
-        length = safe_norm(patches, keepdim=True)
+        scale = binary_scale(patches).to(patches.dtype)
+        length = safe_norm(patches / scale, keepdim=True)
         size = length.mean(-2, keepdim=True).clamp_min(_TINY)
-        p, r = patches / size, length / size
+        p, r = patches / scale / size, length / size
         scalars = [r]
         for center in (p.mean(-2, keepdim=True), (r**2 * p).mean(-2, keepdim=True)):
             reach = safe_norm(center, keepdim=True)

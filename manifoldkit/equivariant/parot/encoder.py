@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.equivariant._clouds import check_clouds
@@ -137,15 +138,23 @@ class SiamesePatches(nn.Module):
         """Encode patches (B, S, k, 3)."""
         b, s = patches.shape[:2]
         flat = patches.flatten(0, 1)
+        if self.training and not is_compiling() and not flat.shape[0]:
+            raise ValueError(
+                "x: training needs clouds (batch normalization), found an empty batch"
+            )
         losses: dict[str, Tensor] = {}
         if self.exact is not None:
             flat, directions = self.exact(flat)
             code, _ = self.net(flat)
-            return Patches(code.view(b, s, -1), directions.view(b, s, 2, 3), losses)
+            return Patches(
+                code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses
+            )
         if not self.training:
             code, directions = self.net(flat)
-            return Patches(code.view(b, s, -1), directions.view(b, s, 2, 3), losses)
-        r1, r2 = haar_rotations(2 * len(flat), flat, generator).chunk(2)
+            return Patches(
+                code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses
+            )
+        r1, r2 = haar_rotations(2 * flat.shape[0], flat, generator).chunk(2)
         code, d1 = self.net(flat @ r1)
         other, d2 = self.net(flat @ r2, with_code=self.feat_loss)
         losses = {
@@ -155,7 +164,9 @@ class SiamesePatches(nn.Module):
         if other is not None:
             losses["feat"] = (code - other).square().mean()
         directions = d1 @ r1.mT
-        return Patches(code.view(b, s, -1), directions.view(b, s, 2, 3), losses)
+        return Patches(
+            code.view(b, s, code.shape[-1]), directions.view(b, s, 2, 3), losses
+        )
 
 
 @dataclass

@@ -95,7 +95,7 @@ class PaRotSegmenter(PaRotBase):
         self, x: Tensor, encoded: Encoded, category: Tensor | None = None
     ) -> Tensor:
         """Return part scores (B, N, n_parts) of encoded clouds."""
-        known = one_hot_category(category, self.n_categories, len(x)).to(x)
+        known = one_hot_category(category, self.n_categories, x.shape[0]).to(x)
         s = encoded.centers.shape[1]
         h = torch.cat(
             [

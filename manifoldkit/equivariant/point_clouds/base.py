@@ -1,19 +1,21 @@
 """What the classifier and the segmenter of point clouds share."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from manifoldkit._checks import Rule, count, interval, one_of
+from manifoldkit._checks import Rule, count, interval, one_of, optional
 from manifoldkit._faces.estimator import (
     TRAINING,
     Loaded,
@@ -21,7 +23,13 @@ from manifoldkit._faces.estimator import (
     seeded,
     split_off,
 )
-from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
+from manifoldkit.equivariant.point_clouds.inputs import (
+    Clouds,
+    by_size,
+    read_clouds,
+    scale_warning,
+    stack,
+)
 from manifoldkit.equivariant.point_clouds.networks import geometry
 from manifoldkit.equivariant.point_clouds.training import (
     CloudSource,
@@ -38,16 +46,15 @@ from manifoldkit.equivariant.point_clouds.views import (
 
 MODELS = ("risurconv", "parot", "pointnet-frames", "pointnet")
 _PREDICT_BATCH = 32
-_SMALLEST = 8
 
 
 class PointCloudBase(TorchFace, BaseEstimator):
     """Settings, input checks, training and files."""
 
     net_: Any
-    on_invalid = "raise"  # a setting of the classifier alone: parts need every point
     _settings: ClassVar[dict[str, Rule]] = TRAINING | {
         "model": one_of(*MODELS),
+        "n_points": optional(count()),
         "rotation": one_of("none", "z", "so3"),
         "normalize": one_of(None, "unit_sphere"),
         "n_views": count(),
@@ -82,6 +89,8 @@ class PointCloudBase(TorchFace, BaseEstimator):
         validation_fraction: float = 0.15,
         patience: int = 10,
         checkpoint: str | Path | None = None,
+        class_weight: dict[Any, float] | str | None = None,
+        on_invalid: str = "raise",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -107,64 +116,45 @@ class PointCloudBase(TorchFace, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.checkpoint = checkpoint
+        self.class_weight = class_weight
+        self.on_invalid = on_invalid
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.on_invalid == "drop"
+        return tags
+
     # input
 
-    def _read(self, X, normals, name="X") -> tuple[Tensor, Tensor | None]:
-        """Clouds and normals as float32 tensors of equal numbers of points."""
-        clouds = _as_list(X, name)
-        if normals is None and all(c.ndim == 2 and c.shape[1] == 6 for c in clouds):
-            clouds, normals = [c[:, :3] for c in clouds], [c[:, 3:] for c in clouds]
-        directions = None if normals is None else _as_list(normals, "normals")
-        if directions is not None and len(directions) != len(clouds):
-            raise ValueError(
-                f"normals: expected {len(clouds)} arrays, found {len(directions)}"
-            )
-        if self.on_invalid == "drop":
-            clouds, directions = _finite_points(clouds, directions)
-        for i, cloud in enumerate(clouds):
-            if cloud.ndim != 2 or cloud.shape[1] != 3 or len(cloud) < _SMALLEST:
-                raise ValueError(
-                    f"{name}[{i}]: expected points of shape (n, 3) with n >= "
-                    f"{_SMALLEST}, found shape {cloud.shape}"
-                )
-            if not np.isfinite(cloud).all():
-                raise ValueError(f"{name}[{i}] is not finite: it contains NaN or inf")
-            if directions is not None and directions[i].shape != cloud.shape:
-                raise ValueError(
-                    f"normals[{i}]: expected shape {cloud.shape}, found shape "
-                    f"{directions[i].shape}"
-                )
-        if self.normalize == "unit_sphere":
-            clouds = [_unit_sphere(cloud) for cloud in clouds]
-        return self._equal_sizes(clouds, directions, name)
+    def _read(self, X: ArrayLike, normals: ArrayLike | None) -> Clouds:
+        """Clouds and normals as float32 arrays, each of its own size."""
+        return read_clouds(
+            X,
+            normals,
+            on_invalid=self.on_invalid,
+            normalize=self.normalize,
+            least=self.n_points,
+        )
 
-    def _equal_sizes(self, clouds, directions, name) -> tuple[Tensor, Tensor | None]:
-        sizes = {len(cloud) for cloud in clouds}
-        if self.n_points is not None and min(sizes) < self.n_points:
+    def _read_training(self, X: ArrayLike, normals: ArrayLike | None) -> Clouds:
+        """Clouds to train on: the network must see the same number of points."""
+        clouds = self._read(X, normals)
+        sizes = [len(cloud) for cloud in clouds.points]
+        if self.n_points is None and len(set(sizes)) > 1:
             raise ValueError(
-                f"{name}: expected at least n_points={self.n_points} points in each "
-                f"cloud, found {min(sizes)}"
+                f"X: clouds of {min(sizes)} to {max(sizes)} points need n_points, how "
+                f"many of each the network sees: at most {min(sizes)}"
             )
-        if len(sizes) > 1 and self.n_points is None:
-            raise ValueError(
-                f"{name}: clouds of {min(sizes)} to {max(sizes)} points need n_points"
-            )
-        if len(sizes) > 1:  # farthest points bring all to the size of the smallest
-            m, picked = min(sizes), []
-            for i, cloud in enumerate(clouds):
-                keep = farthest_point_sample(torch.from_numpy(cloud), m).numpy()
-                picked.append(cloud[keep])
-                if directions is not None:
-                    directions[i] = directions[i][keep]
-            clouds = picked
-        x = torch.from_numpy(np.stack(clouds)).float()
-        if directions is None:
-            return x, None
-        return x, torch.from_numpy(np.stack(directions)).float()
+        if self.normalize is None:
+            message = scale_warning(clouds)
+            if message is not None:
+                warnings.warn(message, UserWarning, stacklevel=3)
+        return clouds
 
     def _inputs(self, network: nn.Module, x: Tensor, normals: Tensor | None):
         """What the network takes: graphs, or points."""
@@ -174,11 +164,18 @@ class PointCloudBase(TorchFace, BaseEstimator):
 
     # training
 
-    def _train(self, network: nn.Module, x, normals, y, category, weights):
+    def _train(
+        self,
+        network: nn.Module,
+        clouds: Clouds,
+        y: Tensor | list[np.ndarray],
+        category: Tensor | None,
+        weights: Tensor | None,
+    ) -> Self:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         generator = torch.Generator().manual_seed(seed)
         held_rows = None
-        rows = np.arange(len(x))
+        rows = np.arange(len(y))
         if self.early_stopping:
             rows, held_rows = self._split(y, seed)
         augment = {
@@ -186,7 +183,7 @@ class PointCloudBase(TorchFace, BaseEstimator):
             "axis": self.rotation_axis,
             "scale": self.scale_range,
         }
-        data = (x, normals, y, category)
+        data = (clouds, y, category)
         source = self._source(network, data, rows, generator, augment, seed)
         held = None
         if held_rows is not None:
@@ -199,7 +196,7 @@ class PointCloudBase(TorchFace, BaseEstimator):
         size = min(self.batch_size, max(len(source), 2))
         checkpoint = None
         if self.checkpoint is not None:
-            known = self._fingerprint(x, y, seed)
+            known = self._fingerprint(clouds, y, seed)
             checkpoint = Checkpoint(self.checkpoint, known, source.generator)
         with seeded(seed, self.device):
             self.net_, self.history_ = train(
@@ -228,42 +225,66 @@ class PointCloudBase(TorchFace, BaseEstimator):
         return self
 
     def _source(self, network, data, rows, generator, augment, seed) -> CloudSource:
-        x, normals, y, category = data
-        rows = torch.from_numpy(np.asarray(rows))
-        per_point = y.ndim == 2
-        n = None if normals is None else normals[rows]
-        extra = y[rows] if per_point else None
-        if generator is None:
-            views = [first_view(x[rows], n, extra, self.n_points)]
-        else:
-            views = training_views(
-                x[rows],
-                n,
-                extra,
-                self.n_points,
-                self.n_views,
-                jitter=self.jitter,
-                stretch=self.stretch,
-                mirror=self.mirror,
-                generator=generator,
+        clouds, y, category = data
+        per_point = not isinstance(y, Tensor)
+        groups = list(by_size(clouds.points, rows.tolist()))
+        made: list[list[View]] = []  # a list of views for each size
+        for group in groups:
+            x, normals = clouds.tensors(group)
+            extra = stack(y, group) if per_point else None
+            made.append(self._views(x, normals, extra, generator))
+        views = [
+            _joined(
+                [_in_order(parts, groups, rows) for parts in zip(*same, strict=True)]
             )
+            for same in zip(*made, strict=True)
+        ]
         joined = join_views(views)
         inputs = self._inputs(network, joined.points, joined.normals)
-        known = None if category is None else category[rows]
-        targets = joined.extra if per_point else y[rows]
+        index = torch.from_numpy(rows)
+        known = None if category is None else category[index]
+        targets = joined.extra if per_point else y[index]
         return CloudSource(inputs, targets, known, augment, seed, len(rows))
 
-    def _split(self, y: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        share, labels = self.validation_fraction, y.numpy() if y.ndim == 1 else None
+    def _views(
+        self,
+        x: Tensor,
+        normals: Tensor | None,
+        extra: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> list[View]:
+        """Views of clouds of one size: all to train on, one to validate."""
+        if generator is None:
+            return [first_view(x, normals, extra, self.n_points)]
+        return training_views(
+            x,
+            normals,
+            extra,
+            self.n_points,
+            self.n_views,
+            jitter=self.jitter,
+            stretch=self.stretch,
+            mirror=self.mirror,
+            generator=generator,
+        )
+
+    def _split(
+        self, y: Tensor | list[np.ndarray], seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        share = self.validation_fraction
+        labels = y.numpy() if isinstance(y, Tensor) else None
         try:
             return split_off(len(y), share, seed, labels)
         except ValueError:  # a class with a single cloud
             return split_off(len(y), share, seed)
 
-    def _fingerprint(self, x: Tensor, y: Tensor, seed: int) -> str:
+    def _fingerprint(
+        self, clouds: Clouds, y: Tensor | list[np.ndarray], seed: int
+    ) -> str:
         digest = hashlib.sha256()
-        for array in (x, y):
-            digest.update(np.ascontiguousarray(array.numpy()).tobytes())
+        labels = [y.numpy()] if isinstance(y, Tensor) else y
+        for array in (*clouds.points, *labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
         params = self.get_params()
         for name in ("checkpoint", "verbose", "device", "random_state"):
             params.pop(name)
@@ -272,14 +293,40 @@ class PointCloudBase(TorchFace, BaseEstimator):
 
     # use
 
-    def _evaluate(self, X, normals, method: str, category=None) -> Tensor:
+    def _evaluate(
+        self, clouds: Clouds, method: str, category: Tensor | None = None
+    ) -> list[list[tuple[View, Tensor]]]:
+        """What the network gives for each vote of each cloud, beside what it saw.
+
+        Clouds are put together by size, so that none is changed by another.
+        """
+        views: list[list[View]] = [[] for _ in clouds.points]
+        for rows in by_size(clouds.points):
+            x, normals = clouds.tensors(rows)
+            for view in voting_views(x, normals, self.n_points, self.n_votes):
+                for i, row in enumerate(rows):
+                    views[row].append(view.cloud(i))
+        flat = [(row, view) for row, votes in enumerate(views) for view in votes]
+        found: list[list[tuple[View, Tensor]]] = [[] for _ in views]
+        for group in by_size([view.points[0].numpy() for _, view in flat]):
+            chosen = [flat[i] for i in group]
+            kinds = None
+            if category is not None:
+                kinds = category[[row for row, _ in chosen]]
+            scores = self._run(join_views([v for _, v in chosen]), method, kinds)
+            for (row, view), seen in zip(chosen, scores, strict=True):
+                found[row].append((view, seen))
+        return found
+
+    def _mean_vote(
+        self, X: ArrayLike, normals: ArrayLike | None, method: str
+    ) -> Tensor:
         """Mean over the votes of what the network gives for each cloud."""
         check_is_fitted(self, "net_")
-        x, directions = self._read(X, normals)
-        views = voting_views(x, directions, self.n_points, self.n_votes)
-        return torch.stack([self._run(v, method, category) for v in views]).mean(0)
+        votes = self._evaluate(self._read(X, normals), method)
+        return torch.stack([torch.stack([s for _, s in v]).mean(0) for v in votes])
 
-    def _run(self, view: View, method: str, category=None) -> Tensor:
+    def _run(self, view: View, method: str, category: Tensor | None = None) -> Tensor:
         x, directions = view.points, view.normals
         network = self.net_.module_.network.eval()
         parts = []
@@ -298,7 +345,10 @@ class PointCloudBase(TorchFace, BaseEstimator):
 
     @staticmethod
     def _parameters(stored: dict[str, Any]) -> dict[str, Any]:
-        return stored | {"scale_range": tuple(stored["scale_range"])}
+        params = stored | {"scale_range": tuple(stored["scale_range"])}
+        if isinstance(params.get("class_weight"), list):  # keys that are not strings
+            params["class_weight"] = {k: v for k, v in params["class_weight"]}
+        return params
 
     def _restore(self, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.history_ = content["history"]
@@ -307,39 +357,19 @@ class PointCloudBase(TorchFace, BaseEstimator):
         self.net_ = Loaded(Trainee(network).to(self.device).eval())
 
 
-def _as_list(X, name: str) -> list[np.ndarray]:
-    if isinstance(X, np.ndarray) and X.dtype != object and X.ndim != 3:
-        raise ValueError(
-            f"{name}: expected shape (n_clouds, n_points, 3) or a list of arrays, "
-            f"found shape {X.shape}"
-        )
-    if not isinstance(X, Sequence | np.ndarray):
-        X = np.asarray(X)
-    clouds = [np.asarray(cloud) for cloud in X]
-    if not clouds:
-        raise ValueError(f"{name}: expected at least one cloud, found none")
-    for i, cloud in enumerate(clouds):
-        if cloud.dtype.kind not in "f":
-            raise ValueError(
-                f"{name}[{i}]: expected floating-point numbers, found {cloud.dtype}"
-            )
-    return clouds
+def _joined(parts: Sequence[Tensor | None]) -> View:
+    points, normals, extra = parts
+    if points is None:
+        raise ValueError("expected points, found none")
+    return View(points, normals, extra)
 
 
-def _finite_points(clouds, directions):
-    """Leave out the points that are not finite, and their normals."""
-    for i, cloud in enumerate(clouds):
-        good = np.isfinite(cloud).all(-1)
-        if good.ndim == 1 and not good.all():
-            clouds[i] = cloud[good]
-            if directions is not None and len(directions[i]) == len(cloud):
-                directions[i] = directions[i][good]
-    return clouds, directions
-
-
-def _unit_sphere(cloud: np.ndarray) -> np.ndarray:
-    """Center at the mean and divide by the largest radius, in float64."""
-    centered = cloud.astype(np.float64)
-    centered = centered - centered.mean(0)
-    radius = np.linalg.norm(centered, axis=1).max()
-    return (centered / radius if radius > 0 else centered).astype(cloud.dtype)
+def _in_order(
+    parts: Sequence[Tensor | None], groups: Sequence[Sequence[int]], rows: np.ndarray
+) -> Tensor | None:
+    """Join what was made by size, in the order of the rows."""
+    if parts[0] is None or len(parts) == 1:
+        return parts[0]
+    place = {row: i for i, row in enumerate(i for group in groups for i in group)}
+    order = torch.tensor([place[row] for row in rows.tolist()])
+    return torch.cat([part for part in parts if part is not None])[order]

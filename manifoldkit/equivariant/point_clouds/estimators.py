@@ -1,6 +1,5 @@
 """Point-cloud classification and segmentation behind scikit-learn's interface."""
 
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +13,14 @@ from torch import Tensor, nn
 from manifoldkit._faces.files import labels_content, stored_labels
 from manifoldkit.equivariant.neighbors.grouping import three_interpolate
 from manifoldkit.equivariant.point_clouds.base import PointCloudBase
+from manifoldkit.equivariant.point_clouds.inputs import read_classes, read_labels
 from manifoldkit.equivariant.point_clouds.metrics import part_iou
 from manifoldkit.equivariant.point_clouds.networks import (
     make_classifier,
     make_segmenter,
     seeded_network,
 )
-from manifoldkit.equivariant.point_clouds.views import voting_views
+from manifoldkit.equivariant.point_clouds.views import View
 
 
 class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
@@ -36,9 +36,12 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         PointNet averaged over frames, "pointnet" is the baseline that is not.
     n_points : int, optional
         Points of each cloud that the network sees: farthest points, among all or, in
-        further views, among some at random. Default: all.
+        further views, among some at random. Default: all. Training on clouds of
+        different sizes needs it; prediction does not.
     normalize : {"unit_sphere", None}
-        Center each cloud and divide by its largest radius.
+        Center each cloud and divide by its largest radius, so that neither unit nor
+        place matters. None leaves them: then sizes are features, and a warning says so
+        where they are far from 1.
     rotation : {"none", "z", "so3"}
         Random rotations in training, about one axis or any. "risurconv" needs none.
     rotation_axis : int, default=2
@@ -89,6 +92,11 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
     on_invalid : {"raise", "drop"}, default="raise"
         What to do with points that are not finite: refuse, or leave them out.
 
+    Notes
+    -----
+    What is said of a cloud does not depend on the others in the call, of whatever sizes
+    they are.
+
     Attributes
     ----------
     classes_ : ndarray
@@ -114,65 +122,6 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
 
     _format = "manifoldkit.equivariant.PointCloudClassifier"
 
-    def __init__(
-        self,
-        model: str = "risurconv",
-        *,
-        n_points: int | None = None,
-        normalize: str | None = "unit_sphere",
-        rotation: str = "none",
-        rotation_axis: int = 2,
-        scale_range: tuple[float, float] = (0.8, 1.25),
-        jitter: float = 0.0,
-        n_views: int = 1,
-        stretch: float = 0.0,
-        mirror: bool = False,
-        n_votes: int = 1,
-        model_options: dict | None = None,
-        smoothing: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        max_epochs: int = 40,
-        batch_size: int = 32,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.15,
-        patience: int = 10,
-        checkpoint: str | Path | None = None,
-        class_weight: dict[Any, float] | str | None = None,
-        on_invalid: str = "raise",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ):
-        super().__init__(
-            model,
-            n_points=n_points,
-            normalize=normalize,
-            rotation=rotation,
-            rotation_axis=rotation_axis,
-            scale_range=scale_range,
-            jitter=jitter,
-            n_views=n_views,
-            stretch=stretch,
-            mirror=mirror,
-            n_votes=n_votes,
-            model_options=model_options,
-            smoothing=smoothing,
-            lr=lr,
-            weight_decay=weight_decay,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            checkpoint=checkpoint,
-            device=device,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
-        self.on_invalid = on_invalid
-
     def fit(self, X: ArrayLike, y: ArrayLike, normals: ArrayLike | None = None) -> Self:
         """Train the network.
 
@@ -182,7 +131,7 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             Points; clouds of different sizes need ``n_points``. Six numbers a point
             are taken for the point and its normal.
         y : array-like of shape (n_clouds,)
-            Labels, at least two different ones.
+            Labels, at least two different ones; no measurements and no NaN.
         normals : like X, optional
             Normals of any length; zeros and NaN are replaced by estimated axes, as are
             missing ones. Only "risurconv" looks at them.
@@ -197,10 +146,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
             Bad input (the first bad cloud is named) or settings.
         """
         self._check_settings()
-        x, directions = self._read(X, normals)
-        y = np.asarray(y)
-        if y.shape != (len(x),):
-            raise ValueError(f"y: expected {len(x)} labels, found shape {y.shape}")
+        clouds = self._read_training(X, normals)
+        y = read_classes(y, len(clouds.points))
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -212,10 +159,8 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
                 self.class_weight, classes=self.classes_, y=y
             )
             weights = torch.from_numpy(by_class).float()
-        network = self._network()
-        return self._train(
-            network, x, directions, torch.from_numpy(codes).long(), None, weights
-        )
+        target = torch.from_numpy(codes).long()
+        return self._train(self._network(), clouds, target, None, weights)
 
     def _network(self) -> nn.Module:
         return seeded_network(
@@ -229,24 +174,29 @@ class PointCloudClassifier(ClassifierMixin, TransformerMixin, PointCloudBase):
         self, X: ArrayLike, normals: ArrayLike | None = None
     ) -> np.ndarray:
         """Return class probabilities, shape (n_clouds, n_classes)."""
-        return self._evaluate(X, normals, "forward").softmax(-1).numpy()
+        return self._mean_vote(X, normals, "forward").softmax(-1).numpy()
 
     def decision_function(
         self, X: ArrayLike, normals: ArrayLike | None = None
     ) -> np.ndarray:
-        """Return class scores (logits), shape (n_clouds, n_classes)."""
-        return self._evaluate(X, normals, "forward").numpy()
+        """Return class scores.
+
+        Logits of shape (n_clouds, n_classes); for two classes, as scikit-learn has it,
+        how much the second exceeds the first, shape (n_clouds,).
+        """
+        scores = self._mean_vote(X, normals, "forward").numpy()
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
     def predict(self, X: ArrayLike, normals: ArrayLike | None = None) -> np.ndarray:
         """Return the label of the largest score, shape (n_clouds,)."""
         check_is_fitted(self, "net_")
-        return self.classes_[self._evaluate(X, normals, "forward").argmax(1).numpy()]
+        return self.classes_[self._mean_vote(X, normals, "forward").argmax(1).numpy()]
 
     def transform(self, X: ArrayLike, normals: ArrayLike | None = None) -> np.ndarray:
         """Return the pooled vector of each cloud, "risurconv" and "parot" only."""
         if self.model not in ("risurconv", "parot"):
             raise ValueError(f"transform: model {self.model!r} has no pooled vector")
-        return self._evaluate(X, normals, "features").numpy()
+        return self._mean_vote(X, normals, "features").numpy()
 
     def score(
         self,
@@ -285,6 +235,12 @@ class PointCloudSegmenter(PointCloudBase):
         Options of the network and of its training, see there.
     early_stopping, validation_fraction, patience, checkpoint
         When training ends and from where it goes on, see there.
+    class_weight : dict, "balanced" or None
+        Weights of the parts in the loss, a weight for each part label; "balanced"
+        weighs a part by how few points it has.
+    on_invalid : {"raise", "drop"}, default="raise"
+        What to do with points that are not finite: refuse, or leave them out; then
+        they have part -1 and scores NaN.
     device, random_state, verbose
         Where it runs, what it draws and what it prints, see there.
 
@@ -325,36 +281,53 @@ class PointCloudSegmenter(PointCloudBase):
 
         Parameters
         ----------
-        X : array of shape (n_clouds, n_points, 3)
-            Points.
-        y : array-like of int, shape (n_clouds, n_points)
+        X : array of shape (n_clouds, n_points, 3), or list of arrays (n_i, 3)
+            Points; clouds of different sizes need ``n_points``.
+        y : array-like of int, shape (n_clouds, n_points), or list of arrays (n_i,)
             Part of each point, numbered from 0 over all categories.
         category : array-like of int, shape (n_clouds,), optional
             Category of each cloud, from 0 on. Default: all are of one.
-        normals : array of shape (n_clouds, n_points, 3), optional
+        normals : like X, optional
             Normals of any length, as for :class:`PointCloudClassifier`.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            Bad input (the first bad cloud is named) or settings.
         """
         self._check_settings()
-        x, directions = self._read(X, normals)
-        y = np.asarray(y)
-        if y.shape != tuple(x.shape[:2]) or y.dtype.kind not in "iu" or y.min() < 0:
-            raise ValueError(
-                f"y: expected integers from 0 on of shape {tuple(x.shape[:2])}, found "
-                f"{y.dtype} of shape {y.shape}"
-            )
-        kinds = self._categories(category, len(x))
-        self.n_parts_ = int(y.max()) + 1
+        clouds = self._read_training(X, normals)
+        given = read_labels(y, [len(kept) for kept in clouds.kept])
+        labels = [row[kept] for row, kept in zip(given, clouds.kept, strict=True)]
+        labels = [row.astype(np.int64) for row in labels]
+        kinds = self._categories(category, len(labels))
+        found = np.concatenate(labels)
+        self.n_parts_ = int(found.max()) + 1
         self.n_categories_ = int(kinds.max()) + 1
         self.parts_ = {
-            int(c): np.unique(y[kinds.numpy() == c]).tolist() for c in kinds.unique()
+            int(c): np.unique(
+                np.concatenate([labels[i] for i in np.flatnonzero(kinds == c)])
+            ).tolist()
+            for c in kinds.unique()
         }
         return self._train(
-            self._network(), x, directions, torch.from_numpy(y).long(), kinds, None
+            self._network(), clouds, labels, kinds, self._part_weights(found)
         )
+
+    def _part_weights(self, labels: np.ndarray) -> Tensor | None:
+        """Weights of all parts; one that no point has is never asked for."""
+        if self.class_weight is None:
+            return None
+        present = np.unique(labels)
+        weights = torch.ones(self.n_parts_)
+        weights[present] = torch.from_numpy(
+            compute_class_weight(self.class_weight, classes=present, y=labels)
+        ).float()
+        return weights
 
     def _network(self) -> nn.Module:
         return seeded_network(
@@ -380,14 +353,16 @@ class PointCloudSegmenter(PointCloudBase):
         X: ArrayLike,
         category: ArrayLike | None = None,
         normals: ArrayLike | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[np.ndarray]:
         """Return part scores, shape (n_clouds, n_points, n_parts).
 
-        Parts that the category does not have get minus infinity.
+        Parts that the category does not have get minus infinity; points that were
+        dropped get NaN. Clouds of different sizes make a list of arrays
+        (n_i, n_parts).
         """
         check_is_fitted(self, "net_")
-        x, directions = self._read(X, normals)
-        kinds = self._categories(category, len(x))
+        clouds = self._read(X, normals)
+        kinds = self._categories(category, len(clouds.points))
         unknown = set(kinds.tolist()) - set(self.parts_)
         if unknown:
             raise ValueError(
@@ -395,27 +370,31 @@ class PointCloudSegmenter(PointCloudBase):
                 f"found {sorted(unknown)}"
             )
         takes = kinds if hasattr(self.net_.module_.network, "n_categories") else None
-        views = voting_views(x, directions, self.n_points, self.n_votes)
-        votes = []
-        for view in views:
-            seen = self._run(view, "forward", takes)
-            if seen.shape[1] != x.shape[1]:  # seen at fewer points: carry them back
-                seen = three_interpolate(x, view.points, seen)
-            votes.append(seen)
-        scores = torch.stack(votes).mean(0)
-        allowed = torch.zeros(self.n_categories_, self.n_parts_, dtype=torch.bool)
-        for c, parts in self.parts_.items():
-            allowed[c, parts] = True
-        return scores.masked_fill(~allowed[kinds][:, None], -torch.inf).numpy()
+        votes = self._evaluate(clouds, "forward", takes)
+        found = []
+        for points, kept, kind, seen in zip(
+            clouds.points, clouds.kept, kinds.tolist(), votes, strict=True
+        ):
+            scores = np.full((len(kept), self.n_parts_), np.nan, dtype=np.float32)
+            scores[kept] = _at_all_points(torch.from_numpy(points), seen).numpy()
+            absent = np.setdiff1d(np.arange(self.n_parts_), self.parts_[kind])
+            scores[np.ix_(kept, absent)] = -np.inf
+            found.append(scores)
+        return _stacked(found)
 
     def predict(
         self,
         X: ArrayLike,
         category: ArrayLike | None = None,
         normals: ArrayLike | None = None,
-    ) -> np.ndarray:
-        """Return the part of each point, shape (n_clouds, n_points)."""
-        return self.decision_function(X, category, normals).argmax(-1)
+    ) -> np.ndarray | list[np.ndarray]:
+        """Return the part of each point, shape (n_clouds, n_points).
+
+        Points that were dropped get -1. Clouds of different sizes make a list of
+        arrays (n_i,).
+        """
+        scores = self.decision_function(X, category, normals)
+        return _stacked([np.where(np.isnan(s[:, 0]), -1, s.argmax(-1)) for s in scores])
 
     def score(
         self,
@@ -424,10 +403,20 @@ class PointCloudSegmenter(PointCloudBase):
         category: ArrayLike | None = None,
         normals: ArrayLike | None = None,
     ) -> float:
-        """Return the mean over clouds of the intersection over union of parts."""
-        kinds = self._categories(category, len(np.asarray(y))).numpy()
-        predicted = self.predict(X, category, normals)
-        return part_iou(np.asarray(y), predicted, kinds, self.parts_)["instance"]
+        """Return the mean over clouds of the intersection over union of parts.
+
+        Points that were dropped do not count.
+        """
+        predicted = list(self.predict(X, category, normals))
+        kinds = self._categories(category, len(predicted)).numpy()
+        true = read_labels(y, [len(row) for row in predicted])
+        seen = [row >= 0 for row in predicted]
+        return part_iou(
+            [row[s] for row, s in zip(true, seen, strict=True)],
+            [row[s] for row, s in zip(predicted, seen, strict=True)],
+            kinds,
+            self.parts_,
+        )["instance"]
 
     def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, content = super()._content()
@@ -443,3 +432,19 @@ class PointCloudSegmenter(PointCloudBase):
         self.n_categories_ = content["n_categories"]
         self.parts_ = {int(k): v for k, v in content["parts"].items()}
         super()._restore(content, tensors)
+
+
+def _at_all_points(points: Tensor, votes: list[tuple[View, Tensor]]) -> Tensor:
+    """Mean over the votes; where one saw fewer points, it is carried back to all."""
+    found = [
+        scores
+        if len(scores) == len(points)
+        else three_interpolate(points, view.points[0], scores)
+        for view, scores in votes
+    ]
+    return torch.stack(found).mean(0)
+
+
+def _stacked(rows: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    """One array if all have one shape."""
+    return np.stack(rows) if len({row.shape for row in rows}) == 1 else rows

@@ -202,6 +202,20 @@ def _whole(values: ArrayLike, name: str) -> np.ndarray:
     return values
 
 
+def _by_cloud(values: ArrayLike, name: str) -> list[np.ndarray]:
+    """Labels of each cloud; the clouds may differ in size."""
+    ragged = isinstance(values, Sequence) and not isinstance(values, str)
+    if not ragged and not np.ndim(values):
+        return [_whole(values, name)]  # a number: told with its shape
+    return [_whole(row, name) for row in values]  # type: ignore[union-attr]
+
+
+def _told(shapes: list[tuple[int, ...]]) -> str:
+    if len(set(shapes)) == 1:
+        return str((len(shapes), *shapes[0]))
+    return f"{len(shapes)} clouds of shapes {', '.join(map(str, shapes))}"[:90]
+
+
 def part_iou(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -215,7 +229,7 @@ def part_iou(
 
     Parameters
     ----------
-    y_true, y_pred : array of int, shape (n_clouds, n_points)
+    y_true, y_pred : array of int, shape (n_clouds, n_points), or list of arrays (n_i,)
         Parts; predictions should be restricted to the category's own.
     category : array of int, shape (n_clouds,)
         Category of each cloud.
@@ -240,12 +254,14 @@ def part_iou(
     >>> part_iou([[0, 0, 1, 1]], [[0, 1, 1, 1]], [0], {0: [0, 1]})["instance"]
     0.5833333333333333
     """
-    true, found = _whole(y_true, "y_true"), _whole(y_pred, "y_pred")
+    true, found = _by_cloud(y_true, "y_true"), _by_cloud(y_pred, "y_pred")
     kinds = _whole(category, "category")
-    if true.shape != found.shape or true.ndim != 2 or not true.size:
+    shapes = [[row.shape for row in rows] for rows in (true, found)]
+    good = all(len(shape) == 1 and shape[0] for shape in shapes[0])
+    if not true or not good or shapes[0] != shapes[1]:
         raise ValueError(
             "y_true, y_pred: expected equal shapes (n_clouds, n_points), found "
-            f"{true.shape} and {found.shape}"
+            f"{_told(shapes[0])} and {_told(shapes[1])}"
         )
     if kinds.shape != (len(true),):
         raise ValueError(

@@ -16,6 +16,11 @@ class View(NamedTuple):
     normals: Tensor | None
     extra: Tensor | None
 
+    def cloud(self, i: int) -> "View":
+        """Return the view of one cloud, as a batch of one."""
+        points, *rest = (None if t is None else t[i : i + 1] for t in self)
+        return View(points, *rest)  # type: ignore[arg-type]
+
 
 def first_view(
     x: Tensor,

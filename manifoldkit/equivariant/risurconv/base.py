@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_count
+from manifoldkit.equivariant._clouds import check_clouds, check_range, split_normals
 from manifoldkit.equivariant.risurconv.layers import SurfaceConv
 from manifoldkit.equivariant.risurconv.surface_graph import (
     SurfaceGraph,
@@ -49,7 +50,9 @@ class SurfaceNet(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3) or (N, 3)
-            Clouds of equal size; with six numbers a point, the last are its normal.
+            Clouds of equal size, about 1 in their unit (the first of the invariants is
+            a length, the others have no unit); with six numbers a point, the last are
+            its normal.
         normals : Tensor, same shape, optional
             Normals of any length; zeros and NaN are replaced by estimated axes.
 
@@ -74,9 +77,14 @@ class SurfaceNet(nn.Module):
         self, x: Tensor | SurfaceGraph, normals: Tensor | None
     ) -> SurfaceGraph:
         """Return the geometry, computed now or before, in the weights' dtype."""
-        graph = x if isinstance(x, SurfaceGraph) else self.precompute(x, normals)
         like = next(self.parameters())
-        return graph.to(like.device, like.dtype)
+        if isinstance(x, SurfaceGraph):
+            graph = x.to(like.device, like.dtype)
+            if self.training:  # running statistics would keep what is not finite
+                graph.check_finite()
+            return graph
+        check_range(check_clouds(split_normals(x, None)[0]), like.dtype)
+        return self.precompute(x, normals).to(like.device, like.dtype)
 
     def levels(self, graph: SurfaceGraph) -> list[Tensor]:
         """Return the features of the centers of each level, from fine to coarse."""

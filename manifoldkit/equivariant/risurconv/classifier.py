@@ -51,6 +51,12 @@ class RISurConvClassifier(SurfaceNet):
     dropout : float, default=0.4
         Share of features dropped in the perceptron.
 
+    Notes
+    -----
+    ``torch.func.grad`` and ``vjp`` work; ``vmap`` does not (the geometry reads values),
+    nor does forward mode in training. ``torch.export`` gives plain torch operations for
+    any number of clouds.
+
     References
     ----------
     .. [1] Z. Zhang, L. Yang, Z. Xiang, "RISurConv: rotation invariant surface
@@ -139,7 +145,7 @@ class RISurConvClassifier(SurfaceNet):
         b, signs = whole.index.shape[:2]
         apart = whole.map(lambda x: x.flatten(0, 1)[:, None])
         pooled = self.whole(apart, h.repeat_interleave(signs, 0))
-        pooled = pooled.view(b, signs, -1).mean(1)
+        pooled = pooled.view(b, signs, pooled.shape[-1]).mean(1)
         tokens = pooled[:, None]
         if self.tokens is not None:
             tokens = torch.cat([tokens, self.tokens(h)], 1)

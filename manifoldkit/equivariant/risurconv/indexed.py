@@ -7,7 +7,7 @@ features.
 
 from torch import Tensor
 
-from manifoldkit.equivariant._clouds import check_clouds
+from manifoldkit.equivariant._clouds import binary_scale, check_clouds
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.risurconv import surfaces as local_surfaces
 
@@ -56,6 +56,7 @@ def order_neighbors(
     """
     _check(xyz, normals, center_index, neighbor_index)
     offsets = group(xyz, neighbor_index) - group(xyz, center_index)[:, :, None]
+    offsets = offsets / binary_scale(xyz)[..., None].to(xyz.dtype)
     angle = local_surfaces.surface_angles(offsets, group(normals, center_index))
     angle, order = angle.sort(dim=-1, stable=True)
     return neighbor_index.gather(-1, order), angle

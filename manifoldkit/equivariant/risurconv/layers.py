@@ -2,19 +2,26 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from manifoldkit._checks import check_count
-from manifoldkit.equivariant._clouds import check_clouds
-from manifoldkit.equivariant.batch_norms import norm_relu_max, normalized_weight
+from manifoldkit.equivariant._clouds import binary_scale, check_clouds, check_range
+from manifoldkit.equivariant.batch_norms import (
+    check_rows,
+    norm_relu_max,
+    normalized_weight,
+)
 from manifoldkit.equivariant.neighbors.grouping import group, group_rows
 from manifoldkit.equivariant.risurconv.offset_attention import OffsetAttention
 from manifoldkit.equivariant.risurconv.surface_graph import (
     SurfaceLevel,
+    cloud_eps,
     prepare_normals,
     surface_hierarchy,
     surface_level,
 )
 from manifoldkit.equivariant.risurconv.surfaces import N_FEATURES
+from manifoldkit.linalg.checks import check_finite, check_floating
 
 EMBED = (32, 64)
 
@@ -38,7 +45,8 @@ class SurfaceEmbedding(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         if not self.training:
             h = self.norm2(self.second(self.norm1(self.first(rows))))
-            return F.relu(h).view(*x.shape[:-1], -1)
+            return F.relu(h).view(*x.shape[:-1], EMBED[1])
+        check_rows(self.norm1, x)
         mean = rows.mean(0)
         centered = rows - mean
         cov = centered.T @ centered / len(rows)
@@ -48,7 +56,7 @@ class SurfaceEmbedding(nn.Module):
         weight = normalized_weight(weight, cov, middle, self.norm2, n)
         # the first offset is normalized away; its gradient is zero, not absent
         out = F.linear(centered, weight, self.norm2.bias + 0.0 * middle)
-        return F.relu_(out).view(*x.shape[:-1], -1)
+        return F.relu_(out).view(*x.shape[:-1], EMBED[1])
 
 
 class SurfaceConv(nn.Module):
@@ -83,7 +91,7 @@ class SurfaceConv(nn.Module):
             before = F.linear(features, rest)
             rows = group_rows(before, level.index)
             rows = rows.addmm_(tokens.to(rows.dtype), surface.T.to(rows.dtype))
-        mixed = rows.view(*h.shape[:-1], -1)
+        mixed = rows.view(*h.shape[:-1], self.mix.out_features)
         return self.between(norm_relu_max(self.norm, mixed, self.mix.bias))
 
 
@@ -150,7 +158,8 @@ class RISurConvLayer(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (B, N, 3)
-            Points.
+            Points, in a unit in which clouds are of size about 1: the first of the
+            invariants is a length.
         normals : Tensor, shape (B, N, 3), optional
             Default: estimated axes.
         features : Tensor, shape (B, N, in_channels), optional
@@ -161,18 +170,29 @@ class RISurConvLayer(nn.Module):
         tuple of Tensor
             Centers and their normals, (B, S, 3), and features (B, S, out_channels).
         """
-        points = check_clouds(x).double()
+        dtype = self.conv.mix.weight.dtype
+        points = check_range(check_clouds(x), dtype).double()
+        scale = binary_scale(points)
+        points = points / scale
         directions = None if normals is None else normals.double()
         directions = prepare_normals(points, directions)
         order = surface_hierarchy(points, [min(self.n_centers, points.shape[1])])
         centers, center_normals = group(points, order), group(directions, order)
         level = surface_level(
-            points, directions, centers, center_normals, self.k, self.unsigned_normals
+            points,
+            directions,
+            centers,
+            center_normals,
+            self.k,
+            self.unsigned_normals,
+            cloud_eps(points, scale),
         )
-        dtype = self.conv.mix.weight.dtype
+        level.features[..., 0].mul_(scale)
         level = level.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+        if features is not None and not is_compiling():
+            check_finite(check_floating(features, "features"), "features")
         out = self.conv(level, None if features is None else features.to(dtype))
-        return centers.to(x.dtype), center_normals.to(x.dtype), out
+        return (centers * scale).to(x.dtype), center_normals.to(x.dtype), out
 
 
 def dense(n_in: int, n_out: int, dropout: float) -> list[nn.Module]:

@@ -164,7 +164,7 @@ class RISurConvSegmenter(SurfaceNet):
         graph = self.graph_of(x, normals)
         levels = self.levels(graph)
         h = levels[-1]
-        known = one_hot_category(category, self.n_categories, len(graph)).to(h)
+        known = one_hot_category(category, self.n_categories, h.shape[0]).to(h)
         n_points = graph.up[-1].index.shape[1]
         skips = [*levels[-2::-1], known[:, None].expand(-1, n_points, -1)]
         for up, level, skip in zip(self.ups, graph.up, skips, strict=True):

@@ -7,8 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from manifoldkit.equivariant._clouds import check_clouds, check_shape, split_normals
+from manifoldkit.equivariant._clouds import (
+    binary_scale,
+    check_clouds,
+    check_shape,
+    split_normals,
+)
 from manifoldkit.equivariant.neighbors.axes import (
     distance_weights,
     estimate_axes,
@@ -17,7 +23,8 @@ from manifoldkit.equivariant.neighbors.axes import (
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.equivariant.neighbors.sampling import farthest_point_sample
 from manifoldkit.equivariant.neighbors.search import knn
-from manifoldkit.equivariant.risurconv.surfaces import surface_features
+from manifoldkit.equivariant.risurconv.surfaces import bounded_eps, describe
+from manifoldkit.linalg.checks import check_finite
 from manifoldkit.linalg.elementary import safe_norm
 
 _WIDE = 1024  # centers from which on neighbors two places away are compared
@@ -94,15 +101,25 @@ class SurfaceGraph:
             lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype)
         )
 
+    def levels(self) -> list[SurfaceLevel]:
+        """Return all levels in a fixed order."""
+        return [*self.down, *([self.whole] if self.whole else []), *self.up]
+
     def tensors(self) -> list[Tensor]:
         """Return all tensors in a fixed order, see :meth:`from_tensors`."""
-        levels = (*self.down, *([self.whole] if self.whole else []), *self.up)
-        return [x for level in levels for x in (level.features, level.index)]
+        return [x for level in self.levels() for x in (level.features, level.index)]
 
     def from_tensors(self, tensors: Sequence[Tensor]) -> "SurfaceGraph":
         """Build a graph of the same structure of other tensors."""
         rest = iter(tensors)
         return self.map(lambda _: next(rest))
+
+    def check_finite(self, name: str = "x") -> None:
+        """Raise ``ValueError`` naming the first cloud with features not finite."""
+        if is_compiling():
+            return
+        for level in self.levels():
+            check_finite(level.features, name, event_ndim=3)
 
     def scaled(self, factor: Tensor) -> "SurfaceGraph":
         """Return the graph of the clouds scaled by factors (B,).
@@ -149,6 +166,8 @@ def prepare_normals(
     length = safe_norm(normals, keepdim=True)
     good = (length > _NORMAL_MIN) & length.isfinite()
     unit = normals / length.where(good, 1.0)
+    if is_compiling():
+        return torch.where(good, unit, estimate_axes(x, k)[0].to(unit.dtype))
     if bool(good.all()):
         return unit
     warnings.warn(
@@ -180,15 +199,27 @@ def surface_hierarchy(x: Tensor, sizes: Sequence[int]) -> Tensor:
     n = x.shape[1]
     smaller = [size for size in sizes if size < n]
     if not smaller:
-        return torch.arange(n, device=x.device).expand(len(x), n)
+        return torch.arange(n, device=x.device).expand(x.shape[0], n)
     order = farthest_point_sample(x, max(smaller))
     if max(sizes) < n:
         return order
-    rank = torch.full((len(x), n), n, device=x.device)
+    rank = torch.full((x.shape[0], n), n, device=x.device)
     rank.scatter_(
         1, order, torch.arange(order.shape[1], device=x.device).expand_as(order)
     )
     return rank.argsort(dim=1, stable=True)
+
+
+def cloud_eps(points: Tensor, scale: Tensor) -> Tensor:
+    """What :func:`describe` adds to lengths in clouds divided by a scale: (B, 1, 1).
+
+    The published 1e-7, and never more than that share of the cloud's radius: then the
+    unit of the points does not matter.
+    """
+    points = points.detach()
+    around = points - points.mean(1, keepdim=True)
+    radius = around.square().sum(-1).amax(-1).sqrt()[:, None, None]
+    return bounded_eps(radius, scale)
 
 
 def surface_level(
@@ -198,22 +229,24 @@ def surface_level(
     center_normals: Tensor,
     k: int,
     unsigned: bool,
+    eps: Tensor,
 ) -> SurfaceLevel:
     """Find the k nearest points of each center and describe them."""
     _, index = knn(centers, points, min(k, points.shape[1]))
-    features, order = surface_features(
+    features, order = describe(
         centers,
         group(points, index),
         center_normals,
         group(normals, index),
         step=2 if centers.shape[1] >= _WIDE else 1,
         unsigned=unsigned,
+        eps=eps,
     )
     return SurfaceLevel(features, index.gather(-1, order))
 
 
 def whole_level(
-    points: Tensor, normals: Tensor, axis: str, unsigned: bool
+    points: Tensor, normals: Tensor, axis: str, unsigned: bool, eps: Tensor
 ) -> SurfaceLevel:
     """One neighborhood of all points, around the centroid.
 
@@ -230,13 +263,14 @@ def whole_level(
             directions = direction[:, None]
         else:
             directions = torch.stack([direction, -direction], 1)
-    shape = (len(points), directions.shape[1], *points.shape[1:])
-    features, order = surface_features(
+    shape = (points.shape[0], directions.shape[1], *points.shape[1:])
+    features, order = describe(
         center.expand_as(directions),
         points[:, None].expand(shape),
         directions,
         normals[:, None].expand(shape),
         unsigned=unsigned,
+        eps=eps,
     )
     return SurfaceLevel(features, order)
 
@@ -281,6 +315,9 @@ def build_surface_graph(
     """
     x, normals = split_normals(x, normals)
     points = check_clouds(x).double()
+    scale = binary_scale(points)  # exact: features but the first have no unit
+    points = points / scale
+    eps = cloud_eps(points, scale)
     directions = normals.double() if in_normals and normals is not None else None
     if directions is not None and directions.ndim == 2:
         directions = directions[None]
@@ -293,14 +330,17 @@ def build_surface_graph(
         for size in sizes
     ]
     down = tuple(
-        surface_level(*fine, *coarse, k, unsigned)
+        surface_level(*fine, *coarse, k, unsigned, eps)
         for fine, coarse, k in zip(places[:-1], places[1:], neighbors, strict=True)
     )
-    whole = None if axis is None else whole_level(*places[-1], axis, unsigned)
+    whole = None if axis is None else whole_level(*places[-1], axis, unsigned, eps)
     up = tuple(
-        surface_level(*coarse, *fine, k, unsigned)
+        surface_level(*coarse, *fine, k, unsigned, eps)
         for coarse, fine, k in zip(
             places[:0:-1], places[-2::-1], up_neighbors, strict=False
         )
     )
-    return SurfaceGraph(down, whole, up)
+    graph = SurfaceGraph(down, whole, up)
+    for level in graph.levels():
+        level.features[..., 0].mul_(scale)
+    return graph

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_count
-from manifoldkit.equivariant._clouds import check_shape
+from manifoldkit.equivariant._clouds import binary_scale, check_shape
 from manifoldkit.equivariant.neighbors.grouping import group
 from manifoldkit.linalg.checks import check_broadcast, check_floating, check_last
 
@@ -40,8 +40,8 @@ def _length(a: _Vector) -> Tensor:
     return squared.clamp_min(tiny).sqrt() * (squared > tiny)
 
 
-def _unit(a: _Vector, length: Tensor | None = None) -> _Vector:
-    inverse = 1 / ((_length(a) if length is None else length) + _UNIT_EPS)
+def _unit(a: _Vector, eps: Tensor, length: Tensor | None = None) -> _Vector:
+    inverse = 1 / ((_length(a) if length is None else length) + eps)
     return a[0] * inverse, a[1] * inverse, a[2] * inverse
 
 
@@ -95,6 +95,7 @@ def surface_order(offsets: Tensor, normal: Tensor) -> Tensor:
     if offsets.shape[-2] == 0:
         raise ValueError(f"offsets: expected neighbors, found {tuple(offsets.shape)}")
     check_broadcast(offsets=(offsets, 2), normal=(normal, 1))
+    offsets = offsets / _neighborhood_scale(offsets)
     return surface_angles(offsets, normal).argsort(dim=-1, stable=True)
 
 
@@ -142,6 +143,10 @@ def surface_features(
        |x_i|,\; a n_p,\; -a n_i,\; a m,\; m n_p,\; -m n_m,\; -m e,\; -e n_i,\; e n_m,\;
        q a,\; q h,\; h n_q,\; a n_q,\; (q \times a)(m \times a).
 
+    A unit vector is :math:`v / (|v| + \epsilon)`; :math:`\epsilon` is the published
+    1e-7, and never more than that share of the farthest neighbor's distance. So the
+    first number is a length, and the others have no unit.
+
     Parameters
     ----------
     center, center_normal : Tensor, shape (..., 3)
@@ -187,24 +192,65 @@ def surface_features(
     """
     _check_shapes(center, neighbors, center_normal, neighbor_normals)
     check_count(step, "step")
+    scale = _neighborhood_scale(neighbors - center[..., None, :])
+    g = (neighbors - center[..., None, :]) / scale
+    reach = g.detach().square().sum(-1).amax(-1, keepdim=True).sqrt()
+    features, order = describe(
+        torch.zeros_like(center),
+        g,
+        center_normal,
+        neighbor_normals,
+        step=step,
+        unsigned=unsigned,
+        ordered=ordered,
+        eps=bounded_eps(reach, scale[..., 0]),
+    )
+    features[..., 0].mul_(scale[..., 0])
+    return features, order
+
+
+def _neighborhood_scale(offsets: Tensor) -> Tensor:
+    """Powers of two near the sizes of neighborhoods, (..., 1, 1)."""
+    scale = binary_scale(offsets.reshape(-1, *offsets.shape[-2:]))
+    return scale.to(offsets.dtype).view(*offsets.shape[:-2], 1, 1)
+
+
+def bounded_eps(reach: Tensor, scale: Tensor) -> Tensor:
+    """1e-7, and never more than 1e-7 of a size; both are given divided by a scale."""
+    bounded = torch.minimum(_UNIT_EPS * reach, _UNIT_EPS / scale)
+    return torch.where(reach > 0, bounded, _UNIT_EPS)
+
+
+def describe(
+    center: Tensor,
+    neighbors: Tensor,
+    center_normal: Tensor,
+    neighbor_normals: Tensor,
+    *,
+    step: int = 1,
+    unsigned: bool = False,
+    ordered: bool = False,
+    eps: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`surface_features` without checks; ``eps`` (..., 1) is added to lengths."""
     g = neighbors - center[..., None, :]
     normals = neighbor_normals
     if ordered:
         order = torch.arange(g.shape[-2], device=g.device).expand(g.shape[:-1])
     else:
-        order = surface_order(g, center_normal)
+        order = surface_angles(g, center_normal).argsort(dim=-1, stable=True)
         rows = order[..., None].expand_as(g)
         g, normals = g.gather(-2, rows), normals.gather(-2, rows)
     points, directions = _components(g), _components(normals)
     n_p = _components(center_normal[..., None, :])
     length = _length(points)
-    a = _unit(points, length)
+    a = _unit(points, eps, length)
     common = (points, a, directions, n_p)
     before = _roll(points, step), _roll(a, step), _roll(directions, step)
     after = _roll(points, -step), _roll(a, -step), _roll(directions, -step)
-    columns = [length, *_invariants(common, before, after)]
+    columns = [length, *_invariants(common, before, after, eps)]
     if unsigned:
-        mirrored = [length, *_invariants(common, after, before)]
+        mirrored = [length, *_invariants(common, after, before, eps)]
         columns = [
             (_unsigned(i, one) + _unsigned(i, other)) / 2
             for i, (one, other) in enumerate(zip(columns, mirrored, strict=True))
@@ -229,11 +275,12 @@ def _invariants(
     common: tuple[_Vector, ...],
     before: tuple[_Vector, ...],
     after: tuple[_Vector, ...],
+    eps: Tensor,
 ) -> list[Tensor]:
     """All numbers but the first."""
     g, a, n_i, n_p = common
     (x_m, m, n_m), (x_q, q, n_q) = before, after
-    e, h = _unit(_minus(g, x_m)), _unit(_minus(x_q, g))
+    e, h = _unit(_minus(g, x_m), eps), _unit(_minus(x_q, g), eps)
     am, qa = _dot(a, m), _dot(q, a)
     return [
         _dot(a, n_p),
