@@ -123,6 +123,7 @@ class BatchNormBase(nn.Module):
     """
 
     _extra_defaults: ClassVar[dict] = {}
+    _version = 2
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -134,6 +135,7 @@ class BatchNormBase(nn.Module):
         *,
         momentum: float | None,
         eps: float,
+        relative: bool,
         affine: bool,
         learn_scale: bool,
         track_running_stats: bool,
@@ -148,6 +150,7 @@ class BatchNormBase(nn.Module):
         self.n_channels = optional(count())(n_channels, "n_channels")
         optional(interval(0, 1))(momentum, "momentum")
         self.momentum, self.eps = momentum, check_interval(eps, "eps", 0)
+        self.relative = bool(relative)
         self.affine, self.track_running_stats = affine, track_running_stats
         self.parametrization = check_choice(
             parametrization, _PARAMETRIZATIONS, "parametrization"
@@ -306,11 +309,40 @@ class BatchNormBase(nn.Module):
 
     @torch.no_grad()
     def _momentum(self, like: Tensor) -> Tensor:
-        """Count the batch; return the weight of its statistics."""
+        """Count the batch; return the weight of its statistics.
+
+        The identity, with which the running mean starts, has a unit: where all is
+        relative, the first batch takes its place.
+        """
         count = self._running()[2].add_(1)
         if self.momentum is None:
             return 1 / count.to(like.dtype)
-        return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
+        t = torch.full((), self.momentum, dtype=like.dtype, device=like.device)
+        if self.relative and self.momentum > 0:
+            t = torch.where(count == 1, torch.ones_like(t), t)
+        return t
+
+    @torch.no_grad()
+    def _count_start(self) -> None:
+        """Count the batch that a layer starts from, so that none takes its place."""
+        if self.relative:
+            self._running()[2].fill_(1)
+
+    def _check_spread(self, x: Tensor, var: Tensor | None) -> None:
+        """Raise, before anything is stored, where the variance is not finite."""
+        if var is not None and not bool(var.detach().isfinite().all()):
+            check_spd(x.detach(), "x")
+            raise ValueError(
+                "x: the variance of the batch is not finite: its matrices are too "
+                "large, or too near to singular, for their precision"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *rest: Any
+    ) -> None:
+        if local_metadata.get("version") == 1:  # 0.1.0 knew no other form
+            self.relative = False
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""
@@ -318,6 +350,7 @@ class BatchNormBase(nn.Module):
         defaults = {
             "momentum": 0.1,
             "eps": 1e-5,
+            "relative": True,
             "affine": True,
             "track_running_stats": True,
             "parametrization": "manifold",

@@ -40,6 +40,7 @@ from manifoldkit.spd.batchnorm.roots import (
     square_roots,
     weighted_sum,
 )
+from manifoldkit.spd.conditioning import mean_eigenvalue
 from manifoldkit.spd.gbw.metric import gbw_distance
 
 #: Steps of :func:`own_mean` at most, and the relative change that ends them.
@@ -306,6 +307,7 @@ class Settings(NamedTuple):
     dispersion: str
     stats_grad: bool
     fold: bool
+    relative: bool
 
 
 def batch_mean(
@@ -389,7 +391,10 @@ class Normalization:
         else:
             var = statistics[1]
         self.mean, self.var, self.bias = mean, var, bias
-        gain = scale * (var + settings.eps).rsqrt()
+        floor: float | Tensor = settings.eps
+        if settings.relative:
+            floor = floor * _level(mean, metric)
+        gain = scale * (var + floor).rsqrt()
         self.v, self.gain = _folded(v, gain) if settings.fold else (v, gain)
 
     def matrices(self) -> Tensor:
@@ -417,6 +422,11 @@ class Normalization:
         k = (self.frame.inverse @ lower).mT @ self.frame.inverse
         root = square_roots(k, old[:, None], "eigh").root[:, 0]
         return _move(self.frame.factor, lower, root, t)
+
+
+def _level(mean: Tensor, metric: Tensor) -> Tensor:
+    """Mean eigenvalue of the whitened mean, tr(M^-1 G) / n; shape (c,)."""
+    return mean_eigenvalue(torch.linalg.solve(metric, mean)).flatten()
 
 
 def _variance(
