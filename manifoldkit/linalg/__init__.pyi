@@ -1,6 +1,7 @@
 from .checks import check_spd as check_spd
 from .checks import is_spd as is_spd
 from .factorizations import eigh as eigh
+from .frechet import frechet_derivative as frechet_derivative
 from .orthogonal import Polar as Polar
 from .orthogonal import polar as polar
 from .orthogonal import procrustes as procrustes

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldkit.linalg.draws import generator_option
 from manifoldkit.linalg.qr import qr_factor
 
 _IRREPS = re.compile(r"\s*(\d+\s*x\s*)?\d+[eo](\s*\+\s*(\d+\s*x\s*)?\d+[eo])*\s*")
@@ -160,7 +161,8 @@ def haar_orthogonal(
     -------
     Tensor, shape (*shape, d, d)
     """
-    g = torch.randn(*shape, d, d, generator=generator, dtype=torch.float64)
+    option = generator_option(generator)
+    g = torch.randn(*shape, d, d, dtype=torch.float64, **option)
     q = qr_factor(g)
     if special:
         flip = torch.ones_like(q[..., 0, :])
@@ -172,7 +174,8 @@ def haar_orthogonal(
 def haar_rotations(n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniformly distributed rotations (n, 3, 3), from normalized quaternions."""
     device = like.device if generator is None else generator.device
-    q = torch.randn(n, 4, generator=generator, dtype=like.dtype, device=device)
+    option = generator_option(generator)
+    q = torch.randn(n, 4, dtype=like.dtype, device=device, **option)
     w, x, y, z = (q / q.norm(dim=1, keepdim=True)).to(like.device).unbind(1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

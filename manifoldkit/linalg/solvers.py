@@ -10,7 +10,8 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
 )
 from manifoldkit.linalg.factorizations import Eig, eigh
-from manifoldkit.linalg.symmetric import full_precision, symmetrize
+from manifoldkit.linalg.frechet import full_precision
+from manifoldkit.linalg.symmetric import symmetrize
 
 
 class _LyapunovCompiled(torch.autograd.Function):

@@ -22,24 +22,22 @@ decomposition from :func:`eigh` and saves computing it again.
 """
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_numbers
 from manifoldkit.linalg import spectral
-from manifoldkit.linalg._refine import eigen_residual
 from manifoldkit.linalg.checks import (
     check_finite,
     check_spd,
     check_square,
     check_symmetric,
     check_tensor,
-    compute_dtype,
-    semidefinite_floor,
 )
-from manifoldkit.linalg.factorizations import Eig, eigh
+from manifoldkit.linalg.factorizations import Eig
+from manifoldkit.linalg.frechet import apply_spectral as apply_spectral
+from manifoldkit.linalg.frechet import full_precision as full_precision
 
 
 def symmetrize(x: Tensor) -> Tensor:
@@ -67,142 +65,6 @@ def symmetrize(x: Tensor) -> Tensor:
     """
     check_square(x)
     return (x + x.mT) / 2
-
-
-def full_precision(x: Tensor):
-    """Keep autocast from rounding the products of a decomposition."""
-    if not torch.is_autocast_enabled(x.device.type):
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def _frechet(f, s: Tensor, u: Tensor, h: Tensor) -> Tensor:
-    """DF(X)[h]: two products into the eigenbasis, two back."""
-    with full_precision(h):
-        difference = f.first(s[..., :, None], s[..., None, :])
-        return u @ (difference * (u.mT @ h @ u)) @ u.mT
-
-
-def _frechet2(f, s: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
-    """D^2F(X)[h, k]."""
-    with full_precision(h):
-        a, b = s[..., :, None, None], s[..., None, :, None]
-        d = f.second(a, b, s[..., None, None, :])
-        h, k = u.mT @ h @ u, u.mT @ k @ u
-        core = (d * h[..., None]).mul(k[..., None, :, :]).sum(-2)
-        core = core + (d * k[..., None]).mul(h[..., None, :, :]).sum(-2)
-        return u @ core @ u.mT
-
-
-class _NoThirdDerivative(torch.autograd.Function):
-    """Identity that refuses to be differentiated."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):
-        raise RuntimeError("third derivatives of matrix functions are not available")
-
-
-class _Derivative(torch.autograd.Function):
-    """DF(X)[h] as a function of X and h (s, u decompose X and are constants)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x, h, s, u, f):
-        return _frechet(f, s, u, h)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, h, s, u, f = inputs
-        ctx.f = f
-        ctx.save_for_backward(x, h, s, u)
-        ctx.save_for_forward(x, h, s, u)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, h, s, u = ctx.saved_tensors
-        grad_x = grad_h = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _NoThirdDerivative.apply(_frechet2(ctx.f, s, u, h.mT, grad))
-        if ctx.needs_input_grad[1]:
-            grad_h = _Derivative.apply(x, grad, s, u, ctx.f)
-        return grad_x, grad_h, None, None, None
-
-    @staticmethod
-    def jvp(ctx, x_t, h_t, s_t, u_t, f):
-        _, h, s, u = ctx.saved_tensors
-        out = torch.zeros_like(h)
-        if x_t is not None:
-            out = out + _frechet2(ctx.f, s, u, h, x_t)
-        if h_t is not None:
-            out = out + _frechet(ctx.f, s, u, h_t)
-        return out
-
-
-class _SpectralCompiled(torch.autograd.Function):
-    """F(X); the form that torch.compile can trace (no forward-mode rule)."""
-
-    @staticmethod
-    def forward(x, s, u, f):
-        with full_precision(x):
-            if not f.sees_small_eigenvalues:
-                return (u * f.value(s)[..., None, :]) @ u.mT
-            core = f.first(s[..., :, None], s[..., None, :]) * eigen_residual(x, s, u)
-            core.diagonal(dim1=-2, dim2=-1).add_(f.value(s))
-            return u @ core @ u.mT
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, s, u, f = inputs
-        ctx.f = f
-        ctx.save_for_backward(x, s, u)
-        ctx.save_for_forward(x, s, u)
-
-    @staticmethod
-    def backward(ctx, grad):
-        _, s, u = ctx.saved_tensors
-        return _frechet(ctx.f, s, u, grad), None, None, None
-
-
-class _Spectral(_SpectralCompiled):
-    """F(X) with second derivatives, forward mode and vmap."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, s, u = ctx.saved_tensors
-        return _Derivative.apply(x, grad, s, u, ctx.f), None, None, None
-
-    @staticmethod
-    def jvp(ctx, x_t, s_t, u_t, f):
-        x, s, u = ctx.saved_tensors
-        return _Derivative.apply(x, x_t, s, u, ctx.f)
-
-
-def _round_up_to_zero(s: Tensor) -> Tensor:
-    """Set eigenvalues that are negative by rounding only to zero."""
-    return torch.where((s < 0) & (s >= semidefinite_floor(s)), torch.zeros_like(s), s)
-
-
-def apply_spectral(x: Tensor, f, eig: Eig | None, semidefinite: bool = False) -> Tensor:
-    """Evaluate F on the symmetric part of x."""
-    y = symmetrize(x.to(compute_dtype(x.dtype)))
-    s, u = eigh(y) if eig is None else (eig[0].to(y.dtype), eig[1].to(y.dtype))
-    if semidefinite:
-        s = _round_up_to_zero(s)
-    function = _SpectralCompiled if torch.compiler.is_compiling() else _Spectral
-    return function.apply(y, s, u, f).to(x.dtype)
 
 
 def sqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:

@@ -38,6 +38,7 @@ from geoopt.utils import size2shape
 from torch import Tensor
 
 from manifoldkit.linalg.checks import check_floating, first_index
+from manifoldkit.linalg.draws import generator_option
 from manifoldkit.linalg.elementary import safe_sqrt
 from manifoldkit.manifolds.tensors import ManifoldTensor
 
@@ -45,6 +46,17 @@ from manifoldkit.manifolds.tensors import ManifoldTensor
 def trace_product(u: Tensor, v: Tensor, keepdim: bool = False) -> Tensor:
     """Frobenius product ``tr u'v`` over the last two dimensions."""
     return (u * v).sum((-2, -1), keepdim=keepdim)
+
+
+def sample_normal(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    """Standard normal numbers, for :meth:`Manifold._sample`."""
+    option = generator_option(generator)
+    return torch.randn(shape, dtype=dtype, device=device, **option)
 
 
 class Manifold(geoopt.Manifold):

@@ -5,7 +5,7 @@ import torch
 from geoopt.utils import size2shape
 from torch import Tensor
 
-from manifoldkit.manifolds.base import Manifold
+from manifoldkit.manifolds.base import Manifold, sample_normal
 from manifoldkit.manifolds.tensors import ManifoldTensor
 
 
@@ -40,7 +40,7 @@ class Euclidean(geoopt.Euclidean, Manifold):
         """Sample independent normal entries."""
         shape = size2shape(*size)
         self._assert_check_shape(shape, "x")
-        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        x = sample_normal(shape, generator, dtype, device)
         return ManifoldTensor(x * std + mean, manifold=self)
 
     def _origin(self, shape, dtype, device):
@@ -135,7 +135,7 @@ class PositiveReals(Manifold):
         return d * frame.exp()
 
     def _sample(self, shape, generator, dtype, device):
-        return torch.randn(shape, dtype=dtype, device=device, generator=generator).exp()
+        return sample_normal(shape, generator, dtype, device).exp()
 
     def _origin(self, shape, dtype, device):
         return torch.ones(shape, dtype=dtype, device=device)

@@ -7,7 +7,11 @@ from manifoldkit._checks import check_choice
 from manifoldkit.linalg import expm, logm, polar, solve_lyapunov
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.rotation_log import logm_rotation
-from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
+from manifoldkit.manifolds.base import (
+    SquareMatrixManifold,
+    sample_normal,
+    trace_product,
+)
 from manifoldkit.manifolds.spd.affine_invariant import AffineInvariantSPD
 from manifoldkit.manifolds.special_orthogonal import skew
 
@@ -166,7 +170,7 @@ class GLPlus(SquareMatrixManifold):
         )
 
     def _sample(self, shape, generator, dtype, device):
-        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        x = sample_normal(shape, generator, dtype, device)
         sign = torch.linalg.slogdet(x)[0]
         return torch.cat([x[..., :1] * sign[..., None, None], x[..., 1:]], -1)
 

@@ -10,7 +10,11 @@ from manifoldkit.linalg import procrustes
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.qr import qr_factor
 from manifoldkit.linalg.rotation_log import logm_rotation
-from manifoldkit.manifolds.base import SquareMatrixManifold, trace_product
+from manifoldkit.manifolds.base import (
+    SquareMatrixManifold,
+    sample_normal,
+    trace_product,
+)
 from manifoldkit.manifolds.stiefel_maps import orthonormality_gap, polish
 
 _RETRACTIONS = ("cayley", "qr", "exp")
@@ -134,7 +138,7 @@ class SpecialOrthogonal(SquareMatrixManifold):
         return frame @ d / self._unit
 
     def _sample(self, shape, generator, dtype, device):
-        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        x = sample_normal(shape, generator, dtype, device)
         q = qr_factor(x)
         # Haar on O(n); flipping one column of the reflections gives Haar on SO(n)
         sign = torch.linalg.det(q).sign()

@@ -8,7 +8,7 @@ from torch.linalg import vector_norm
 
 from manifoldkit._checks import check_positive
 from manifoldkit.linalg.elementary import safe_sqrt
-from manifoldkit.manifolds.base import Manifold
+from manifoldkit.manifolds.base import Manifold, sample_normal
 
 
 class Sphere(Manifold):
@@ -127,7 +127,7 @@ class Sphere(Manifold):
         return v - (x + y) * (self._dot(y, v) / scale)
 
     def _sample(self, shape, generator, dtype, device):
-        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        x = sample_normal(shape, generator, dtype, device)
         return self.projx(x)
 
     def _origin(self, shape, dtype, device):

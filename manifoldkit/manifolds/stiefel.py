@@ -6,7 +6,7 @@ from torch import Tensor
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
-from manifoldkit.manifolds.base import MatrixManifold, trace_product
+from manifoldkit.manifolds.base import MatrixManifold, sample_normal, trace_product
 from manifoldkit.manifolds.stiefel_log import stiefel_log
 from manifoldkit.manifolds.stiefel_maps import (
     canonical_exp,
@@ -49,7 +49,7 @@ class OrthonormalColumns(MatrixManifold):
         return polar(x, side="right").r
 
     def _sample(self, shape, generator, dtype, device):
-        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        x = sample_normal(shape, generator, dtype, device)
         return qr_factor(x)
 
     def _origin(self, shape, dtype, device):

@@ -9,7 +9,7 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.linalg import eigh, symmetrize
 from manifoldkit.linalg.checks import tolerance
-from manifoldkit.manifolds.base import SquareMatrixManifold
+from manifoldkit.manifolds.base import SquareMatrixManifold, sample_normal
 
 _CLASSES = {
     "airm": ("affine_invariant", "AffineInvariantSPD"),
@@ -131,6 +131,6 @@ class SPD(SquareMatrixManifold):
         return torch.where(good, symmetrize(x), symmetrize(y)).to(x.dtype)
 
     def _sample(self, shape, generator, dtype, device):
-        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        x = sample_normal(shape, generator, dtype, device)
         x = (x + x.mT) / (2 * x.shape[-1] ** 0.5)
         return symmetrize(torch.linalg.matrix_exp(x))

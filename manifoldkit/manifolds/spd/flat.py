@@ -4,11 +4,9 @@ Both subclasses give the chart, its inverse and their derivatives; geodesics are
 straight lines of the chart, and transport leaves chart vectors as they are.
 """
 
-import torch
 from torch import Tensor
-from torch.func import jvp
 
-from manifoldkit.linalg import eigh, expm, logm, symmetrize
+from manifoldkit.linalg import eigh, expm, frechet_derivative, logm, symmetrize
 from manifoldkit.linalg.elementary import safe_sqrt
 from manifoldkit.linalg.factorizations import cholesky
 from manifoldkit.manifolds.base import trace_product
@@ -95,15 +93,12 @@ class LogEuclideanSPD(FlatSPD):
 
     def from_frame(self, frame: Tensor, d: Tensor) -> Tensor:
         """Derivative of the exponential at the chart value, in direction d."""
-        frame, d = torch.broadcast_tensors(frame, symmetrize(d))
-        eig = eigh(frame)
-        return jvp(lambda y: expm(y, eig=eig), (frame,), (d,))[1]
+        return frechet_derivative(frame, d, "expm")
 
     def to_frame(self, frame: Tensor, u: Tensor) -> Tensor:
         """Derivative of the logarithm, the inverse of :meth:`from_frame`."""
-        frame, u = torch.broadcast_tensors(frame, symmetrize(u))
         s, vectors = eigh(frame)
-        return jvp(lambda x: logm(x, eig=(s.exp(), vectors)), (expm(frame),), (u,))[1]
+        return frechet_derivative(expm(frame), u, "logm", eig=(s.exp(), vectors))
 
     def frame_gradient(self, frame: Tensor, egrad: Tensor) -> Tensor:
         """The derivative of the exponential is self-adjoint."""
