@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from manifoldkit.linalg import logm, symmetrize
 from manifoldkit.linalg.checks import (
@@ -21,6 +22,7 @@ from manifoldkit.linalg.checks import (
     tolerance,
 )
 from manifoldkit.linalg.factorizations import Eig, eigh
+from manifoldkit.linalg.transforms import traced_order
 
 
 def mean_eigenvalue(x: Tensor) -> Tensor:
@@ -171,6 +173,29 @@ def log_spd(x: Tensor) -> Tensor:
     return logm(y, eig=eig)
 
 
+def transformed() -> bool:
+    """Whether a transform of ``torch.func``, or forward mode, surrounds the call.
+
+    Functions with a derivative of their own that saves work in reverse mode give way to
+    their plain form there.
+
+    >>> transformed()
+    False
+    """
+    if torch.compiler.is_compiling():
+        return traced_order() > 0
+    inside = torch._C._functorch.peek_interpreter_stack() is not None
+    return inside or forward_ad._current_level >= 0
+
+
+def seems_clear(mask: Tensor) -> bool:
+    """Whether nothing is true; True where values cannot be read, under ``vmap``."""
+    try:
+        return not bool(mask.any())
+    except RuntimeError:
+        return True
+
+
 def check_batch(x: Tensor, looked_at: Tensor | None = None, event_ndim: int = 2) -> None:
     """Raise for a training batch with an item that is not finite, and name it.
 
@@ -189,9 +214,5 @@ def check_batch(x: Tensor, looked_at: Tensor | None = None, event_ndim: int = 2)
     if torch.compiler.is_compiling():
         return
     y = (x if looked_at is None else looked_at).detach()
-    try:
-        fine = bool(y.sum().isfinite())
-    except RuntimeError:  # under torch.func.vmap values cannot be read
-        return
-    if not fine:
+    if not seems_clear(~y.sum().isfinite()):
         check_finite(x.detach(), "x", event_ndim)

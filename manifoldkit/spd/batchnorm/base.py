@@ -28,6 +28,7 @@ from manifoldkit.linalg.checks import (
 from manifoldkit.manifolds import SPD, PositiveReals, attach
 from manifoldkit.spd.batchnorm.points import CholeskyPoint, FreePoint, SoftplusPoint
 from manifoldkit.spd.batchnorm.roots import weighted_sum
+from manifoldkit.spd.conditioning import seems_clear
 
 _PARAMETRIZATIONS = ("manifold", "cholesky")
 
@@ -94,7 +95,7 @@ class BatchAverage:
         mean, given = mean.detach(), self.given
         lower, info = torch.linalg.cholesky_ex(mean)
         # infinity is no obstacle to the factorization
-        if not bool((info == 0).all() & lower.sum().isfinite()):
+        if not seems_clear((info != 0).any() | ~lower.sum().isfinite()):
             check_finite(given.detach(), "x")
             if not bool(mean.isfinite().all()):
                 check_spd(given, "x")
@@ -113,7 +114,8 @@ def _seems_asymmetric(x: Tensor, symmetric: Tensor, rtol: float) -> bool:
     """Whether a matrix is far from its symmetric part, or has no positive entry."""
     symmetric = symmetric.detach()
     gap = (x.detach() - symmetric).amax((-2, -1))
-    return bool((gap > symmetric.amax((-2, -1)).mul_(rtol / 2)).any())
+    bound = symmetric.amax((-2, -1)).mul_(rtol / 2)
+    return not seems_clear(gap > bound)
 
 
 class BatchNormBase(nn.Module):
@@ -330,7 +332,7 @@ class BatchNormBase(nn.Module):
 
     def _check_spread(self, x: Tensor, var: Tensor | None) -> None:
         """Raise, before anything is stored, where the variance is not finite."""
-        if var is not None and not bool(var.detach().isfinite().all()):
+        if var is not None and not seems_clear(~var.detach().isfinite()):
             check_spd(x.detach(), "x")
             raise ValueError(
                 "x: the variance of the batch is not finite: its matrices are too "

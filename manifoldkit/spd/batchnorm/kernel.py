@@ -40,7 +40,7 @@ from manifoldkit.spd.batchnorm.roots import (
     square_roots,
     weighted_sum,
 )
-from manifoldkit.spd.conditioning import mean_eigenvalue
+from manifoldkit.spd.conditioning import mean_eigenvalue, transformed
 from manifoldkit.spd.gbw.metric import gbw_distance
 
 #: Steps of :func:`own_mean` at most, and the relative change that ends them.
@@ -94,6 +94,9 @@ def _recorded(*tensors: Tensor) -> bool:
 
 def frame_of(metric: Tensor) -> Frame:
     """Factorize the metric matrix."""
+    if transformed():
+        factor = torch.linalg.cholesky((metric + metric.mT) / 2)
+        return Frame(factor, torch.linalg.inv(factor))
     return Frame(*_Factor.apply(metric)) if _recorded(metric) else factorize(metric)
 
 
@@ -290,7 +293,9 @@ def _mean_step(
     if torch.is_grad_enabled():
         lower, inverse = torch.linalg.cholesky(center), torch.linalg.inv(c)
     k = (inverse @ lower).mT @ inverse
-    if _recorded(k, y):
+    if transformed():
+        root = composed.root(k, y)
+    elif _recorded(k, y):
         root = _Root.apply(k, y, method)
     else:
         root = square_roots(k, y, method).root
@@ -376,18 +381,25 @@ class Normalization:
         graph = torch.is_grad_enabled() and settings.stats_grad
         if statistics is None:
             with torch.set_grad_enabled(graph):
-                mean = batch_mean(y, frame, average, settings)
+                # without a graph constants, in forward mode too
+                fixed = frame if graph else Frame(*(t.detach() for t in frame))
+                mean = batch_mean(y if graph else y.detach(), fixed, average, settings)
         else:
             mean = statistics[0]
         arguments = y, frame.factor, mean, frame.inverse, settings.root
         v: Tensor
-        if _recorded(y, frame.factor, mean):
+        if transformed():
+            self.basis = eye_like(metric).expand_as(metric)
+            v = composed.center(y, frame.factor, mean, self.basis)
+        elif _recorded(y, frame.factor, mean):
             v, self.basis = _Center.apply(*arguments)
         else:
             v, self.basis = _centered(*arguments)[:2]
         if statistics is None:
             with torch.set_grad_enabled(graph):
-                var = _variance(v, y, metric, average, settings)
+                spread = (v, y, metric)
+                spread = spread if graph else tuple(t.detach() for t in spread)
+                var = _variance(*spread, average, settings)
         else:
             var = statistics[1]
         self.mean, self.var, self.bias = mean, var, bias
@@ -400,6 +412,8 @@ class Normalization:
     def matrices(self) -> Tensor:
         """Scaled tangent vectors to matrices around the bias."""
         c, inverse = self.frame
+        if transformed():
+            return composed.expand(self.v, c, self.bias, self.gain, self.basis)
         arguments = self.v, c, self.bias, self.gain, inverse, self.basis
         if _recorded(*arguments[:4]):
             return _Expand.apply(*arguments)

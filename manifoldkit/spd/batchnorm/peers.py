@@ -266,12 +266,14 @@ class SPDBatchNorm(BatchNormBase):
             return mean, space.center(y, mean), self._group(spread, y)
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
-            mean = self._batch_mean(y, space, average)
+            # constants of forward mode too
+            mean = self._batch_mean(y if differentiate else y.detach(), space, average)
         centered = space.center(y, mean)
         var = None
         if self.dispersion:
             with torch.set_grad_enabled(differentiate):
-                var = self._variance(centered[0], average)
+                v = centered[0] if differentiate else centered[0].detach()
+                var = self._variance(v, average)
         return mean, centered, var
 
     @torch.no_grad()

@@ -49,6 +49,8 @@ from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,
     first_index,
+    maybe_any,
+    must_not_look,
     tolerance,
 )
 from manifoldkit.linalg.elementary import eye_like, trace
@@ -78,7 +80,7 @@ def root_in_frame(factor: Tensor, point: Tensor, accurate: bool) -> Tensor:
         return sqrtm(factor.mT @ point @ factor)
     second, info = torch.linalg.cholesky_ex(point)
     good = (info == 0)[..., None, None]
-    if bool(good.all()):
+    if not must_not_look(point) and not maybe_any(~good):
         return polar(factor.mT @ second).p
     eye = eye_like(point)
     regular = polar(factor.mT @ torch.where(good, second, eye)).p

@@ -23,7 +23,8 @@ POWERS = [0.5, 1.0, 1.5, 2.0, -1.0]
 
 
 def layer(n=4, **options):
-    return GBWBatchNorm(n, **{"dtype": DOUBLE, **options})
+    # in the unit of the input, as the formulas below are written
+    return GBWBatchNorm(n, **{"dtype": DOUBLE, "relative": False, **options})
 
 
 @pytest.mark.parametrize("power", POWERS)

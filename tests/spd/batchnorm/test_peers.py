@@ -22,7 +22,9 @@ NAMES = ["airm", "airm-mean", "lie", "log_euclidean", "log_cholesky"]
 
 
 def layer(name, n=4, **options):
-    return make_batchnorm(name, n, **{"dtype": DOUBLE, **options})
+    # in the unit of the input, as the formulas below and spd_learn have it
+    options = {"dtype": DOUBLE, "relative": False, **options}
+    return make_batchnorm(name, n, **options)
 
 
 def random_layer(name, make_spd, n=4, **options):
