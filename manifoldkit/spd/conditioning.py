@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from manifoldkit.linalg import logm, symmetrize
+from manifoldkit.linalg import logm, powm, symmetrize
 from manifoldkit.linalg.checks import (
     check_finite,
     maybe_any,
@@ -150,14 +150,19 @@ def lift(x: Tensor) -> tuple[Tensor, Eig]:
 
 
 def definite(x: Tensor) -> Tensor:
-    """Lift matrices whose Cholesky factorization fails by rounding.
+    """Lift matrices that are singular, or indefinite, by rounding.
 
     >>> x = torch.ones(2, 2)
     >>> bool(torch.linalg.cholesky_ex(definite(x))[1] == 0)
     True
     """
     with torch.no_grad():
-        failed = torch.linalg.cholesky_ex(x.detach())[1] != 0
+        y = x.detach()
+        factor, info = torch.linalg.cholesky_ex(y)
+        # the smallest eigenvalue is no larger than the square of a pivot
+        pivot = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+        top = y.diagonal(dim1=-2, dim2=-1).amax(-1)
+        failed = (info != 0) | (pivot < tolerance(y.dtype, y.shape[-1]) * top)
     if not must_not_look(x) and not maybe_any(failed):
         return x
     return torch.where(failed[..., None, None], lift(x)[0], x)
@@ -171,6 +176,21 @@ def log_spd(x: Tensor) -> Tensor:
     """
     y, eig = lift(symmetrize(x))
     return logm(y, eig=eig)
+
+
+def power_spd(x: Tensor, power: float) -> Tensor:
+    """Power of matrices, whose derivative stays finite where they are singular.
+
+    >>> power_spd(torch.diag(torch.tensor([4.0, 1.0])), 0.5)
+    tensor([[2., 0.],
+            [0., 1.]])
+    """
+    if power == 1:
+        return x
+    if power == 2:
+        return symmetrize(x @ x)
+    y, eig = lift(x)
+    return powm(y, power, eig=eig)
 
 
 def transformed() -> bool:
@@ -196,7 +216,9 @@ def seems_clear(mask: Tensor) -> bool:
         return True
 
 
-def check_batch(x: Tensor, looked_at: Tensor | None = None, event_ndim: int = 2) -> None:
+def check_batch(
+    x: Tensor, looked_at: Tensor | None = None, event_ndim: int = 2
+) -> None:
     """Raise for a training batch with an item that is not finite, and name it.
 
     Statistics that a module keeps would not be finite any more. Values cannot be read

@@ -11,6 +11,7 @@ from manifoldkit.linalg.symmetric import full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd.batchnorm import kernel
 from manifoldkit.spd.batchnorm.base import BatchNormBase
+from manifoldkit.spd.conditioning import power_spd
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 
@@ -185,7 +186,7 @@ class GBWBatchNorm(BatchNormBase):
 
     def _deform(self, x: Tensor) -> Tensor:
         """X^theta of symmetric matrices."""
-        return x if self.power == 1 else power_of(x, self.power)
+        return power_spd(x, self.power)
 
     def _undeform(self, y: Tensor) -> Tensor:
         """Invert :meth:`_deform`."""

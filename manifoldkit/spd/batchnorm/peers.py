@@ -13,7 +13,13 @@ from manifoldkit.linalg.symmetric import Eig, full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.manifolds.spd.flat import FlatSPD
 from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase
-from manifoldkit.spd.conditioning import definite, lift, log_spd, mean_eigenvalue
+from manifoldkit.spd.conditioning import (
+    definite,
+    lift,
+    log_spd,
+    mean_eigenvalue,
+    power_spd,
+)
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
@@ -241,7 +247,7 @@ class SPDBatchNorm(BatchNormBase):
 
     def _deform(self, x: Tensor) -> Tensor:
         # the logarithm of a power is a multiple: nothing would change
-        return x if self.metric == "log_euclidean" else power_of(x, self.power)
+        return x if self.metric == "log_euclidean" else power_spd(x, self.power)
 
     def _undeform(self, y: Tensor) -> Tensor:
         return y if self.metric == "log_euclidean" else power_of(y, 1 / self.power)
