@@ -89,7 +89,7 @@ class Rescaled(nn.Module):
 
     @torch.no_grad()
     def _learn(self, known: Tensor, sizes: Tensor) -> Tensor:
-        """Set the constant where it is not set; the median takes no harm of artifacts."""
+        """Set the constant where it is not set; an artifact does not move a median."""
         positive = torch.where(sizes > 0, sizes, torch.nan)
         typical = positive.flatten().nanmedian().nan_to_num(1.0)
         known = torch.where(known > 0, known, typical)
@@ -105,27 +105,29 @@ class Rescaled(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def lost_to_rounding(y: Tensor, s: Tensor, u: Tensor) -> Tensor:
+def lost_to_rounding(y: Tensor, s: Tensor, u: Tensor, exact: bool = True) -> Tensor:
     """Which eigenvalues are rounding only: below n eps, and no better determined.
 
     Small eigenvalues of a graded matrix, such as diag(1, 1e-20), are exact: there
-    ``X u = s u`` holds to their own digits.
+    ``X u = s u`` holds to their own digits, and with ``exact`` they are not counted.
     """
     low = tolerance(s.dtype, s.shape[-1]) * s.abs().amax(-1, keepdim=True)
     lost = (s < low) & (s >= semidefinite_floor(s))
-    if not must_not_look(s) and not maybe_any(lost):
+    if not exact or (not must_not_look(s) and not maybe_any(lost)):
         return lost
     gap = torch.linalg.vector_norm(y @ u - u * s[..., None, :], dim=-2)
     return lost & (gap >= s / 2)
 
 
-def lift(x: Tensor) -> tuple[Tensor, Eig]:
+def lift(x: Tensor, exact: bool = True) -> tuple[Tensor, Eig]:
     """Raise eigenvalues that are lost to rounding to the rounding level.
 
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
         Symmetric matrices in a dtype to compute in.
+    exact : bool, default=True
+        Leave small eigenvalues that are determined better.
 
     Returns
     -------
@@ -138,7 +140,7 @@ def lift(x: Tensor) -> tuple[Tensor, Eig]:
     with torch.no_grad():
         y = x.detach()
         s, u = eigh(y)
-        lost = lost_to_rounding(y, s, u)
+        lost = lost_to_rounding(y, s, u, exact)
         if not must_not_look(s) and not maybe_any(lost):
             return x, (s, u)
         low = tolerance(s.dtype, 4 * s.shape[-1]) * s.abs().amax(-1, keepdim=True)
@@ -165,7 +167,11 @@ def definite(x: Tensor) -> Tensor:
         failed = (info != 0) | (pivot < tolerance(y.dtype, y.shape[-1]) * top)
     if not must_not_look(x) and not maybe_any(failed):
         return x
-    return torch.where(failed[..., None, None], lift(x)[0], x)
+    better = lift(x)[0]
+    with torch.no_grad():
+        again = torch.linalg.cholesky_ex(better.detach())[1] != 0
+    better = torch.where(again[..., None, None], lift(x, exact=False)[0], better)
+    return torch.where(failed[..., None, None], better, x)
 
 
 def log_spd(x: Tensor) -> Tensor:

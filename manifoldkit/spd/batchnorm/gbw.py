@@ -21,8 +21,8 @@ class GBWBatchNorm(BatchNormBase):
     With the metric matrix ``M = C C'``, the power :math:`\theta` and
     :math:`\tilde X_i = C^{-1} X_i^\theta C^{-\top}`, the batch is centered at its mean
     G by the transport maps ``T_i`` (:math:`T_i G T_i = \tilde X_i`), carried to I,
-    scaled by :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon \bar g}`, :math:`\bar g =
-    \operatorname{tr}(G) / n`, and carried to the bias
+    scaled by :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon \bar g}` with
+    :math:`\bar g = \operatorname{tr}(G) / n`, and carried to the bias
     :math:`\tilde B = C^{-1} B^\theta C^{-\top}`:
 
     .. math::

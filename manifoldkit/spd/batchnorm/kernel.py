@@ -89,6 +89,8 @@ class _Factor(torch.autograd.Function):
 
 def _recorded(*tensors: Tensor) -> bool:
     """Whether a graph is built; a Function that builds none only costs its overhead."""
+    if torch.compiler.is_exporting():  # what is exported evaluates
+        return False
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 

@@ -23,6 +23,7 @@ from manifoldkit.spd.conditioning import (
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
+_CHARTS = {metric: cast(FlatSPD, SPD(metric)) for metric in _METRICS[1:]}
 
 
 class _AffineInvariant:
@@ -83,7 +84,7 @@ class _Flat:
     """Global coordinates in which the geometry is Euclidean: a manifold's chart."""
 
     def __init__(self, metric: str, relative: bool):
-        manifold = cast(FlatSPD, SPD(metric))
+        manifold = _CHARTS[metric]
         self.chart, self.matrix = manifold.chart, manifold.unchart
         self.logarithms = metric == "log_euclidean"
         # a Cholesky factor has a unit below its diagonal, logarithms have none

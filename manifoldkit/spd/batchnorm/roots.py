@@ -99,9 +99,23 @@ def square_roots(k: Tensor, y: Tensor, method: str) -> "EigenRoots | NewtonSchul
     s, q = quick_eigh(a)
     bad = s[..., 0] < _ILL_CONDITIONED * tolerance(s.dtype) * s[..., -1]
     r = s.clamp_min(0).sqrt_()
-    if bool(bad.any()):
+    if torch.compiler.is_exporting():
+        r, q = _refined(k, y, bad, r, q)
+    elif bool(bad.any()):
         _refine(k, y, bad, r, q)
     return EigenRoots(a, r, q)
+
+
+def _refined(
+    k: Tensor, y: Tensor, bad: Tensor, r: Tensor, q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Singular values of K chol(Y) where they are needed, without looking."""
+    lower, info = torch.linalg.cholesky_ex(y)
+    good = bad & (info == 0)
+    safe = torch.where(good[..., None, None], lower, eye_like(lower))
+    left, singular, _ = torch.linalg.svd(k[:, None] @ safe)
+    good = good[..., None]
+    return torch.where(good, singular, r), torch.where(good[..., None], left, q)
 
 
 def _refine(k: Tensor, y: Tensor, bad: Tensor, r: Tensor, q: Tensor) -> None:
