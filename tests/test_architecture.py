@@ -42,7 +42,7 @@ WITHIN = {
         "validation": set(),
         "training": set(),
         "conditioning": set(),
-        "gbw": set(),
+        "gbw": {"conditioning"},
         "batchnorm": {"conditioning", "gbw"},
         "layers": {"conditioning", "gbw"},
         "augmented": {"validation"},

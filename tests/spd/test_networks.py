@@ -287,3 +287,20 @@ def test_compiles(name, make_spd):
 
 def test_bimap_comes_first():
     assert isinstance(net(5, (4,), 2).layers[0], BiMap)
+
+
+def test_trains_as_a_plain_skorch_module(make_spd):
+    skorch = pytest.importorskip("skorch")
+    x = make_spd(16, n=4).float().numpy()
+    y = torch.arange(16).remainder(2).numpy()
+    model = skorch.NeuralNetClassifier(
+        SPDNet, module__n_in=4, module__dims=(3,), module__n_classes=2,
+        criterion=nn.CrossEntropyLoss, optimizer=build_optimizer, lr=1e-2,
+        optimizer__param_groups=[("head*", {"lr": 0.5})], max_epochs=2, verbose=0,
+        train_split=None,
+    )  # fmt: skip
+    model.fit(x, y)
+    rates = {(g["name"], g["lr"]) for g in model.optimizer_.param_groups}
+    assert {("euclidean", 0.5), ("compact", 1e-2), ("manifold", 1e-2)} <= rates
+    weight = model.module_.layers[0].weight[0, 0]
+    torch.testing.assert_close(weight.mT @ weight, torch.eye(3))

@@ -55,6 +55,7 @@ from manifoldkit.linalg.checks import (
 )
 from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.linalg.factorizations import cholesky, eigvalsh
+from manifoldkit.spd.conditioning import seems_clear
 from manifoldkit.spd.gbw.chart import prepare, square_factor
 
 #: Where d^2 is below this part of the traces the trace formula has lost its digits.
@@ -326,7 +327,7 @@ def stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tens
     if check_domain:
         s = eigvalsh(step.detach())[..., 0]
         bad = ~(s > 0)
-        if bool(bad.any()):
+        if not seems_clear(bad):
             index = first_index(bad) if bad.ndim else ()
             where = f"[{', '.join(map(str, index))}]" if index else ""
             raise NotOnManifoldError(
