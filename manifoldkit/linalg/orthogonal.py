@@ -13,6 +13,7 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
 )
 from manifoldkit.linalg.solvers import solve_lyapunov
+from manifoldkit.linalg.transforms import traced_order, with_value
 
 
 class Polar(NamedTuple):
@@ -48,7 +49,7 @@ class _OrthogonalCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _factor_change(ctx, grad), None, None, None, None
+        return _factor_change(*ctx.saved_tensors, grad), None, None, None, None
 
 
 class _Orthogonal(_OrthogonalCompiled):
@@ -58,16 +59,15 @@ class _Orthogonal(_OrthogonalCompiled):
 
     @staticmethod
     def jvp(ctx, g_t, u_t, s_t, d_t, vt_t):
-        return _factor_change(ctx, g_t)
+        return _factor_change(*ctx.saved_tensors, g_t)
 
 
-def _factor_change(ctx, h: Tensor) -> Tensor:
+def _factor_change(g: Tensor, s: Tensor, vt: Tensor, r: Tensor, h: Tensor) -> Tensor:
     """Derivative of R in direction h, and, being self-adjoint, its transpose.
 
     With H = R'g symmetric: dR = R Omega + (I - R R') h H^-1, where the skew Omega
     solves H Omega + Omega H = R'h - h'R.
     """
-    g, s, vt, r = ctx.saved_tensors
     w = r.mT @ h
     stretch = r.mT @ g
     # of a matrix with s_n = 0 alone the rotation is unique, and Omega is skew: the
@@ -81,14 +81,33 @@ def _factor_change(ctx, h: Tensor) -> Tensor:
     return out
 
 
+def _factor_series(g: Tensor, s: Tensor, vt: Tensor, r: Tensor, order: int) -> Tensor:
+    """R with ``order`` right derivatives, by Newton steps whose matrix is constant.
+
+    ``g - R sym(R'g)`` vanishes at the orthonormal factor alone; every step makes one
+    more derivative right, and keeps the columns orthonormal.
+    """
+    z, start = g.detach(), r
+    for _ in range(order):
+        stretch = r.mT @ g
+        rest = g - r @ (stretch + stretch.mT) / 2
+        r = r + _factor_change(z, s, vt, start, rest)
+        r = 1.5 * r - r @ (r.mT @ r) / 2
+    return with_value(start, r)
+
+
 def _orthogonal_factor(g: Tensor, special: bool = False) -> Tensor:
     u, s, vt = _svd(g)
     d = torch.ones_like(s)
     if special:
         sign = torch.linalg.det(u @ vt).sign()
         d = torch.cat([d[..., :-1], sign[..., None]], -1)
-    function = _OrthogonalCompiled if torch.compiler.is_compiling() else _Orthogonal
-    return function.apply(g, u, s, d, vt)
+    if not torch.compiler.is_compiling():
+        return _Orthogonal.apply(g, u, s, d, vt)
+    if order := traced_order():
+        r = _OrthogonalCompiled.forward(g, u, s, d, vt)
+        return _factor_series(g, s * d, vt, r, order)
+    return _OrthogonalCompiled.apply(g, u, s, d, vt)
 
 
 def polar(g: Tensor, side: str = "left") -> Polar:

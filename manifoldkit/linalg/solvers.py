@@ -12,6 +12,7 @@ from manifoldkit.linalg.checks import (
 from manifoldkit.linalg.factorizations import Eig, eigh
 from manifoldkit.linalg.frechet import full_precision
 from manifoldkit.linalg.symmetric import symmetrize
+from manifoldkit.linalg.transforms import change, traced_order
 
 
 class _LyapunovCompiled(torch.autograd.Function):
@@ -59,6 +60,16 @@ class _Lyapunov(_LyapunovCompiled):
         if a_t is not None:
             right = right - a_t @ x - x @ a_t
         return _Lyapunov.apply(a, right, s, u)
+
+
+def _lyapunov_series(a: Tensor, q: Tensor, s: Tensor, u: Tensor, order: int) -> Tensor:
+    """X with ``order`` right derivatives: a X + X a = q - (da X + X da), a constant."""
+    da = change(a)
+    a = a.detach()
+    x = _LyapunovCompiled.forward(a, q, s, u)
+    for _ in range(order):
+        x = _LyapunovCompiled.forward(a, q - da @ x - x @ da, s, u)
+    return x
 
 
 def solve_lyapunov(
@@ -116,5 +127,8 @@ def solve_lyapunov(
     batch = torch.broadcast_shapes(y.shape[:-2], q.shape[:-2])
     y, q, u = (t.expand(*batch, *t.shape[-2:]) for t in (y, q, u))
     s = s.expand(*batch, s.shape[-1])
-    function = _LyapunovCompiled if torch.compiler.is_compiling() else _Lyapunov
-    return function.apply(y, q, s, u).to(dtype)
+    if not torch.compiler.is_compiling():
+        return _Lyapunov.apply(y, q, s, u).to(dtype)
+    if order := traced_order():
+        return _lyapunov_series(y, q, s, u, order).to(dtype)
+    return _LyapunovCompiled.apply(y, q, s, u).to(dtype)

@@ -21,7 +21,12 @@ _RETRACTIONS = ("expm", "cayley", "exp")
 class _LeftInvariant(SquareMatrixManifold):
     """Matrix group with the metric ``tr (x^-1 u)'(x^-1 v)``."""
 
-    reversible = True
+    retraction: str
+
+    @property
+    def reversible(self) -> bool:
+        """Whether a step back along the transported vector returns to the start."""
+        return self.retraction != "exp"
 
     def _algebra(self, a: Tensor) -> Tensor:
         """Project a matrix to the Lie algebra."""

@@ -130,11 +130,22 @@ class _KeepManifold:
 
     ``load_state_dict(assign=True)`` and the conversion flags of ``torch.__future__``
     replace a ManifoldParameter by a plain one, and a checkpoint may hold values off
-    the manifold. A class, not a closure: it is copied and pickled with its module.
+    the manifold. A tensor that only stands in for the parameter (the caller's in
+    ``functional_call``, a tracer's in ``torch.export``) is left as it is. A class, not a
+    closure: it is copied and pickled with its module.
     """
 
-    def __init__(self, name: str, manifold: geoopt.Manifold):
+    def __init__(self, name: str, manifold: geoopt.Manifold, parameter: Tensor):
         self.name, self.manifold = name, manifold
+        self._known: Tensor | None = parameter
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles hold another parameter."""
+        return self.__dict__ | {"_known": None}
+
+    def __setstate__(self, state: dict) -> None:
+        """Accept what was pickled before parameters were told from stand-ins."""
+        self.__dict__.update({"_known": None} | state)
 
     def restore(self, module: torch.nn.Module) -> None:
         """Convert a parameter that became a plain one."""
@@ -143,8 +154,11 @@ class _KeepManifold:
             return
         if isinstance(parameter, ManifoldTensor):
             self.manifold = parameter.manifold
-        else:
+        elif type(parameter) is torch.nn.Parameter:
             _convert(parameter, self.manifold)
+        else:
+            return
+        self._known = parameter
 
     def after_load(self, module: torch.nn.Module, _incompatible_keys) -> None:
         """Convert, and project loaded values that are off the manifold."""
@@ -164,8 +178,21 @@ class _KeepManifold:
             )
 
     def before_forward(self, module: torch.nn.Module, _arguments) -> None:
-        """Convert before the parameter is used."""
-        self.restore(module)
+        """Convert before the parameter is used, unless another one stands in for it.
+
+        A conversion gives the parameter another dtype or device, or keeps its memory.
+        """
+        if torch.compiler.is_compiling():
+            return
+        parameter, known = module._parameters.get(self.name), self._known
+        if type(parameter) is ManifoldParameter:
+            self._known = parameter
+        elif type(parameter) is torch.nn.Parameter and (
+            known is None
+            or (parameter.dtype, parameter.device) != (known.dtype, known.device)
+            or parameter.data_ptr() == known.data_ptr()
+        ):
+            self.restore(module)
 
 
 def _layout(
@@ -270,7 +297,7 @@ def attach(
     view = _layout(module, parameter.shape, manifold, layout)
     parameter.data = _valid_point(parameter, view, project).contiguous()
     _convert(parameter, view)
-    keeper = _KeepManifold(name, view)
+    keeper = _KeepManifold(name, view, parameter)
     module.register_load_state_dict_post_hook(keeper.after_load)
     module.register_forward_pre_hook(keeper.before_forward)
     return cast(ManifoldParameter, parameter)

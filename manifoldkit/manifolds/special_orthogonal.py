@@ -53,12 +53,12 @@ class SpecialOrthogonal(SquareMatrixManifold):
     """
 
     name = "SpecialOrthogonal"
-    reversible = True
     compact = True
 
     def __init__(self, retraction: str = "cayley", scale: str = "frobenius"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
+        self.reversible = retraction != "qr"
         self.scale = check_choice(scale, ("frobenius", "angle"), "scale")
         # the frame of unit length: length = _unit * Frobenius norm
         self._unit = 1.0 if scale == "frobenius" else math.sqrt(0.5)

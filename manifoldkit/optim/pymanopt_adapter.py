@@ -26,7 +26,8 @@ def to_pymanopt(
 
     pymanopt's solvers (trust region, conjugate gradient, line-searched descent) then
     run on any of our manifolds or geoopt's, in float64. Gradients come from autograd,
-    Hessian-vector products from central differences of transported gradients.
+    Hessian-vector products from central differences of gradients in normal coordinates,
+    ``cost(exp(x, u))``: the Levi-Civita Hessian, whatever the manifold's transport.
 
     Parameters
     ----------
@@ -73,16 +74,13 @@ def to_pymanopt(
         with torch.no_grad():
             return float(cost(space.tensor(point)))
 
-    def gradient(point):
-        return space.gradient(cost, space.tensor(point))
-
     @numpy_function(wrapped)
     def riemannian_gradient(point):
-        return gradient(point).cpu().numpy()
+        return space.gradient(cost, space.tensor(point)).cpu().numpy()
 
     @numpy_function(wrapped)
     def riemannian_hessian(point, tangent):
-        return space.hessian(gradient, point, tangent)
+        return space.hessian(cost, point, tangent)
 
     return pymanopt.Problem(
         wrapped,
@@ -116,17 +114,29 @@ class _Space:
         with torch.no_grad():
             return self.manifold.egrad2rgrad(x.detach(), egrad)
 
-    @torch.no_grad()
-    def hessian(self, gradient, point, tangent):
-        """Central difference of the gradient along the retraction."""
-        manifold, x, u = self.manifold, self.tensor(point), self.tensor(tangent)
-        size = float(manifold.inner(x, u).sum()) ** 0.5
+    def _pulled_gradient(self, cost, x: Tensor, u: Tensor) -> Tensor:
+        """Euclidean gradient in u of the cost at ``exp(x, u)``."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            y = self.manifold.expmap(x, self.manifold.proju(x, u))
+            return torch.autograd.grad(cost(y), u)[0]
+
+    def hessian(self, cost, point, tangent):
+        """Second derivative in normal coordinates, which is the Riemannian Hessian.
+
+        Central difference of the gradient of ``cost(exp(x, u))`` in u; no transport,
+        so symmetric also where that of the manifold is not the Levi-Civita one.
+        """
+        x, u = self.tensor(point), self.tensor(tangent)
+        with torch.no_grad():
+            size = float(self.manifold.inner(x, u).sum()) ** 0.5
         if size == 0:
             return np.zeros_like(tangent)
         t = 6e-6 / size  # cube root of the rounding unit
-        ends = [manifold.retr(x, s * u) for s in (t, -t)]
-        ahead, behind = (manifold.transp(y, x, gradient(y.numpy())) for y in ends)
-        return manifold.proju(x, (ahead - behind) / (2 * t)).cpu().numpy()
+        ahead, behind = (self._pulled_gradient(cost, x, s * u) for s in (t, -t))
+        with torch.no_grad():
+            out = self.manifold.egrad2rgrad(x, (ahead - behind) / (2 * t))
+        return out.cpu().numpy()
 
 
 def _wrap(pymanopt, space: _Space, dim: int | None):

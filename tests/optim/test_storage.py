@@ -1,6 +1,7 @@
 """Parameters that became views of one tensor behave as any others."""
 
 import copy
+import gc
 import io
 import pickle
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from manifoldkit.manifolds import SPD, SpecialOrthogonal, Sphere, Stiefel, attach
-from manifoldkit.optim import RiemannianAdam, RiemannianSGD
+from manifoldkit.optim import RiemannianAdam, RiemannianSGD, build_optimizer
 
 
 def _storage(optimizer):
@@ -17,7 +18,9 @@ def _storage(optimizer):
 
 
 def _shares(params):
-    return len({p.untyped_storage().data_ptr() for p in params}) == 1
+    """Whether they lie one after another."""
+    pairs = zip(params, params[1:], strict=False)
+    return all(p.data_ptr() + p.nbytes == q.data_ptr() for p, q in pairs)
 
 
 def _adam(params, **options):
@@ -319,3 +322,44 @@ def test_whole_steps_compile_without_graph_breaks(name, problem):
     a.params[0].data.copy_(b.targets[0])  # set from outside, then stepped eagerly
     x = a.run(compiled, 1)
     assert float((x[0] - b.targets[0]).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize("views", [True, False])
+def test_every_parameter_has_a_storage_of_its_own(problem, views):
+    """What ``safetensors`` and ``torch.save`` ask of a parameter."""
+    a = problem("stiefel")
+    a.run(_adam(a.params, views=views), 2)
+    storages = [p.untyped_storage() for p in a.params]
+    assert len({s.data_ptr() for s in storages}) == len(storages)
+    for p, s in zip(a.params, storages, strict=True):
+        assert (p.data_ptr(), p.nbytes) == (s.data_ptr(), s.nbytes())
+    buffer = io.BytesIO()
+    torch.save(a.params[0].detach(), buffer)
+    assert len(buffer.getvalue()) < 2000 + a.params[0].nbytes
+
+
+def test_a_stepped_model_is_saved_by_safetensors(tmp_path):
+    saver = pytest.importorskip("safetensors.torch")
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    for layer in model:
+        attach(layer, "weight", Stiefel())
+    optimizer = build_optimizer(model, "adam")
+    model(torch.ones(2, 4)).square().sum().backward()
+    optimizer.step()
+    assert _shares([layer.weight for layer in model])
+    saver.save_model(model, tmp_path / "model.safetensors")
+    loaded = saver.load_file(tmp_path / "model.safetensors")
+    state = model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[k], state[k]) for k in state)
+
+
+def test_memory_outlives_optimizer_and_neighbors(problem):
+    a = problem("stiefel")
+    a.run(_adam(a.params), 2)
+    kept, value = a.params[1], a.params[1].detach().clone()
+    del a.params[:]
+    del a
+    gc.collect()
+    torch.randn(1000, 10)
+    assert torch.equal(kept.detach(), value)

@@ -17,8 +17,6 @@ class AffineInvariantSPD(SPD):
     :math:`L^{-1}uL^{-T}`, whose Frobenius norm is the length of u.
     """
 
-    reversible = True
-
     def inner(
         self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
     ) -> Tensor:
