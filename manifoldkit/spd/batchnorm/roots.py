@@ -1,7 +1,5 @@
 """Square roots of a centered batch, and the Lyapunov equation of their derivative."""
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -35,12 +33,17 @@ class EigenRoots:
 
     def __init__(self, square: Tensor, r: Tensor, q: Tensor):
         self.square, self.r, self.q = square, r, q
+        self._root: Tensor | None = None
 
-    @cached_property
+    @property
     def root(self) -> Tensor:
         """S = A^(1/2)."""
-        q = self.q.flatten(0, 1)
-        return torch.bmm(q * self.r.flatten(0, 1)[:, None, :], q.mT).view_as(self.q)
+        # cached by hand: the lock of cached_property stops a strict export
+        if self._root is None:
+            q = self.q.flatten(0, 1)
+            half = q * self.r.flatten(0, 1)[:, None, :]
+            self._root = torch.bmm(half, q.mT).view_as(self.q)
+        return self._root
 
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad for symmetric right-hand sides."""
