@@ -23,6 +23,20 @@ def trace(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
+def bring_to_unit(x: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:
+    """Divide by a power of two so that the largest modulus is in [1, 2), up to rounding.
+
+    For functions that do not depend on the scale: products of entries then neither
+    overflow nor vanish, and no digit changes. The divisor is a constant for
+    derivatives; zero stays zero.
+
+    >>> bring_to_unit(torch.tensor([[10.0, -40.0]]))
+    tensor([[ 0.3125, -1.2500]])
+    """
+    size = x.detach().abs().amax(dims, keepdim=True).log2().floor().exp2()
+    return x / torch.where(size == 0, torch.ones_like(size), size)
+
+
 def safe_sqrt(x: Tensor) -> Tensor:
     """Square root with derivative zero at zero; rounding below zero counts as zero.
 

@@ -80,6 +80,7 @@ def eigh(x: Tensor) -> Eig:
         eye = eye_like(x)
         safe = torch.where(finite[..., None], x, eye)
         s, u = _eigh_2x2(safe) if _closed_form_pays(safe) else torch.linalg.eigh(safe)
+        u = torch.where(finite[..., None], u, torch.nan)
         return torch.where(finite, s, torch.nan), u
 
 

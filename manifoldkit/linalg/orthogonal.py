@@ -12,6 +12,7 @@ from manifoldkit.linalg.checks import (
     check_weights,
     compute_dtype,
 )
+from manifoldkit.linalg.elementary import bring_to_unit
 from manifoldkit.linalg.solvers import solve_lyapunov
 from manifoldkit.linalg.transforms import traced_order, with_value
 
@@ -218,6 +219,8 @@ def procrustes(
     check_broadcast(**batches)
     dtype = torch.promote_types(a.dtype, b.dtype)
     a, b = a.to(compute_dtype(dtype)), b.to(compute_dtype(dtype))
+    if a.numel() and b.numel():
+        a, b = bring_to_unit(a), bring_to_unit(b)  # R does not depend on their scales
     if weights is not None:
         a = a * weights.to(a.dtype)[..., None]
     return _orthogonal_factor(a.mT @ b, special).to(dtype)

@@ -17,7 +17,7 @@ from manifoldkit.linalg.checks import (
     must_not_look,
     tolerance,
 )
-from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.elementary import bring_to_unit, eye_like
 from manifoldkit.linalg.factorizations import cholesky
 from manifoldkit.linalg.orthogonal import polar
 
@@ -78,6 +78,7 @@ def _cholesky_pass(x: Tensor, shift: float) -> tuple[Tensor, Tensor]:
 def _shifted_passes(x: Tensor) -> Tensor:
     """Three passes, the first shifted: orthonormal up to condition 1 / eps about."""
     shift = 2 * tolerance(x.dtype, x.shape[-1])
+    x = bring_to_unit(x)
     for s in (shift, 0.0, 0.0):
         x, _ = _cholesky_pass(x, s)
     return x
@@ -126,7 +127,11 @@ def cholesky_qr(x: Tensor) -> Tensor:
     q, factor = _cholesky_pass(y, 0.0)
     diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
     # the diagonal ratio bounds the condition from below, closely for one this small
-    hard = ~(diagonal.amax(-1) <= 2 * diagonal.amin(-1))
+    info = torch.finfo(y.dtype)
+    smallest = diagonal.amin(-1)
+    hard = ~(diagonal.amax(-1) <= 2 * smallest)
+    # products of entries this small have lost digits
+    hard = hard | (smallest < (info.tiny / info.eps) ** 0.5)
     if maybe_any(hard):
         hard = hard[..., None, None]
         # each branch gets harmless input where it is not taken: no NaN derivatives
@@ -188,6 +193,7 @@ def newton_schulz_polar(x: Tensor) -> Tensor:
     if y.numel() == 0:
         return x
     if must_not_look(y):
+        y = bring_to_unit(y)
         y = y / _spectral_bound(y.detach())
         return _newton_schulz(_newton_schulz(y, 12), 4).to(x.dtype)
     start = torch.eye(*y.shape[-2:], dtype=y.dtype, device=y.device)
@@ -243,6 +249,9 @@ def msign(x: Tensor, steps: int = 5) -> Tensor:
     y = x.to(compute_dtype(x.dtype))
     wide = y.shape[-1] > y.shape[-2]
     y = y if wide else y.mT
+    if y.numel() == 0:
+        return x
+    y = bring_to_unit(y)
     norm = torch.linalg.matrix_norm(y, keepdim=True)
     y = y / torch.where(norm == 0, torch.ones_like(norm), norm)
     a, b, c = _MSIGN

@@ -21,13 +21,6 @@ _RETRACTIONS = ("expm", "cayley", "exp")
 class _LeftInvariant(SquareMatrixManifold):
     """Matrix group with the metric ``tr (x^-1 u)'(x^-1 v)``."""
 
-    retraction: str
-
-    @property
-    def reversible(self) -> bool:
-        """Whether a step back along the transported vector returns to the start."""
-        return self.retraction != "exp"
-
     def _algebra(self, a: Tensor) -> Tensor:
         """Project a matrix to the Lie algebra."""
         return a
@@ -130,6 +123,7 @@ class GLPlus(SquareMatrixManifold):
     """
 
     name = "GLPlus"
+    metric: str
 
     def __new__(
         cls, metric: str = "left_invariant", retraction: str = "expm"
@@ -143,6 +137,7 @@ class GLPlus(SquareMatrixManifold):
     def __init__(self, metric: str = "left_invariant", retraction: str = "expm"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
+        self.reversible = self.metric == "polar" or retraction != "exp"
 
     def _violation(self, x):
         # the determinant itself under- or overflows for large n
@@ -193,7 +188,6 @@ class PolarGLPlus(GLPlus):
     """
 
     metric = "polar"
-    reversible = True
 
     def _split(self, x: Tensor, u: Tensor):
         """P, R, the change of P and the skew change ``R' dR``."""
@@ -273,6 +267,7 @@ class SpecialLinear(_LeftInvariant):
     def __init__(self, retraction: str = "expm"):
         super().__init__()
         self.retraction = check_choice(retraction, _RETRACTIONS, "retraction")
+        self.reversible = retraction != "exp"
 
     def _violation(self, x):
         return (torch.linalg.det(x) - 1).abs(), "|det x - 1|"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from manifoldkit.linalg.checks import must_not_look
 from manifoldkit.optim.buckets import (
     Batch,
     Bucket,
@@ -423,12 +424,12 @@ def _without_bad_rows(x: Tensor, egrad: Tensor):
     batch is kept, so that the other rows come out the same to the last bit.
     """
     bad = ~_rows(torch.isfinite(x) & torch.isfinite(egrad))
-    if not bool(bad.any()):
+    if not must_not_look(x) and not bool(bad.any()):
         return x, egrad, None
     point = ~_rows(torch.isfinite(x))
-    if bool(point.any()) and not bool(point.all()):
-        good = int((~point).flatten().nonzero()[0])
-        x = torch.where(point, x[good], x)
+    # by selection, as reading the index of the first good row would synchronize
+    good = (~point).flatten().to(torch.uint8).argmax(0, keepdim=True)
+    x = torch.where(point, x.index_select(0, good), x)
     return x, torch.where(bad, 0.0, egrad), bad
 
 

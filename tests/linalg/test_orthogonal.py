@@ -133,3 +133,55 @@ def test_batches_that_do_not_broadcast_are_named():
         procrustes(a, a, torch.ones(5, 3))
     with pytest.raises(ValueError, match=r"weights: expected shape \(\.\.\., 3\)"):
         procrustes(a, a, torch.ones(4, 5))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_planar_points_have_derivatives(axis):
+    """With one singular value of exactly zero the rotation is unique, and smooth."""
+    a, b = randn(6, 3, seed=1), randn(6, 3, seed=2)
+    a[:, axis] = 0
+    b[:, (axis + 1) % 3] = 0
+    assert torch.linalg.svdvals(a.mT @ b)[-1] == 0
+    f = lambda a, b: procrustes(a, b, special=True)  # noqa: E731
+    grads = torch.autograd.grad(
+        f(a.requires_grad_(), b.requires_grad_()).square().mul(randn(3, 3)).sum(),
+        (a, b),
+    )
+    assert all(torch.isfinite(g).all() for g in grads)
+    step, h = randn(6, 3, seed=3), 1e-6
+    r = randn(3, 3).requires_grad_()
+    slope = (f(a + h * step, b) - f(a - h * step, b)).mul(r).sum() / (2 * h)
+    (grad,) = torch.autograd.grad((f(a, b) * r.detach()).sum(), a)
+    torch.testing.assert_close(
+        (grad * step).sum(), slope.detach(), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("s", [1e-3, 1e-7, 1e-13])
+def test_small_singular_values_keep_their_derivative(s):
+    """The turn in the plane of two small singular values is as steep as they say."""
+    g = torch.diag(torch.tensor([1.0, s, s], dtype=torch.float64)).requires_grad_()
+    turn = torch.zeros(3, 3, dtype=torch.float64)
+    turn[1, 2], turn[2, 1] = 1.0, -1.0
+    (grad,) = torch.autograd.grad((polar(g).r * turn).sum() / 2, g)
+    torch.testing.assert_close((grad * turn).sum(), torch.tensor(1 / s).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scale_changes_nothing(dtype):
+    a, b, w = (randn(6, 3, seed=i).to(dtype) for i in (1, 2, 3))
+    w = w[:, 0].abs()
+    expected = (
+        procrustes(a, b, w),
+        procrustes(a, b, w, special=True),
+        polar(a, "right").r,
+    )
+    for scale in (1e-30, 1e-18, 1e18, 1e30):
+        found = (
+            procrustes(a * scale, b * scale, w),
+            procrustes(a * scale, b * scale, w * scale, special=True),
+            polar(a * scale, "right").r,
+        )
+        torch.testing.assert_close(found, expected)
+        p = polar(a * scale, "right").p / scale
+        torch.testing.assert_close(p, polar(a, "right").p)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from manifoldkit.linalg import polar
+from manifoldkit.linalg import qr
+from manifoldkit.linalg.checks import tolerance
 from manifoldkit.linalg.qr import cholesky_qr, msign, newton_schulz_polar, qr_factor
 
 
@@ -125,3 +127,42 @@ def test_compiles(generator):
     for function in (cholesky_qr, newton_schulz_polar, msign):
         compiled = torch.compile(function, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x), function(x), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_newton_schulz_has_its_precision_at_every_length(dtype):
+    """Single columns: no singular value but the length, at and around the radius."""
+    lengths = torch.cat([torch.linspace(0.02, 4, 400), torch.tensor([0.5, 1.5]).sqrt()])
+    lengths = lengths.to(dtype)
+    x = torch.zeros(len(lengths), 3, 1, dtype=dtype)
+    x[:, 1, 0] = lengths
+    q = newton_schulz_polar(x)
+    eps = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(q[:, 1, 0], torch.ones_like(lengths), rtol=0, atol=eps)
+    for one in x[::7]:  # alone, without a neighbor that takes the other way
+        assert abs(float(newton_schulz_polar(one)[1, 0]) - 1) <= eps
+
+
+def test_accelerators_take_steps_enough(monkeypatch, generator):
+    """The form that may not look at values, up to the condition that is promised."""
+    x = tall(generator, 6, n=9, p=4, condition=100)
+    expected = polar(x, side="right").r
+    monkeypatch.setattr(qr, "must_not_look", lambda x: True)
+    found = newton_schulz_polar(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("look", [True, False])
+def test_scale_changes_nothing(dtype, look, monkeypatch, generator):
+    x = tall(generator, 5, dtype=dtype)
+    flat = torch.eye(7, 4, dtype=dtype) + 0.05 * x
+    if not look:
+        monkeypatch.setattr(qr, "must_not_look", lambda x: True)
+    for function in (qr_factor, cholesky_qr, newton_schulz_polar, msign):
+        for y in (x, flat):
+            expected = function(y)
+            for scale in (1e-30, 1e-18, 1e18, 1e30):
+                torch.testing.assert_close(
+                    function(y * scale), expected, rtol=0, atol=tolerance(dtype, 200)
+                )

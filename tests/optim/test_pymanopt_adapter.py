@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from manifoldkit.exceptions import MissingExtraError
-from manifoldkit.manifolds import SPD, Stiefel
+from manifoldkit.manifolds import (
+    SPD,
+    GLPlus,
+    Oblique,
+    SpecialLinear,
+    SpecialOrthogonal,
+    Sphere,
+    Stiefel,
+)
 from manifoldkit.optim import karcher_mean, to_pymanopt
 
 
@@ -94,3 +102,42 @@ def test_solvers_take_the_steps_they_take_on_their_own_manifold(name, most):
             result.iterations
             <= _solve(name, peer, y[0], min_gradient_norm=1e-7).iterations + 1
         )
+
+
+@pytest.mark.parametrize(
+    ("manifold", "shape"),
+    [
+        (Sphere(), (4,)),
+        (Oblique(), (4, 3)),
+        (Stiefel("euclidean"), (4, 2)),
+        (Stiefel("canonical"), (4, 2)),
+        (SpecialOrthogonal("qr", "angle"), (2, 3, 3)),
+        *((SPD(m), (3, 3)) for m in ("airm", "log_euclidean", "log_cholesky", "bw")),
+        (SPD("gbw", M=torch.diag(torch.tensor([1.0, 2.0, 3.0]))), (3, 3)),
+        (GLPlus(), (3, 3)),
+        (GLPlus("polar"), (3, 3)),
+        (SpecialLinear(), (3, 3)),
+    ],
+    ids=str,
+)
+def test_hessian_is_symmetric_and_that_of_the_geodesics(manifold, shape):
+    """The second derivative of the cost along the geodesic of u is <u, Hess u>."""
+    pytest.importorskip("pymanopt")
+    a, b = _randn(shape[-2] if len(shape) > 1 else 4, 4, seed=1), _randn(*shape, seed=2)
+    a = a[:, : shape[-2] if len(shape) > 1 else 4]
+    problem = to_pymanopt(manifold, lambda x: ((a @ x - b) ** 2).sum(), shape)
+    space = problem.manifold
+    generator = torch.Generator().manual_seed(0)
+    x = manifold.random(*shape, dtype=torch.float64, generator=generator)
+    x = x.detach().as_subclass(torch.Tensor).numpy()
+    u, v = (space.projection(x, _randn(*shape, seed=s).numpy()) for s in (3, 4))
+    u, v = u / space.norm(x, u), v / space.norm(x, v)
+    hu, hv = problem.riemannian_hessian(x, u), problem.riemannian_hessian(x, v)
+    size = space.norm(x, hu) + space.norm(x, hv)
+    assert space.inner_product(x, u, hv) == pytest.approx(
+        space.inner_product(x, hu, v), abs=1e-7 * size
+    )
+    t = 1e-3
+    values = [problem.cost(space.exp(x, s * t * u)) for s in (1, 0, -1)]
+    bend = (values[0] - 2 * values[1] + values[2]) / t**2
+    assert space.inner_product(x, u, hu) == pytest.approx(bend, abs=1e-4 * size)
