@@ -173,7 +173,9 @@ def common_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.to(dtype) for x in tensors)
 
 
-def check_square(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
+def check_square(
+    x: Tensor, name: str = "x", n: int | None = None, *, hermitian: bool = False
+) -> Tensor:
     """Raise unless ``x`` is a floating-point tensor of shape ``(..., n, n)``.
 
     Parameters
@@ -184,15 +186,18 @@ def check_square(x: Tensor, name: str = "x", n: int | None = None) -> Tensor:
         The argument's name, for the message.
     n : int, optional
         The size that is expected.
+    hermitian : bool, default=False
+        Accept complex numbers too.
 
     Raises
     ------
     TypeError
-        Not a tensor, or not of a real floating-point dtype.
+        Not a tensor, or not of a (real) floating-point dtype.
     ValueError
         Not square, or of another size.
     """
-    check_floating(x, name)
+    if not (hermitian and isinstance(x, Tensor) and x.is_complex()):
+        check_floating(x, name)
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
         raise ValueError(
             f"{name}: expected square matrices of shape (..., n, n), "
@@ -230,31 +235,44 @@ def check_finite(x: Tensor, name: str = "x", event_ndim: int = 2) -> Tensor:
 
 def _asymmetry(x: Tensor) -> Tensor:
     scale = x.abs().amax((-2, -1)).clamp_min(torch.finfo(x.dtype).tiny)
-    return (x - x.mT).abs().amax((-2, -1)) / scale
+    return (x - x.mH).abs().amax((-2, -1)) / scale
 
 
-def check_symmetric(x: Tensor, name: str = "x", rtol: float | None = None) -> Tensor:
+def _symmetry_rtol(x: Tensor, rtol: float | None) -> float:
+    if rtol is not None:
+        return rtol
+    return SYMMETRY_RTOL[x.dtype.to_real() if x.is_complex() else x.dtype]
+
+
+def check_symmetric(
+    x: Tensor, name: str = "x", rtol: float | None = None, *, hermitian: bool = False
+) -> Tensor:
     """Raise ``ValueError`` where ``x`` is asymmetric beyond rounding.
 
     The measure is ``max|x - x'| / max|x|`` per matrix, the bound
-    :data:`SYMMETRY_RTOL` of the dtype unless ``rtol`` is given.
+    :data:`SYMMETRY_RTOL` of the dtype unless ``rtol`` is given. With ``hermitian``,
+    complex matrices are accepted and compared with their adjoint.
     """
-    check_square(x, name)
+    check_square(x, name, hermitian=hermitian)
     if x.numel() == 0:
         return x
-    rtol = SYMMETRY_RTOL[x.dtype] if rtol is None else rtol
+    rtol = _symmetry_rtol(x, rtol)
     gap = _asymmetry(x)
     bad = gap > rtol
     if bool(bad.any()):
         index = first_index(bad)
         raise NotOnManifoldError(
-            f"{name}{_where(index)} is not symmetric: max|x - x'| is "
+            f"{name}{_where(index)} is not {_kind(x)}: max|x - x'| is "
             f"{float(gap[index]):.1e} of max|x|, expected at most {rtol:.0e}"
         )
     return x
 
 
-def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
+def _kind(x: Tensor) -> str:
+    return "Hermitian" if x.is_complex() else "symmetric"
+
+
+def is_spd(x: Tensor, rtol: float | None = None, *, hermitian: bool = False) -> Tensor:
     """Tell which matrices are finite, symmetric and positive definite.
 
     Positive definite means that the Cholesky factorization succeeds; nothing is
@@ -266,6 +284,8 @@ def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
         Matrices.
     rtol : float, optional
         Relative asymmetry to accept; default :data:`SYMMETRY_RTOL` of the dtype.
+    hermitian : bool, default=False
+        Accept complex matrices, which have to be Hermitian.
 
     Returns
     -------
@@ -282,20 +302,25 @@ def is_spd(x: Tensor, rtol: float | None = None) -> Tensor:
     >>> is_spd(torch.stack([eye, -eye, eye * torch.nan]))
     tensor([ True, False, False])
     """
-    check_square(x)
-    rtol = SYMMETRY_RTOL[x.dtype] if rtol is None else rtol
+    check_square(x, hermitian=hermitian)
+    rtol = _symmetry_rtol(x, rtol)
     x = x.detach().to(compute_dtype(x.dtype))
     if x.numel() == 0:
         return torch.ones(x.shape[:-2], dtype=torch.bool, device=x.device)
     finite = torch.isfinite(x).flatten(-2).all(-1)
     eye = eye_like(x)
     x = torch.where(finite[..., None, None], x, eye)
-    _, info = torch.linalg.cholesky_ex((x + x.mT) / 2)
+    _, info = torch.linalg.cholesky_ex((x + x.mH) / 2)
     return finite & (_asymmetry(x) <= rtol) & (info == 0)
 
 
 def check_spd(
-    x: Tensor, name: str = "x", rtol: float | None = None, semidefinite: bool = False
+    x: Tensor,
+    name: str = "x",
+    rtol: float | None = None,
+    semidefinite: bool = False,
+    *,
+    hermitian: bool = False,
 ) -> Tensor:
     """Raise unless every matrix is finite, symmetric and positive definite.
 
@@ -309,6 +334,8 @@ def check_spd(
         Relative asymmetry to accept; default :data:`SYMMETRY_RTOL` of the dtype.
     semidefinite : bool, default=False
         Accept singular matrices (smallest eigenvalue down to rounding below zero).
+    hermitian : bool, default=False
+        Accept complex matrices, which have to be Hermitian.
 
     Returns
     -------
@@ -331,13 +358,13 @@ def check_spd(
     manifoldkit.exceptions.NotOnManifoldError: c[1] is not positive definite: \
 smallest eigenvalue -1.0e+00, largest 1.0e+00; use a shrinkage estimator or add c * I
     """
-    check_square(x, name)
+    check_square(x, name, hermitian=hermitian)
     y = x.detach().to(compute_dtype(x.dtype))
     check_finite(y, name)
-    check_symmetric(x.detach(), name, rtol)
+    check_symmetric(x.detach(), name, rtol, hermitian=hermitian)
     if y.numel() == 0:
         return x
-    y = (y + y.mT) / 2
+    y = (y + y.mH) / 2
     if semidefinite:
         s = torch.linalg.eigvalsh(y)
         bad = (s < semidefinite_floor(s)).any(-1)

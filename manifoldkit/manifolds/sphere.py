@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from manifoldkit._checks import check_positive
+from manifoldkit.linalg.checks import maybe_any, tolerance
 from manifoldkit.linalg.elementary import safe_sqrt
 from manifoldkit.manifolds.base import Manifold, sample_normal
 
@@ -28,8 +29,10 @@ class Sphere(Manifold):
 
     Notes
     -----
-    The logarithm is undefined between antipodal points; the result there is finite,
-    and the distance is right.
+    Between antipodal points all great circles are equally short. ``logmap(x, -x)`` and
+    ``parallel_transport(x, -x, v)`` take the one through the tangent part of the unit
+    vector on which x has its smallest entry: a vector of length pi r, at whose end
+    ``expmap`` is the antipode.
 
     Examples
     --------
@@ -104,16 +107,27 @@ class Sphere(Manifold):
         """Angle, accurate from 0 to pi."""
         return 2 * torch.atan2(self._length(x - y), self._length(x + y))
 
+    def _any_direction(self, x: Tensor) -> Tensor:
+        """Unit tangent vector at x that depends on x alone."""
+        index = x.detach().abs().argmin(self._dim, keepdim=True)
+        e = torch.zeros_like(x).scatter(self._dim, index, 1.0)
+        u = self.proju(x, e)
+        return u / self._length(u)
+
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``t / sin t`` times the tangent part of y."""
-        p = self.proju(x, y)
+        """Return ``t / sin t`` times the tangent part of y; see the notes on -x."""
+        same_side = self._dot(x, y) > 0
+        # the tangent part of y, without the cancellation that y has near x and -x
+        p = self.proju(x, torch.where(same_side, y - x, y + x))
         sine = self._length(p) / self.radius
-        near = (sine < 1e-4) & (self._dot(x, y) > 0)
-        tiny = torch.finfo(p.dtype).tiny
-        ratio = self._angle(x, torch.where(near, -y, y)) / torch.where(
-            near, 1.0, sine.clamp_min(tiny)
-        )
-        return p * torch.where(near, 1 + self._dot(p, p) / (6 * self.radius**2), ratio)
+        near = (sine < 1e-4) & same_side
+        antipode = (sine < tolerance(p.dtype, 8)) & ~same_side
+        angle = self._angle(x, torch.where(near, -y, y))
+        ratio = angle / torch.where(near | antipode, 1.0, sine)
+        ratio = torch.where(near, 1 + self._dot(p, p) / (6 * self.radius**2), ratio)
+        if maybe_any(antipode):
+            p = torch.where(antipode, self.radius * self._any_direction(x), p)
+        return p * ratio
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Return r times the angle; over columns, the root of the sum of squares."""
@@ -123,8 +137,14 @@ class Sphere(Manifold):
 
     def parallel_transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport along the shortest great circle, an isometry."""
+        total = x + y
         scale = self.radius**2 + self._dot(x, y)
-        return v - (x + y) * (self._dot(y, v) / scale)
+        antipode = self._length(total) < tolerance(x.dtype, 8) * self.radius
+        moved = v - total * (self._dot(y, v) / torch.where(antipode, 1.0, scale))
+        if maybe_any(antipode):
+            u = self._any_direction(x)
+            moved = torch.where(antipode, v - 2 * u * self._dot(u, v), moved)
+        return moved
 
     def _sample(self, shape, generator, dtype, device):
         x = sample_normal(shape, generator, dtype, device)

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import ConvergenceWarning
-from manifoldkit.linalg.checks import tolerance
+from manifoldkit.linalg.checks import maybe_any, tolerance
 
 _STEPS = 40
 # unknowns up to which a dense Jacobian pays
 _UNKNOWNS = 400
+# part of y - x below which its tangent part says nothing
+_LOST = 1e-3
 # numbers in the Jacobians that are held at a time
 _ROOM = 4_000_000
 
@@ -31,7 +33,7 @@ def stiefel_log(manifold, x: Tensor, y: Tensor, max_iter: int) -> Tensor:
     k = n if track else min(n, 2 * p)
     unknowns = k * p - p * (p + 1) // 2
     newton = unknowns <= _UNKNOWNS
-    u = manifold.proju(x, y - x)
+    u = _push(manifold, x, y)
     # a Newton step costs 2 exponentials an unknown, and few are needed
     shots = min(max_iter, max(30, 5 * unknowns)) if newton else max_iter
     u, gap = _shoot(manifold, x, y, u, shots)
@@ -55,6 +57,20 @@ def stiefel_log(manifold, x: Tensor, y: Tensor, max_iter: int) -> Tensor:
             stacklevel=3,
         )
     return u
+
+
+def _push(manifold, x, y) -> Tensor:
+    """Tangent part of y - x, or any direction where that vanishes, as for y = -x."""
+    u = manifold.proju(x, y - x)
+    length = torch.linalg.matrix_norm(u.detach(), keepdim=True)
+    away = torch.linalg.matrix_norm((y - x).detach(), keepdim=True)
+    lost = length < _LOST * away
+    if not maybe_any(lost):
+        return u
+    n, p = x.shape[-2:]
+    # entries without symmetry of their own
+    e = torch.arange(1, n * p + 1, dtype=x.dtype, device=x.device).sin().view(n, p)
+    return torch.where(lost, away * manifold.proju(x, e.expand_as(x)) / 2, u)
 
 
 def _shoot(manifold, x, y, u, shots: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +143,7 @@ def _levenberg(manifold, basis, y, enough: float) -> tuple[Tensor, Tensor]:
     def residual(c, rows):
         return (y[rows] - end(c)).flatten(1)
 
-    c = torch.einsum("dij,bij->bd", basis, y - start)
+    c = torch.einsum("dij,bij->bd", basis, _push(manifold, start.expand_as(y), y))
     r = residual(c, slice(None))
     damping = torch.full_like(c[:, 0], 1e-2)
     for _ in range(_STEPS):

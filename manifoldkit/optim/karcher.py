@@ -1,5 +1,6 @@
 """Weighted Riemannian means on any manifold with exponential and logarithm."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -16,6 +17,13 @@ from manifoldkit.linalg.checks import (
     tolerance,
 )
 from manifoldkit.optim.geometry import point_tolerance
+
+#: Relative error of logarithms beyond which a mean of them is not trusted.
+_TRUST = 1e-2
+
+
+#: Numbers that are checked at a time.
+_PART = 1 << 20
 
 
 class KarcherMean(NamedTuple):
@@ -42,8 +50,14 @@ def karcher_mean(
 
     Fixed-point iteration :math:`x \leftarrow \exp_x(t \sum_i w_i \log_x y_i)` with
     step t = 1, halved where the cost does not fall enough (Armijo's rule), until the
-    norm of the sum is at most ``tol``. Whole batches of problems run in one call, each
-    with its own step.
+    norm of the sum is small beside the size of the data. A manifold that has a method
+    ``weighted_mean`` solves by that: ``SPD("airm")`` by Newton's method, in float64 for
+    float32 points too. Whole batches of problems run in one call, each with its own
+    step.
+
+    Where points lie so far apart that a stationary point may be none of least cost (as
+    for antipodes of a sphere), the search starts again beside it and keeps the lower;
+    what is found is then a local minimum and perhaps one of several.
 
     Parameters
     ----------
@@ -54,7 +68,10 @@ def karcher_mean(
     weights : Tensor, shape (m,) or (..., m), optional
         Non-negative weights; scaled to sum to one.
     tol : float, optional
-        Norm of the gradient to stop at; default 4096 rounding units of the dtype.
+        Norm of the gradient to stop at, in units of the root mean squared distance
+        plus the norm of x itself as a vector at x, so that it is free of the unit of
+        the data. Default 1024 rounding units of the dtype, for ``weighted_mean`` what
+        the manifold chooses.
     max_iter : int, default=100
         Most iterations.
     init : Tensor, shape (..., point), optional
@@ -63,9 +80,11 @@ def karcher_mean(
     Returns
     -------
     KarcherMean
-        Named tuple: ``mean`` (..., point); ``gradient_norm``, ``variance`` (weighted
-        mean squared distance) and ``converged`` of shape (...); ``iterations``. The
-        result is a constant for autograd.
+        Named tuple: ``mean`` (..., point); ``gradient_norm`` in units of the metric,
+        ``variance`` (weighted mean squared distance) and ``converged`` of shape (...);
+        ``iterations``. Where a logarithm at the mean does not lead to its point, or is
+        longer than the distance, nothing counts as converged. The result is a constant
+        for autograd.
 
     Raises
     ------
@@ -96,38 +115,28 @@ def karcher_mean(
     ndim = manifold.ndim
     y = _check_points(manifold, points)
     w = _weights(weights, y, ndim)
-    if tol is None:
-        tol = tolerance(y.dtype, 4096)
-    check_positive(tol, "tol")
+    if tol is not None:
+        check_positive(tol, "tol")
     check_count(max_iter, "max_iter")
-    x = _start(manifold, y, w, init)
-    direction, cost = _gradient(manifold, x, y, w)
-    t = torch.ones_like(cost)
-    for iteration in range(max_iter + 1):
-        norm = _norm(manifold, x, direction)
-        active = ~(norm <= tol)
-        if iteration == max_iter or not bool(active.any()):
-            break
-        step = torch.where(active, t, 0.0)[(..., *(None,) * ndim)]
-        trial = manifold.expmap(x, step * direction)
-        new_direction, new_cost = _gradient(manifold, trial, y, w)
-        # below rounding the cost can no longer tell, the gradient still can
-        slack = tolerance(y.dtype, 16) * cost
-        better = active & (new_cost <= cost - 1e-4 * t * norm**2 + slack)
-        mask = better[(..., *(None,) * ndim)]
-        x = torch.where(mask, trial, x)
-        direction = torch.where(mask, new_direction, direction)
-        cost = torch.where(better, new_cost, cost)
-        t = torch.where(better, (2 * t).clamp_max(1.0), t / 2)
-    converged = ~active
-    if not bool(converged.all()):
+    if init is not None:
+        check_floating(init, "init")
+        shape = y.shape[: y.ndim - ndim - 1] + y.shape[y.ndim - ndim :]
+        init = _expand(init.detach().to(y), shape, "init").clone()
+    solve = getattr(manifold, "weighted_mean", None)
+    if solve is None:
+        found = _search(manifold, y, w, init, tol or tolerance(y.dtype, 1024), max_iter)
+    else:
+        found = KarcherMean(*solve(y, w, tol, max_iter, init))
+    bad = ~found.converged
+    if bool(bad.any()):
         warnings.warn(
-            f"karcher_mean on {manifold}: gradient norm {float(norm.max()):.1e} after "
-            f"{iteration} iterations, above tol = {tol:.1e}",
+            f"karcher_mean on {manifold}: {int(bad.sum())} of {bad.numel()} means not "
+            f"converged after {found.iterations} iterations, gradient norm "
+            f"{float(found.gradient_norm[bad].max()):.1e}",
             ConvergenceWarning,
             stacklevel=2,
         )
-    return KarcherMean(x, norm, 2 * cost, converged, iteration)
+    return found
 
 
 def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
@@ -145,9 +154,13 @@ def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
         raise ValueError(f"points: not points of {manifold}: {reason}")
     y = check_finite(points.detach().as_subclass(Tensor), "points", ndim)
     tol = point_tolerance(y.dtype)
-    ok, reason = manifold._check_point_on_manifold(y, atol=tol, rtol=tol)
-    if not ok:
-        raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
+    event = y.shape[y.ndim - ndim :]
+    # in parts, which hold the memory that a check takes
+    for part in y.reshape(-1, *event).split(max(1, _PART // max(1, event.numel()))):
+        ok, reason = manifold._check_point_on_manifold(part, atol=tol, rtol=tol)
+        if not ok:  # whose place is counted in the whole
+            reason = manifold._check_point_on_manifold(y, atol=tol, rtol=tol)[1]
+            raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
     return y
 
 
@@ -170,16 +183,123 @@ def _expand(x: Tensor, shape: torch.Size, name: str) -> Tensor:
         ) from None
 
 
-def _start(manifold, y: Tensor, w: Tensor, init: Tensor | None) -> Tensor:
+class _State(NamedTuple):
+    """A point of the search and what is known there."""
+
+    x: Tensor
+    direction: Tensor
+    cost: Tensor
+    norm: Tensor
+    converged: Tensor
+    iterations: int
+
+
+def _lift(mask: Tensor, ndim: int) -> Tensor:
+    """Make a value of a problem one of its points."""
+    return mask[(..., *(None,) * ndim)]
+
+
+def _search(manifold, y: Tensor, w: Tensor, init, tol: float, max_iter: int):
+    x = _start(manifold, y, w) if init is None else init
+    state = _descend(manifold, x, y, w, tol, max_iter)
+    if not getattr(manifold, "unique_means", False):
+        state = _look_around(manifold, state, y, w, tol, max_iter)
+    variance, true = _verify(manifold, state, y, w)
+    converged = state.converged & true
+    return KarcherMean(state.x, state.norm, variance, converged, state.iterations)
+
+
+def _start(manifold, y: Tensor, w: Tensor) -> Tensor:
+    """Return the better of the first point and the projected mean, and a finite one."""
     dim = -1 - manifold.ndim
     first = y.select(dim, 0)
-    if init is not None:
-        check_floating(init, "init")
-        return _expand(init.detach().to(y), first.shape, "init").clone()
-    mean = (w[(..., *(None,) * manifold.ndim)] * y).sum(dim)
-    mean = manifold.projx(mean)
-    better = _gradient(manifold, mean, y, w)[1] < _gradient(manifold, first, y, w)[1]
-    return torch.where(better[(..., *(None,) * manifold.ndim)], mean, first)
+    mean = manifold.projx((_lift(w, manifold.ndim) * y).sum(dim))
+    costs = [_gradient(manifold, x, y, w)[1] for x in (mean, first)]
+    mean_cost, first_cost = (torch.where(c.isnan(), torch.inf, c) for c in costs)
+    return torch.where(_lift(mean_cost < first_cost, manifold.ndim), mean, first)
+
+
+def _descend(manifold, x, y, w, tol: float, max_iter: int) -> _State:
+    ndim = manifold.ndim
+    direction, cost = _gradient(manifold, x, y, w)
+    t = torch.ones_like(cost)
+    for iteration in range(max_iter + 1):
+        norm = _norm(manifold, x, direction)
+        converged = norm <= tol * _size(manifold, x, cost)
+        active = ~converged & (t > 1e-5)
+        if iteration == max_iter or not bool(active.any()):
+            break
+        trial = manifold.expmap(x, _lift(torch.where(active, t, 0.0), ndim) * direction)
+        new_direction, new_cost = _gradient(manifold, trial, y, w)
+        # below rounding the cost can no longer tell, the gradient still can
+        slack = tolerance(y.dtype, 16) * cost
+        better = active & (new_cost <= cost - 1e-4 * t * norm**2 + slack)
+        mask = _lift(better, ndim)
+        x = torch.where(mask, trial, x)
+        direction = torch.where(mask, new_direction, direction)
+        cost = torch.where(better, new_cost, cost)
+        t = torch.where(better, (2 * t).clamp_max(1.0), t / 2)
+    return _State(x, direction, cost, norm, converged, iteration)
+
+
+def _size(manifold, x: Tensor, cost: Tensor) -> Tensor:
+    """Unit of length: spread of the points, and x as a vector (how far it scales)."""
+    own = _norm(manifold, x, x)
+    return (2 * cost).sqrt() + torch.where(own.isfinite(), own, 0.0)
+
+
+def _look_around(manifold, state: _State, y, w, tol: float, max_iter: int) -> _State:
+    """Search again beside x where far points may have made it a saddle."""
+    ndim = manifold.ndim
+    base = state.x.unsqueeze(-1 - ndim).expand_as(y)
+    farthest = _norm(manifold, base, manifold.logmap(base, y)).amax(-1)
+    size = _size(manifold, state.x, torch.zeros_like(state.cost))
+    far = farthest > math.pi / 4 * size.clamp_max(1.0)
+    if not bool(far.any()):
+        return state
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(state.x.shape, generator=generator, dtype=y.dtype).to(y.device)
+    v = manifold.proju(state.x, noise)
+    length = 1e-2 * (2 * state.cost).sqrt() / _norm(manifold, state.x, v)
+    length = torch.where(far & length.isfinite(), length, 0.0)
+    x = manifold.expmap(state.x, _lift(length, ndim) * v)
+    other = _descend(manifold, x, y, w, tol, max_iter)
+    lower = far & (other.cost < (1 - 1e-4) * state.cost)
+    merged = (
+        torch.where(_lift(lower, ndim) if new.ndim > lower.ndim else lower, new, old)
+        for new, old in zip(other[:-1], state[:-1], strict=True)
+    )
+    more = other.iterations if bool(lower.any()) else 0
+    return _State(*merged, state.iterations + more)
+
+
+def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variance, and whether the logarithms at the mean are what they say.
+
+    At a cut locus a logarithm may be short or lead elsewhere, and the gradient vanish.
+    """
+    ndim = manifold.ndim
+    base = state.x.unsqueeze(-1 - ndim).expand_as(y)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        logs = manifold.logmap(base, y)
+    doubtful = any(issubclass(w.category, ConvergenceWarning) for w in said)
+    end = manifold.expmap(base, logs)
+    event = (*y.shape[: y.ndim - ndim], -1)
+    gap, most = (t.abs().reshape(event).amax(-1) for t in (end - y, y))
+    reached = gap <= _TRUST * most
+    own, variance = _norm(manifold, base, logs), 2 * state.cost
+    try:
+        distance = manifold.dist(base, y, keepdim=True).reshape(own.shape)
+        if not (doubtful or bool(reached.all())):  # another basis of the same space?
+            left = manifold.dist(end, y, keepdim=True).reshape(own.shape)
+            size = _size(manifold, state.x, state.cost)[..., None]
+            reached |= left <= _TRUST * size
+        variance = (w * distance**2).sum(-1)
+        reached &= (own - distance).abs() <= _TRUST * own
+    except NotImplementedError:  # a manifold of another library without distances
+        pass
+    return variance, (reached | (w == 0)).all(-1)
 
 
 def _gradient(manifold, x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +308,7 @@ def _gradient(manifold, x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor
     base = x.unsqueeze(dim).expand_as(y)
     logs = manifold.logmap(base, y)
     squares = _norm(manifold, base, logs) ** 2
-    direction = (w[(..., *(None,) * manifold.ndim)] * logs).sum(dim)
+    direction = (_lift(w, manifold.ndim) * logs).sum(dim)
     return direction, (w * squares).sum(-1) / 2
 
 

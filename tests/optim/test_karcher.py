@@ -6,6 +6,7 @@ from pyriemann.geometry.mean import mean_riemann, mean_wasserstein
 from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
 from manifoldkit.manifolds import (
     SPD,
+    Euclidean,
     Grassmann,
     PositiveReals,
     SpecialOrthogonal,
@@ -142,3 +143,56 @@ def test_weights_and_start_of_another_batch_are_named():
         karcher_mean(Sphere(), y, torch.ones(2, 4))
     with pytest.raises(ValueError, match=r"init: .* to \(5, 3\), found \(2, 3\)"):
         karcher_mean(Sphere(), y, init=y[:2, 0])
+
+
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**20, 2.0**60])
+@pytest.mark.parametrize("kind", ["bw", "gbw", "log_euclidean", "euclidean", "sphere"])
+def test_the_unit_of_the_data_does_not_matter(kind, scale):
+    x = _spd(9)
+    if kind == "euclidean":
+        manifolds = Euclidean(1), Euclidean(1)
+        x = x[:, 0] - 1
+    elif kind == "sphere":
+        manifolds = Sphere(), Sphere(scale)
+        x = Sphere().projx(x[:, 0] + 1)
+    else:
+        manifolds = SPD(kind), SPD(kind)
+    one, other = (
+        karcher_mean(m, s * x) for m, s in zip(manifolds, (1, scale), strict=True)
+    )
+    torch.testing.assert_close(other.mean / scale, one.mean, rtol=1e-8, atol=1e-8)
+    assert bool(one.converged)
+    assert bool(other.converged)
+    assert one.iterations == other.iterations
+
+
+@pytest.mark.parametrize("metric", ["airm", "bw", "log_euclidean", "log_cholesky"])
+def test_variance_is_the_mean_squared_distance(metric):
+    x, w = _spd(9), torch.linspace(0, 1, 9, dtype=torch.float64)
+    found = karcher_mean(SPD(metric), x, w)
+    squares = SPD(metric).dist(found.mean.expand_as(x), x) ** 2
+    torch.testing.assert_close(found.variance, (w * squares).sum() / w.sum())
+
+
+def test_a_start_that_is_not_a_number_is_left_for_one_that_is():
+    class Fragile(Sphere):
+        """No logarithm at the first pole, where the first point lies."""
+
+        def logmap(self, x, y):
+            u = super().logmap(x, y)
+            return torch.where(x[..., :1] > 0.999, torch.nan, u)
+
+    generator = torch.Generator().manual_seed(0)
+    y = Sphere().projx(1 + torch.rand(6, 3, dtype=torch.float64, generator=generator))
+    y[0] = torch.tensor([1.0, 0, 0])
+    found = karcher_mean(Fragile(), y)
+    torch.testing.assert_close(found.mean, karcher_mean(Sphere(), y).mean)
+
+
+def test_coinciding_points_of_any_size_have_converged():
+    for scale in (1e-9, 1.0, 1e9):
+        x = scale * _spd(1)[0].expand(5, 5, 5)
+        for metric in ("airm", "bw", "log_euclidean", "log_cholesky"):
+            found = karcher_mean(SPD(metric), x)
+            assert bool(found.converged)
+            torch.testing.assert_close(found.mean / scale, x[0] / scale)

@@ -3,11 +3,61 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.linalg import expm, logm, sqrtm, symmetrize
+from manifoldkit.linalg import eigh, expm, logm, spectral, sqrtm, symmetrize
+from manifoldkit.linalg.checks import maybe_any, tolerance
 from manifoldkit.linalg.elementary import eye_like, safe_sqrt
-from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.linalg.factorizations import cholesky, eigvalsh
+from manifoldkit.linalg.symmetric import apply_spectral
 from manifoldkit.manifolds.base import trace_product
+from manifoldkit.manifolds.spd.affine_mean import affine_mean
 from manifoldkit.manifolds.spd.common import SPD, color, whiten
+
+
+class _PlainLog(spectral.Log):
+    """The logarithm of eigenvalues that are accurate already, the small ones too."""
+
+    sees_small_eigenvalues = False
+
+    def first(self, a: Tensor, b: Tensor) -> Tensor:
+        """f[a, b], also where (a - b) / (a + b) rounds to one."""
+        wide = torch.maximum(a, b) > 3 * torch.minimum(a, b)
+        quotient = (a.log() - b.log()) / torch.where(wide, a - b, 1.0)
+        return torch.where(wide, quotient, super().first(a, torch.where(wide, a, b)))
+
+
+def _log_whitened(factor: Tensor, y: Tensor) -> Tensor:
+    """Logarithm of ``L^-1 y L^-T``.
+
+    Rounding of that product drowns eigenvalues below eps times the largest; where one
+    comes near, they are squared singular values of ``L^-1 chol(y)``, which are not.
+    """
+    w = whiten(factor, y)
+    s, u = eigh(w)
+    rough = _rough(s)
+    if torch.compiler.is_compiling() or not maybe_any(rough):
+        return logm(w, eig=(s, u))
+    half, finite = _half_whitened(factor, y)
+    vectors, singular, _ = torch.linalg.svd(half)
+    good = (rough & finite)[..., None]
+    s = torch.where(good, singular**2, s)
+    u = torch.where(good[..., None], vectors, u)
+    # the other matrices keep logm, which corrects its eigenvalues by their residual
+    plain = apply_spectral(w, _PlainLog(), (s, u))
+    log = logm(torch.where(good[..., None], eye_like(w), w), eig=(s, u))
+    return torch.where(good[..., None], plain, log)
+
+
+def _rough(s: Tensor) -> Tensor:
+    """Tell where rounding may have spoilt the smallest of ascending eigenvalues."""
+    return ~(s[..., 0] > 1e4 * tolerance(s.dtype) * s[..., -1])
+
+
+def _half_whitened(factor: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``L^-1 chol(y)`` without gradient, and where it is finite (else I)."""
+    with torch.no_grad():
+        half = torch.linalg.solve_triangular(factor, cholesky(y), upper=False)
+        finite = half.isfinite().flatten(-2).all(-1)
+        return torch.where(finite[..., None, None], half, eye_like(half)), finite
 
 
 class AffineInvariantSPD(SPD):
@@ -42,17 +92,52 @@ class AffineInvariantSPD(SPD):
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """``L logm(L^-1 y L^-T) L'``."""
         factor = cholesky(x)
-        return color(factor, logm(whiten(factor, y)))
+        return color(factor, _log_whitened(factor, y))
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Root of the sum of squared logarithms of the eigenvalues of ``x^-1 y``."""
-        w = whiten(cholesky(x), y)
+        factor = cholesky(x)
+        w = whiten(factor, y)
         if torch.is_grad_enabled() and w.requires_grad:
-            log = logm(w)  # whose second derivatives exist at repeated eigenvalues
+            # its second derivatives exist at repeated eigenvalues
+            log = _log_whitened(factor, y)
         else:
-            log = torch.linalg.eigvalsh(torch.nan_to_num(w)).log().diag_embed()
-            log = torch.where(torch.isfinite(w), log, torch.nan)
+            s = eigvalsh(w)
+            rough = _rough(s)
+            if not torch.compiler.is_compiling() and maybe_any(rough):
+                half, finite = _half_whitened(factor, y)
+                exact = torch.linalg.svdvals(half) ** 2
+                s = torch.where((rough & finite)[..., None], exact, s)
+            log = s.log().diag_embed()
         return safe_sqrt(trace_product(log, log, keepdim))
+
+    def weighted_mean(
+        self,
+        points: Tensor,
+        weights: Tensor,
+        tol: float | None,
+        max_iter: int,
+        init: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """Means by Newton's method, which :func:`~manifoldkit.optim.karcher_mean` asks.
+
+        Parameters
+        ----------
+        points : Tensor, shape (..., m, n, n)
+            SPD matrices.
+        weights : Tensor, shape (..., m)
+            Weights of sum one.
+        tol, max_iter, init
+            The options of ``karcher_mean``.
+
+        Returns
+        -------
+        tuple
+            What :class:`~manifoldkit.optim.KarcherMean` holds.
+        """
+        if tol is None:
+            tol = tolerance(points.dtype, 1 if points.dtype == torch.float32 else 4096)
+        return affine_mean(points, weights, init, tol, max_iter)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport ``E v E'``, ``E = (y x^-1)^(1/2)``."""

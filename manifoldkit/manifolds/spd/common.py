@@ -87,6 +87,8 @@ class SPD(SquareMatrixManifold):
 
     name = "SPD"
     metric = "airm"
+    #: A mean is unique wherever the points are, so that nobody looks for a better one.
+    unique_means = True
 
     def __new__(cls, metric: str = "airm", M: Tensor | None = None) -> Self:
         """Choose the class of the metric."""

@@ -1,15 +1,13 @@
 """Weighted means of the generalized Bures-Wasserstein geometry, many at a time."""
 
 import math
-import warnings
 from functools import reduce
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count, check_positive
-from manifoldkit.exceptions import ConvergenceWarning
 from manifoldkit.linalg import is_spd, symmetrize
 from manifoldkit.linalg.checks import (
     check_broadcast,
@@ -17,16 +15,19 @@ from manifoldkit.linalg.checks import (
     check_square,
     check_weights,
     compute_dtype,
+    maybe_any,
 )
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.factorizations import cholesky
-from manifoldkit.spd.gbw.chart import Chart, check_power
-from manifoldkit.spd.gbw.mean_solver import Barycenter, MeanInfo, solve, unrolled
+from manifoldkit.spd.gbw.chart import Chart, check_power, represent, restore
+from manifoldkit.spd.gbw.mean_derivatives import barycenter
+from manifoldkit.spd.gbw.mean_solver import MeanInfo, unrolled
+from manifoldkit.spd.gbw.squared_distance import scale_by, unit_size
 
 
 def _check(x, weights, M, init) -> torch.Size:
     """Check shapes; return the batch shape of the result."""
-    check_square(x, "x")
+    check_square(x, "x", hermitian=True)
     if x.ndim < 3 or x.shape[-3] == 0:
         raise ValueError(
             "x: expected matrices of shape (..., n_matrices, n, n) with at least one "
@@ -35,9 +36,9 @@ def _check(x, weights, M, init) -> torch.Size:
     if weights is not None:
         check_weights(weights, x.shape[-3])
     if M is not None:
-        check_square(M, "M", x.shape[-1])
+        check_square(M, "M", x.shape[-1], hermitian=True)
     if init is not None:
-        check_square(init, "init", x.shape[-1])
+        check_square(init, "init", x.shape[-1], hermitian=True)
     shapes = {"x": (x, 3), "weights": (weights, 1), "M": (M, 2), "init": (init, 2)}
     return check_broadcast(
         **{name: (t, ndim) for name, (t, ndim) in shapes.items() if t is not None}
@@ -46,10 +47,10 @@ def _check(x, weights, M, init) -> torch.Size:
 
 def _check_values(x: Tensor, w: Tensor, M: Tensor | None, power: float) -> None:
     """Raise where the mean does not exist."""
-    check_spd(x, "x", semidefinite=power > 0)
+    check_spd(x, "x", semidefinite=power > 0, hermitian=True)
     if M is not None:
-        check_spd(M, "M")
-    if not bool(is_spd((w[..., None, None] * x).sum(-3)).all()):
+        check_spd(M, "M", hermitian=True)
+    if not bool(is_spd((w[..., None, None] * x).sum(-3), hermitian=True).all()):
         raise ValueError(
             "x: all matrices of a mean are singular in one direction, expected a "
             "positive definite mean"
@@ -59,10 +60,37 @@ def _check_values(x: Tensor, w: Tensor, M: Tensor | None, power: float) -> None:
 def _skip_zero_weights(x: Tensor, w: Tensor) -> Tensor:
     """Put the identity where a weight is zero and the matrix is no SPD matrix."""
     zero = w == 0
-    if not bool(zero.any()):
+    if not maybe_any(zero):
         return x
-    padding = (zero & ~is_spd(x))[..., None, None]
+    padding = (zero & ~is_spd(x, hermitian=True))[..., None, None]
     return torch.where(padding, eye_like(x), x)
+
+
+class _Sizes(NamedTuple):
+    """Powers of 2 that bring the matrices of a mean near one, see :func:`unit_size`."""
+
+    given: Tensor  # (..., 1), of the matrices
+    flat: Tensor  # (..., 1), of what the chart makes of them
+
+    def to_flat(self, x: Tensor, chart: Chart) -> Tensor:
+        return scale_by(chart.to_flat(scale_by(x, self.given)), self.flat)
+
+    def from_flat(self, y: Tensor, chart: Chart) -> Tensor:
+        mean = chart.from_flat(scale_by(y, 1 / self.flat[..., 0]))
+        return scale_by(mean, 1 / self.given[..., 0])
+
+
+def _sizes(x: Tensor, w: Tensor, chart: Chart) -> _Sizes:
+    """Measure the largest matrix of every mean, before and after the chart."""
+
+    def largest(y: Tensor) -> Tensor:
+        size = torch.where(w > 0, unit_size(y), 0.0)
+        return size.amax(-1, keepdim=True)
+
+    given = largest(x)
+    if chart.factor is None and chart.power == 1:
+        return _Sizes(given, torch.ones_like(given))
+    return _Sizes(given, largest(chart.to_flat(scale_by(x, given)).detach()))
 
 
 @overload
@@ -179,48 +207,37 @@ def gbw_mean(
     check_choice(grad, ("implicit", "unrolled"), "grad")
     given = [t.dtype for t in (x, weights, M) if t is not None]
     dtype = reduce(torch.promote_types, given)
-    work = compute_dtype(dtype)
-    count, n = x.shape[-3], x.shape[-1]
-    w = x.new_ones(count) if weights is None else weights
-    w = w.to(work)
+    work = compute_dtype(dtype.to_real() if dtype.is_complex else dtype)
+    count = x.shape[-3]
+    w = x.new_ones(count, dtype=work) if weights is None else weights.to(work)
     w = (w / w.sum(-1, keepdim=True)).expand(*batch, count)
-    x = _skip_zero_weights(x.to(work), w)
+    x = _skip_zero_weights(x, w)
     if validate:
         _check_values(x, w, M, power)
-    factor = None if M is None else cholesky(symmetrize(M.to(work)))
+    factor = None if M is None else cholesky(symmetrize(represent(M, dtype)))
     chart = Chart(factor, power)
     # M has one matrix a mean: make room for the dimension of the matrices
     inner = Chart(None if factor is None else factor[..., None, :, :], power)
-    flat = inner.to_flat(symmetrize(x)).expand(*batch, count, n, n)
+    x = symmetrize(represent(x, dtype))
+    sizes = _sizes(x, w, inner)
+    flat = sizes.to_flat(x, inner)
+    n = flat.shape[-1]
+    flat = flat.expand(*batch, count, n, n)
     if init is None:
         start = (w[..., None, None] * flat).sum(-3)
     else:
-        start = chart.to_flat(init.to(work))
+        start = sizes.to_flat(represent(init, dtype)[..., None, :, :], inner)[
+            ..., 0, :, :
+        ]
     problems = math.prod(batch)
     start = start.expand(*batch, n, n).reshape(problems, n, n)
     flat, w = flat.reshape(problems, count, n, n), w.reshape(problems, count)
     if grad == "unrolled":
         g, info = unrolled(flat, w, start, tol, max_iter)
     else:
-        with torch.no_grad():
-            g, info = solve(
-                flat.detach(), w.detach(), start, tol, max_iter, init is not None
-            )
-        _warn(info, tol, max_iter)
-        g = Barycenter.apply(flat, w, g)
-    mean = chart.from_flat(g.reshape(*batch, n, n)).to(dtype)
+        g, info = barycenter(flat, w, start, tol, max_iter, init is not None)
+    mean = sizes.from_flat(g.reshape(*batch, n, n), chart)
+    mean = restore(mean, dtype)
     if not return_info:
         return mean
     return mean, MeanInfo(*(t.reshape(batch) for t in info))
-
-
-def _warn(info: MeanInfo, tol: float, max_iter: int) -> None:
-    bad = ~info.converged & info.residual.isfinite()
-    if bool(bad.any()):
-        warnings.warn(
-            f"gbw_mean: {int(bad.sum())} of {bad.numel()} means not converged after "
-            f"{max_iter} steps: residual {float(info.residual[bad].max()):.1e}, "
-            f"tol {tol:.1e}; raise max_iter or tol",
-            ConvergenceWarning,
-            stacklevel=3,
-        )

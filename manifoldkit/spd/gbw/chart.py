@@ -25,6 +25,7 @@ from manifoldkit.linalg.checks import (
     semidefinite_floor,
 )
 from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.linalg.hermitian import hermitian_to_real, real_to_hermitian
 
 #: Smallest power: below it the powers of all matrices are equal to a few digits.
 MIN_POWER = 1e-3
@@ -97,18 +98,27 @@ def _power_derivative(x: Tensor, v: Tensor, power: float) -> Tensor:
     return frechet_derivative(x, v, "powm", power=power)
 
 
-def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
+def prepare(
+    tensors: dict,
+    M: Tensor | None,
+    power: float,
+    validate: bool,
+    *,
+    hermitian: bool = False,
+):
     """Check names, shapes and dtypes; return symmetric tensors, chart, output dtype.
 
     ``tensors`` maps names to ``(tensor, kind)``, kind "spd", "psd" or "symmetric".
+    With ``hermitian`` complex matrices are accepted: if one is complex, all tensors
+    come back in their real representation, and :func:`restore` undoes that.
     """
     power = check_power(power)
     if M is not None:
         tensors = {**tensors, "M": (M, "spd")}
     (first, (x, _)), *rest = tensors.items()
-    n = check_square(x, first).shape[-1]
+    n = check_square(x, first, hermitian=hermitian).shape[-1]
     for name, (y, _) in rest:
-        check_square(y, name, n)
+        check_square(y, name, n, hermitian=hermitian)
     check_broadcast(**{name: (y, 2) for name, (y, _) in tensors.items()})
     dtype = reduce(torch.promote_types, (y.dtype for y, _ in tensors.values()))
     out = {}
@@ -116,11 +126,25 @@ def prepare(tensors: dict, M: Tensor | None, power: float, validate: bool):
         if validate and kind == "symmetric":
             check_finite(y, name)
         elif validate:
-            check_spd(y, name, semidefinite=kind == "psd" and power > 0)
-        out[name] = symmetrize(y.to(compute_dtype(dtype)))
+            semidefinite = kind == "psd" and power > 0
+            check_spd(y, name, semidefinite=semidefinite, hermitian=hermitian)
+        out[name] = symmetrize(represent(y, dtype))
     M = out.pop("M", None)
     factor = None if M is None else cholesky(M)
     return list(out.values()), Chart(factor, power), dtype
+
+
+def represent(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in the dtype to compute in, real of twice the size for a complex one."""
+    if not dtype.is_complex:
+        return x.to(compute_dtype(dtype))
+    work = compute_dtype(dtype.to_real())
+    return hermitian_to_real(x.to(work.to_complex() if x.is_complex() else work))
+
+
+def restore(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return matrices of :func:`represent` in the dtype that was given."""
+    return (real_to_hermitian(x) if dtype.is_complex else x).to(dtype)
 
 
 def square_factor(x: Tensor) -> tuple[Tensor, bool]:

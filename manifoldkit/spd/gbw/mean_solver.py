@@ -21,10 +21,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from manifoldkit.linalg import eigh, sqrtm, symmetrize
-from manifoldkit.linalg.checks import tolerance
+from manifoldkit.linalg.checks import maybe_any, tolerance
 from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.linalg.factorizations import cholesky, quick_eigh
 from manifoldkit.spd.gbw.chart import square_factor
@@ -54,7 +53,7 @@ class MeanInfo(NamedTuple):
     converged: Tensor
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """Everything at a point G that a step needs; see the module's docstring."""
 
     factor: Tensor  # L, (b, n, n)
@@ -70,7 +69,7 @@ def _tall(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
 
 
-def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Frame:
+def frame_at(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> Frame:
     """Decompose at g; ``halves``, factors of x, asks for the accurate, slower way."""
     factor = cholesky(g)
     if halves is None:
@@ -90,7 +89,7 @@ def _frame(g: Tensor, x: Tensor, w: Tensor, halves: Tensor | None = None) -> _Fr
     half = torch.linalg.solve_triangular(factor.mT, gap, upper=True)
     change = torch.linalg.solve_triangular(factor.mT, half.mT, upper=True)
     residual = change.square().mean((-2, -1)).sqrt() * math.sqrt(g.shape[-1])
-    return _Frame(factor, roots, vectors, mean_root, gap, residual)
+    return Frame(factor, roots, vectors, mean_root, gap, residual)
 
 
 def _harmonic(r: Tensor) -> Tensor:
@@ -103,7 +102,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((-2, -1))[:, None, None]
 
 
-def _solve_newton(frame: _Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> Tensor:
+def solve_newton(frame: Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> Tensor:
     """Solve N[E] = right by conjugate gradients to a relative accuracy a problem.
 
     The preconditioner is the same operator with the single matrix S bar; the norm that
@@ -143,17 +142,17 @@ def _solve_newton(frame: _Frame, w: Tensor, right: Tensor, accuracy: Tensor) -> 
     return symmetrize(solution)
 
 
-def _fixed_point(frame: _Frame) -> Tensor:
+def _fixed_point(frame: Frame) -> Tensor:
     """Return H G H, which never raises the cost."""
     half = torch.linalg.solve_triangular(frame.factor.mT, frame.mean_root, upper=True)
     return half @ half.mT
 
 
-def _newton(frame: _Frame, w: Tensor, tol: float) -> Tensor:
+def _newton(frame: Frame, w: Tensor, tol: float) -> Tensor:
     """Return L exp(E) L', with the eigenvalues of E kept between bounds."""
     # no more accurate than the quadratic convergence can use
     accuracy = torch.maximum(frame.residual, 0.1 * tol / frame.residual)
-    change = _solve_newton(frame, w, frame.gap, accuracy.clamp_max(0.1))
+    change = solve_newton(frame, w, frame.gap, accuracy.clamp_max(0.1))
     s, u = quick_eigh(change)
     half = frame.factor @ (u * (s.clamp(*_BOUNDS) / 2).exp()[..., None, :])
     return half @ half.mT
@@ -176,7 +175,7 @@ def _iterate(x, w, g, tol: float, max_iter: int, fixed_first: bool, halves=None)
     eps = tolerance(x.dtype)
     relative_noise = math.sqrt(eps) if halves is None else 100 * eps
     for iteration in range(max_iter + 1):
-        frame = _frame(g, x, w, halves)
+        frame = frame_at(g, x, w, halves)
         residual, previous = frame.residual, best[active]
         better = residual < previous
         result[active[better]], best[active[better]] = g[better], residual[better]
@@ -236,45 +235,12 @@ def solve(
     return result, info
 
 
-def _rounding_level(frame: _Frame) -> Tensor:
+def _rounding_level(frame: Frame) -> Tensor:
     """Residual that rounding may leave, some eps times the condition number."""
     s, _ = eigh(frame.mean_root)
     smallest = s[..., 0].clamp_min(torch.finfo(s.dtype).tiny)
     level = tolerance(s.dtype, 10) * s[..., -1] / smallest
     return level.clamp_max(_WORST_LEVEL)
-
-
-class Barycenter(torch.autograd.Function):
-    """The solved mean; derivatives by the implicit function theorem."""
-
-    @staticmethod
-    def forward(ctx, x, w, g):
-        """Return the mean as it was found."""
-        ctx.save_for_backward(x, w, g)
-        return g.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        """Solve the linearized equation of the mean for the derivative."""
-        x, w, g = ctx.saved_tensors
-        frame = _frame(g, x, w)
-        factor = frame.factor
-        right = factor.mT @ symmetrize(grad) @ factor
-        accuracy = torch.full_like(frame.residual, tolerance(x.dtype, 100))
-        adjoint = _solve_newton(frame, w, right, accuracy)
-        rotated = frame.vectors @ adjoint[:, None] @ frame.vectors.mT
-        grad_x = grad_w = None
-        if ctx.needs_input_grad[0]:
-            roots = frame.roots
-            core = w[..., None, None] * rotated
-            core = core / (roots[..., :, None] + roots[..., None, :])
-            core = torch.where((w > 0)[..., None, None], core, 0.0)
-            left = factor[:, None] @ frame.vectors.mT
-            grad_x = left @ core @ left.mT
-        if ctx.needs_input_grad[1]:
-            grad_w = (rotated.diagonal(dim1=-2, dim2=-1) * frame.roots).sum(-1)
-        return grad_x, grad_w, None
 
 
 def unrolled(
@@ -291,7 +257,7 @@ def unrolled(
         residual = (total - eye).detach().square().sum((-2, -1)).sqrt()
         residual = residual / math.sqrt(g.shape[-1])
         converged = residual <= tol
-        if n_iter == max_iter or bool(converged.all()):
+        if n_iter == max_iter or not maybe_any(~converged):
             break
         g = half @ half.mT
     steps = torch.full_like(residual, n_iter, dtype=torch.long)

@@ -32,15 +32,12 @@ R. Bhatia, T. Jain, Y. Lim, "On the Bures-Wasserstein distance between positive
 definite matrices", Expositiones Mathematicae 37, 2019.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg import (
     polar,
-    procrustes,
     solve_lyapunov,
     sqrtm,
     symmetrize,
@@ -56,10 +53,8 @@ from manifoldkit.linalg.checks import (
 from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.linalg.factorizations import cholesky, eigvalsh
 from manifoldkit.spd.conditioning import seems_clear
-from manifoldkit.spd.gbw.chart import prepare, square_factor
-
-#: Where d^2 is below this part of the traces the trace formula has lost its digits.
-_CANCELLATION = {torch.float64: 1e-4, torch.float32: 1e-2}
+from manifoldkit.spd.gbw.chart import prepare, restore
+from manifoldkit.spd.gbw.squared_distance import flatten_to_unit, squared_distance
 
 
 def transport(base: Tensor, point: Tensor, accurate: bool = True) -> Tensor:
@@ -87,72 +82,6 @@ def root_in_frame(factor: Tensor, point: Tensor, accurate: bool) -> Tensor:
     regular = polar(factor.mT @ torch.where(good, second, eye)).p
     singular = sqrtm(factor.mT @ torch.where(good, eye, point) @ factor)
     return torch.where(good, regular, singular)
-
-
-def _congruence(factor: Tensor, x: Tensor) -> Tensor:
-    """L' X L without gradient; for all pairs of two sets, two tall products per L.
-
-    A batched product of many small matrices runs at a third of that speed on a CPU:
-    without it "distances, 100 matrices 64 x 64, 4 centers" of benchmarks/gbw.py takes
-    1.2 times as long.
-    """
-    batch = torch.broadcast_shapes(factor.shape[:-2], x.shape[:-2])
-    n, d = x.shape[-1], len(batch)
-    outer = (1,) * (d + 2 - factor.ndim) + factor.shape[:-2]
-    inner = (1,) * (d + 2 - x.ndim) + x.shape[:-2]
-    if x.is_cuda or any(k > 1 and m > 1 for k, m in zip(outer, inner, strict=True)):
-        return factor.mT @ x @ factor
-    out = x.new_empty(math.prod(outer), math.prod(inner), n, n)
-    flat = x.reshape(-1, n)
-    for product, single in zip(out, factor.reshape(-1, n, n), strict=True):
-        half = (flat @ single).view(-1, n, n)
-        torch.mm(half.mT.reshape(-1, n), single, out=product.view(-1, n))
-    # (outer, inner) of d dimensions each, one of every two being 1, to the batch
-    pairs = [i for j in range(d) for i in (j, d + j)]
-    return out.view(*outer, *inner, n, n).permute(*pairs, -2, -1).reshape(*batch, n, n)
-
-
-class _SquaredDistance(torch.autograd.Function):
-    """BW distance squared; its gradient needs no derivative of an eigenvalue."""
-
-    @staticmethod
-    def forward(ctx, a, b):
-        factor, regular = square_factor(a)
-        traces = trace(a) + trace(b)
-        s = eigvalsh(_congruence(factor, b))
-        s = torch.where(s < 0, torch.zeros_like(s), s)
-        squared = traces - 2 * s.sqrt().sum(-1)
-        close = squared < _CANCELLATION[a.dtype] * traces
-        ctx.close = bool(close.any())
-        if ctx.close:
-            batch = squared.shape
-            left = factor.expand(*batch, *a.shape[-2:])[close]
-            right, _ = square_factor(b.expand(*batch, *b.shape[-2:])[close])
-            gap = (right - left @ procrustes(left, right)).square().sum((-2, -1))
-            squared[close] = gap
-        ctx.regular = regular
-        ctx.save_for_backward(a, b)
-        return squared
-
-    @staticmethod
-    def backward(ctx, grad):
-        a, b = ctx.saved_tensors
-        want = ctx.needs_input_grad[:2]
-        if not ctx.regular:
-            (a, b), want = (b, a), want[::-1]
-        eye = eye_like(a)
-        grad = grad[..., None, None]
-        factor = cholesky(a)
-        root = root_in_frame(factor, b, ctx.close)
-        out = [None, None]
-        if want[0]:
-            half = torch.linalg.solve_triangular(factor.mT, root, upper=True)
-            t = torch.linalg.solve_triangular(factor.mT, half.mT, upper=True)
-            out[0] = (grad * (eye - symmetrize(t))).sum_to_size(a.shape)
-        if want[1]:
-            t = factor @ torch.linalg.solve(root, factor.mT)
-            out[1] = (grad * (eye - symmetrize(t))).sum_to_size(b.shape)
-        return tuple(out if ctx.regular else out[::-1])
 
 
 def gbw_distance(
@@ -208,19 +137,23 @@ def gbw_distance(
     tensor(1.)
     """
     (a, b), chart, dtype = prepare(
-        {"a": (a, "psd"), "b": (b, "psd")}, M, power, validate
+        {"a": (a, "psd"), "b": (b, "psd")}, M, power, validate, hermitian=True
     )
+    out = dtype.to_real() if dtype.is_complex else dtype
     # whiten before broadcasting: one solve a matrix, not one a pair
-    a, b = chart.to_flat(a), chart.to_flat(b)
-    swap = a.numel() > b.numel()
-    result = _SquaredDistance.apply(*((b, a) if swap else (a, b))) / power**2
+    (a, size_a), (b, size_b) = (flatten_to_unit(chart, x) for x in (a, b))
+    size = torch.maximum(size_a, size_b)
+    size_a, size_b = size_a / size, size_b / size
+    # the real representation has every eigenvalue twice
+    unit = power**2 * (2 if dtype.is_complex else 1)
+    result = squared_distance(a, b, size_a, size_b) / unit
     if squared:
-        return result.to(dtype)
-    traces = (trace(a) + trace(b)).detach() / power**2
+        return (result * size * size).to(out)
     # nearer than rounding the direction of the gradient is noise
+    traces = (trace(a) * size_a**2 + trace(b) * size_b**2).detach() / unit
     zero = result <= tolerance(a.dtype, 32) ** 2 * traces
     root = torch.where(zero, torch.ones_like(result), result).sqrt()
-    return torch.where(zero, result.detach().sqrt(), root).to(dtype)
+    return (torch.where(zero, result.detach().sqrt(), root) * size).to(out)
 
 
 def gbw_log(
@@ -259,12 +192,16 @@ def gbw_log(
             [0., 0.]])
     """
     (base, point), chart, dtype = prepare(
-        {"base": (base, "spd"), "point": (point, "psd")}, M, power, validate
+        {"base": (base, "spd"), "point": (point, "psd")},
+        M,
+        power,
+        validate,
+        hermitian=True,
     )
     flat = chart.to_flat(base)
     t = transport(flat, chart.to_flat(point))
     eye = eye_like(t)
-    return chart.pull(base, symmetrize(2 * (t - eye) @ flat)).to(dtype)
+    return restore(chart.pull(base, symmetrize(2 * (t - eye) @ flat)), dtype)
 
 
 def gbw_exp(
@@ -312,12 +249,16 @@ def gbw_exp(
             [0., 1.]])
     """
     (base, tangent), chart, dtype = prepare(
-        {"base": (base, "spd"), "tangent": (tangent, "symmetric")}, M, power, validate
+        {"base": (base, "spd"), "tangent": (tangent, "symmetric")},
+        M,
+        power,
+        validate,
+        hermitian=True,
     )
     flat = chart.to_flat(base)
     change = solve_lyapunov(flat, chart.push(base, tangent))
     result = stretch(flat, change, check_domain, "tangent")
-    return chart.from_flat(result).to(dtype)
+    return restore(chart.from_flat(result), dtype)
 
 
 def stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tensor:
@@ -375,7 +316,7 @@ def gbw_geodesic(
             [0., 1.]])
     """
     (a, b), chart, dtype = prepare(
-        {"a": (a, "spd"), "b": (b, "psd")}, M, power, validate
+        {"a": (a, "spd"), "b": (b, "psd")}, M, power, validate, hermitian=True
     )
     if isinstance(t, Tensor):
         check_floating(t, "t")
@@ -387,4 +328,4 @@ def gbw_geodesic(
     change = change - eye_like(a)
     check_broadcast(a=(change, 2), t=(t, 0))
     result = stretch(flat, t[..., None, None] * change, False, "t")
-    return chart.from_flat(result).to(dtype)
+    return restore(chart.from_flat(result), dtype)
