@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -60,6 +61,9 @@ class Rescaled(nn.Module):
     """
 
     scale: Tensor | None
+    #: Whether the first batches of all processes set it, and which processes.
+    synchronized: bool = False
+    process_group: Any = None
 
     def _add_scale(self, rescale: bool, **factory: Any) -> None:
         start = torch.zeros((), **factory) if rescale else None
@@ -75,7 +79,7 @@ class Rescaled(nn.Module):
 
         ``size`` gives the scale of every item of x, in a shape that broadcasts with it.
         """
-        if self.scale is None or x.numel() == 0:
+        if self.scale is None or (x.numel() == 0 and not self.synchronized):
             return x
         known = self.scale.to(x.dtype)
         if not must_not_look(known) and bool(known > 0):
@@ -90,8 +94,11 @@ class Rescaled(nn.Module):
     @torch.no_grad()
     def _learn(self, known: Tensor, sizes: Tensor) -> Tensor:
         """Set the constant where it is not set; an artifact does not move a median."""
-        positive = torch.where(sizes > 0, sizes, torch.nan)
-        typical = positive.flatten().nanmedian().nan_to_num(1.0)
+        positive = torch.where(sizes > 0, sizes, torch.nan).flatten()
+        if self.synchronized:
+            positive = _joined(positive, self.process_group)
+        positive = torch.cat([positive, positive.new_full((1,), torch.nan)])
+        typical = positive.nanmedian().nan_to_num(1.0)
         known = torch.where(known > 0, known, typical)
         if self.scale is not None:
             self.scale.copy_(known)
@@ -103,6 +110,24 @@ class Rescaled(nn.Module):
         if self.scale is not None and old:
             state_dict.setdefault(f"{prefix}scale", torch.ones_like(self.scale))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def __setstate__(self, state: dict) -> None:
+        """Accept modules that were pickled whole before there was a scale."""
+        super().__setstate__(state)
+        self._buffers.setdefault("scale", None)
+
+
+def _joined(values: Tensor, group: Any) -> Tensor:
+    """Values of all processes; NaN fills the shorter ones."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    count = torch.tensor(len(values), device=values.device)
+    dist.all_reduce(count, dist.ReduceOp.MAX, group=group)
+    padded = values.new_full((int(count),), torch.nan)
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat(parts)
 
 
 def lost_to_rounding(y: Tensor, s: Tensor, u: Tensor, exact: bool = True) -> Tensor:

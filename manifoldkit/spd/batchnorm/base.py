@@ -130,6 +130,8 @@ class BatchNormBase(nn.Module):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
     process_group: Any
+    #: Of layers that were pickled whole before there was the setting.
+    relative: bool = False
 
     def __init__(
         self,

@@ -407,6 +407,8 @@ class SPDResidual(nn.Module):
     """
 
     _version = 2
+    #: Of layers that were pickled whole before there was the setting.
+    relative: bool = False
 
     def __init__(
         self,

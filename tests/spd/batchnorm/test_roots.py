@@ -74,3 +74,11 @@ def test_newton_schulz_falls_back(make_spd):
     x = make_spd(6)
     x[0] = 0
     torch.testing.assert_close(layer(root="newton-schulz")(x), layer()(x))
+
+
+@pytest.mark.parametrize("root", ["eigh", "newton-schulz"])
+@pytest.mark.parametrize("c", [1e-12, 1e6])
+def test_roots_are_free_of_the_unit(root, c, make_spd):
+    x = make_spd(6, condition=1e3)
+    options = {"root": root, "relative": True}
+    torch.testing.assert_close(layer(**options)(c * x), layer(**options)(x))
