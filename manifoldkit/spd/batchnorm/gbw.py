@@ -66,7 +66,8 @@ class GBWBatchNorm(BatchNormBase):
         Variance about the mean; "identity" is that of the released code, about I.
     fold : bool, default=False
         Pass tangent vectors through exponential and logarithm at I by real roots, as
-        the released code does: outside the domain eigenvalues are folded.
+        the released code does: outside the domain eigenvalues are folded. If relative,
+        both are of tangent vectors in units of the mean of the batch.
     parametrization : {"manifold", "cholesky"}
         "manifold": metric and bias are ``ManifoldParameter`` on ``SPD("airm")`` and
         scale on ``PositiveReals``, for the optimizers of :mod:`manifoldkit.optim`.

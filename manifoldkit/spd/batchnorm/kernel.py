@@ -405,10 +405,12 @@ class Normalization:
         else:
             var = statistics[1]
         self.mean, self.var, self.bias = mean, var, bias
-        floor: float | Tensor = settings.eps
-        if settings.relative:
-            floor = floor * _level(mean, metric)
+        level = _level(mean, metric) if settings.relative else None
+        floor = settings.eps if level is None else settings.eps * level
         gain = scale * (var + floor).rsqrt()
+        if settings.fold and level is not None:
+            root = level.sqrt()
+            v, gain = v / root[:, None, None, None], gain * root
         self.v, self.gain = _folded(v, gain) if settings.fold else (v, gain)
 
     def matrices(self) -> Tensor:

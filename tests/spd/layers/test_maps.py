@@ -143,9 +143,9 @@ def test_gradient_is_zero_at_and_below_the_threshold(generator):
     low = u[:, :2] @ u[:, :2].mT
     ReEig(0.1, relative=False)(x).backward(low)
     assert x.grad.abs().max() < 1e-10
-    # as a part of the mean eigenvalue only the unit moves it: 2 * 0.2 tr(dX) / 4
-    (grad,) = torch.autograd.grad(ReEig(0.2)(x), x, low)
-    torch.testing.assert_close(grad, 0.1 * torch.eye(4, dtype=DOUBLE))
+    # as a part of the mean eigenvalue only the unit moves it: 2 * 0.3 tr(dX) / 4
+    (grad,) = torch.autograd.grad(ReEig(0.3)(x), x, low)
+    torch.testing.assert_close(grad, 0.15 * torch.eye(4, dtype=DOUBLE))
 
 
 @pytest.mark.parametrize("layer", [ReEig(0.1), LogEig(False, 0.1)])
