@@ -53,7 +53,7 @@ def convert_sync_batchnorm(
     >>> from manifoldkit.spd import SPDNet
     >>> net = convert_sync_batchnorm(SPDNet(4, (3,), 2))
     >>> net.layers[1]
-    GBWBatchNorm(3, synchronized=True)
+    GBWBatchNorm(3, relative=False, synchronized=True)
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, found {module!r}")
