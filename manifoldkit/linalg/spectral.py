@@ -106,8 +106,9 @@ class Log:
 
     def first(self, a: Tensor, b: Tensor) -> Tensor:
         """f[a, b]."""
-        d = a - b
-        return safe_divide(2 * torch.atanh(d / (a + b)), d, 1 / a)
+        # log1p has no cancellation where a meets b, nor a pole where b is far smaller
+        d = (a - b).abs()
+        return safe_divide(torch.log1p(d / torch.minimum(a, b)), d, 1 / a)
 
     def second(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """f[a, b, c]."""

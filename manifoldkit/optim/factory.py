@@ -23,9 +23,12 @@ _CLASSES: dict[str, Any] = {
     "landing": LandingSGD,
 }
 
+#: Kinds whose parameters may decay; a group's own decay holds for them.
+_DECAYING = ("euclidean", "manifold")
+
 
 def build_optimizer(
-    model: torch.nn.Module | Iterable[Tensor],
+    model: torch.nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]],
     name: str = "adamw",
     *,
     lr: float = 1e-3,
@@ -42,8 +45,11 @@ def build_optimizer(
 
     Parameters
     ----------
-    model : Module or iterable of Tensor
-        The parameters; frozen ones are left out.
+    model : Module, iterable of Tensor, or iterable of dict
+        The parameters; frozen ones are left out. Parameter groups, as torch's
+        optimizers and skorch (``optimizer=build_optimizer``) have them, are divided by
+        geometry too: what a group sets itself, such as ``lr``, holds for all its
+        parameters, but points of compact manifolds never decay.
     name : {"sgd", "adam", "adamw", "muon", "landing"}
         The optimizer's class.
     lr, manifold_lr : float
@@ -87,24 +93,45 @@ def build_optimizer(
         "manifold, no decay": {"lr": manifold_lr, "weight_decay": 0.0},
         "compact": {"lr": manifold_lr, "weight_decay": 0.0},
     }
-    kinds: dict[str, list[Tensor]] = {kind: [] for kind in settings}
     spared = _spared(model) if weight_decay else set()
-    for p in params:
-        if p.requires_grad:
-            kind = _kind(curved_manifold(p))
-            free = id(p) in spared and kind != "compact"
-            kinds[f"{kind}, no decay" if free else kind].append(p)
-    groups = [
-        {"params": params, "name": kind, **settings[kind]}
-        for kind, params in kinds.items()
-        if params
-    ]
+    groups = []
+    for own in _given_groups(params):
+        kinds: dict[str, list[Tensor]] = {kind: [] for kind in settings}
+        for p in own.pop("params"):
+            if p.requires_grad:
+                kind = _kind(curved_manifold(p))
+                free = id(p) in spared and kind != "compact"
+                kinds[f"{kind}, no decay" if free else kind].append(p)
+        for kind, members in kinds.items():
+            if members:
+                group = {"params": members, "name": kind, **settings[kind], **own}
+                if settings[kind]["weight_decay"] == 0 and kind not in _DECAYING:
+                    group["weight_decay"] = 0.0
+                groups.append(group)
     if not groups:
         raise ValueError("model: it has no parameter that requires a gradient")
     return _CLASSES[name](groups, lr=lr, weight_decay=weight_decay, **options)
 
 
-def _spared(model: torch.nn.Module | Iterable[Tensor]) -> set[int]:
+def _given_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Parameter groups as a user gave them; one for plain parameters."""
+    given = list(params)
+    if not any(isinstance(entry, dict) for entry in given):
+        return [{"params": given}]
+    groups = []
+    for group in given:
+        if not isinstance(group, dict) or "params" not in group:
+            raise TypeError(
+                "model: expected parameters, or groups that are dicts with a key "
+                f"'params', found {type(group).__name__} among them"
+            )
+        members = group["params"]
+        members = [members] if isinstance(members, Tensor) else list(members)
+        groups.append({**group, "params": members})
+    return groups
+
+
+def _spared(model: Any) -> set[int]:
     """Identities of the parameters that their modules want no decay for."""
     if not isinstance(model, torch.nn.Module):
         return set()

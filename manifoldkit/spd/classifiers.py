@@ -79,8 +79,9 @@ class SPDNetClassifier(
         Covariances that are taken of epochs, with the meaning that the names have in
         :class:`~manifoldkit.spd.AugmentedCovariances`.
     rescale : bool, default=True
-        Divide all matrices by the mean eigenvalue of the training matrices, which makes
-        the network free of the signals' units.
+        Divide all matrices by ``scale_``, the mean eigenvalue of the training matrices:
+        predictions do not depend on the unit of the signals. Otherwise ``threshold``
+        and all that is learned are in the unit of the input.
     init_from_data : bool, default=True
         Start the metric and bias of the "gbw" normalization at means of the training
         data, which keeps samples inside the domain of the exponential.
@@ -333,8 +334,8 @@ class SPDNetClassifier(
                 self.covariances_ = self._make_covariances().fit(X)
             X = self.covariances_.transform(X)
         if fitting:
-            mean = np.trace(X, axis1=1, axis2=2).mean(dtype=np.float64) / X.shape[1]
-            self.scale_ = float(mean) if self.rescale else 1.0
+            traces = np.trace(X, axis1=1, axis2=2, dtype=np.float64) / X.shape[1]
+            self.scale_ = float((traces / len(X)).sum()) if self.rescale else 1.0
         return X / X.dtype.type(self.scale_)
 
     def _build(self, X: np.ndarray, classes: np.ndarray) -> None:
@@ -367,6 +368,7 @@ class SPDNetClassifier(
             position=self.position,
             threshold=self.threshold,
             n_residual=self.n_residual,
+            rescale=False,  # the matrices are divided by scale_ already
             dtype=dtype,
         )
 

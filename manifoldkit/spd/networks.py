@@ -8,11 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count, count, optional
-from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
+from manifoldkit.linalg.checks import check_spd, check_square
 from manifoldkit.spd.batchnorm.factory import make_batchnorm
 from manifoldkit.spd.batchnorm.gbw import GBWBatchNorm
+from manifoldkit.spd.conditioning import Rescaled, check_batch, mean_eigenvalue
 from manifoldkit.spd.layers.filters import SpatioTemporalFilters
-from manifoldkit.spd.layers.maps import BiMap, LogEig, ReEig, SPDResidual, redraw
+from manifoldkit.spd.layers.maps import (
+    BiMap,
+    LogEig,
+    ReEig,
+    SPDResidual,
+    check_weight,
+    redraw,
+)
 from manifoldkit.spd.layers.pooling import CovariancePool
 
 _ORDERS = {
@@ -22,8 +30,12 @@ _ORDERS = {
 }
 
 
-class SPDNet(nn.Module):
+class SPDNet(Rescaled):
     r"""SPDNet: [BiMap, batch norm, ReEig] x L, LogEig, linear.
+
+    The matrices are divided by a constant first, the median over the first training
+    batch (or that of ``init_from_data``) of their mean eigenvalue, so that covariances
+    of volts and of microvolts are the same to the network.
 
     Parameters
     ----------
@@ -41,13 +53,18 @@ class SPDNet(nn.Module):
         Options of the normalization (``power`` and ``learn_metric`` are those of
         :class:`~manifoldkit.spd.GBWBatchNorm` and used by "gbw" only).
     batchnorm_options : dict, optional
-        Further options of the normalization.
+        Further options of the normalization. It is told ``relative=False``: its ``eps``
+        is in units of ``scale`` too.
     position : {"after_bimap", "after_reeig", "before_bimap"}, default="after_bimap"
         Where in each block the normalization is.
     threshold : float or None, default=1e-4
-        Smallest eigenvalue that ReEig leaves; None leaves ReEig out.
+        Smallest eigenvalue that ReEig leaves, in units of ``scale``; None leaves ReEig
+        out.
     relative : bool, default=False
-        Take the threshold times the mean eigenvalue of each matrix.
+        Take the threshold times the mean eigenvalue of each matrix instead.
+    rescale : bool, default=True
+        Divide by the constant ``scale``. Otherwise everything is in the unit of the
+        input: the threshold, the settings of the normalization, the learned weights.
     channels : sequence of int, optional
         Numbers of channels of the input and after each BiMap; default one, without a
         channel dimension.
@@ -60,12 +77,21 @@ class SPDNet(nn.Module):
     generator : torch.Generator, optional
         Generator of the initial weights.
     device, dtype
-        Device and dtype of all parameters.
+        Device and dtype of all parameters. Input of another precision is converted and
+        the output converted back.
+
+    Attributes
+    ----------
+    scale : Tensor, shape (), or None
+        The constant, which is saved with the weights; 0 before it is set: evaluation
+        divides each matrix by its own mean eigenvalue then. Weights of version 0.1.0,
+        which have none, are loaded with 1.
 
     Raises
     ------
     ValueError
-        Sizes, position or options that do not fit.
+        Sizes, position or options that do not fit; in training, a matrix that is not
+        finite (the first is named).
 
     Notes
     -----
@@ -103,6 +129,7 @@ class SPDNet(nn.Module):
         position: str = "after_bimap",
         threshold: float | None = 1e-4,
         relative: bool = False,
+        rescale: bool = True,
         channels: Sequence[int] | None = None,
         n_residual: int = 0,
         vectorize: bool | str = True,
@@ -118,7 +145,9 @@ class SPDNet(nn.Module):
         self.n_classes = optional(count())(n_classes, "n_classes")
         check_choice(position, _ORDERS, "position")
         self.batchnorm, self.position, self.validate = batchnorm, position, validate
-        options = {"momentum": momentum, **(batchnorm_options or {}), **factory}
+        self._add_scale(rescale, **factory)
+        options: dict[str, Any] = {"momentum": momentum, "relative": False}
+        options = {**options, **(batchnorm_options or {}), **factory}
         if batchnorm == "gbw":
             options = {"power": power, "learn_metric": learn_metric, **options}
 
@@ -136,7 +165,7 @@ class SPDNet(nn.Module):
             block = [parts[name] for name in _ORDERS[position]]
             layers += [m for m in block if not isinstance(m, nn.Identity | None)]
         layers += [
-            SPDResidual(sizes[-1], generator=generator, **factory)
+            SPDResidual(sizes[-1], relative=False, generator=generator, **factory)
             for _ in range(n_residual)
         ]
         fused = None
@@ -153,7 +182,8 @@ class SPDNet(nn.Module):
                 redraw(self.head, generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights and reset the normalization."""
+        """Draw new weights, reset the normalization and forget the scale."""
+        self._forget_scale()
         for module in [*self.layers, self.head]:
             if isinstance(module, BiMap | SPDResidual):
                 module.reset_parameters(generator)
@@ -164,13 +194,14 @@ class SPDNet(nn.Module):
 
     @torch.no_grad()
     def init_from_data(self, x: Tensor) -> Self:
-        """Start the normalization layers at the statistics of a batch.
+        """Set the scale and start the normalization at the statistics of a batch.
 
         Layers that have ``init_from_data`` (see
         :class:`~manifoldkit.spd.GBWBatchNorm`) get the batch as it arrives at them.
         """
-        x = self._check(x)
         training = self.training
+        self._forget_scale()
+        x = self.train()._scaled(self._check(x))
         try:
             for layer in self.layers:
                 if callable(start := getattr(layer, "init_from_data", None)):
@@ -190,6 +221,14 @@ class SPDNet(nn.Module):
             )
         return check_spd(x, "x") if self.validate else x
 
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Matrices in units of the scale, in the dtype of the network."""
+        own = check_weight(next(self.parameters()))
+        y = x.to(torch.promote_types(x.dtype, own))
+        if self.training:
+            check_batch(x, y)
+        return self._divided(y, mean_eigenvalue).to(own)
+
     def _logarithms(self, x: Tensor) -> Tensor:
         """Through the layers and LogEig; a power between both is never taken."""
         last = self.layers[-1]
@@ -202,13 +241,13 @@ class SPDNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the LogEig features, shape (..., n_features)."""
-        x = self._check(x)
-        y = self._logarithms(x.to(compute_dtype(x.dtype)))
+        return self._features(self._check(x)).to(x.dtype)
+
+    def _features(self, x: Tensor) -> Tensor:
+        y = self._logarithms(self._scaled(x))
         if not self.log.vectorize:
             y = y.flatten(-2)
-        if max(self.channels) > 1:
-            y = y.flatten(-2)
-        return y.to(x.dtype)
+        return y.flatten(-2) if max(self.channels) > 1 else y
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores (logits).
@@ -222,8 +261,7 @@ class SPDNet(nn.Module):
         -------
         Tensor, shape (..., n_classes)
         """
-        y = self.features(x)
-        return self.head(y.to(compute_dtype(y.dtype))).to(y.dtype)
+        return self.head(self._features(self._check(x))).to(x.dtype)
 
 
 def _check_dims(n_in: int, dims: Sequence[int]) -> tuple[int, ...]:
@@ -268,9 +306,10 @@ class ConvSPDNet(nn.Module):
     dims : sequence of int, default=(12,)
         Sizes of the :class:`SPDNet` after each BiMap.
     eps : float, default=1e-5
-        Added to the diagonal of the covariances.
-    folded : bool, default=True
-        See :class:`SpatioTemporalFilters`.
+        Added to the diagonal of the covariances. The filtered signals are normalized,
+        so it needs no unit.
+    folded, rescale : bool, default=True
+        See :class:`SpatioTemporalFilters`: the signals are divided by a constant.
     generator, device, dtype
         The same as in :class:`SPDNet`.
     **options
@@ -299,6 +338,7 @@ class ConvSPDNet(nn.Module):
         dims: Sequence[int] = (12,),
         eps: float = 1e-5,
         folded: bool = True,
+        rescale: bool = True,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -308,12 +348,11 @@ class ConvSPDNet(nn.Module):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         sizes = n_channels, n_spatial, n_filters, kernel_size
         self.filters = SpatioTemporalFilters(
-            *sizes, folded=folded, generator=generator, **factory
+            *sizes, folded=folded, rescale=rescale, generator=generator, **factory
         )
-        self.covariance = CovariancePool(eps)
-        self.spd = SPDNet(
-            n_filters, dims, n_classes, generator=generator, **factory, **options
-        )
+        self.covariance = CovariancePool(eps, relative=False)
+        options = {"rescale": False, "generator": generator, **factory, **options}
+        self.spd = SPDNet(n_filters, dims, n_classes, **options)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights and reset the normalization."""

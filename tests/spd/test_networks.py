@@ -87,7 +87,9 @@ def test_equals_the_layers_one_by_one(make_spd):
     model = net(5, (4, 3), 2, batchnorm=None, threshold=0.05)
     x = make_spd(7, n=5, condition=100.0)
     first, _, second = model.layers
-    y = LogEig()(ReEig(0.05)(second(ReEig(0.05)(first(x)))))
+    sizes = x.diagonal(dim1=-2, dim2=-1).mean(-1)
+    rectify = ReEig(0.05, relative=False)
+    y = LogEig()(rectify(second(rectify(first(x / sizes.median())))))
     torch.testing.assert_close(model(x), model.head(y))
 
 
@@ -98,7 +100,7 @@ def test_power_of_the_normalisation_goes_into_the_logarithm(
     power, options, threshold, make_spd, monkeypatch
 ):
     """The last power, clip and logarithm share one eigendecomposition."""
-    options = {**options, "power": power}
+    options = {**options, "power": power, "rescale": False}
     model = net(5, (4,), 2, threshold=threshold or 1e-4, **options).eval()
     if threshold is None:
         model.log.threshold = None
@@ -166,7 +168,7 @@ def test_init_from_data_centers_the_batch(make_spd):
     assert model.init_from_data(x) is model
     assert model.training
     layer = model.layers[1]
-    assert float(layer.domain_margin(model.layers[0](x)).min()) > 0
+    assert float(layer.domain_margin(model.layers[0](x / model.scale)).min()) > 0
     assert (layer.metric - torch.eye(4, dtype=DOUBLE)).abs().max() > 0.1
 
 
@@ -285,3 +287,20 @@ def test_compiles(name, make_spd):
 
 def test_bimap_comes_first():
     assert isinstance(net(5, (4,), 2).layers[0], BiMap)
+
+
+def test_trains_as_a_plain_skorch_module(make_spd):
+    skorch = pytest.importorskip("skorch")
+    x = make_spd(16, n=4).float().numpy()
+    y = torch.arange(16).remainder(2).numpy()
+    model = skorch.NeuralNetClassifier(
+        SPDNet, module__n_in=4, module__dims=(3,), module__n_classes=2,
+        criterion=nn.CrossEntropyLoss, optimizer=build_optimizer, lr=1e-2,
+        optimizer__param_groups=[("head*", {"lr": 0.5})], max_epochs=2, verbose=0,
+        train_split=None,
+    )  # fmt: skip
+    model.fit(x, y)
+    rates = {(g["name"], g["lr"]) for g in model.optimizer_.param_groups}
+    assert {("euclidean", 0.5), ("compact", 1e-2), ("manifold", 1e-2)} <= rates
+    weight = model.module_.layers[0].weight[0, 0]
+    torch.testing.assert_close(weight.mT @ weight, torch.eye(3))

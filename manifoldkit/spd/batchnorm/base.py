@@ -28,6 +28,7 @@ from manifoldkit.linalg.checks import (
 from manifoldkit.manifolds import SPD, PositiveReals, attach
 from manifoldkit.spd.batchnorm.points import CholeskyPoint, FreePoint, SoftplusPoint
 from manifoldkit.spd.batchnorm.roots import weighted_sum
+from manifoldkit.spd.conditioning import seems_clear
 
 _PARAMETRIZATIONS = ("manifold", "cholesky")
 
@@ -94,7 +95,7 @@ class BatchAverage:
         mean, given = mean.detach(), self.given
         lower, info = torch.linalg.cholesky_ex(mean)
         # infinity is no obstacle to the factorization
-        if not bool((info == 0).all() & lower.sum().isfinite()):
+        if not seems_clear((info != 0).any() | ~lower.sum().isfinite()):
             check_finite(given.detach(), "x")
             if not bool(mean.isfinite().all()):
                 check_spd(given, "x")
@@ -113,7 +114,8 @@ def _seems_asymmetric(x: Tensor, symmetric: Tensor, rtol: float) -> bool:
     """Whether a matrix is far from its symmetric part, or has no positive entry."""
     symmetric = symmetric.detach()
     gap = (x.detach() - symmetric).amax((-2, -1))
-    return bool((gap > symmetric.amax((-2, -1)).mul_(rtol / 2)).any())
+    bound = symmetric.amax((-2, -1)).mul_(rtol / 2)
+    return not seems_clear(gap > bound)
 
 
 class BatchNormBase(nn.Module):
@@ -123,10 +125,13 @@ class BatchNormBase(nn.Module):
     """
 
     _extra_defaults: ClassVar[dict] = {}
+    _version = 2
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
     process_group: Any
+    #: Of layers that were pickled whole before there was the setting.
+    relative: bool = False
 
     def __init__(
         self,
@@ -134,6 +139,7 @@ class BatchNormBase(nn.Module):
         *,
         momentum: float | None,
         eps: float,
+        relative: bool,
         affine: bool,
         learn_scale: bool,
         track_running_stats: bool,
@@ -148,6 +154,7 @@ class BatchNormBase(nn.Module):
         self.n_channels = optional(count())(n_channels, "n_channels")
         optional(interval(0, 1))(momentum, "momentum")
         self.momentum, self.eps = momentum, check_interval(eps, "eps", 0)
+        self.relative = bool(relative)
         self.affine, self.track_running_stats = affine, track_running_stats
         self.parametrization = check_choice(
             parametrization, _PARAMETRIZATIONS, "parametrization"
@@ -306,11 +313,40 @@ class BatchNormBase(nn.Module):
 
     @torch.no_grad()
     def _momentum(self, like: Tensor) -> Tensor:
-        """Count the batch; return the weight of its statistics."""
+        """Count the batch; return the weight of its statistics.
+
+        The identity, with which the running mean starts, has a unit: where all is
+        relative, the first batch takes its place.
+        """
         count = self._running()[2].add_(1)
         if self.momentum is None:
             return 1 / count.to(like.dtype)
-        return torch.full((), self.momentum, dtype=like.dtype, device=like.device)
+        t = torch.full((), self.momentum, dtype=like.dtype, device=like.device)
+        if self.relative and self.momentum > 0:
+            t = torch.where(count == 1, torch.ones_like(t), t)
+        return t
+
+    @torch.no_grad()
+    def _count_start(self) -> None:
+        """Count the batch that a layer starts from, so that none takes its place."""
+        if self.relative:
+            self._running()[2].fill_(1)
+
+    def _check_spread(self, x: Tensor, var: Tensor | None) -> None:
+        """Raise, before anything is stored, where the variance is not finite."""
+        if var is not None and not seems_clear(~var.detach().isfinite()):
+            check_spd(x.detach(), "x")
+            raise ValueError(
+                "x: the variance of the batch is not finite: its matrices are too "
+                "large, or too near to singular, for their precision"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *rest: Any
+    ) -> None:
+        if local_metadata.get("version") == 1:  # 0.1.0 knew no other form
+            self.relative = False
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""
@@ -318,6 +354,7 @@ class BatchNormBase(nn.Module):
         defaults = {
             "momentum": 0.1,
             "eps": 1e-5,
+            "relative": True,
             "affine": True,
             "track_running_stats": True,
             "parametrization": "manifold",

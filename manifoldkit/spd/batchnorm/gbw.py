@@ -11,6 +11,7 @@ from manifoldkit.linalg.symmetric import full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd.batchnorm import kernel
 from manifoldkit.spd.batchnorm.base import BatchNormBase
+from manifoldkit.spd.conditioning import power_spd
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 
@@ -20,8 +21,9 @@ class GBWBatchNorm(BatchNormBase):
     With the metric matrix ``M = C C'``, the power :math:`\theta` and
     :math:`\tilde X_i = C^{-1} X_i^\theta C^{-\top}`, the batch is centered at its mean
     G by the transport maps ``T_i`` (:math:`T_i G T_i = \tilde X_i`), carried to I,
-    scaled by :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon}`, and carried to the
-    bias :math:`\tilde B = C^{-1} B^\theta C^{-\top}`:
+    scaled by :math:`\kappa = s / \sqrt{\mathrm{var} + \epsilon \bar g}` with
+    :math:`\bar g = \operatorname{tr}(G) / n`, and carried to the bias
+    :math:`\tilde B = C^{-1} B^\theta C^{-\top}`:
 
     .. math::
         V_i = H_{1/2}(G)[T_i - I], \quad L_i = H_{-1/2}(\tilde B)[\kappa V_i], \quad
@@ -44,7 +46,12 @@ class GBWBatchNorm(BatchNormBase):
     momentum : float or None, default=0.1
         Weight of a batch in the running statistics; None for their plain average.
     eps : float, default=1e-5
-        Added to the variance.
+        Added to the variance, times :math:`\bar g`.
+    relative : bool, default=True
+        Matrices in another unit are normalized alike: ``eps`` is relative, and the
+        running statistics start with those of the first batch (or of
+        ``init_from_data``, which counts as one). Otherwise, as in version 0.1.0 and in
+        the released code, ``eps`` is added as it is, and the running mean starts at I.
     affine : bool, default=True
         Learn bias and scale.
     track_running_stats : bool, default=True
@@ -59,7 +66,8 @@ class GBWBatchNorm(BatchNormBase):
         Variance about the mean; "identity" is that of the released code, about I.
     fold : bool, default=False
         Pass tangent vectors through exponential and logarithm at I by real roots, as
-        the released code does: outside the domain eigenvalues are folded.
+        the released code does: outside the domain eigenvalues are folded. If relative,
+        both are of tangent vectors in units of the mean of the batch.
     parametrization : {"manifold", "cholesky"}
         "manifold": metric and bias are ``ManifoldParameter`` on ``SPD("airm")`` and
         scale on ``PositiveReals``, for the optimizers of :mod:`manifoldkit.optim`.
@@ -152,11 +160,13 @@ class GBWBatchNorm(BatchNormBase):
         validate: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        relative: bool = True,
     ):
         super().__init__(
             n,
             momentum=momentum,
             eps=eps,
+            relative=relative,
             affine=affine,
             learn_scale=True,
             track_running_stats=track_running_stats,
@@ -177,7 +187,7 @@ class GBWBatchNorm(BatchNormBase):
 
     def _deform(self, x: Tensor) -> Tensor:
         """X^theta of symmetric matrices."""
-        return x if self.power == 1 else power_of(x, self.power)
+        return power_spd(x, self.power)
 
     def _undeform(self, y: Tensor) -> Tensor:
         """Invert :meth:`_deform`."""
@@ -205,8 +215,9 @@ class GBWBatchNorm(BatchNormBase):
         )
 
     @torch.no_grad()
-    def _track(self, batch: kernel.Normalization) -> None:
+    def _track(self, x: Tensor, batch: kernel.Normalization) -> None:
         """Move the running statistics towards those of the batch."""
+        self._check_spread(x, batch.var)
         t = self._momentum(batch.mean)
         old = self._deform(self._group(self._running()[0], batch.mean))
         self._store(self._undeform(batch.mean_from(old, t)), batch.var, t)
@@ -238,7 +249,7 @@ class GBWBatchNorm(BatchNormBase):
                 return self._fold(x).reshape(x.shape).to(x.dtype)
             batch = self._normalization(x, weights)
             if self.training and self.track_running_stats:
-                self._track(batch)
+                self._track(x, batch)
             if self.check_domain and self.training:
                 self._warn_outside(batch)
             z = batch.matrices()
@@ -309,6 +320,7 @@ class GBWBatchNorm(BatchNormBase):
             if self.track_running_stats:
                 self.reset_running_stats()
                 self._store(center, batch.var, batch.var.new_ones(()))
+                self._count_start()
         return self
 
 

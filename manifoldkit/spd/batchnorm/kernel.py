@@ -40,6 +40,7 @@ from manifoldkit.spd.batchnorm.roots import (
     square_roots,
     weighted_sum,
 )
+from manifoldkit.spd.conditioning import mean_eigenvalue, transformed
 from manifoldkit.spd.gbw.metric import gbw_distance
 
 #: Steps of :func:`own_mean` at most, and the relative change that ends them.
@@ -88,11 +89,16 @@ class _Factor(torch.autograd.Function):
 
 def _recorded(*tensors: Tensor) -> bool:
     """Whether a graph is built; a Function that builds none only costs its overhead."""
+    if torch.compiler.is_exporting():  # what is exported evaluates
+        return False
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def frame_of(metric: Tensor) -> Frame:
     """Factorize the metric matrix."""
+    if transformed():
+        factor = torch.linalg.cholesky((metric + metric.mT) / 2)
+        return Frame(factor, torch.linalg.inv(factor))
     return Frame(*_Factor.apply(metric)) if _recorded(metric) else factorize(metric)
 
 
@@ -289,7 +295,9 @@ def _mean_step(
     if torch.is_grad_enabled():
         lower, inverse = torch.linalg.cholesky(center), torch.linalg.inv(c)
     k = (inverse @ lower).mT @ inverse
-    if _recorded(k, y):
+    if transformed():
+        root = composed.root(k, y)
+    elif _recorded(k, y):
         root = _Root.apply(k, y, method)
     else:
         root = square_roots(k, y, method).root
@@ -306,6 +314,7 @@ class Settings(NamedTuple):
     dispersion: str
     stats_grad: bool
     fold: bool
+    relative: bool
 
 
 def batch_mean(
@@ -374,27 +383,41 @@ class Normalization:
         graph = torch.is_grad_enabled() and settings.stats_grad
         if statistics is None:
             with torch.set_grad_enabled(graph):
-                mean = batch_mean(y, frame, average, settings)
+                # without a graph constants, in forward mode too
+                fixed = frame if graph else Frame(*(t.detach() for t in frame))
+                mean = batch_mean(y if graph else y.detach(), fixed, average, settings)
         else:
             mean = statistics[0]
         arguments = y, frame.factor, mean, frame.inverse, settings.root
         v: Tensor
-        if _recorded(y, frame.factor, mean):
+        if transformed():
+            self.basis = eye_like(metric).expand_as(metric)
+            v = composed.center(y, frame.factor, mean, self.basis)
+        elif _recorded(y, frame.factor, mean):
             v, self.basis = _Center.apply(*arguments)
         else:
             v, self.basis = _centered(*arguments)[:2]
         if statistics is None:
             with torch.set_grad_enabled(graph):
-                var = _variance(v, y, metric, average, settings)
+                spread = (v, y, metric)
+                spread = spread if graph else tuple(t.detach() for t in spread)
+                var = _variance(*spread, average, settings)
         else:
             var = statistics[1]
         self.mean, self.var, self.bias = mean, var, bias
-        gain = scale * (var + settings.eps).rsqrt()
+        level = _level(mean, metric) if settings.relative else None
+        floor = settings.eps if level is None else settings.eps * level
+        gain = scale * (var + floor).rsqrt()
+        if settings.fold and level is not None:
+            root = level.sqrt()
+            v, gain = v / root[:, None, None, None], gain * root
         self.v, self.gain = _folded(v, gain) if settings.fold else (v, gain)
 
     def matrices(self) -> Tensor:
         """Scaled tangent vectors to matrices around the bias."""
         c, inverse = self.frame
+        if transformed():
+            return composed.expand(self.v, c, self.bias, self.gain, self.basis)
         arguments = self.v, c, self.bias, self.gain, inverse, self.basis
         if _recorded(*arguments[:4]):
             return _Expand.apply(*arguments)
@@ -417,6 +440,11 @@ class Normalization:
         k = (self.frame.inverse @ lower).mT @ self.frame.inverse
         root = square_roots(k, old[:, None], "eigh").root[:, 0]
         return _move(self.frame.factor, lower, root, t)
+
+
+def _level(mean: Tensor, metric: Tensor) -> Tensor:
+    """Mean eigenvalue of the whitened mean, tr(M^-1 G) / n; shape (c,)."""
+    return mean_eigenvalue(torch.linalg.solve(metric, mean)).flatten()
 
 
 def _variance(

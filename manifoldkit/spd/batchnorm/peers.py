@@ -6,16 +6,24 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.linalg import eigh, expm, invsqrtm, logm, sqrtm, symmetrize
+from manifoldkit.linalg import expm, invsqrtm, logm, sqrtm, symmetrize
 from manifoldkit.linalg.elementary import eye_like
-from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.linalg.factorizations import cholesky, eigh
 from manifoldkit.linalg.symmetric import Eig, full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.manifolds.spd.flat import FlatSPD
 from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase
+from manifoldkit.spd.conditioning import (
+    definite,
+    lift,
+    log_spd,
+    mean_eigenvalue,
+    power_spd,
+)
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
+_CHARTS = {metric: cast(FlatSPD, SPD(metric)) for metric in _METRICS[1:]}
 
 
 class _AffineInvariant:
@@ -44,7 +52,7 @@ class _AffineInvariant:
             eig = eigh(mean)
             root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
             inverse = inverse[:, None]
-            step = average(logm(inverse @ y @ inverse))
+            step = average(log_spd(inverse @ y @ inverse))
             mean = symmetrize(root @ expm(step) @ root)
         return mean
 
@@ -57,7 +65,7 @@ class _AffineInvariant:
         y = symmetrize(w @ y @ w.mT)
         if self.linear:
             return y, None
-        s, u = eigh(y)
+        y, (s, u) = lift(y)
         return logm(y, eig=(s, u)), (s.log(), u)
 
     def expand(self, v: Tensor, bias: Tensor, eig: Eig | None) -> Tensor:
@@ -75,17 +83,29 @@ class _AffineInvariant:
 class _Flat:
     """Global coordinates in which the geometry is Euclidean: a manifold's chart."""
 
-    def __init__(self, metric: str):
-        manifold = cast(FlatSPD, SPD(metric))
-        self.coordinates, self.matrix = manifold.chart, manifold.unchart
+    def __init__(self, metric: str, relative: bool):
+        manifold = _CHARTS[metric]
+        self.chart, self.matrix = manifold.chart, manifold.unchart
+        self.logarithms = metric == "log_euclidean"
+        # a Cholesky factor has a unit below its diagonal, logarithms have none
+        self.relative = relative and not self.logarithms
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Chart of matrices whose eigenvalues may be lost to rounding."""
+        return log_spd(x) if self.logarithms else self.chart(definite(x))
 
     def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
         """Return to matrices from the mean of the coordinates."""
         return self.matrix(start)
 
     def center(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Eig | None]:
-        """Differences of coordinates."""
-        return self.coordinates(y) - self.coordinates(mean)[:, None], None
+        """Differences of coordinates, in units of the mean if relative."""
+        difference = self.coordinates(y) - self.coordinates(mean)[:, None]
+        if not self.relative:
+            return difference, None
+        root = mean_eigenvalue(mean).sqrt()[:, None]
+        diagonal = difference.diagonal(dim1=-2, dim2=-1).diag_embed()
+        return difference.tril(-1) / root + diagonal, None
 
     def expand(self, v: Tensor, bias: Tensor, eig: Eig | None) -> Tensor:
         """Matrices around the bias."""
@@ -120,10 +140,18 @@ class SPDBatchNorm(BatchNormBase):
         Karcher steps from the arithmetic mean, "airm" only.
     congruence : {"symmetric", "cholesky"}
         Root that moves matrices, "airm" only.
-    momentum, eps, affine, track_running_stats, stats_grad, parametrization, n_channels
+    momentum, affine, track_running_stats, stats_grad, parametrization, n_channels
         The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
+    eps : float, default=1e-5
+        Added to the variance, which has no unit.
     validate, device, dtype
         The same as in :class:`~manifoldkit.spd.GBWBatchNorm`.
+    relative : bool, default=True
+        Matrices in another unit are normalized alike: the running statistics start with
+        those of the first batch (or of ``init_from_data``, which counts as one), and
+        Cholesky factors are taken in units of the root of the mean eigenvalue of the
+        mean. Otherwise, as in version 0.1.0 and in the released codes, the running mean
+        starts at I and Cholesky factors have the unit of the input.
 
     Attributes
     ----------
@@ -181,6 +209,7 @@ class SPDBatchNorm(BatchNormBase):
         validate: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        relative: bool = True,
     ):
         if metric in ("bw", "gbw"):
             raise ValueError(
@@ -192,6 +221,7 @@ class SPDBatchNorm(BatchNormBase):
             n,
             momentum=momentum,
             eps=eps,
+            relative=relative,
             affine=affine,
             learn_scale=dispersion,
             track_running_stats=track_running_stats,
@@ -214,11 +244,11 @@ class SPDBatchNorm(BatchNormBase):
             return _AffineInvariant(
                 self.congruence, not self.dispersion, self.mean_iterations
             )
-        return _Flat(self.metric)
+        return _Flat(self.metric, self.relative)
 
     def _deform(self, x: Tensor) -> Tensor:
         # the logarithm of a power is a multiple: nothing would change
-        return x if self.metric == "log_euclidean" else power_of(x, self.power)
+        return x if self.metric == "log_euclidean" else power_spd(x, self.power)
 
     def _undeform(self, y: Tensor) -> Tensor:
         return y if self.metric == "log_euclidean" else power_of(y, 1 / self.power)
@@ -243,19 +273,23 @@ class SPDBatchNorm(BatchNormBase):
             return mean, space.center(y, mean), self._group(spread, y)
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
-            mean = self._batch_mean(y, space, average)
+            # constants of forward mode too
+            mean = self._batch_mean(y if differentiate else y.detach(), space, average)
         centered = space.center(y, mean)
         var = None
         if self.dispersion:
             with torch.set_grad_enabled(differentiate):
-                var = self._variance(centered[0], average)
+                v = centered[0] if differentiate else centered[0].detach()
+                var = self._variance(v, average)
         return mean, centered, var
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor | None, space) -> None:
+    def _track(self, x: Tensor, mean: Tensor, var: Tensor | None, space) -> None:
+        self._check_spread(x, var)
         t = self._momentum(mean)
         old = self._deform(self._group(self._running()[0], mean))
-        self._store(self._undeform(space.geodesic(old, mean, t)), var, t)
+        new = torch.where(t == 1, mean, space.geodesic(old, mean, t))
+        self._store(self._undeform(new), var, t)
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Normalize a batch of shape (..., n, n); in training update statistics.
@@ -270,7 +304,7 @@ class SPDBatchNorm(BatchNormBase):
             average = self._average(x, weights)
             mean, (v, eig), var = self._statistics(y, space, average)
             if self.training and self.track_running_stats:
-                self._track(mean, var, space)
+                self._track(x, mean, var, space)
             if self.dispersion and var is not None:
                 gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
                 v = gain[:, None, None, None] * v
@@ -293,4 +327,5 @@ class SPDBatchNorm(BatchNormBase):
                 v, _ = space.center(y, mean)
                 var = self._variance(v, average) if self.dispersion else None
                 self._store(center, var, mean.new_ones(()))
+                self._count_start()
         return self

@@ -1,7 +1,5 @@
 """Square roots of a centered batch, and the Lyapunov equation of their derivative."""
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -35,12 +33,17 @@ class EigenRoots:
 
     def __init__(self, square: Tensor, r: Tensor, q: Tensor):
         self.square, self.r, self.q = square, r, q
+        self._root: Tensor | None = None
 
-    @cached_property
+    @property
     def root(self) -> Tensor:
         """S = A^(1/2)."""
-        q = self.q.flatten(0, 1)
-        return torch.bmm(q * self.r.flatten(0, 1)[:, None, :], q.mT).view_as(self.q)
+        # cached by hand: the lock of cached_property stops a strict export
+        if self._root is None:
+            q = self.q.flatten(0, 1)
+            half = q * self.r.flatten(0, 1)[:, None, :]
+            self._root = torch.bmm(half, q.mT).view_as(self.q)
+        return self._root
 
     def lyapunov(self, grad: Tensor) -> Tensor:
         """Solve S X + X S = grad for symmetric right-hand sides."""
@@ -99,9 +102,23 @@ def square_roots(k: Tensor, y: Tensor, method: str) -> "EigenRoots | NewtonSchul
     s, q = quick_eigh(a)
     bad = s[..., 0] < _ILL_CONDITIONED * tolerance(s.dtype) * s[..., -1]
     r = s.clamp_min(0).sqrt_()
-    if bool(bad.any()):
+    if torch.compiler.is_exporting():
+        r, q = _refined(k, y, bad, r, q)
+    elif bool(bad.any()):
         _refine(k, y, bad, r, q)
     return EigenRoots(a, r, q)
+
+
+def _refined(
+    k: Tensor, y: Tensor, bad: Tensor, r: Tensor, q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Singular values of K chol(Y) where they are needed, without looking."""
+    lower, info = torch.linalg.cholesky_ex(y)
+    good = bad & (info == 0)
+    safe = torch.where(good[..., None, None], lower, eye_like(lower))
+    left, singular, _ = torch.linalg.svd(k[:, None] @ safe)
+    good = good[..., None]
+    return torch.where(good, singular, r), torch.where(good[..., None], left, q)
 
 
 def _refine(k: Tensor, y: Tensor, bad: Tensor, r: Tensor, q: Tensor) -> None:

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 from manifoldkit.spd.batchnorm.base import BatchNormBase
+from manifoldkit.spd.conditioning import Rescaled
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -18,7 +19,8 @@ def convert_sync_batchnorm(
     The result on every process is that of one process with the joined batch, the
     shares may differ in size, and running statistics stay equal to the bit. A training
     forward of :class:`~manifoldkit.spd.GBWBatchNorm` sends ``2 + mean_iterations``
-    messages of about :math:`n^2` numbers; evaluation sends none. Use it before
+    messages of about :math:`n^2` numbers; evaluation sends none. A network that divides
+    by a constant learns it from the first batches of all processes. Use it before
     ``DistributedDataParallel``, beside ``nn.SyncBatchNorm.convert_sync_batchnorm``
     for flat layers.
 
@@ -51,11 +53,11 @@ def convert_sync_batchnorm(
     >>> from manifoldkit.spd import SPDNet
     >>> net = convert_sync_batchnorm(SPDNet(4, (3,), 2))
     >>> net.layers[1]
-    GBWBatchNorm(3, synchronized=True)
+    GBWBatchNorm(3, relative=False, synchronized=True)
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, found {module!r}")
     for layer in module.modules():
-        if isinstance(layer, BatchNormBase):
+        if isinstance(layer, BatchNormBase | Rescaled):
             layer.synchronized, layer.process_group = True, process_group
     return module

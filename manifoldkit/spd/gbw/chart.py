@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from manifoldkit._checks import is_number
-from manifoldkit.linalg import check_spd, eigh, powm, solve_lyapunov, sqrtm, symmetrize
+from manifoldkit.linalg import (
+    check_spd,
+    eigh,
+    frechet_derivative,
+    powm,
+    solve_lyapunov,
+    sqrtm,
+    symmetrize,
+)
 from manifoldkit.linalg.checks import (
     check_broadcast,
     check_finite,
@@ -87,11 +95,7 @@ def _power_derivative(x: Tensor, v: Tensor, power: float) -> Tensor:
         return symmetrize(2 * x @ v)
     if power == 0.5:
         return solve_lyapunov(sqrtm(x), v)
-    batch = torch.broadcast_shapes(x.shape, v.shape)
-    s, u = eigh(x)
-    eig = (s.expand(batch[:-1]), u.expand(batch))
-    primal, direction = x.expand(batch).contiguous(), v.expand(batch).contiguous()
-    return torch.func.jvp(lambda y: powm(y, power, eig=eig), (primal,), (direction,))[1]
+    return frechet_derivative(x, v, "powm", power=power)
 
 
 def prepare(

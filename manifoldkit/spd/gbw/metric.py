@@ -48,10 +48,13 @@ from manifoldkit.linalg.checks import (
     check_broadcast,
     check_floating,
     first_index,
+    maybe_any,
+    must_not_look,
     tolerance,
 )
 from manifoldkit.linalg.elementary import eye_like, trace
 from manifoldkit.linalg.factorizations import cholesky, eigvalsh
+from manifoldkit.spd.conditioning import seems_clear
 from manifoldkit.spd.gbw.chart import prepare, restore
 from manifoldkit.spd.gbw.squared_distance import flatten_to_unit, squared_distance
 
@@ -75,7 +78,7 @@ def root_in_frame(factor: Tensor, point: Tensor, accurate: bool) -> Tensor:
         return sqrtm(factor.mT @ point @ factor)
     second, info = torch.linalg.cholesky_ex(point)
     good = (info == 0)[..., None, None]
-    if bool(good.all()):
+    if not must_not_look(point) and not maybe_any(~good):
         return polar(factor.mT @ second).p
     eye = eye_like(point)
     regular = polar(factor.mT @ torch.where(good, second, eye)).p
@@ -267,7 +270,7 @@ def stretch(flat: Tensor, change: Tensor, check_domain: bool, name: str) -> Tens
     if check_domain:
         s = eigvalsh(step.detach())[..., 0]
         bad = ~(s > 0)
-        if bool(bad.any()):
+        if not seems_clear(bad):
             index = first_index(bad) if bad.ndim else ()
             where = f"[{', '.join(map(str, index))}]" if index else ""
             raise NotOnManifoldError(

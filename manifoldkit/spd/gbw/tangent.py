@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from manifoldkit._checks import check_choice
 from manifoldkit.linalg import eigh, symmetrize, unvech, vech
 from manifoldkit.linalg.checks import check_floating
 from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.factorizations import eigvalsh
 from manifoldkit.spd.gbw.chart import prepare
 from manifoldkit.spd.gbw.metric import stretch, transport
 
@@ -17,22 +17,57 @@ OUTSIDE = ("raise", "clip")
 _CLIP = -0.999
 
 
-class _Hadamard(torch.autograd.Function):
-    """Multiply by ((s_a + s_b) / 2)^p, p = +-1/2, in the eigenbasis of base."""
+def _slope(root: Tensor, invert: bool) -> Tensor:
+    """Divided differences of x^(+-1/2) at x_ac and x_bc, (..., a, b, c)."""
+    x, y = root[..., :, None, :], root[..., None, :, :]
+    return -1 / (x * y * (x + y)) if invert else 1 / (x + y)
+
+
+class _Once(torch.autograd.Function):
+    """Identity that refuses to be differentiated by what it was computed from."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, base, v, invert):
+    def forward(value, *sources):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("second derivatives of tangent vectors are not available")
+
+
+class _Hadamard(torch.autograd.Function):
+    """Multiply by ((s_a + s_b) / 2)^p, p = +-1/2, in the eigenbasis of base.
+
+    The roots and the eigenvectors are outputs for the derivatives only.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(base, v, invert):
         s, u = eigh(base)
         root = ((s[..., :, None] + s[..., None, :]) / 2).sqrt()
         weight = 1 / root if invert else root
-        ctx.invert = invert
-        ctx.save_for_backward(base, v, root, weight, u)
-        return u @ (weight * (u.mT @ v @ u)) @ u.mT
+        return u @ (weight * (u.mT @ v @ u)) @ u.mT, root, u
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        base, v, root, weight, u = ctx.saved_tensors
+    def setup_context(ctx, inputs, output):
+        base, v, ctx.invert = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(base, v, *output[1:])
+        ctx.save_for_forward(base, v, *output[1:])
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        upstream = grad
+        base, v, root, u = ctx.saved_tensors
+        weight = 1 / root if ctx.invert else root
         g = u.mT @ symmetrize(grad) @ u
         grad_base = grad_v = None
         if ctx.needs_input_grad[1]:
@@ -46,17 +81,34 @@ class _Hadamard(torch.autograd.Function):
                 )
             else:
                 products = g[..., :, None, :] * w[..., None, :, :]
-            x, y = root[..., :, None, :], root[..., None, :, :]
-            # divided differences of x^(+-1/2) have no cancellation
-            difference = -1 / (x * y * (x + y)) if ctx.invert else 1 / (x + y)
-            core = symmetrize((difference * products).sum(-1))
+            core = symmetrize((_slope(root, ctx.invert) * products).sum(-1))
             grad_base = (u @ core @ u.mT).sum_to_size(base.shape)
-        return grad_base, grad_v, None
+        sources = base, v, upstream
+        grads = (
+            None if g is None else _Once.apply(g.detach(), *sources)
+            for g in (grad_base, grad_v)
+        )
+        return *grads, None
+
+    @staticmethod
+    def jvp(ctx, base_t, v_t, _):
+        _, v, root, u = ctx.saved_tensors
+        weight = 1 / root if ctx.invert else root
+        core = torch.zeros_like(v)
+        if v_t is not None:
+            core = core + weight * (u.mT @ v_t @ u)
+        if base_t is not None:
+            change, w = u.mT @ base_t @ u, u.mT @ v @ u
+            # (a, b, c): change_ab w_bc, and its mirror image for a symmetric w
+            products = change[..., :, :, None] * w[..., None, :, :]
+            half = (_slope(root, ctx.invert) * products).sum(-2)
+            core = core + symmetrize(half)
+        return u @ core @ u.mT, None, None
 
 
 def _hadamard(base: Tensor, v: Tensor, invert: bool) -> Tensor:
     batch = torch.broadcast_shapes(base.shape, v.shape)
-    return symmetrize(_Hadamard.apply(base, v.expand(batch), invert))
+    return symmetrize(_Hadamard.apply(base, v.expand(batch), invert)[0])
 
 
 def tangent_vector(
@@ -137,6 +189,6 @@ def from_tangent_vector(
     flat = chart.to_flat(base)
     change = _hadamard(flat, power * z, True)
     if outside == "clip":
-        smallest = eigh(change)[0][..., :1, None]
+        smallest = eigvalsh(change)[..., :1, None]
         change = change * (_CLIP / smallest.clamp_max(_CLIP))
     return chart.from_flat(stretch(flat, change, True, "vector")).to(dtype)

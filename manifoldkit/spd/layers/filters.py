@@ -10,7 +10,8 @@ for spatial filters :math:`w_j` and temporal kernels :math:`v_{ojk}`,
 
 and the batch statistics of the inner normalization follow from those of the input,
 :math:`\mu_j = w_j'm` and :math:`\sigma_j^2 = w_j' C w_j`. The hidden signals are never
-formed: for 8 channels and 125 spatial filters, 16 times fewer operations.
+formed: for 8 channels and 125 spatial filters, 16 times fewer operations. Signals are
+divided by a constant scale first, so that their unit does not matter.
 """
 
 from typing import Any
@@ -20,13 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_count, check_counts
-from manifoldkit.linalg.checks import compute_dtype
+from manifoldkit.linalg.checks import check_floating
 from manifoldkit.linalg.symmetric import full_precision
+from manifoldkit.spd.conditioning import Rescaled, check_batch
 from manifoldkit.spd.layers.maps import check_weight, redraw
 
 
-class SpatioTemporalFilters(nn.Module):
+class SpatioTemporalFilters(Rescaled):
     """Spatial convolution, batch norm, temporal convolution, batch norm.
+
+    Signals are divided by a constant: the median over the first training batch of the
+    root mean square of a signal.
 
     Parameters
     ----------
@@ -43,16 +48,27 @@ class SpatioTemporalFilters(nn.Module):
     folded : bool, default=True
         Compute both convolutions as one. The same function to rounding, with the same
         derivatives and running statistics; False computes them one after the other.
+    rescale : bool, default=True
+        Divide by the constant ``scale``. Otherwise ``eps`` and the biases are in the
+        unit of the signals, and those of EEG in volts are nothing beside them.
     generator : torch.Generator, optional
         Generator of the initial weights.
     device, dtype
         Device and dtype of the parameters.
 
+    Attributes
+    ----------
+    scale : Tensor, shape (), or None
+        The constant, which is saved with the weights; 0 before it is set: evaluation
+        divides by the root mean square of each signal then. Weights of version 0.1.0,
+        which have none, are loaded with 1.
+
     Raises
     ------
     ValueError
         Sizes that are not positive integers; in ``forward``, signals of other channels
-        or shorter than the kernel.
+        or shorter than the kernel; in training, signals that are not finite (the first
+        is named).
 
     Examples
     --------
@@ -70,6 +86,7 @@ class SpatioTemporalFilters(nn.Module):
         eps: float = 1e-5,
         momentum: float = 0.1,
         folded: bool = True,
+        rescale: bool = True,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -80,6 +97,7 @@ class SpatioTemporalFilters(nn.Module):
         self.padding = check_count(kernel_size, "kernel_size") // 2
         norm: dict[str, Any] = {"eps": eps, "momentum": momentum, **factory}
         self.folded = folded
+        self._add_scale(rescale, **factory)
         self.spatial = nn.Conv1d(n_channels, n_spatial, 1, **factory)
         self.spatial_norm = nn.BatchNorm1d(n_spatial, **norm)
         self.temporal = nn.Conv1d(
@@ -90,7 +108,8 @@ class SpatioTemporalFilters(nn.Module):
             self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights and reset the statistics."""
+        """Draw new weights, reset the statistics and forget the scale."""
+        self._forget_scale()
         for convolution in (self.spatial, self.temporal):
             redraw(convolution, generator)
         for norm in (self.spatial_norm, self.temporal_norm):
@@ -98,6 +117,7 @@ class SpatioTemporalFilters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter signals (..., n_channels, n_times) to (..., n_filters, n_times')."""
+        check_floating(x, "x")
         channels = self.spatial.in_channels
         shortest = self.temporal.kernel_size[0] - 2 * self.padding
         if x.ndim < 2 or x.shape[-2] != channels or x.shape[-1] < max(shortest, 1):
@@ -105,9 +125,12 @@ class SpatioTemporalFilters(nn.Module):
                 f"x: expected signals of shape (..., {channels}, n_times), "
                 f"found {tuple(x.shape)}"
             )
-        check_weight(self.spatial.weight)
+        own = check_weight(self.spatial.weight)
         with full_precision(x):
-            y = x.reshape(-1, *x.shape[-2:]).to(compute_dtype(x.dtype))
+            y = x.reshape(-1, *x.shape[-2:]).to(torch.promote_types(x.dtype, own))
+            if self.training:
+                check_batch(x, y)
+            y = self._divided(y, _root_mean_square).to(own)
             if self.folded:
                 y = self._folded(y)
             else:
@@ -150,3 +173,11 @@ class SpatioTemporalFilters(nn.Module):
             norm.running_mean.lerp_(mean, norm.momentum)
             norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
         return mean, variance
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    """Of every signal, shape (..., 1, 1)."""
+    # numbers whose squares overflow or vanish are near 1 beside the largest
+    largest = x.detach().abs().amax((-2, -1), keepdim=True)
+    top = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return largest * (x / top).square().mean((-2, -1), keepdim=True).sqrt()

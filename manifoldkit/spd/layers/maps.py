@@ -1,7 +1,9 @@
 """Layers of networks on SPD matrices: BiMap, ReEig, LogEig and the residual block.
 
 Every layer takes any batch shape and keeps dtype and device; half precision is computed
-in float32. Derivatives are exact at repeated eigenvalues.
+in float32, and with weights of another precision in the wider of both. Thresholds are
+relative to the mean eigenvalue of each matrix unless told otherwise, so that the unit
+of the data does not matter. Derivatives are exact at repeated eigenvalues.
 """
 
 from typing import Any
@@ -10,22 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count, check_positive
-from manifoldkit.linalg import logm, symmetrize, vech
+from manifoldkit.linalg import symmetrize, vech
 from manifoldkit.linalg.checks import check_spd, check_square, compute_dtype
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.factorizations import eigvalsh
 from manifoldkit.linalg.symmetric import apply_spectral, full_precision
 from manifoldkit.manifolds import SPD, Stiefel, attach
+from manifoldkit.spd.conditioning import (
+    check_batch,
+    definite,
+    log_spd,
+    unit_of,
+)
 from manifoldkit.spd.layers.rectified import Clip, ClippedLog
 
 
-def check_weight(weight: Tensor) -> None:
-    """Raise ``TypeError`` unless a layer's own numbers are float32 or float64."""
+def check_weight(weight: Tensor) -> torch.dtype:
+    """Return the dtype of a layer's own numbers, float32 or float64, else raise."""
     if weight.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             "weight: expected parameters in float32 or float64 (inputs may have half "
             f"precision, points of a manifold not), found {weight.dtype}"
         )
+    return weight.dtype
 
 
 def redraw(
@@ -141,25 +150,26 @@ class BiMap(nn.Module):
             )
         if self.validate:
             check_spd(x, "x")
-        check_weight(self.weight)
+        dtype = torch.promote_types(x.dtype, check_weight(self.weight))
         with full_precision(x):
-            y = x.to(compute_dtype(x.dtype))
-            y = self._single(y) if self.single else self._channels(y)
+            y, w = x.to(dtype), self.weight.to(dtype)
+            y = self._single(y, w[0, 0]) if self.single else self._channels(y, w)
         return y.to(x.dtype)
 
-    def _single(self, x: Tensor) -> Tensor:
-        w = self.weight[0, 0]
+    @staticmethod
+    def _single(x: Tensor, w: Tensor) -> Tensor:
         # X is symmetric, so (X W)' W = W' X W: two tall products with one matrix, 1.2
         # times as fast ("BiMap 93 -> 50" of benchmarks/spdnet.py)
         return (x @ w).mT.contiguous() @ w
 
-    def _channels(self, x: Tensor) -> Tensor:
-        outputs, inputs, n, m = self.weight.shape
+    @staticmethod
+    def _channels(x: Tensor, w: Tensor) -> Tensor:
+        outputs, inputs, n, m = w.shape
         # W_1c .. W_Oc side by side: one product a channel serves all outputs, 1.3 times
         # as fast as one a pair (benchmarks/spdnet.py)
-        wide = self.weight.permute(1, 2, 0, 3).reshape(inputs, n, outputs * m)
+        wide = w.permute(1, 2, 0, 3).reshape(inputs, n, outputs * m)
         t = (x @ wide).unflatten(-1, (outputs, m)).movedim(-2, -4)
-        tall = self.weight.flatten(1, 2)
+        tall = w.flatten(1, 2)
         return tall.mT @ t.flatten(-3, -2)
 
     def extra_repr(self) -> str:
@@ -171,18 +181,20 @@ class BiMap(nn.Module):
 
 
 class ReEig(nn.Module):
-    r"""Rectify eigenvalues, :math:`U \max(s, \epsilon)\, U'`.
+    r"""Rectify eigenvalues, :math:`U \max(s, \epsilon \bar s)\, U'`.
 
-    The nonlinearity of SPDNet.
+    The nonlinearity of SPDNet. :math:`\bar s` is the mean eigenvalue of the matrix, so
+    that matrices in another unit are rectified alike.
 
     Parameters
     ----------
     threshold : float, default=1e-4
-        Smallest eigenvalue of the output.
-    relative : bool, default=False
-        Take the threshold times the mean eigenvalue of each matrix.
+        Smallest eigenvalue of the output, as a part of the mean eigenvalue.
+    relative : bool, default=True
+        Take threshold and maximum times the mean eigenvalue of each matrix (times 1 for
+        a matrix whose trace is not positive); otherwise in the unit of the input.
     maximum : float, optional
-        Largest eigenvalue of the output (times the mean too, with ``relative``).
+        Largest eigenvalue of the output, likewise.
     validate : bool, default=False
         Check in ``forward`` that the input is positive semidefinite.
 
@@ -203,15 +215,15 @@ class ReEig(nn.Module):
 
     Examples
     --------
-    >>> ReEig(0.5)(torch.diag(torch.tensor([2., 0.1])))
-    tensor([[2.0000, 0.0000],
-            [0.0000, 0.5000]])
+    >>> ReEig(0.5)(torch.diag(torch.tensor([3., 1., 0.5, 0.5])))[2:]
+    tensor([[0.0000, 0.0000, 0.6250, 0.0000],
+            [0.0000, 0.0000, 0.0000, 0.6250]])
     """
 
     def __init__(
         self,
         threshold: float = 1e-4,
-        relative: bool = False,
+        relative: bool = True,
         maximum: float | None = None,
         validate: bool = False,
     ):
@@ -233,23 +245,24 @@ class ReEig(nn.Module):
         function = Clip(self.threshold, high)
         if not self.relative:
             return apply_spectral(x, function, None)
-        scale = mean_eigenvalue(x)
-        return apply_spectral(x / scale, function, None) * scale
+        y = x.to(compute_dtype(x.dtype))
+        scale = unit_of(y)
+        return (apply_spectral(y / scale, function, None) * scale).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Settings."""
         text = f"threshold={self.threshold:g}"
-        text += ", relative=True" if self.relative else ""
+        text += "" if self.relative else ", relative=False"
         return text + (f", maximum={self.maximum:g}" if self.maximum else "")
-
-
-def mean_eigenvalue(x: Tensor) -> Tensor:
-    """Trace over size, shape (..., 1, 1)."""
-    return x.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
 
 
 class LogEig(nn.Module):
     r"""Matrix logarithm, as a vector for the flat layers behind it.
+
+    The unit of the input is an offset of the diagonal, :math:`\log(cX) = \log(X) +
+    \log(c) I`. Without a threshold, an eigenvalue that is lost to rounding (zero, or
+    negative where the matrix is definite) counts as the rounding level, ``4 n eps``
+    times the largest one; a matrix that is clearly not definite gives NaN for itself.
 
     Parameters
     ----------
@@ -259,8 +272,9 @@ class LogEig(nn.Module):
     threshold : float, optional
         Rectify the eigenvalues first, as ``ReEig(threshold)`` in front would, by the
         same eigendecomposition.
-    relative : bool, default=False
-        Take the threshold times the mean eigenvalue of each matrix.
+    relative : bool, default=True
+        Take the threshold times the mean eigenvalue of each matrix, as in
+        :class:`ReEig`.
     validate : bool, default=False
         Check in ``forward`` that the input is positive definite.
 
@@ -285,7 +299,7 @@ class LogEig(nn.Module):
         self,
         vectorize: bool | str = True,
         threshold: float | None = None,
-        relative: bool = False,
+        relative: bool = True,
         validate: bool = False,
     ):
         super().__init__()
@@ -310,18 +324,16 @@ class LogEig(nn.Module):
                 "power: expected a positive one with an absolute threshold, "
                 f"found {power!r}"
             )
-        if self.threshold is None:
-            return logm(x, validate=self.validate)
         if self.validate:
-            check_spd(x, "x", semidefinite=True)
+            check_spd(x, "x", semidefinite=self.threshold is not None)
+        y = x.to(compute_dtype(x.dtype))
+        if self.threshold is None:
+            return log_spd(y)
         if not self.relative:
-            return apply_spectral(x, ClippedLog(self.threshold**power), None)
-        scale = mean_eigenvalue(x)
-        eye = eye_like(x)
-        return (
-            apply_spectral(x / scale, ClippedLog(self.threshold), None)
-            + scale.log() * eye
-        )
+            return apply_spectral(y, ClippedLog(self.threshold**power), None)
+        scale = unit_of(y)
+        log = apply_spectral(y / scale, ClippedLog(self.threshold), None)
+        return log + scale.log() * eye_like(y)
 
     def forward(self, x: Tensor, power: float = 1.0) -> Tensor:
         r"""Logarithms of matrices (..., n, n): (..., n (n + 1) / 2), or as asked.
@@ -330,7 +342,7 @@ class LogEig(nn.Module):
         eigenvalues the threshold refers to: :math:`\log X^{1/p} = \log(X) / p`.
         """
         check_square(x, "x")
-        y = self._log(x, power)
+        y = self._log(x, power).to(x.dtype)
         y = y if power == 1 else y / power
         if self.vectorize == "flat":
             return y.flatten(-2)
@@ -341,7 +353,8 @@ class LogEig(nn.Module):
         text = f"vectorize={self.vectorize!r}"
         if self.threshold is not None:
             text += f", threshold={self.threshold:g}"
-        return text + (", relative=True" if self.relative else "")
+            text += "" if self.relative else ", relative=False"
+        return text
 
 
 class SPDResidual(nn.Module):
@@ -349,7 +362,8 @@ class SPDResidual(nn.Module):
 
     A small convolution over the ascending eigenvalues s of X gives numbers f, and
     :math:`v = Q \operatorname{diag}(f)\, Q'` with a learned orthogonal Q, scaled to
-    length one in the metric at X.
+    length one in the metric at X. All is done in units of the mean eigenvalue of X:
+    the block maps cX to cY.
 
     Parameters
     ----------
@@ -366,6 +380,9 @@ class SPDResidual(nn.Module):
         Scale v to length one; otherwise it is taken as it is.
     bounds : (float, float) or None, default=(1e-8, 1e8)
         Eigenvalues of the output are clipped to this range.
+    relative : bool, default=True
+        Take every matrix in units of its mean eigenvalue; otherwise, as in version
+        0.1.0, the eigenvalues and the bounds are in the unit of the input.
     generator : torch.Generator, optional
         Generator of the convolutions and of the initial Q, uniform on the orthogonal
         group.
@@ -375,7 +392,8 @@ class SPDResidual(nn.Module):
     Raises
     ------
     ValueError
-        Sizes that are not positive integers, an even kernel, or an unknown metric.
+        Sizes that are not positive integers, an even kernel, or an unknown metric; in
+        training, a matrix that is not finite (the first is named), or no matrix.
 
     References
     ----------
@@ -388,6 +406,10 @@ class SPDResidual(nn.Module):
     torch.Size([6, 4, 4])
     """
 
+    _version = 2
+    #: Of layers that were pickled whole before there was the setting.
+    relative: bool = False
+
     def __init__(
         self,
         n: int,
@@ -397,6 +419,7 @@ class SPDResidual(nn.Module):
         metric: str = "airm",
         unit_step: bool = True,
         bounds: tuple[float, float] | None = (1e-8, 1e8),
+        relative: bool = True,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -418,7 +441,9 @@ class SPDResidual(nn.Module):
         self.basis = nn.Parameter(torch.eye(self.n, **options))
         attach(self, "basis", Stiefel(), layout="as_is")
         self.metric, self.unit_step = SPD(metric), unit_step
-        self.clip = None if bounds is None else ReEig(bounds[0], maximum=bounds[1])
+        self.relative, self.clip = relative, None
+        if bounds is not None:
+            self.clip = ReEig(bounds[0], relative=False, maximum=bounds[1])
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -436,16 +461,35 @@ class SPDResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Move matrices of shape (..., n, n)."""
         check_square(x, "x", self.n)
-        check_weight(self.basis)
+        dtype = torch.promote_types(x.dtype, check_weight(self.basis))
+        if self.training and x.numel() == 0:
+            raise ValueError("x: expected matrices to train with, found none")
         with full_precision(x):
-            y = symmetrize(x.to(compute_dtype(x.dtype)))
-            s = eigvalsh(y)
-            f = self.field(s.reshape(-1, 1, self.n)).reshape(s.shape)
-            v = (self.basis * f[..., None, :]) @ self.basis.mT
-            if self.unit_step:
-                square = self.metric.inner(y, v)[..., None, None]
-                tiny = torch.finfo(y.dtype).tiny
-                v = torch.where(square > tiny, v * square.clamp_min(tiny).rsqrt(), v)
-            y = self.metric.expmap(y, v)
-            y = y if self.clip is None else self.clip(y)
+            y = symmetrize(x.to(dtype))
+            if self.training:
+                check_batch(x, y)
+            scale = unit_of(y) if self.relative else None
+            y = self._move(definite(y if scale is None else y / scale))
+            y = y if scale is None else y * scale
         return y.to(x.dtype)
+
+    def _move(self, y: Tensor) -> Tensor:
+        if y.numel() == 0:
+            return y
+        s, basis = eigvalsh(y), self.basis.to(y.dtype)
+        f = self.field(s.reshape(-1, 1, self.n).to(self.basis.dtype))
+        f = f.reshape(s.shape).to(y.dtype)
+        v = (basis * f[..., None, :]) @ basis.mT
+        if self.unit_step:
+            square = self.metric.inner(y, v)[..., None, None]
+            tiny = torch.finfo(y.dtype).tiny
+            v = torch.where(square > tiny, v * square.clamp_min(tiny).rsqrt(), v)
+        y = self.metric.expmap(y, v)
+        return y if self.clip is None else self.clip(y)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *rest: Any
+    ) -> None:
+        if local_metadata.get("version") == 1:  # 0.1.0 knew no other form
+            self.relative = False
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)

@@ -3,25 +3,31 @@
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_interval, count, optional
-from manifoldkit.linalg import expm, logm, symmetrize
-from manifoldkit.linalg.checks import check_square, compute_dtype
+from manifoldkit.linalg import expm, symmetrize
+from manifoldkit.linalg.checks import check_floating, check_square, compute_dtype
 from manifoldkit.linalg.elementary import eye_like
 from manifoldkit.linalg.factorizations import eigvalsh
 from manifoldkit.linalg.symmetric import full_precision
-from manifoldkit.spd.layers.maps import mean_eigenvalue
+from manifoldkit.spd.conditioning import log_spd, unit_of
 
 
 class CovariancePool(nn.Module):
     r"""Covariance of signals over time: from (..., C, T) to SPD (..., C, C).
 
-    .. math:: \frac{1}{T - 1} \sum_t (x_t - \bar x)(x_t - \bar x)' + \epsilon I.
+    .. math:: C + \epsilon \bar s I, \quad
+        C = \frac{1}{T - 1} \sum_t (x_t - \bar x)(x_t - \bar x)',
+
+    with the mean variance :math:`\bar s` of the channels: signals in another unit give
+    the same matrix in that unit squared.
 
     Parameters
     ----------
     eps : float, default=1e-5
-        Added to the diagonal, which keeps the matrix positive definite when T <= C.
-    relative : bool, default=False
-        Add ``eps`` times the mean variance instead.
+        Part of the mean variance that is added to the diagonal, which keeps the matrix
+        positive definite when T <= C.
+    relative : bool, default=True
+        Otherwise ``eps`` itself is added, in the unit of the signals squared; so it is
+        for signals that are constant.
     center : bool, default=True
         Subtract the mean; otherwise the second moment, divided by T.
 
@@ -34,17 +40,18 @@ class CovariancePool(nn.Module):
     --------
     >>> import torch
     >>> CovariancePool(eps=0.5)(torch.tensor([[1., -1., 1., -1.], [1., 1., -1., -1.]]))
-    tensor([[1.8333, 0.0000],
-            [0.0000, 1.8333]])
+    tensor([[2., 0.],
+            [0., 2.]])
     """
 
-    def __init__(self, eps: float = 1e-5, relative: bool = False, center: bool = True):
+    def __init__(self, eps: float = 1e-5, relative: bool = True, center: bool = True):
         super().__init__()
         self.eps = check_interval(eps, "eps", 0)
         self.relative, self.center = relative, center
 
     def forward(self, x: Tensor) -> Tensor:
         """Covariances of signals of shape (..., C, T)."""
+        check_floating(x, "x")
         if x.ndim < 2 or x.shape[-1] < 2:
             raise ValueError(
                 "x: expected signals (..., n_channels, n_times) with at least 2 times, "
@@ -55,13 +62,13 @@ class CovariancePool(nn.Module):
             if self.center:
                 y = y - y.mean(-1, keepdim=True)
             c = y @ y.mT / (y.shape[-1] - int(self.center))
-            floor = self.eps * mean_eigenvalue(c) if self.relative else self.eps
+            floor = self.eps * unit_of(c) if self.relative else self.eps
             c = c + floor * eye_like(c)
         return c.to(x.dtype)
 
     def extra_repr(self) -> str:
         """Settings."""
-        return f"eps={self.eps:g}" + (", relative=True" if self.relative else "")
+        return f"eps={self.eps:g}" + ("" if self.relative else ", relative=False")
 
 
 class SPDPool(nn.Module):
@@ -144,7 +151,7 @@ def _bw_mean(x: Tensor) -> Tensor:
 
 
 _MEANS = {
-    "log_euclidean": lambda x: expm(logm(x).mean(-3)),
+    "log_euclidean": lambda x: expm(log_spd(x).mean(-3)),
     "euclidean": lambda x: symmetrize(x.mean(-3)),
     "bw": _bw_mean,
 }

@@ -14,7 +14,9 @@ def random_layer(make_spd):
     """Make a layer whose parameters are no special points."""
 
     def make(n=4, **options):
-        bn = GBWBatchNorm(n, **{"dtype": torch.float64, **options})
+        # in the unit of the input, as the formulas of the tests are written
+        options = {"dtype": torch.float64, "relative": False, **options}
+        bn = GBWBatchNorm(n, **options)
         with torch.no_grad():
             bn.metric.copy_(make_spd(n=n))
             bn.bias.copy_(make_spd(n=n))

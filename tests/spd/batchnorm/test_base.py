@@ -186,3 +186,36 @@ def test_asymmetry_below_tolerance_is_removed(make_spd):
     y[..., 0, 1] += 1e-9
     y[..., 1, 0] -= 1e-9
     torch.testing.assert_close(layer()(y), layer()(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"power": 0.5}, {"fold": True}], ids=str)
+@pytest.mark.parametrize("c", [1e-12, 1e6])
+def test_the_unit_is_in_the_statistics_alone(options, c, make_spd):
+    here, there = layer(**options), layer(**options)
+    close = {"rtol": 1e-7, "atol": 1e-9}
+    for batch in (make_spd(6), make_spd(6)):
+        torch.testing.assert_close(there(c * batch), here(batch), **close)
+    torch.testing.assert_close(there.running_mean / c, here.running_mean, **close)
+    unit = c ** options.get("power", 1.0)
+    torch.testing.assert_close(there.running_var / unit, here.running_var, **close)
+    x = make_spd(3)
+    torch.testing.assert_close(there.eval()(c * x), here.eval()(x), **close)
+    absolute = layer(relative=False, **options)(c * x)
+    assert not torch.allclose(absolute, layer(**options)(c * x), rtol=1e-9)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_first_batch_takes_the_place_of_the_identity(momentum, make_spd):
+    x, y = make_spd(6), 5 * make_spd(6)
+    bn, alone = layer(momentum=momentum), layer(momentum=1.0)
+    for each in (bn, alone):
+        each(x)
+    torch.testing.assert_close(bn.running_mean, alone.running_mean)
+    bn(y)
+    assert not torch.allclose(bn.running_mean, alone.running_mean)
+    bn.init_from_data(x)
+    start = bn.running_mean.clone()
+    bn(y)
+    alone(y)
+    assert not torch.allclose(bn.running_mean, alone.running_mean)
+    assert not torch.allclose(bn.running_mean, start)

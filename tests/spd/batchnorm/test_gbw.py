@@ -23,7 +23,8 @@ POWERS = [0.5, 1.0, 1.5, 2.0, -1.0]
 
 
 def layer(n=4, **options):
-    return GBWBatchNorm(n, **{"dtype": DOUBLE, **options})
+    # in the unit of the input, as the formulas below are written
+    return GBWBatchNorm(n, **{"dtype": DOUBLE, "relative": False, **options})
 
 
 @pytest.mark.parametrize("power", POWERS)
@@ -105,13 +106,15 @@ def test_dispersion_and_mean_of_the_output(power, make_spd, random_layer, batch_
 
 
 @pytest.mark.parametrize("power", POWERS)
-def test_equivariances(power, make_spd, generator, random_layer):
-    bn, x = random_layer(power=power), make_spd(6)
+@pytest.mark.parametrize("relative", [True, False])
+def test_equivariances(power, relative, make_spd, generator, random_layer):
+    options = {"power": power, "relative": relative, "eps": 0.1}
+    bn, x = random_layer(**options), make_spd(6)
     z = bn(x)
     q, _ = torch.linalg.qr(torch.randn(4, 4, dtype=DOUBLE, generator=generator))
 
     def moved(metric, bias):
-        other = layer(power=power)
+        other = layer(**options)
         with torch.no_grad():
             other.metric.copy_(metric)
             other.bias.copy_(bias)

@@ -22,7 +22,9 @@ NAMES = ["airm", "airm-mean", "lie", "log_euclidean", "log_cholesky"]
 
 
 def layer(name, n=4, **options):
-    return make_batchnorm(name, n, **{"dtype": DOUBLE, **options})
+    # in the unit of the input, as the formulas below and spd_learn have it
+    options = {"dtype": DOUBLE, "relative": False, **options}
+    return make_batchnorm(name, n, **options)
 
 
 def random_layer(name, make_spd, n=4, **options):
@@ -196,3 +198,13 @@ def test_factory():
         SPDBatchNorm(3, "stein")
     with pytest.raises(ValueError, match="congruence: expected one of"):
         SPDBatchNorm(3, congruence="qr")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("c", [1e-12, 1e6])
+def test_the_default_is_free_of_the_unit(name, c, make_spd):
+    here, there = (make_batchnorm(name, 4, dtype=DOUBLE) for _ in range(2))
+    for x in (make_spd(6), make_spd(6)):
+        torch.testing.assert_close(there(c * x), here(x), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(there.running_mean / c, here.running_mean)
+    torch.testing.assert_close(there.eval()(c * x), here.eval()(x))

@@ -14,7 +14,7 @@ DOUBLE = torch.float64
 
 
 def layer(n=4, **options):
-    return GBWBatchNorm(n, **{"dtype": DOUBLE, **options})
+    return GBWBatchNorm(n, **{"dtype": DOUBLE, "relative": False, **options})
 
 
 @pytest.mark.parametrize(("dtype", "condition"), [(DOUBLE, 1e8), (torch.float32, 1e4)])
@@ -74,3 +74,11 @@ def test_newton_schulz_falls_back(make_spd):
     x = make_spd(6)
     x[0] = 0
     torch.testing.assert_close(layer(root="newton-schulz")(x), layer()(x))
+
+
+@pytest.mark.parametrize("root", ["eigh", "newton-schulz"])
+@pytest.mark.parametrize("c", [1e-12, 1e6])
+def test_roots_are_free_of_the_unit(root, c, make_spd):
+    x = make_spd(6, condition=1e3)
+    options = {"root": root, "relative": True}
+    torch.testing.assert_close(layer(**options)(c * x), layer(**options)(x))

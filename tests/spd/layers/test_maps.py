@@ -118,16 +118,20 @@ CLUSTERS = [
 
 @pytest.mark.parametrize("values", CLUSTERS)
 @pytest.mark.parametrize(
-    ("layer", "function"),
+    ("kind", "options", "function"),
     [
-        (ReEig(0.1), lambda s: s.clamp_min(0.1)),
-        (ReEig(0.1, maximum=0.6), lambda s: s.clamp(0.1, 0.6)),
-        (LogEig(False, threshold=0.1), lambda s: s.clamp_min(0.1).log()),
+        (ReEig, {}, lambda s, c: s.clamp_min(0.1 * c)),
+        (ReEig, {"maximum": 0.6}, lambda s, c: s.clamp(0.1 * c, 0.6 * c)),
+        (LogEig, {"vectorize": False}, lambda s, c: s.clamp_min(0.1 * c).log()),
     ],
 )
-def test_rectification(values, layer, function, generator):
+@pytest.mark.parametrize("relative", [True, False])
+def test_rectification(values, kind, options, function, relative, generator):
+    """In parts of the mean eigenvalue, which is the default, or in the input's unit."""
+    layer = kind(threshold=0.1, **options, **({} if relative else {"relative": False}))
     x = spread(values, generator)
-    torch.testing.assert_close(layer(x), reference(x, function))
+    unit = sum(values) / len(values) if relative else 1.0
+    torch.testing.assert_close(layer(x), reference(x, lambda s: function(s, unit)))
     x = x.requires_grad_()
     assert gradcheck(layer, (x,), eps=1e-6, atol=1e-6)
     assert gradgradcheck(layer, (x,), eps=1e-6, atol=1e-5)
@@ -136,12 +140,16 @@ def test_rectification(values, layer, function, generator):
 def test_gradient_is_zero_at_and_below_the_threshold(generator):
     x = spread([0.05, 0.1 - 1e-12, 0.5, 0.9], generator).requires_grad_()
     _, u = torch.linalg.eigh(x.detach())
-    ReEig(0.1)(x).backward(u[:, :2] @ u[:, :2].mT)
+    low = u[:, :2] @ u[:, :2].mT
+    ReEig(0.1, relative=False)(x).backward(low)
     assert x.grad.abs().max() < 1e-10
+    # as a part of the mean eigenvalue only the unit moves it: 2 * 0.3 tr(dX) / 4
+    (grad,) = torch.autograd.grad(ReEig(0.3)(x), x, low)
+    torch.testing.assert_close(grad, 0.15 * torch.eye(4, dtype=DOUBLE))
 
 
-@pytest.mark.parametrize("layer", [ReEig(0.1, True), LogEig(False, 0.1, True)])
-def test_relative_threshold_is_free_of_units(layer, make_spd):
+@pytest.mark.parametrize("layer", [ReEig(0.1), LogEig(False, 0.1)])
+def test_threshold_is_free_of_units(layer, make_spd):
     x = make_spd(3, n=4, condition=1e3).requires_grad_()
     shift = torch.eye(4, dtype=DOUBLE) * torch.tensor(7.0, dtype=DOUBLE).log()
     y = layer(7 * x)
@@ -201,12 +209,17 @@ def test_residual_moves_by_a_unit_step(metric, batch, make_spd, generator):
     block = SPDResidual(
         4, metric=metric, generator=generator, dtype=DOUBLE, bounds=None
     ).eval()
-    x = make_spd(*batch, n=4)
+    x, one = make_spd(*batch, n=4), torch.ones(batch, dtype=DOUBLE)
     y = block(x)
     assert (torch.linalg.eigvalsh(y) > 0).all()
-    torch.testing.assert_close(
-        block.metric.dist(x, y), torch.ones(batch, dtype=DOUBLE), rtol=1e-6, atol=1e-6
-    )
+    # of matrices in units of their mean eigenvalue, which log-Cholesky lengths know
+    unit = x.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    found = block.metric.dist(x / unit, y / unit)
+    torch.testing.assert_close(found, one, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(block(1e-9 * x), 1e-9 * y, rtol=1e-9, atol=0)
+    block.relative = False
+    found = block.metric.dist(x, block(x))
+    torch.testing.assert_close(found, one, rtol=1e-6, atol=1e-6)
 
 
 def test_residual_gradients_and_training(make_spd, generator):
@@ -221,10 +234,13 @@ def test_residual_gradients_and_training(make_spd, generator):
 
 
 def test_residual_bounds_eigenvalues(make_spd):
-    block = SPDResidual(3, bounds=(0.5, 1.5), dtype=DOUBLE).eval()
-    s = torch.linalg.eigvalsh(block(make_spd(8, n=3, condition=1e4)))
-    assert (s > 0.5 - 1e-12).all()
-    assert (s < 1.5 + 1e-12).all()
+    x = make_spd(8, n=3, condition=1e4)
+    unit = x.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    for relative, c in ((True, unit), (False, torch.ones_like(unit))):
+        options = {"bounds": (0.5, 1.5), "relative": relative, "dtype": DOUBLE}
+        s = torch.linalg.eigvalsh(SPDResidual(3, **options).eval()(x)) / c
+        assert (s > 0.5 - 1e-12).all()
+        assert (s < 1.5 + 1e-12).all()
 
 
 # dtypes and bad input

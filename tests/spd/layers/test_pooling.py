@@ -15,10 +15,13 @@ def test_covariance_pool(generator):
     expected = torch.stack([torch.cov(m) for m in x.flatten(0, 1)]).unflatten(0, (2, 3))
     eye = torch.eye(4, dtype=DOUBLE)
     torch.testing.assert_close(CovariancePool(0.0)(x), expected)
-    torch.testing.assert_close(CovariancePool(1e-3)(x), expected + 1e-3 * eye)
+    absolute = CovariancePool(1e-3, relative=False)
+    torch.testing.assert_close(absolute(x), expected + 1e-3 * eye)
     scale = expected.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    torch.testing.assert_close(CovariancePool(1e-3)(x), expected + 1e-3 * scale * eye)
+    volts = CovariancePool(1e-3)(1e-6 * x)
     torch.testing.assert_close(
-        CovariancePool(1e-3, relative=True)(x), expected + 1e-3 * scale * eye
+        volts, 1e-12 * CovariancePool(1e-3)(x), atol=0, rtol=1e-9
     )
     torch.testing.assert_close(CovariancePool(0.0, center=False)(x), x @ x.mT / 50)
     assert gradcheck(CovariancePool(), (x[0, :2].requires_grad_(),))
