@@ -100,12 +100,11 @@ class LCMAggregation(RaggedAggregation):
         self.operator, self.num_orders = operator, num_orders
         if isinstance(identity, str):
             check_choice(identity, ("operator",), "identity")
-        elif not (identity is None or isinstance(identity, Tensor)):
-            if not is_number(identity):
-                raise TypeError(
-                    'identity: expected a tensor, a number, "operator" or None, found '
-                    f"{identity!r}"
-                )
+        elif not (isinstance(identity, Tensor | None) or is_number(identity)):
+            raise TypeError(
+                'identity: expected a tensor, a number, "operator" or None, found '
+                f"{identity!r}"
+            )
         if isinstance(identity, Tensor) and not isinstance(identity, nn.Parameter):
             self.register_buffer("identity", identity)
         else:
@@ -120,6 +119,8 @@ class LCMAggregation(RaggedAggregation):
         return GRUMonoid(channels)
 
     def _fold(self, x: Tensor, plan: SegmentTreePlan) -> Tensor:
+        if isinstance(self.operator, ExactMonoid):
+            self.operator.check(x)  # also where no set has two elements
         if torch_geometric.is_debug_enabled():
             self._warn_unless_commutative(x.detach().flatten(0, -2))
         if self.num_orders > 1 and not self.training:
@@ -188,9 +189,8 @@ class LCMAggregation(RaggedAggregation):
         x = self._encode(check_last(x, ("n", "F"), "x"))
         values = self._orders(x, plan_for(index, None, dim_size), orders)
         size = _size(values, (0, -1))  # squares of 1e20 overflow, of 1e-30 vanish
-        return (values / size).var(0, correction=0).mean(-1).sqrt() * size.squeeze(
-            -1
-        ).squeeze(0)
+        deviation = (values / size).var(0, correction=0).mean(-1).sqrt()
+        return deviation * size.flatten()
 
     @torch.no_grad()
     def associativity_error(

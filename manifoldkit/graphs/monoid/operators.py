@@ -78,20 +78,18 @@ class ExactMonoid(Monoid):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine row by row."""
         for name, value in (("a", a), ("b", b)):
-            self._check(value, name)
+            self.check(value, name)
         return self._KINDS[self.kind][0](a, b)
 
-    def _check(self, x: Tensor, name: str) -> None:
-        """Raise for numbers on which the operation is not what it says."""
+    def check(self, x: Tensor, name: str = "x") -> None:
+        """Raise ``TypeError`` for a dtype on which the operation is not defined."""
         dtype = check_tensor(x, name).dtype
         if self.kind == "logsumexp":
             check_floating(x, name)
         elif self.kind in ("max", "min") and dtype.is_complex:
             raise TypeError(f"{name}: complex numbers have no order, found {dtype}")
         elif self.kind in ("sum", "product") and dtype == torch.bool:
-            raise TypeError(
-                f"{name}: expected numbers for {self.kind!r}, found {dtype}"
-            )
+            raise TypeError(f"{name}: {self.kind!r} is for numbers, found {dtype}")
 
     def extra_repr(self) -> str:
         """Show the kind."""

@@ -296,17 +296,16 @@ def _fill(identity: Tensor | float, x: Tensor) -> Tensor:
     """Return the value of empty segments in the dtype and on the device of ``x``."""
     if isinstance(identity, Tensor):
         wide = identity.is_complex() and not x.is_complex()
-        fits = identity.dim() < 1 or all(
-            n in (1, m)
-            for n, m in zip(identity.shape[::-1], x.shape[::-1], strict=False)
-        )
+        sizes = zip(identity.shape[::-1], x.shape[::-1], strict=False)
+        fits = all(n in (1, m) for n, m in sizes)
         if wide or not fits or identity.dim() > x.dim():
             raise ValueError(
                 f"identity: expected shape ({x.shape[-1]},) for {x.dtype}, found "
                 f"{identity.dtype} of shape {tuple(identity.shape)}"
             )
         return identity.to(x)
-    if x.dtype in _INTEGERS and not float(identity).is_integer():
+    integer = float(identity).is_integer()
+    if not (integer or x.is_floating_point() or x.is_complex()):
         raise ValueError(
             f"identity: expected an integer as value of empty sets of {x.dtype}, found "
             f"{identity}; give one, or convert x to floating point"

@@ -1,6 +1,7 @@
 """What the aggregations of ragged sets share: input, projection, random orders."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,10 @@ class RaggedAggregation(Aggregation):
     def reset_parameters(self) -> None:
         """Draw all weights again."""
         redraw_parts(self)
+
+    def __call__(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Check the elements before PyG reads their dimensions."""
+        return super().__call__(check_tensor(x, "x"), *args, **options)
 
     def forward(
         self,
@@ -107,8 +112,6 @@ class RaggedAggregation(Aggregation):
     @staticmethod
     def _widened(x: Tensor, dtype: torch.dtype) -> Tensor:
         """Convert, unless that would lose digits."""
-        if x.dtype in _HALF and dtype in _HALF:
-            return x.float()
         if torch.promote_types(x.dtype, dtype) != dtype:
             raise TypeError(
                 f"x: expected {dtype} as the weights or narrower, found {x.dtype}; "

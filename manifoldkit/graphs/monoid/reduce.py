@@ -49,7 +49,7 @@ def _unkept_plan(values: Any, kind: str, dim_size: int | None) -> SegmentTreePla
         if not is_transformed():
             raise
         raise ValueError(
-            f"{kind}: expected the same sets for all items of torch.func.vmap, as their "
+            f"{kind}: expected the same sets for all items of torch.func.vmap, as the "
             "sizes are the shapes of the tree; join the items to one batch instead"
         ) from error
 
@@ -62,13 +62,10 @@ def plan_for(
     """Return the plan of an index or of boundaries, from the cache if it is there."""
     if (index is None) == (ptr is None):
         raise ValueError("index, ptr: expected exactly one of them")
-    if (
-        ptr is not None
-        and check_index(ptr, "ptr") is not None
-        and dim_size not in (None, ptr.numel() - 1)
-    ):
+    length = None if ptr is None else check_index(ptr, "ptr").numel()
+    if length and dim_size not in (None, length - 1):
         raise ValueError(
-            f"dim_size: expected {ptr.numel() - 1} as ptr says, found {dim_size}"
+            f"dim_size: expected {length - 1} as ptr says, found {dim_size}"
         )
     kind, values = ("index", index) if ptr is None else ("ptr", ptr)
     if (

@@ -94,7 +94,7 @@ def _scan(x: Tensor, counts: Tensor, operator: Operator) -> Tensor:
 def _on_lanes(
     operator: Operator, x: Tensor, left: Tensor, y: Tensor, right: Tensor
 ) -> Tensor:
-    """Combine rows of ``x`` and of ``y``, a multiple of 16: same bits in any company."""
+    """Combine rows of ``x`` and ``y``, a multiple of 16: same bits in any company."""
     padding = -len(left) % LANES
     places = (torch.cat([at, at[:1].expand(padding)]) for at in (left, right))
     rows = (part[at] for part, at in zip((x, y), places, strict=True))
