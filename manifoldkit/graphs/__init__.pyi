@@ -20,8 +20,8 @@ from .matching.retrieval.metrics import precision_at_k as precision_at_k
 from .matching.retrieval.metrics import retrieval_scores as retrieval_scores
 from .matching.retrieval.retriever import SubgraphRetriever as SubgraphRetriever
 from .matching.sinkhorn import sinkhorn as sinkhorn
-from .monoid.aggregation import FoldAggregation as FoldAggregation
 from .monoid.aggregation import LCMAggregation as LCMAggregation
+from .monoid.fold import FoldAggregation as FoldAggregation
 from .monoid.losses import associativity_loss as associativity_loss
 from .monoid.losses import commutativity_loss as commutativity_loss
 from .monoid.losses import identity_loss as identity_loss
@@ -33,6 +33,7 @@ from .monoid.operators import SymmetricGRUMonoid as SymmetricGRUMonoid
 from .monoid.operators import SymmetricMLPMonoid as SymmetricMLPMonoid
 from .monoid.plan import SegmentTreePlan as SegmentTreePlan
 from .monoid.reduce import segment_tree_reduce as segment_tree_reduce
+from .monoid.resolver import register_aggregations as register_aggregations
 from .monoid.scan import segment_tree_scan as segment_tree_scan
 from .virtual.adjacency import SemiAdaptiveAdjacency as SemiAdaptiveAdjacency
 from .virtual.adjacency import VirtualNodeWeights as VirtualNodeWeights

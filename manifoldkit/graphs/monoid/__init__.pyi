@@ -1,5 +1,5 @@
-from .aggregation import FoldAggregation as FoldAggregation
 from .aggregation import LCMAggregation as LCMAggregation
+from .fold import FoldAggregation as FoldAggregation
 from .losses import associativity_loss as associativity_loss
 from .losses import commutativity_loss as commutativity_loss
 from .losses import identity_loss as identity_loss
@@ -11,4 +11,5 @@ from .operators import SymmetricGRUMonoid as SymmetricGRUMonoid
 from .operators import SymmetricMLPMonoid as SymmetricMLPMonoid
 from .plan import SegmentTreePlan as SegmentTreePlan
 from .reduce import segment_tree_reduce as segment_tree_reduce
+from .resolver import register_aggregations as register_aggregations
 from .scan import segment_tree_scan as segment_tree_scan

@@ -8,13 +8,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.graphs.modules import redraw_parts
+from manifoldkit.graphs.modules import is_transformed, redraw_parts
+from manifoldkit.graphs.monoid.cells import lstm_step
 from manifoldkit.graphs.monoid.gru_kernel import SymmetricGRU, symmetric_gru
+from manifoldkit.linalg.checks import check_floating, check_tensor
 
 # numbers of a block, 512 KiB in float32: the row "gates recomputed" takes twice the
 # memory without blocks
 _BLOCK = 1 << 17
 Device = torch.device | str | None
+
+
+def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
+    """``log(e^a + e^b)``; two equal infinities have weights 1/2, not NaN."""
+    same = a.isinf() & (a == b)
+    total = torch.logaddexp(a.masked_fill(same, 0), b.masked_fill(same, 0))
+    return torch.where(same, (a + b) / 2, total)
 
 
 class Monoid(nn.Module):
@@ -34,9 +43,17 @@ class Monoid(nn.Module):
 class ExactMonoid(Monoid):
     """A fixed commutative monoid, for checks and as a plain aggregation.
 
+    Sum, product, maximum and minimum take integers as well, maximum and minimum
+    booleans; sum and product complex numbers.
+
     Parameters
     ----------
     kind : {"sum", "product", "max", "min", "logsumexp"}
+
+    Attributes
+    ----------
+    identity : float
+        The neutral element: 0, 1, minus infinity, infinity, minus infinity.
 
     Examples
     --------
@@ -49,7 +66,7 @@ class ExactMonoid(Monoid):
         "product": (torch.mul, 1.0),
         "max": (torch.maximum, -torch.inf),
         "min": (torch.minimum, torch.inf),
-        "logsumexp": (torch.logaddexp, -torch.inf),
+        "logsumexp": (_log_add_exp, -torch.inf),
     }
 
     def __init__(self, kind: str = "sum"):
@@ -60,7 +77,19 @@ class ExactMonoid(Monoid):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine row by row."""
+        for name, value in (("a", a), ("b", b)):
+            self.check(value, name)
         return self._KINDS[self.kind][0](a, b)
+
+    def check(self, x: Tensor, name: str = "x") -> None:
+        """Raise ``TypeError`` for a dtype on which the operation is not defined."""
+        dtype = check_tensor(x, name).dtype
+        if self.kind == "logsumexp":
+            check_floating(x, name)
+        elif self.kind in ("max", "min") and dtype.is_complex:
+            raise TypeError(f"{name}: complex numbers have no order, found {dtype}")
+        elif self.kind in ("sum", "product") and dtype == torch.bool:
+            raise TypeError(f"{name}: {self.kind!r} is for numbers, found {dtype}")
 
     def extra_repr(self) -> str:
         """Show the kind."""
@@ -80,16 +109,31 @@ class _Learnable(Monoid):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine row by row; on a CPU in blocks that stay in its cache."""
+        for name, value in (("a", a), ("b", b)):
+            check_tensor(value, name)
         if a.shape != b.shape or a.dim() != 2 or a.shape[-1] != self.dim:
             raise ValueError(
                 f"a, b: expected equal shapes (m, {self.dim}), found "
                 f"{tuple(a.shape)} and {tuple(b.shape)}"
             )
+        self._check_dtypes(a, b)
         rows = max(_BLOCK // self.dim // 16 * 16, 16)
         if a.device.type != "cpu" or len(a) <= 2 * rows:
             return self.combine(a, b)
         blocks = zip(a.split(rows), b.split(rows), strict=True)
         return torch.cat([self.combine(x, y) for x, y in blocks])
+
+    def _check_dtypes(self, a: Tensor, b: Tensor) -> None:
+        """Raise unless the arguments have the dtype of the weights, or autocast."""
+        wanted = self.identity.dtype
+        if a.dtype == b.dtype == wanted:
+            return
+        for name, value in (("a", a), ("b", b)):
+            check_floating(value, name)
+        if not torch.is_autocast_enabled(a.device.type):
+            raise TypeError(
+                f"a, b: expected {wanted} as the weights, found {a.dtype} and {b.dtype}"
+            )
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine row by row."""
@@ -156,7 +200,8 @@ class GRUMonoid(_Learnable):
         """Combine row by row."""
         cell = self.cell
         weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-        if torch.is_autocast_enabled(a.device.type) or torch.compiler.is_compiling():
+        plain = torch.compiler.is_compiling() or is_transformed()
+        if plain or torch.is_autocast_enabled(a.device.type):
             return symmetric_gru(a, b, *weights)
         return SymmetricGRU.apply(a, b, *weights, self.recompute)
 
@@ -197,7 +242,8 @@ class LSTMMonoid(_Learnable):
         """Combine row by row."""
         first, second = torch.cat([a, b]), torch.cat([b, a])
         half = self.dim // 2
-        out = self.cell(first[:, :half], (second[:, :half], second[:, half:]))
+        state = second[:, :half], second[:, half:]
+        out = lstm_step(self.cell, first[:, :half], state)
         return torch.cat(out, -1).view(2, -1, self.dim).mean(0)
 
 

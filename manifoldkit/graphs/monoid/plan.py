@@ -11,12 +11,16 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+
+from manifoldkit._checks import check_count
+from manifoldkit.linalg.draws import generator_option
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 
 # Matrix products treat the last rows of a block by other instructions. With a multiple
 # of 16 rows every row sees the same ones, so a set has the same bits in any company.
-_LANES = 16
+LANES = 16
 
 
 class _Level(NamedTuple):
@@ -61,7 +65,7 @@ class SegmentTreePlan:
     """
 
     def __init__(self, counts: Tensor, order: Tensor | None = None):
-        if counts.dim() != 1 or counts.dtype.is_floating_point:
+        if counts.dim() != 1 or counts.dtype not in _INTEGERS:
             raise ValueError(
                 "counts: expected integers of shape (n_segments,), found "
                 f"{counts.dtype} of shape {tuple(counts.shape)}"
@@ -75,6 +79,10 @@ class SegmentTreePlan:
             raise ValueError(
                 f"order: expected shape ({self.num_elements},), found "
                 f"{tuple(order.shape)}"
+            )
+        if order is not None and not _is_permutation(order):
+            raise ValueError(
+                f"order: expected every position below {self.num_elements} once"
             )
         self._order = order
         self.has_empty = bool((self.counts == 0).any())
@@ -100,6 +108,8 @@ class SegmentTreePlan:
             Not integers, not one-dimensional, negative, or not below ``dim_size``.
         """
         index = check_index(index)
+        if dim_size is not None and not is_compiling():  # there it may be symbolic
+            check_count(dim_size, "dim_size", 0)
         low, high = (int(v) for v in index.aminmax()) if index.numel() else (0, -1)
         if low < 0:
             raise ValueError(f"index: expected values >= 0, found {low}")
@@ -145,9 +155,9 @@ class SegmentTreePlan:
         """Return the plan with the elements of every segment in random order."""
         keys = torch.rand(
             self.num_elements,
-            generator=generator,
             dtype=torch.float64,
             device=self.counts.device if generator is None else generator.device,
+            **generator_option(generator),
         )
         order = self.order[torch.argsort(self._segment + keys.to(self.counts.device))]
         plan = object.__new__(SegmentTreePlan)
@@ -205,7 +215,7 @@ class SegmentTreePlan:
         next_place[slot + number[:n_pairs]] = number[:n_pairs]
         next_place[(next_start + pairs)[odd]] = number[n_pairs:]
 
-        padding = left[:1].expand(-n_pairs % _LANES)
+        padding = left[:1].expand(-n_pairs % LANES)
         left, right = torch.cat([left, padding]), torch.cat([left + 1, padding + 1])
         perm = place[torch.cat([left, right, carried, finished])]
         inverse = torch.empty_like(place)
@@ -232,7 +242,9 @@ class SegmentTreePlan:
         operator : callable
             Maps two ``(m, F)`` tensors to one.
         identity : Tensor or float, optional
-            Value of an empty segment; default: ``operator.identity`` or zero.
+            Value of an empty segment; default: ``operator.identity`` or zero. Where
+            it requires gradients it takes part in the graph whether or not a segment
+            is empty, as ``DistributedDataParallel`` expects of every parameter.
 
         Returns
         -------
@@ -241,7 +253,8 @@ class SegmentTreePlan:
         Raises
         ------
         ValueError
-            Another number of elements; an operator that changes the shape.
+            Another number of elements; an operator that changes the shape; an
+            identity that does not fit the features or their dtype.
         """
         if x.dim() == 0 or x.shape[0] != self.num_elements:
             raise ValueError(
@@ -254,7 +267,8 @@ class SegmentTreePlan:
             identity = getattr(operator, "identity", None)
         identity = 0.0 if identity is None else identity
         if not self.levels:
-            return self._filled(x, identity)
+            shape = (self.num_segments, *x.shape[1:])
+            return torch.cat([_fill(identity, x).expand(shape), x])
         results, buffer = [], x
         for level in self.levels:
             dealt = _deal(buffer, level.perm, level.inverse)
@@ -265,21 +279,48 @@ class SegmentTreePlan:
                 buffer = torch.cat([out, carried]) if carried.shape[0] else out
         done = torch.cat(results)
         out = _deal(done, self._final, self._final_inverse)
-        if self.has_empty:
+        learned = isinstance(identity, Tensor) and identity.requires_grad
+        if self.has_empty or learned:
             empty = (self.counts == 0).view(-1, *[1] * (x.dim() - 1))
-            fill = torch.as_tensor(identity, dtype=out.dtype, device=out.device)
-            out = torch.where(empty, fill, out)
+            out = torch.where(empty, _fill(identity, out), out)
         return out
-
-    def _filled(self, x: Tensor, identity: Tensor | float) -> Tensor:
-        fill = torch.as_tensor(identity, dtype=x.dtype, device=x.device)
-        return fill.expand(self.num_segments, *x.shape[1:]) + x.sum() * 0
 
     def __repr__(self) -> str:
         return (
             f"SegmentTreePlan(num_segments={self.num_segments}, "
             f"num_elements={self.num_elements}, depth={self.depth})"
         )
+
+
+def _fill(identity: Tensor | float, x: Tensor) -> Tensor:
+    """Return the value of empty segments in the dtype and on the device of ``x``."""
+    if isinstance(identity, Tensor):
+        wide = identity.is_complex() and not x.is_complex()
+        sizes = zip(identity.shape[::-1], x.shape[::-1], strict=False)
+        fits = all(n in (1, m) for n, m in sizes)
+        if wide or not fits or identity.dim() > x.dim():
+            raise ValueError(
+                f"identity: expected shape ({x.shape[-1]},) for {x.dtype}, found "
+                f"{identity.dtype} of shape {tuple(identity.shape)}"
+            )
+        return identity.to(x)
+    integer = float(identity).is_integer()
+    if not (integer or x.is_floating_point() or x.is_complex()):
+        raise ValueError(
+            f"identity: expected an integer as value of empty sets of {x.dtype}, found "
+            f"{identity}; give one, or convert x to floating point"
+        )
+    return torch.as_tensor(identity, dtype=x.dtype, device=x.device)
+
+
+def _is_permutation(order: Tensor) -> bool:
+    """Whether positions 0, ..., n - 1 stand in it, each once."""
+    if order.dtype not in _INTEGERS:
+        return False
+    low, high = order.aminmax() if order.numel() else (0, 0)
+    if low < 0 or high >= max(order.numel(), 1):
+        return False
+    return bool((torch.bincount(order, minlength=order.numel()) == 1).all())
 
 
 def _deal(x: Tensor, perm: Tensor, inverse: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan
+from manifoldkit.graphs.modules import is_transformed
+from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan, check_index
 from manifoldkit.linalg.checks import check_tensor
 
 
@@ -41,6 +42,18 @@ def _make_plan(values: Any, kind: str, dim_size: int | None) -> SegmentTreePlan:
     return SegmentTreePlan.from_index(values, dim_size)
 
 
+def _unkept_plan(values: Any, kind: str, dim_size: int | None) -> SegmentTreePlan:
+    try:
+        return _make_plan(values, kind, dim_size)
+    except RuntimeError as error:
+        if not is_transformed():
+            raise
+        raise ValueError(
+            f"{kind}: expected the same sets for all items of torch.func.vmap, as the "
+            "sizes are the shapes of the tree; join the items to one batch instead"
+        ) from error
+
+
 def plan_for(
     index: Tensor | None = None,
     ptr: Tensor | None = None,
@@ -49,13 +62,19 @@ def plan_for(
     """Return the plan of an index or of boundaries, from the cache if it is there."""
     if (index is None) == (ptr is None):
         raise ValueError("index, ptr: expected exactly one of them")
-    if ptr is not None and dim_size not in (None, ptr.numel() - 1):
+    length = None if ptr is None else check_index(ptr, "ptr").numel()
+    if length and dim_size not in (None, length - 1):
         raise ValueError(
-            f"dim_size: expected {ptr.numel() - 1} as ptr says, found {dim_size}"
+            f"dim_size: expected {length - 1} as ptr says, found {dim_size}"
         )
     kind, values = ("index", index) if ptr is None else ("ptr", ptr)
-    if not isinstance(values, Tensor) or is_compiling() or values.is_inference():
-        return _make_plan(values, kind, dim_size)  # what has no version is not kept
+    if (
+        not isinstance(values, Tensor)
+        or is_compiling()
+        or is_transformed()
+        or values.is_inference()
+    ):  # what has no address or no version is not kept
+        return _unkept_plan(values, kind, dim_size)
     return kept_plan(_Index(values), kind, dim_size)
 
 
@@ -89,7 +108,8 @@ def segment_tree_reduce(
     dim_size : int, optional
         Number of sets; default: the largest index plus one.
     identity : Tensor or float, optional
-        Value of an empty set; default: ``operator.identity``, else zero.
+        Value of an empty set; default: ``operator.identity`` (minus infinity for the
+        maximum), else zero.
     ptr : Tensor of shape (n_sets + 1,), optional
         Boundaries of adjacent sets, instead of ``index``.
     dim : int, default=0
@@ -104,7 +124,12 @@ def segment_tree_reduce(
     ------
     TypeError, ValueError
         An index that is not integer, negative, too large or of another length; an
-        operator that changes the shape.
+        operator that changes the shape; an identity that does not fit.
+
+    Notes
+    -----
+    ``torch.func``'s transforms and ``torch.compile`` apply, with respect to ``x`` and
+    the operator's parameters; the index has to be the same for all items of a ``vmap``.
 
     References
     ----------

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan, call_on_rows
+from manifoldkit.graphs.monoid.plan import (
+    LANES,
+    Operator,
+    SegmentTreePlan,
+    call_on_rows,
+)
 from manifoldkit.graphs.monoid.reduce import plan_for
 from manifoldkit.linalg.checks import check_last
 
@@ -20,7 +25,8 @@ def segment_tree_scan(
 
     Pairs are combined, the half as long sequences scanned, and the prefixes of odd
     length completed: at most ``2 n`` operator calls in ``2 ceil(log2 n)`` batched
-    steps. Equal to the left fold if the operator is associative.
+    steps. Equal to the left fold if the operator is associative. The prefixes of a set
+    do not depend on the other sets, to the last bit.
 
     Parameters
     ----------
@@ -71,7 +77,7 @@ def _scan(x: Tensor, counts: Tensor, operator: Operator) -> Tensor:
     number = torch.arange(segment.numel(), device=x.device)
     start, pair_start = counts.cumsum(0) - counts, pairs.cumsum(0) - pairs
     left = start[segment] + 2 * (number - pair_start[segment])
-    prefix = _scan(call_on_rows(operator, x[left], x[left + 1]), pairs, operator)
+    prefix = _scan(_on_lanes(operator, x, left, x, left + 1), pairs, operator)
     # elements 3, 5, ... follow the pair before them; the first of a set stands alone
     odd = (counts - 1).clamp_min(0) // 2
     segment = torch.repeat_interleave(torch.arange(len(odd), device=x.device), odd)
@@ -82,4 +88,14 @@ def _scan(x: Tensor, counts: Tensor, operator: Operator) -> Tensor:
     out = x.index_copy(0, left + 1, prefix)
     if not target.numel():
         return out
-    return out.index_copy(0, target, call_on_rows(operator, prefix[before], x[target]))
+    return out.index_copy(0, target, _on_lanes(operator, prefix, before, x, target))
+
+
+def _on_lanes(
+    operator: Operator, x: Tensor, left: Tensor, y: Tensor, right: Tensor
+) -> Tensor:
+    """Combine rows of ``x`` and ``y``, a multiple of 16: same bits in any company."""
+    padding = -len(left) % LANES
+    places = (torch.cat([at, at[:1].expand(padding)]) for at in (left, right))
+    rows = (part[at] for part, at in zip((x, y), places, strict=True))
+    return call_on_rows(operator, *rows)[: len(left)]

@@ -17,6 +17,7 @@ from manifoldkit.graphs import (
     LCMAggregation,
     SegmentTreePlan,
     SymmetricMLPMonoid,
+    register_aggregations,
 )
 
 
@@ -95,6 +96,7 @@ def test_inside_message_passing_and_through_the_resolver():
     conv = SAGEConv(4, 8, aggr=LCMAggregation(SymmetricMLPMonoid(4)))
     assert conv(x, edges).shape == (5, 8)
     sizes = {"in_channels": 4, "out_channels": 4}
+    register_aggregations()
     resolved = SAGEConv(4, 8, aggr="lcm_ragged", aggr_kwargs=sizes)
     assert isinstance(resolved.aggr_module, LCMAggregation)
     assert resolved(x, edges).shape == (5, 8)
