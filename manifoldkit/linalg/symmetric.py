@@ -12,7 +12,8 @@ The logarithm and negative powers correct the eigendecomposition by its residual
 relative accuracy up to condition 1e8 (float64), where the plain eigensolver, SciPy
 included, is left with 8 digits; the square root has 1e-12 at condition 1e8.
 Reverse and forward mode, ``torch.func`` (``vmap``, ``jvp``, ``hessian``) and
-``torch.compile(fullgraph=True)`` work; a third derivative raises.
+``torch.compile(fullgraph=True)`` work, one inside the other too; a third derivative
+raises, or leaves the compiled graph where transforms alone ask for it.
 
 Shared conventions: any leading batch shape, also empty; float32 and float64 are kept,
 half precision is computed in float32 and cast back; inputs are symmetrized; a matrix
