@@ -399,9 +399,10 @@ class Normalization:
             v, self.basis = _centered(*arguments)[:2]
         if statistics is None:
             with torch.set_grad_enabled(graph):
-                spread = (v, y, metric)
-                spread = spread if graph else tuple(t.detach() for t in spread)
-                var = _variance(*spread, average, settings)
+                parts = (v, y, metric)
+                if not graph:
+                    parts = (v.detach(), y.detach(), metric.detach())
+                var = _variance(*parts, average, settings)
         else:
             var = statistics[1]
         self.mean, self.var, self.bias = mean, var, bias
