@@ -6,6 +6,24 @@ from torch import Tensor, nn
 from manifoldkit.graphs.modules import is_transformed
 
 
+def gru_step(cell: nn.GRUCell, x: Tensor, state: Tensor) -> Tensor:
+    """Return the state after one step; torch's kernel knows no ``vmap``.
+
+    Examples
+    --------
+    >>> cell = nn.GRUCell(2, 3)
+    >>> gru_step(cell, torch.zeros(5, 2), torch.zeros(5, 3)).shape
+    torch.Size([5, 3])
+    """
+    if not is_transformed():
+        return cell(x, state)
+    from_input = nn.functional.linear(x, cell.weight_ih, cell.bias_ih).chunk(3, -1)
+    from_hidden = nn.functional.linear(state, cell.weight_hh, cell.bias_hh).chunk(3, -1)
+    reset, update = (torch.sigmoid(from_input[k] + from_hidden[k]) for k in (0, 1))
+    new = torch.tanh(from_input[2] + reset * from_hidden[2])
+    return new + update * (state - new)
+
+
 def lstm_step(
     cell: nn.LSTMCell, x: Tensor, state: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:

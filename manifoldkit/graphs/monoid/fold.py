@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice
-from manifoldkit.graphs.monoid.cells import lstm_step
+from manifoldkit.graphs.monoid.cells import gru_step, lstm_step
 from manifoldkit.graphs.monoid.plan import SegmentTreePlan
 from manifoldkit.graphs.monoid.ragged import RaggedAggregation, take_part
 from manifoldkit.graphs.monoid.reduce import plan_for
@@ -132,7 +132,7 @@ class FoldAggregation(RaggedAggregation):
         padding = -len(x) % 16
         x, *padded = (torch.cat([t, t[:1].expand(padding, -1)]) for t in (x, *state))
         if self.kind == "gru":
-            out = (self.cell(x, padded[0]),)
+            out: tuple[Tensor, ...] = (gru_step(self.cell, x, padded[0]),)
         else:
             out = lstm_step(self.cell, x, (padded[0], padded[1]))
         return tuple(o[: len(x) - padding] for o in out)

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.graphs.modules import is_transformed, redraw_parts
-from manifoldkit.graphs.monoid.cells import lstm_step
+from manifoldkit.graphs.monoid.cells import gru_step, lstm_step
 from manifoldkit.graphs.monoid.gru_kernel import SymmetricGRU, symmetric_gru
-from manifoldkit.linalg.checks import check_floating, check_tensor
+from manifoldkit.linalg.checks import check_floating, check_tensor, must_not_look
 
 # numbers of a block, 512 KiB in float32: the row "gates recomputed" takes twice the
 # memory without blocks
@@ -21,6 +21,10 @@ Device = torch.device | str | None
 
 def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
     """``log(e^a + e^b)``; two equal infinities have weights 1/2, not NaN."""
+    total = torch.logaddexp(a, b)
+    blind = must_not_look(total) or is_transformed()
+    if not blind and total.detach().sum().isfinite():
+        return total
     same = a.isinf() & (a == b)
     total = torch.logaddexp(a.masked_fill(same, 0), b.masked_fill(same, 0))
     return torch.where(same, (a + b) / 2, total)
@@ -273,7 +277,7 @@ class SymmetricGRUMonoid(_Learnable):
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine row by row."""
-        return self.cell(torch.cat([(a - b).abs(), a * b], -1), a + b)
+        return gru_step(self.cell, torch.cat([(a - b).abs(), a * b], -1), a + b)
 
 
 class SymmetricMLPMonoid(_Learnable):

@@ -95,7 +95,7 @@ def _on_lanes(
     operator: Operator, x: Tensor, left: Tensor, y: Tensor, right: Tensor
 ) -> Tensor:
     """Combine rows of ``x`` and ``y``, a multiple of 16: same bits in any company."""
-    padding = -len(left) % LANES
-    places = (torch.cat([at, at[:1].expand(padding)]) for at in (left, right))
-    rows = (part[at] for part, at in zip((x, y), places, strict=True))
-    return call_on_rows(operator, *rows)[: len(left)]
+    pairs, padding = len(left), -len(left) % LANES
+    if padding:
+        left, right = (torch.cat([at, at[:1].expand(padding)]) for at in (left, right))
+    return call_on_rows(operator, x[left], y[right])[:pairs]
