@@ -1,9 +1,11 @@
 """Random draws that ``torch.compile`` accepts for sizes that change."""
 
+from typing import Any
+
 import torch
 
 
-def generator_option(generator: torch.Generator | None) -> dict[str, torch.Generator]:
+def generator_option(generator: torch.Generator | None) -> dict[str, Any]:
     """Return the keyword ``generator`` of torch's samplers, only if there is one.
 
     PyTorch has no kernel for ``torch.rand(n, generator=None)`` with a symbolic ``n``,

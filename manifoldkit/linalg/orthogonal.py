@@ -50,7 +50,8 @@ class _OrthogonalCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _factor_change(*ctx.saved_tensors, grad), None, None, None, None
+        g, s, vt, r = ctx.saved_tensors
+        return _factor_change(g, s, vt, r, grad), None, None, None, None
 
 
 class _Orthogonal(_OrthogonalCompiled):
@@ -60,7 +61,8 @@ class _Orthogonal(_OrthogonalCompiled):
 
     @staticmethod
     def jvp(ctx, g_t, u_t, s_t, d_t, vt_t):
-        return _factor_change(*ctx.saved_tensors, g_t)
+        g, s, vt, r = ctx.saved_tensors
+        return _factor_change(g, s, vt, r, g_t)
 
 
 def _factor_change(g: Tensor, s: Tensor, vt: Tensor, r: Tensor, h: Tensor) -> Tensor:

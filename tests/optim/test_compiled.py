@@ -36,7 +36,7 @@ MATRICES = [
 ]
 ORTHONORMAL = [Stiefel(), SpecialOrthogonal()]
 OPTIMIZERS = {
-    "sgd": (lambda p: RiemannianSGD(p, lr=0.02, momentum=0.9), MATRICES),
+    "sgd": (lambda p: RiemannianSGD(p, lr=0.002, momentum=0.9), MATRICES),
     "adam": (lambda p: RiemannianAdam(p, lr=0.02), MATRICES),
     "adamw": (lambda p: RiemannianAdamW(p, lr=0.02), MATRICES),
     "muon": (lambda p: StiefelMuon(p, lr=0.02), ORTHONORMAL),
