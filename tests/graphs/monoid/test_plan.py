@@ -109,6 +109,10 @@ def test_a_set_has_the_same_bits_in_any_company(name, dtype, generator):
     for s in range(30):
         alone = segment_tree_reduce(x[index == s], index[index == s] * 0, operator, 1)
         assert torch.equal(alone[0], together[s])
+    prefixes = segment_tree_scan(x, index, operator)
+    for s in range(30):
+        alone = segment_tree_scan(x[index == s], index[index == s] * 0, operator)
+        assert torch.equal(alone, prefixes[index == s])
 
 
 def test_exact_monoids_are_what_they_say(generator):
