@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import torch
 import torch_geometric
@@ -225,7 +226,8 @@ class LCMAggregation(RaggedAggregation):
         x = self._encode(x)
         generator = self.generator
         device = x.device if generator is None else generator.device
-        keys = torch.rand(3, triples, device=device, **generator_option(generator))
+        source: Any = generator_option(generator)
+        keys = torch.rand(3, triples, device=device, **source)
         keys = keys.to(x.device)
         chosen = (keys * len(x)).long()
         if index is not None:

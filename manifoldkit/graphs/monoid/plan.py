@@ -7,7 +7,7 @@ of the other sets: nothing is padded to the largest one.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -153,11 +153,12 @@ class SegmentTreePlan:
 
     def shuffled(self, generator: torch.Generator | None = None) -> "SegmentTreePlan":
         """Return the plan with the elements of every segment in random order."""
+        source: Any = generator_option(generator)
         keys = torch.rand(
             self.num_elements,
             dtype=torch.float64,
             device=self.counts.device if generator is None else generator.device,
-            **generator_option(generator),
+            **source,
         )
         order = self.order[torch.argsort(self._segment + keys.to(self.counts.device))]
         plan = object.__new__(SegmentTreePlan)

@@ -109,6 +109,10 @@ def test_a_set_has_the_same_bits_in_any_company(name, dtype, generator):
     for s in range(30):
         alone = segment_tree_reduce(x[index == s], index[index == s] * 0, operator, 1)
         assert torch.equal(alone[0], together[s])
+    prefixes = segment_tree_scan(x, index, operator)
+    for s in range(30):
+        alone = segment_tree_scan(x[index == s], index[index == s] * 0, operator)
+        assert torch.equal(alone, prefixes[index == s])
 
 
 def test_exact_monoids_are_what_they_say(generator):
@@ -180,6 +184,29 @@ def test_plans_are_kept_by_index_and_noticed_when_it_changes():
         plan_for(torch.zeros(size, dtype=torch.long))
     assert kept_plan.cache_info().currsize == kept_plan.cache_info().maxsize == 8
     assert plan_for(index) is not changed
+
+
+def test_views_of_one_memory_are_different_indices():
+    base = torch.tensor([0, 0, 1, 1, 2, 2])
+    plans = [plan_for(view).counts.tolist() for view in (base[:3], base[::2])]
+    assert plans == [[2, 1], [1, 1, 1]]
+
+
+def test_a_moved_plan_keeps_the_order(generator):
+    index = torch.tensor([1, 0, 1, 2, 0, 1])
+    x = torch.randn(6, 2, generator=generator)
+    plan = SegmentTreePlan.from_index(index)
+    assert torch.equal(plan.to("cpu").reduce(x, uneven), plan.reduce(x, uneven))
+
+
+def test_late_sets_are_shuffled_as_early_ones(generator):
+    counts = torch.zeros(1 << 22, dtype=torch.long)
+    counts[-400:] = 2
+    order = SegmentTreePlan(counts).shuffled(generator).order
+    pairs = order.view(400, 2)
+    assert torch.equal(pairs.sort(1).values, torch.arange(800).view(400, 2))
+    swapped = int((pairs[:, 0] > pairs[:, 1]).sum())
+    assert 160 < swapped < 240  # four standard deviations about the half
 
 
 def test_one_huge_set():
