@@ -8,11 +8,18 @@ import pytest
 NOTEBOOKS = sorted(
     (Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb")
 )
+# half a minute and more each: `python3 dev.py notebooks` runs all of them
+LONG = ("01", "04", "05", "07", "09", "10", "11")
+
+
+def marked(path):
+    marks = [pytest.mark.slow] if path.stem.startswith(LONG) else []
+    return pytest.param(path, id=path.stem, marks=marks)
 
 
 @pytest.mark.notebook
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", map(marked, NOTEBOOKS))
 def test_notebook_runs(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")

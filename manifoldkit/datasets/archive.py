@@ -354,8 +354,13 @@ def one_at_a_time(target: Path) -> Iterator[None]:
     with _plain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        yield
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        with FileLock(lock):
+            yield
+    finally:  # who waits holds the file open; who comes next finds what was made
+        with contextlib.suppress(OSError):
+            lock.unlink()
 
 
 def _describe(source: Source, target: Path, reason: str, absent: str) -> str:

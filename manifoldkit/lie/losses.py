@@ -150,7 +150,9 @@ def rotvec_loss(a: Tensor, b: Tensor, *, reduction: str = "mean") -> Tensor:
     """
     check_pair(a, b)
     check_square(a, "a", 3)
-    first, second = (_so3.log_so3(proper(x, n)) for x, n in ((a, "a"), (b, "b")))
+    first, second = common_dtype(a, b)
+    first = _so3.log_so3(proper(first, "a"))
+    second = _so3.log_so3(proper(second, "b"))
     return _reduce(_so3.safe_norm(first - second), reduction)
 
 

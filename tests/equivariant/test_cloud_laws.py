@@ -257,6 +257,7 @@ def test_exported_networks_equal_eager_ones_at_any_batch_size(name, strict):
     torch.testing.assert_close(program.module()(x), net(x))
 
 
+@pytest.mark.slow
 def test_a_network_exports():
     net, x = network("parot").eval(), points(2, 30, 3)
     program = torch.export.export(net, (x,), strict=False)

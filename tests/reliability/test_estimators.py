@@ -72,7 +72,8 @@ def cases():
     traffic = make_traffic(n_days=3, n_sensors=8, random_state=0)
     small = {"max_epochs": 1, "random_state": 0}
     wrong = (None, "nonsense", matrices[:, 0], matrices[:, :, :2], _with_nan(matrices))
-    epochs = (None, "nonsense", signals[0], signals[:0], _with_nan(signals))
+    endless = np.where(np.isnan(_with_nan(signals)), np.inf, signals)
+    epochs = (None, "nonsense", signals[0], signals[:0], endless)
     points = (None, "nonsense", clouds.X[..., :2], clouds.X[:0], _with_nan(clouds.X))
     return {
         "AugmentedCovariances": Case(

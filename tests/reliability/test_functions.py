@@ -336,7 +336,7 @@ ROOMS = {
 }
 # public functions whose arguments are not tensors, each tested in its own file
 ELSEWHERE = {
-    "graphs": {"evaluate_baselines"},
+    "graphs": {"evaluate_baselines", "register_aggregations"},
     "manifolds": {"attach", "check_manifold"},
     "optim": {"build_optimizer", "clip_riemannian_grad_norm_", "to_pymanopt"},
     "spd": {

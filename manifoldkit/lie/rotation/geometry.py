@@ -60,7 +60,8 @@ def geodesic_distance(a: Tensor, b: Tensor, *, degrees: bool = False) -> Tensor:
     90.0
     """
     check_pair(a, b)
-    first, second = common_dtype(proper(a, "a"), proper(b, "b"))
+    first, second = common_dtype(a, b)
+    first, second = proper(first, "a"), proper(second, "b")
     d = first.mT @ second
     if d.shape[-1] == 3:
         trace = d.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -172,7 +173,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     tensor([0.0000, 0.0000, 0.2500])
     """
     check_pair(a, b)
-    first, second = common_dtype(proper(a, "a"), proper(b, "b"))
+    first, second = common_dtype(a, b)
+    first, second = proper(first, "a"), proper(second, "b")
     if not isinstance(t, Tensor | float | int):
         raise TypeError(f"t: expected a number or a tensor, found {t!r}")
     t = torch.as_tensor(t, dtype=first.dtype, device=first.device)

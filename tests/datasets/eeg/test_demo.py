@@ -30,7 +30,8 @@ def test_demo_never_opens_a_connection(present, physionet, tmp_path, monkeypatch
 
     for name in ("socket", "create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
-    folder = physionet if present else tmp_path
+    (tmp_path / "empty").mkdir(exist_ok=True)
+    folder = physionet if present else tmp_path / "empty"
     epochs = load_eeg_demo("imagined_left_right", path=folder)
     assert epochs.is_real == present
 

@@ -246,7 +246,14 @@ def test_silu_linear_has_right_derivatives_of_two_orders():
     assert PairLinear(2, 3, 4).weight.shape == (4, 7)
 
 
-@pytest.mark.parametrize("kw", [{}, {"n_modes": 2}, {"missing": "linear"}])
+@pytest.mark.parametrize(
+    "kw",
+    [
+        {},
+        pytest.param({"n_modes": 2}, marks=pytest.mark.slow),
+        pytest.param({"missing": "linear"}, marks=pytest.mark.slow),
+    ],
+)
 def test_export_equals_eager_for_every_batch_size(kw):
     torch.manual_seed(0)
     model = EqMotion(5, 4, 8, 6, 2, **kw).eval()

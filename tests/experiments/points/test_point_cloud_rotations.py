@@ -16,7 +16,7 @@ from manifoldkit.experiments.points import point_cloud_rotations as experiment
 from manifoldkit.experiments.points import shapes as point_cloud_shapes
 from manifoldkit.experiments.points.changes import robustness
 from manifoldkit.experiments.points.floor import ShapeHistograms, make_floor
-from manifoldkit.experiments.result import Result
+from manifoldkit.experiments.result import Result, source
 
 
 def test_floor_is_invariant_and_tells_shapes_apart():
@@ -83,7 +83,9 @@ def test_run_is_complete_and_resumes(tmp_path, monkeypatch):
         for i, n in enumerate((20, 10))
     ]
     monkeypatch.setattr(
-        experiment, "load", lambda quick: ({"psb12": tuple(clouds)}, {"made": {}})
+        experiment,
+        "load",
+        lambda this: ({"psb12": tuple(clouds)}, {"made": source("of this test")}),
     )
     result = experiment.run(tmp_path, quick=True)
     tasks = {row["task"] for row in result.metrics}

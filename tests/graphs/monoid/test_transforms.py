@@ -134,6 +134,7 @@ def test_a_part_in_the_graph_is_no_part_in_the_value():
     assert torch.equal(fold(x, torch.arange(4)), x)
 
 
+@pytest.mark.slow
 @pytest.mark.compile
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at .grad of its tensors
 def test_a_compiled_step_takes_every_size():

@@ -21,7 +21,10 @@ from manifoldkit.spd import (
 from manifoldkit.spd.augmented.missing import fill, reference_covariance
 
 MISSING = "channels are missing"
-ESTIMATORS = ["oas", "lwf", "cov", "corr", "hub"]
+ESTIMATORS = [
+    *("oas", "lwf", "cov", "corr"),
+    pytest.param("hub", marks=pytest.mark.slow),  # an iteration each
+]
 
 
 @pytest.fixture

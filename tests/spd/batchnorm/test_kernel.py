@@ -43,7 +43,10 @@ def test_any_root_of_the_metric_gives_the_same_output(
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize(
+    "power",
+    [p if p in (1.0, 1.5) else pytest.param(p, marks=pytest.mark.slow) for p in POWERS],
+)
 @pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("mode", ["eval", "stats_grad", "channels"])
 def test_gradcheck(power, special, mode, make_spd, arguments):
