@@ -337,6 +337,7 @@ ROOMS = {
 # public functions whose arguments are not tensors, each tested in its own file
 ELSEWHERE = {
     "graphs": {"evaluate_baselines", "register_aggregations"},
+    "linalg": {"frechet_derivative"},
     "manifolds": {"attach", "check_manifold"},
     "optim": {"build_optimizer", "clip_riemannian_grad_norm_", "to_pymanopt"},
     "spd": {
