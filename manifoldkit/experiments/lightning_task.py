@@ -260,7 +260,7 @@ def make_trainer(
 def go(trainer: Trainer, task: Task, train: Epochs, checkpoint: Path | None) -> None:
     """Train, on from a checkpoint where there is one; nothing in it is executed."""
     resume = checkpoint is not None and checkpoint.exists()
-    if resume:
+    if checkpoint is not None and resume:
         _check_checkpoint(checkpoint)
     try:
         trainer.fit(

@@ -120,7 +120,7 @@ def _first_points(
         return (far >= top).to(torch.uint8).argmax(1)
     if start == "random":
         option = generator_option(generator)
-        chance = torch.rand(n_clouds, n, device=points.device, **option)  # type: ignore[call-overload]
+        chance = torch.rand(n_clouds, n, device=points.device, **option)
         return (chance if mask is None else chance * mask).argmax(1)
     if isinstance(start, str) or not is_integer(start) or not 0 <= start < n:
         raise InvalidValueError(

@@ -243,10 +243,10 @@ def _put_in_place(folder: Path, beside: Path, header: dict[str, Any]) -> None:
     else:
         header = header | {"folder": beside.name}
     draft = _draft(beside)
-    with open(draft, "w") as file:
-        file.write(json.dumps(header) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with open(draft, "w") as stream:
+        stream.write(json.dumps(header) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(draft, target)
     if old is None:
         return
@@ -319,7 +319,11 @@ def _unpacked(graph: PlainGraph, packed: bytes) -> PlainGraph:
         if key in content:
             size = int(np.prod(content[key]))
             values = np.frombuffer(numbers, "<f8", size, start)
-            graph = graph._replace(**{key: values.reshape(content[key]).astype(float)})
+            values = values.reshape(content[key]).astype(float)
+            if key == "x":
+                graph = graph._replace(x=values)
+            else:
+                graph = graph._replace(edge_attr=values)
             start += 8 * size
     return with_record(graph, content.get("details"))
 

@@ -133,6 +133,6 @@ def kinds_from_json(rows: list) -> list[Kind]:
     """Invert :func:`kinds_to_json`."""
     found = []
     for directed, nodes, edges, either, first in rows:
-        both = [None if names is None else frozenset(names) for names in (nodes, edges)]
-        found.append(Kind(Traits(directed, *both, frozenset(either)), first))
+        n, e = (None if names is None else frozenset(names) for names in (nodes, edges))
+        found.append(Kind(Traits(directed, n, e, frozenset(either)), first))
     return found
