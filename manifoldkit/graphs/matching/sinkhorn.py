@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.graphs.matching.transforms import is_transformed
+from manifoldkit.graphs.modules import is_transformed
 from manifoldkit.linalg.checks import (
     check_floating,
     check_tensor,
