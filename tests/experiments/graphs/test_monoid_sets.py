@@ -135,10 +135,10 @@ def test_penalties_are_added_when_the_time_is_almost_over():
 
 def test_training_learns_and_repeats_its_draws():
     method = experiment.Method("GRU tree", prefixes=True, spread=0.5)
-    net, steps = experiment.train(method, "minimum", 1.5, 8e-3, 0, "cpu")
+    net, steps = experiment.train(method, "minimum", 3.0, 8e-3, 0, "cpu")
     assert steps > 20
     right, _ = experiment.accuracy(net, "minimum", 2, 300, 1)
-    assert right > 0.02  # a guess is right for one in 128
+    assert right > 0.05  # a guess is right for one in 128
     first, again = (experiment.draw_batch("xor", 0.5, 7) for _ in range(2))
     assert all(torch.equal(first[key], again[key]) for key in first)
 
