@@ -398,7 +398,11 @@ def train(
     mine = {id(call) for _, call in ours}
     net.callbacks_ = [pair for pair in net.callbacks_ if id(pair[1]) not in mine]
     net.module_.eval()
-    return net, rows_of(net, columns, known)
+    rows = rows_of(net, columns, known)
+    if watcher.diverged and not rows:
+        # broken off in the first epoch, which has no mean loss: a log is never empty
+        rows.append({"epoch": len(net.history), "train_loss": math.nan})
+    return net, rows
 
 
 def _run(
