@@ -76,9 +76,7 @@ def data_folders(path: str | Path | None = None) -> list[Path]:
 
     cache = Path(pooch.os_cache("manifoldkit"))
     named = os.environ.get(VARIABLE)
-    if not named:
-        return [cache]
-    return [Path(named).expanduser(), cache]
+    return [Path(named).expanduser(), cache] if named else [cache]
 
 
 def absent_folder(path: str | Path | None = None) -> str:

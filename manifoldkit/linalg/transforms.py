@@ -14,6 +14,23 @@ from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation is at work.
+
+    An ``autograd.Function`` whose backward writes into buffers knows neither; its
+    caller then takes the form of elementary operations.
+
+    Examples
+    --------
+    >>> is_transformed()
+    False
+    >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
+    tensor([1., 1.])
+    """
+    active = torch._C._are_functorch_transforms_active()
+    return active or forward_ad._current_level >= 0
+
+
 @torch.compiler.assume_constant_result
 def _derivatives() -> int | None:
     """Number of derivatives taken around the call; None without any transform."""

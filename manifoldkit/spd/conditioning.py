@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from manifoldkit.linalg import logm, powm, symmetrize
 from manifoldkit.linalg.checks import (
@@ -23,7 +22,7 @@ from manifoldkit.linalg.checks import (
     tolerance,
 )
 from manifoldkit.linalg.factorizations import Eig, eigh
-from manifoldkit.linalg.transforms import traced_order
+from manifoldkit.linalg.transforms import is_transformed, traced_order
 
 
 def mean_eigenvalue(x: Tensor) -> Tensor:
@@ -233,10 +232,7 @@ def transformed() -> bool:
     >>> transformed()
     False
     """
-    if torch.compiler.is_compiling():
-        return traced_order() > 0
-    inside = torch._C._functorch.peek_interpreter_stack() is not None
-    return inside or forward_ad._current_level >= 0
+    return traced_order() > 0 if torch.compiler.is_compiling() else is_transformed()
 
 
 def seems_clear(mask: Tensor) -> bool:

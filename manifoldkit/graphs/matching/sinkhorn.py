@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.graphs.modules import is_transformed
 from manifoldkit.linalg.checks import (
     check_floating,
     check_tensor,
     compute_dtype,
     must_not_look,
 )
+from manifoldkit.linalg.transforms import is_transformed
 
 _METHODS = ("auto", "log", "scaling")
 # beyond this range exp() of a logit in float64 could make a whole column vanish

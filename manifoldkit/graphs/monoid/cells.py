@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from manifoldkit.graphs.modules import is_transformed
+from manifoldkit.linalg.transforms import is_transformed
 
 
 def gru_step(cell: nn.GRUCell, x: Tensor, state: Tensor) -> Tensor:

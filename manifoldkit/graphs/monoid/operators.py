@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manifoldkit._checks import check_choice, check_count
-from manifoldkit.graphs.modules import is_transformed, redraw_parts
+from manifoldkit.graphs.modules import redraw_parts
 from manifoldkit.graphs.monoid.cells import gru_step, lstm_step
 from manifoldkit.graphs.monoid.gru_kernel import SymmetricGRU, symmetric_gru
 from manifoldkit.linalg.checks import check_floating, check_tensor, must_not_look
+from manifoldkit.linalg.transforms import is_transformed
 
 # numbers of a block, 512 KiB in float32: the row "gates recomputed" takes twice the
 # memory without blocks

@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from manifoldkit.graphs.modules import is_transformed
 from manifoldkit.graphs.monoid.plan import Operator, SegmentTreePlan, check_index
 from manifoldkit.linalg.checks import check_tensor
+from manifoldkit.linalg.transforms import is_transformed
 
 
 class _Index:

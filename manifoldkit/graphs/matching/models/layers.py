@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from manifoldkit.graphs.matching.models.packed import GraphBatch, present
-from manifoldkit.graphs.modules import is_transformed
+from manifoldkit.linalg.transforms import is_transformed
 
 
 class Sides(NamedTuple):
