@@ -68,7 +68,7 @@ WITHIN = {
     },
     "graphs": {
         "modules": set(),
-        "matching": {"modules"},
+        "matching": set(),
         "monoid": {"modules"},
         "virtual": {"modules"},
         "forecast": {"modules", "virtual"},

@@ -15,7 +15,7 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie._arrays import F, accepts_numpy
-from manifoldkit.linalg.checks import check_finite, check_square, first_index
+from manifoldkit.linalg.checks import check_finite, check_square, first_index, subscript
 from manifoldkit.linalg.elementary import eye_like
 
 VALIDATE = ("raise", "mask", "off")
@@ -85,10 +85,9 @@ def guard(
         bad = ~test(g.detach())
         if bool(bad.any()):
             index = first_index(bad)
-            where = f"[{', '.join(map(str, index))}]" if index else ""
             raise NotOnManifoldError(
-                f"{name}{where} is outside the set: expected {expected}, found "
-                f"determinant {float(torch.linalg.det(g.detach()[index])):.1e}"
+                f"{name}{subscript(index)} is outside the set: expected {expected}, "
+                f"found determinant {float(torch.linalg.det(g.detach()[index])):.1e}"
             )
         return g, lambda result, event_ndim=2: result
     good = test(g.detach())

@@ -12,7 +12,7 @@ from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.lie.closed_forms.columns import may_look, rows, within
 from manifoldkit.lie.closed_forms.newton_polar import polar_rotation
 from manifoldkit.lie.closed_forms.procrustes import nearest_rotation
-from manifoldkit.linalg.checks import first_index, tolerance
+from manifoldkit.linalg.checks import first_index, subscript, tolerance
 from manifoldkit.linalg.elementary import eye_like
 
 
@@ -113,9 +113,9 @@ def _refuse(r: Tensor, usable: Tensor, name: str) -> None:
     if not bool(bad.any()):
         return
     at = first_index(bad)
-    where = f"[{', '.join(map(str, at))}]" if at else ""
     det = float(torch.linalg.det(r[at]))
     kind = "as a reflection has" if det < 0 else "as singular matrices have"
     raise NotOnManifoldError(
-        f"{name}{where}: expected rotations, found determinant {det:.3g}, {kind}"
+        f"{name}{subscript(at)}: expected rotations, found determinant "
+        f"{det:.3g}, {kind}"
     )

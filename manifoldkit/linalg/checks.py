@@ -103,7 +103,12 @@ def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
-def _where(index: tuple[int, ...]) -> str:
+def subscript(index: tuple[int, ...]) -> str:
+    """Return an index as it stands behind a name.
+
+    >>> subscript((2, 0)), subscript(())
+    ('[2, 0]', '')
+    """
     return f"[{', '.join(map(str, index))}]" if index else ""
 
 
@@ -245,7 +250,7 @@ def check_finite(x: Tensor, name: str = "x", event_ndim: int = 2) -> Tensor:
         bad = ~finite
         if event_ndim:
             bad = bad.flatten(-event_ndim).any(-1)
-        where = _where(first_index(bad))
+        where = subscript(first_index(bad))
         raise ValueError(f"{name}{where} is not finite: it contains NaN or infinity")
     return x
 
@@ -279,7 +284,7 @@ def check_symmetric(
     if bool(bad.any()):
         index = first_index(bad)
         raise NotOnManifoldError(
-            f"{name}{_where(index)} is not {_kind(x)}: max|x - x'| is "
+            f"{name}{subscript(index)} is not {_kind(x)}: max|x - x'| is "
             f"{float(gap[index]):.1e} of max|x|, expected at most {rtol:.0e}"
         )
     return x
@@ -392,7 +397,7 @@ smallest eigenvalue -1.0e+00, largest 1.0e+00; use a shrinkage estimator or add 
         s = torch.linalg.eigvalsh(y[index])
         kind = "positive semidefinite" if semidefinite else "positive definite"
         raise NotOnManifoldError(
-            f"{name}{_where(index)} is not {kind}: smallest eigenvalue "
+            f"{name}{subscript(index)} is not {kind}: smallest eigenvalue "
             f"{float(s[0]):.1e}, largest {float(s[-1]):.1e}; "
             "use a shrinkage estimator or add c * I"
         )
@@ -422,7 +427,8 @@ def check_weights(weights: Tensor, length: int, name: str = "weights") -> Tensor
     if bool((w < 0).any()):
         index = first_index(w < 0)
         raise ValueError(
-            f"{name}{_where(index)} is {float(w[index])}: expected no negative weight"
+            f"{name}{subscript(index)} is {float(w[index])}: expected no negative "
+            "weight"
         )
     if w.numel() and bool((w.sum(-1) == 0).any()):
         raise ValueError(f"{name}: all weights are zero, expected a positive sum")

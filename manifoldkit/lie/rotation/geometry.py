@@ -21,6 +21,7 @@ from manifoldkit.linalg.checks import (
     check_square,
     common_dtype,
     first_index,
+    subscript,
 )
 from manifoldkit.linalg.draws import generator_option
 
@@ -284,10 +285,9 @@ def to_scipy(r: Tensor) -> Any:
     gap = (near - m).abs().amax((-2, -1)) > 1e-3
     if bool(gap.any()):
         at = first_index(gap)
-        where = f"[{', '.join(map(str, at))}]" if at else ""
         defect = (m[at] @ m[at].mT - torch.eye(3, dtype=m.dtype)).abs().max()
         raise NotOnManifoldError(
-            f"r{where}: expected a rotation matrix, found |r r' - I| up to "
+            f"r{subscript(at)}: expected a rotation matrix, found |r r' - I| up to "
             f"{float(defect):.2g} (determinant {float(torch.det(m[at])):.3g}); "
             "special_procrustes gives the nearest rotation"
         )
