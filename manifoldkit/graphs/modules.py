@@ -10,6 +10,8 @@ def redraw_parts(module: nn.Module) -> None:
 
     Examples
     --------
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> before = net[0].weight.clone()
     >>> redraw_parts(net)
