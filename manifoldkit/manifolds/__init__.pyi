@@ -14,5 +14,5 @@ from .spd.common import SPD as SPD
 from .special_orthogonal import SpecialOrthogonal as SpecialOrthogonal
 from .sphere import Oblique as Oblique
 from .sphere import Sphere as Sphere
-from .stiefel import Stiefel as Stiefel
+from .stiefel.manifold import Stiefel as Stiefel
 from .tensors import ManifoldParameter as ManifoldParameter

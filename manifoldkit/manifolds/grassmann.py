@@ -5,8 +5,8 @@ from torch import Tensor
 from manifoldkit._checks import check_choice
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.rotation_log import angle_over_sine
-from manifoldkit.manifolds.stiefel import RETRACTIONS, OrthonormalColumns
-from manifoldkit.manifolds.stiefel_maps import euclidean_exp
+from manifoldkit.manifolds.stiefel.manifold import RETRACTIONS, OrthonormalColumns
+from manifoldkit.manifolds.stiefel.maps import euclidean_exp
 
 _RETRACTIONS = ("polar", "cholqr", "qr", "exp")
 

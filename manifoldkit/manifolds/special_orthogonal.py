@@ -15,7 +15,7 @@ from manifoldkit.manifolds.base import (
     sample_normal,
     trace_product,
 )
-from manifoldkit.manifolds.stiefel_maps import orthonormality_gap, polish
+from manifoldkit.manifolds.stiefel.maps import orthonormality_gap, polish
 
 _RETRACTIONS = ("cayley", "qr", "exp")
 

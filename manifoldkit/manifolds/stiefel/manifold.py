@@ -7,8 +7,8 @@ from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg import polar
 from manifoldkit.linalg.qr import cholesky_qr, newton_schulz_polar, qr_factor
 from manifoldkit.manifolds.base import MatrixManifold, sample_normal, trace_product
-from manifoldkit.manifolds.stiefel_log import stiefel_log
-from manifoldkit.manifolds.stiefel_maps import (
+from manifoldkit.manifolds.stiefel.log import stiefel_log
+from manifoldkit.manifolds.stiefel.maps import (
     canonical_exp,
     cayley_rotate,
     euclidean_exp,

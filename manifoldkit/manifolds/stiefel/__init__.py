@@ -1,0 +1,1 @@
+"""Matrices with orthonormal columns: the manifold, its maps, its logarithm."""
