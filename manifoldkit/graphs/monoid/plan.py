@@ -72,24 +72,32 @@ class SegmentTreePlan:
             )
         if counts.numel() and int(counts.min()) < 0:
             raise ValueError(f"counts: expected >= 0, found {int(counts.min())}")
-        self.counts = counts.long()
-        self.num_segments = counts.numel()
-        self.num_elements = int(counts.sum())
-        if order is not None and order.shape != (self.num_elements,):
+        n = int(counts.sum())
+        if order is not None and order.shape != (n,):
             raise ValueError(
-                f"order: expected shape ({self.num_elements},), found "
-                f"{tuple(order.shape)}"
+                f"order: expected shape ({n},), found {tuple(order.shape)}"
             )
         if order is not None and not _is_permutation(order):
-            raise ValueError(
-                f"order: expected every position below {self.num_elements} once"
-            )
+            raise ValueError(f"order: expected every position below {n} once")
+        self._set(counts.long(), order)
+
+    def _set(self, counts: Tensor, order: Tensor | None) -> None:
+        self.counts = counts
+        self.num_segments = counts.numel()
+        self.num_elements = int(counts.sum())
         self._order = order
         self.has_empty = bool((self.counts == 0).any())
         self._segment = torch.repeat_interleave(
             torch.arange(self.num_segments, device=counts.device), self.counts
         )
         self.levels, self._final, self._final_inverse = self._build()
+
+    @classmethod
+    def _checked(cls, counts: Tensor, order: Tensor | None) -> Self:
+        """Return the plan of arguments that need no check."""
+        plan = object.__new__(cls)
+        plan._set(counts, order)
+        return plan
 
     @classmethod
     def from_index(cls, index: Tensor, dim_size: int | None = None) -> Self:
@@ -122,7 +130,7 @@ class SegmentTreePlan:
         counts = torch.bincount(index, minlength=dim_size)
         is_sorted = bool((index[1:] >= index[:-1]).all())
         order = None if is_sorted else torch.sort(index, stable=True).indices
-        return cls(counts, order)
+        return cls._checked(counts, order)
 
     @classmethod
     def from_ptr(cls, ptr: Tensor) -> Self:
@@ -172,7 +180,7 @@ class SegmentTreePlan:
     def to(self, device: torch.device | str) -> "SegmentTreePlan":
         """Return the plan on another device."""
         order = None if self._order is None else self._order.to(device)
-        return SegmentTreePlan(self.counts.to(device), order)
+        return self._checked(self.counts.to(device), order)
 
     def _build(self) -> tuple[list[_Level], Tensor, Tensor]:
         levels, finished = [], []
