@@ -1,6 +1,7 @@
 """Every public estimator obeys one list of laws."""
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import json
@@ -35,6 +36,8 @@ class Case(NamedTuple):
     apply: tuple
     bad: tuple
     setting: tuple = ("random_state", "nonsense")  # refused by fit
+    measure: int = 1  # the power of the unit with which the data grow
+    unit: int | None = 0  # and their answers
 
 
 def _matrices():
@@ -83,6 +86,7 @@ def cases():
             (signals,),
             epochs,
             ("order", 0),
+            unit=2,
         ),
         "GBWMDM": Case(
             spd.GBWMDM,
@@ -91,6 +95,7 @@ def cases():
             (matrices,),
             wrong,
             ("power", "a"),
+            measure=2,
         ),
         "GBWTangentSpace": Case(
             spd.GBWTangentSpace,
@@ -99,6 +104,7 @@ def cases():
             (matrices,),
             wrong,
             ("power", float("nan")),
+            measure=2,
         ),
         "SPDNetClassifier": Case(
             lambda: spd.SPDNetClassifier((2,), **small),
@@ -106,6 +112,7 @@ def cases():
             "predict_proba",
             (matrices,),
             wrong,
+            measure=2,
         ),
         "MotionForecaster": Case(
             lambda: equivariant.MotionForecaster(
@@ -115,6 +122,7 @@ def cases():
             "predict",
             (tracks[:, :, :5],),
             (None, "nonsense", tracks[..., 0], tracks[:, :, :0], _with_nan(tracks)),
+            unit=1,
         ),
         "PointCloudClassifier": Case(
             lambda: equivariant.PointCloudClassifier(
@@ -142,6 +150,7 @@ def cases():
             "relevance",
             (pairs.queries[:2],),
             (None, "nonsense", 3, [3], [(2, [(0, 5)])]),
+            unit=None,
         ),
         "TrafficForecaster": Case(
             lambda: graphs.TrafficForecaster(
@@ -154,6 +163,7 @@ def cases():
             "predict",
             (traffic.values[:12], traffic.start),
             (None, "nonsense", traffic.values[0], traffic.values[:12, :2]),
+            unit=1,
         ),
     }
 
@@ -254,6 +264,69 @@ def test_bad_input_is_refused_with_a_message(case, fitted):
         if isinstance(wrong, str) or wrong is None:
             with pytest.raises((ValueError, TypeError)):
                 case.make().fit(wrong, *case.fit[1:])
+
+
+def scaled(arguments, factor):
+    """The same data in another unit."""
+    first, *rest = arguments
+    if isinstance(first, np.ndarray):
+        return (factor * first, *rest)
+    # readings of sensors with their roads
+    return (dataclasses.replace(first, values=factor * first.values), *rest)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-3, 1e9])
+def test_the_unit_of_the_data_changes_no_answer(case, fitted, factor):
+    if case.unit is None:
+        pytest.skip("graphs have no unit")
+    model = case.make().fit(*scaled(case.fit, factor**case.measure))
+    found = getattr(model, case.method)(*scaled(case.apply, factor**case.measure))
+    expected = answer(case, fitted)
+    if expected.dtype.kind != "f":
+        assert np.mean(found != expected) <= 0.01  # scores that are nearly equal
+        return
+    # networks train in single precision
+    exact = type(model).__name__ in (
+        "AugmentedCovariances",
+        "GBWMDM",
+        "GBWTangentSpace",
+    )
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(
+        found / factor**case.unit,
+        expected,
+        rtol=0,
+        atol=(1e-9 if exact else 1e-3) * size,
+    )
+
+
+def items(arguments, rows):
+    """Some of the items that are asked about."""
+    chosen = []
+    for value in arguments:
+        whole = [value[i] for i in rows]
+        chosen.append(np.stack(whole) if isinstance(value, np.ndarray) else whole)
+    return chosen
+
+
+def test_company_changes_no_answer(case, fitted):
+    """Each item is answered as if it were the only one."""
+    arguments = case.apply
+    if isinstance(fitted, graphs.TrafficForecaster):  # two windows
+        values, start = arguments
+        later = start + np.timedelta64(3, "h")
+        arguments = (np.stack([values, 1.1 * values]), np.array([start, later]))
+    call = getattr(fitted, case.method)
+    together = np.asarray(call(*arguments))
+    for row in (0, 1):
+        alone = np.asarray(call(*items(arguments, [row])))
+        if together.dtype.kind == "f":
+            size = np.abs(together[row]).max()
+            np.testing.assert_allclose(
+                alone[0], together[row], rtol=0, atol=1e-5 * size
+            )
+        else:
+            np.testing.assert_array_equal(alone[0], together[row])
 
 
 def test_the_global_generators_are_not_touched(case):

@@ -369,6 +369,71 @@ def test_manifolds_are_copied_and_pickled(name):
         twin.load_state_dict(manifold.state_dict())
 
 
+def batch_inputs(name):
+    """Inputs of a module in double precision, if all have the items as first axis."""
+    run = CASES[name][1]
+    if inspect.signature(run).parameters:
+        return None
+    torch.manual_seed(1)
+    inputs = [_to(value, torch.float64) for value in run()]
+    sizes = {value.shape[0] for value in inputs if value.dim()}
+    return inputs if len(sizes) == 1 and sizes != {1} else None
+
+
+# the first axis has the elements of sets or the nodes of one graph, not items
+ONE_OBJECT = {
+    *("graphs.FoldAggregation", "graphs.LCMAggregation", "graphs.VirtualNodeMPNN"),
+    *("graphs.VirtualNodeFeatures", "graphs.VirtualNodeState", "spd.SPDPool"),
+}
+ITEMS = [n for n in CASES if batch_inputs(n) and n not in ONE_OBJECT]
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_company_changes_no_answer(name):
+    """In evaluation an item gets what it gets alone, whatever the others are."""
+    module = build(name).double()
+    inputs = batch_inputs(name)
+    alone = list(tensors(module(*(value[:1] for value in inputs))))
+    for factor in (1.0, 1e6, float("nan")):
+        company = [value.clone() for value in inputs]
+        company[0][1:] *= factor
+        try:
+            found = list(tensors(module(*company)))
+        except ValueError as error:  # what cannot be computed may be refused
+            assert factor != 1.0
+            assert len(str(error).split()) > 3
+            continue
+        for a, b in zip(alone, found, strict=True):
+            if a.dim() and a.shape[0] == 1 and a.is_floating_point():
+                size = max(1.0, float(a.detach().abs().max()))
+                torch.testing.assert_close(b[:1], a, rtol=0, atol=1e-12 * size)
+
+
+# power of the unit with which outputs grow: no threshold is in the unit of the data
+UNITS = {
+    "equivariant.RadialAxes": 1,
+    "spd.BiMap": 1,
+    "spd.ConvSPDNet": 0,
+    "spd.CovariancePool": 2,
+    "spd.ReEig": 1,
+    "spd.SPDNet": 0,
+    "spd.SPDPool": 1,
+    "spd.SPDResidual": 1,
+    "spd.SpatioTemporalFilters": 0,
+}
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-3, 1e6, 1e9])
+@pytest.mark.parametrize("name", UNITS)
+def test_the_unit_changes_no_answer(name, factor):
+    module = build(name).double()
+    (x,) = batch_inputs(name)
+    expected, found = module(x), module(factor * x)
+    found = found / factor ** UNITS[name]
+    size = float(expected.detach().abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * size)
+
+
 # tracing these takes more than three seconds each
 SLOW = {
     *("equivariant.EqMotion", "equivariant.PaRotClassifier", "spd.ConvSPDNet"),

@@ -37,6 +37,9 @@ class PointNetBackbone(nn.Module):
     outputs see all stages and the maximum. The part of the maximum in that first layer
     is computed once a cloud, not once a point (same function).
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     n_in : int, default=3
@@ -144,6 +147,9 @@ def _norm(norm: nn.Module, h: Tensor) -> Tensor:
 class FramePointNet(nn.Module):
     """PointNet made equivariant by frames of the cloud or of every neighborhood.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     task : {"normals", "vectors", "classification"}
@@ -236,6 +242,9 @@ class _JoinVectors(nn.Module):
 class LocalFrames(nn.Module):
     """Equivariant vectors of every point from the frames of its neighborhood.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     k : int, default=20
@@ -290,6 +299,8 @@ class FrameGNN(nn.Module):
     Node states are sets of vectors. A layer writes them in the frames of the current
     point set (for the first: the positions; later: the states themselves), passes
     messages in all frames at once, and averages the result back to vectors.
+
+    The unit of the coordinates is part of what is learned: give positions in one unit.
 
     Parameters
     ----------

@@ -25,6 +25,9 @@ class PaRotClassifier(PaRotBase):
     Evaluation is deterministic: one branch, no rotations, sampling that starts at the
     point farthest from the centroid.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     n_classes : int

@@ -21,6 +21,9 @@ class PaRotSegmenter(PaRotBase):
     its nearest patch centers together with how it lies in the centers' local and
     global orientations (pose-aware propagation).
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     n_parts : int

@@ -24,6 +24,9 @@ class RISurConvClassifier(SurfaceNet):
     samples of a batch and leaves the sign of axes to the eigensolver, the scores of a
     cloud depend on nothing but the cloud, and do not change when it is turned.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     n_classes : int

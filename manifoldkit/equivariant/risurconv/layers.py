@@ -103,6 +103,9 @@ class RISurConvLayer(nn.Module):
     embedded, refined by attention inside the neighborhood, joined with the features
     of the neighbors, max-pooled, and refined by attention among the centers.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     n_centers : int

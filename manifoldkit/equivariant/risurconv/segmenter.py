@@ -63,6 +63,9 @@ class SurfacePropagation(nn.Module):
 class RISurConvSegmenter(SurfaceNet):
     """Rotation-invariant segmentation of point clouds into parts.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     n_parts : int

@@ -307,6 +307,9 @@ def _unsigned(column: int, values: Tensor) -> Tensor:
 class SurfaceFeatures(nn.Module):
     """The 14 invariants of the neighborhoods of a cloud, as a layer.
 
+    The unit of the coordinates is part of what is learned: give clouds in one unit,
+    or divided by their radius, as the scikit-learn faces do by themselves.
+
     Parameters
     ----------
     step, unsigned
