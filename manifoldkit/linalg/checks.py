@@ -16,6 +16,7 @@ from manifoldkit._checks import check_counts as check_counts
 from manifoldkit._checks import check_positive as check_positive
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.transforms import is_vmapped
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -244,7 +245,11 @@ def check_finite(x: Tensor, name: str = "x", event_ndim: int = 2) -> Tensor:
         The argument's name, for the message.
     event_ndim : int, default=2
         Number of trailing dimensions that make one item of the batch.
+
+    Under ``torch.func.vmap``, where no value can be read, nothing is checked.
     """
+    if is_vmapped():
+        return x
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         bad = ~finite
@@ -276,7 +281,7 @@ def check_symmetric(
     complex matrices are accepted and compared with their adjoint.
     """
     check_square(x, name, hermitian=hermitian)
-    if x.numel() == 0:
+    if x.numel() == 0 or is_vmapped():
         return x
     rtol = _symmetry_rtol(x, rtol)
     gap = _asymmetry(x)
@@ -384,7 +389,7 @@ smallest eigenvalue -1.0e+00, largest 1.0e+00; use a shrinkage estimator or add 
     y = x.detach().to(compute_dtype(x.dtype))
     check_finite(y, name)
     check_symmetric(x.detach(), name, rtol, hermitian=hermitian)
-    if y.numel() == 0:
+    if y.numel() == 0 or is_vmapped():
         return x
     y = (y + y.mH) / 2
     if semidefinite:
@@ -422,6 +427,8 @@ def check_weights(weights: Tensor, length: int, name: str = "weights") -> Tensor
             f"{name}: expected shape (..., {length}), one weight an item, "
             f"found {_shape(weights)}"
         )
+    if is_vmapped():
+        return weights
     w = weights.detach()
     check_finite(w, name, event_ndim=0)
     if bool((w < 0).any()):

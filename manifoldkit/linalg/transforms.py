@@ -31,6 +31,24 @@ def is_transformed() -> bool:
     return active or forward_ad._current_level >= 0
 
 
+def is_vmapped() -> bool:
+    """Whether ``torch.func.vmap`` is at work, under which numbers cannot be read.
+
+    Checks of values are left out there: no branch of Python can depend on them.
+
+    Examples
+    --------
+    >>> is_vmapped()
+    False
+    >>> torch.func.vmap(lambda x: x + is_vmapped())(torch.zeros(2))
+    tensor([1., 1.])
+    """
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(interpreter.key() == TransformType.Vmap for interpreter in stack)
+
+
 @torch.compiler.assume_constant_result
 def _derivatives() -> int | None:
     """Number of derivatives taken around the call; None without any transform."""

@@ -59,6 +59,8 @@ def karcher_mean(
     for antipodes of a sphere), the search starts again beside it and keeps the lower;
     what is found is then a local minimum and perhaps one of several.
 
+    It reads values, so it does not run under ``torch.func.vmap``.
+
     Parameters
     ----------
     manifold : geoopt.Manifold

@@ -399,9 +399,9 @@ def test_company_changes_no_answer(name):
         company[0][1:] *= factor
         try:
             found = list(tensors(module(*company)))
-        except ValueError as error:  # what cannot be computed may be refused
-            assert factor != 1.0
-            assert len(str(error).split()) > 3
+        except ValueError:  # what cannot be computed may be refused
+            if factor == 1.0:
+                raise
             continue
         for a, b in zip(alone, found, strict=True):
             if a.dim() and a.shape[0] == 1 and a.is_floating_point():

@@ -163,6 +163,8 @@ def edge_accuracy(
     Inferred categories have no names, so they are matched one to one with the true
     ones such that the accuracy is largest (Hungarian algorithm).
 
+    It reads values, so it does not run under ``torch.func.vmap``.
+
     Parameters
     ----------
     category : Tensor or ndarray, shape (..., N, N, K)

@@ -252,6 +252,8 @@ def neighbor_graph(
 ) -> Tensor:
     """Connect every agent to its nearest ones at the last observed step.
 
+    It reads values, so it does not run under ``torch.func.vmap``.
+
     Parameters
     ----------
     x : Tensor, shape (B, N, T, D) or (N, T, D)

@@ -111,6 +111,8 @@ def graph_frame(
 ) -> GraphFrame:
     """Return all orders of the nodes that sort their spectral rows.
 
+    It reads values, so it does not run under ``torch.func.vmap``.
+
     Parameters
     ----------
     adjacency : Tensor, shape (B, n, n) or (n, n)

@@ -7,6 +7,7 @@ from torch.compiler import is_compiling
 from manifoldkit.equivariant._clouds import binary_scale, check_clouds
 from manifoldkit.equivariant.neighbors.search import knn
 from manifoldkit.linalg.checks import check_finite, check_floating, check_tensor
+from manifoldkit.linalg.transforms import is_vmapped
 
 _INTERPOLATION_EPS = 1e-8
 
@@ -51,7 +52,8 @@ def group_rows(x: Tensor, index: Tensor) -> Tensor:
         raise TypeError(f"index: expected int64, found {index.dtype}")
     rows = x.shape[-2] if x.ndim > 1 else 0
     # elsewhere than on the CPU reading a value waits for the device
-    if index.device.type == "cpu" and index.numel() and not is_compiling():
+    readable = index.device.type == "cpu" and not is_compiling() and not is_vmapped()
+    if readable and index.numel():
         low, high = (int(v) for v in torch.aminmax(index))
         if low < 0 or high >= rows:
             raise ValueError(

@@ -16,6 +16,7 @@ from manifoldkit.linalg.checks import (
     first_index,
     tolerance,
 )
+from manifoldkit.linalg.transforms import is_vmapped
 
 MODES = ("semi", "adaptive", "all_ones", "distance")
 
@@ -31,7 +32,7 @@ def check_adjacency(a: Tensor, name: str = "a_dist", n: int | None = None) -> Te
 def check_nonnegative(a: Tensor, name: str) -> Tensor:
     """Raise unless all weights are finite and none is negative."""
     check_finite(a, name)
-    if bool((a < 0).any()):
+    if not is_vmapped() and bool((a < 0).any()):
         where = first_index(a < 0)
         raise ValueError(
             f"{name}{[*where]} is {float(a[where]):.3g}: expected no negative weight"
@@ -45,6 +46,8 @@ def gaussian_kernel_adjacency(
     r"""Turn road distances into weights by a thresholded Gaussian kernel.
 
     .. math:: A_{ij} = \exp(-(d_{ij} / \sigma)^2), \text{ zero below the cutoff.}
+
+    It reads values, so it does not run under ``torch.func.vmap``.
 
     Parameters
     ----------
@@ -87,7 +90,7 @@ def gaussian_kernel_adjacency(
     if bool((distance[finite] < 0).any()):
         raise ValueError("distance: expected no negative distance")
     if sigma is None:
-        known = distance[finite].double()
+        known = distance[finite].detach().double()
         largest = known.max().clamp_min(torch.finfo(torch.float64).tiny)
         share = float((known / largest).std(correction=0))  # squares of no extremes
         if share < tolerance(dtype, 8):

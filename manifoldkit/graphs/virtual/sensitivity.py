@@ -98,6 +98,8 @@ def layer_sensitivity(
     has entries; or, with ``probes``, an unbiased estimate of :math:`\|J_{vu}\|_F^2`
     from random signs (Hutchinson), by ``n * probes`` passes.
 
+    It differentiates the model itself, so it does not run under ``torch.func.vmap``.
+
     Parameters
     ----------
     model : callable or Module
@@ -237,6 +239,8 @@ def receptive_field(
     adjacency: Tensor, layers: int = 2, num_real: int | None = None
 ) -> float:
     """Return the share of ordered pairs of real nodes that some layers connect.
+
+    It reads values, so it does not run under ``torch.func.vmap``.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg.checks import check_floating, compute_dtype
+from manifoldkit.linalg.transforms import is_vmapped
 
 TRIMS = ("full", "moabb")
 
@@ -377,7 +378,7 @@ def yule_walker(x: Tensor, order: int, lag: int = 1) -> VARModel:
     flat, info = torch.linalg.solve_ex(
         system.to(wide), right.to(wide), left=False, check_errors=False
     )
-    if bool(info.any()):
+    if not is_vmapped() and bool(info.any()):
         raise ValueError(
             "x: the autocovariances are singular (a constant channel, or one that is "
             "a combination of others?), expected channels of full rank"
