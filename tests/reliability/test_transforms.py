@@ -102,6 +102,7 @@ def test_vmap_is_a_loop_or_the_docstring_says_so(name):
 
 @pytest.mark.slow
 @pytest.mark.compile
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo's about its own tracing
 @pytest.mark.parametrize("name", TENSORS)
 def test_compiled_functions_agree(name):
     """Values and gradients, traced by Dynamo and run as they are."""
