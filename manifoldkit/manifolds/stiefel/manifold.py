@@ -163,6 +163,7 @@ class Stiefel(OrthonormalColumns):
         99 of 100 at 2.75, about the injectivity radius (0.89 pi for the canonical
         metric). With more than 400 unknowns, p > 16 or so, only shots are tried, up to
         ``max_iter``. A pair that is missed gives a finite vector and a
-        ``ConvergenceWarning``. Gradients pass through.
+        ``ConvergenceWarning``. Gradients pass through. As it iterates until every pair
+        is done, it does not run under ``torch.func.vmap``.
         """
         return stiefel_log(self, x, y, check_count(max_iter, "max_iter"))
