@@ -1,3 +1,4 @@
+from .alignment.aligner import DomainAligner as DomainAligner
 from .augmented.covariance import augmented_covariance as augmented_covariance
 from .augmented.moments import yule_walker as yule_walker
 from .augmented.selection import DelayEmbedding as DelayEmbedding

@@ -84,6 +84,14 @@ def cases():
             epochs,
             ("order", 0),
         ),
+        "DomainAligner": Case(
+            lambda: spd.DomainAligner(rescale=True),
+            (matrices, y),
+            "transform",
+            (matrices,),
+            wrong,
+            ("unseen", "nonsense"),
+        ),
         "GBWMDM": Case(
             spd.GBWMDM,
             (matrices, y),
