@@ -275,6 +275,40 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
         self._set_scale(X, weights)
         return self
 
+    def adapt(
+        self,
+        X: ArrayLike,
+        domains: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn mean and dispersion of the given domains anew; the others stay.
+
+        For a new subject's trials without labels, before there are more of them.
+
+        Parameters
+        ----------
+        X, domains, sample_weight
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`fit`.
+        """
+        check_is_fitted(self)
+        self._check_settings()
+        X = self._as_fitted(check_matrices(X, n=self.n_channels_, hermitian=True))
+        names = check_domains(domains, len(X))
+        check_kind(names, self.centers_)
+        weights = weights_of(sample_weight, X).numpy()
+        for name, rows in rows_of(names):
+            self._learn(name, X[rows], weights[rows])
+        return self
+
     def transform(
         self, X: ArrayLike, domains: ArrayLike | None = None
     ) -> np.ndarray:
