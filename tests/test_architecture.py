@@ -54,7 +54,9 @@ WITHIN = {
         "unit_free": {"validation"},
         "alignment": {"estimators", "pyriemann_bridge", "validation"},
         "pipelines": {"alignment", "augmented", "estimators", "unit_free"},
-        "saved_pipelines": {"pipelines"},
+        "saved_pipelines": {
+            *("alignment", "augmented", "estimators", "pyriemann_bridge", "unit_free"),
+        },
         "classifiers": {"networks", "augmented", "training", "validation"},
         "embedding_selection": {"pipelines", "augmented"},
     },

@@ -29,3 +29,5 @@ from .networks import ConvSPDNet as ConvSPDNet
 from .networks import SPDNet as SPDNet
 from .pipelines import make_acm_classifier as make_acm_classifier
 from .pyriemann_bridge import gbw_metric as gbw_metric
+from .saved_pipelines import load_pipeline as load_pipeline
+from .saved_pipelines import save_pipeline as save_pipeline
