@@ -68,6 +68,16 @@ HEADLINES = {
         ("low", "high"),
         comparable="published on other data sets",
     ),
+    "eeg_transfer": Headline(
+        "accuracy on MAMEM, a subject left out, DomainAligner and searched ACM",
+        {
+            "task": "MAMEM, subject left out",
+            "pipeline": "ACM + TS + LR, DomainAligner, searched",
+        },
+        "accuracy",
+        ".1%",
+        ("low", "high"),
+    ),
     "spd_networks": Headline(
         "accuracy on MAMEM, SPDNet without normalization",
         {"pipeline": "SPDNet, no normalization"},

@@ -76,9 +76,10 @@ def make_acm_classifier(
     classifier : {"svm", "lr", "en", "mdm", "fgmdm", "gbwmdm"} or estimator
         By default "svm". Linear support vector machine, logistic regression or elastic
         net (logistic regression with 0.7 of its penalty on absolute values, the best
-        left/right pipeline of MOABB's benchmark; slower) on the tangent space; nearest class mean under ``metric``, after geodesic filtering, or under the
-        generalized Bures-Wasserstein metric. An estimator is put behind the tangent
-        space, or takes the matrices when ``metric=None``.
+        left/right pipeline of MOABB's benchmark; slower) on the tangent space; nearest
+        class mean under ``metric``, after geodesic filtering, or under the generalized
+        Bures-Wasserstein metric. An estimator is put behind the tangent space, or takes
+        the matrices when ``metric=None``.
     align : bool or DomainAligner, default=False
         Recenter the matrices of each subject or session, or do as a
         :class:`DomainAligner` of yours does. ``fit``, ``predict`` and ``score`` then

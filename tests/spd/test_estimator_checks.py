@@ -83,7 +83,9 @@ class DomainAlignerOfRows(_DiagonalMatrices, DomainAligner):
     """A row is a diagonal matrix, the diagonal of what it becomes the output."""
 
     def fit(self, X, y=None, domains=None, sample_weight=None):
-        return DomainAligner.fit(self, self._matrices(X, True), y, domains, sample_weight)
+        return DomainAligner.fit(
+            self, self._matrices(X, True), y, domains, sample_weight
+        )
 
     def partial_fit(self, X, y=None, domains=None, sample_weight=None):
         X = self._matrices(X, not hasattr(self, "centers_"))
@@ -123,7 +125,8 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator",
+@pytest.mark.parametrize(
+    "estimator",
     [AugmentedCovariances, DomainAligner, GBWMDM, GBWTangentSpace],
 )
 def test_estimators_as_they_are_ask_for_three_dimensions(estimator):

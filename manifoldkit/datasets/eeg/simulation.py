@@ -362,6 +362,7 @@ def make_motor_imagery_eeg(
 
 
 def as_generator(random_state: int | Rng | None) -> Generator:
+    """Return a generator that a seed, or a state of either kind, decides."""
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(0, 2**31, 4))
     return np.random.default_rng(random_state)

@@ -161,8 +161,9 @@ def make_transfer_eeg(
     )
     rows = _shared_out(rng, pool.y, classes, numbers)
     common = _whitened(pool.X)[rows]
-    mixings = np.stack([_mixing(rng, n_channels, mixing, strength)
-                        for _ in range(n_subjects)])
+    mixings = np.stack(
+        [_mixing(rng, n_channels, mixing, strength) for _ in range(n_subjects)]
+    )
     subject = np.repeat(np.arange(n_subjects), n_epochs)
     X = np.einsum("eck,ekt->ect", mixings[subject], common)
     X *= 8.0 / X.std()  # microvolts, as band-passed EEG has
@@ -223,7 +224,8 @@ def _shared_out(
     rows = []
     for counts in numbers:
         own = [
-            stock[name].pop() for name, n in zip(classes, counts, strict=True)
+            stock[name].pop()
+            for name, n in zip(classes, counts, strict=True)
             for _ in range(n)
         ]
         rows.append(rng.permutation(own))

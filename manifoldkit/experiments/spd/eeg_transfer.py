@@ -191,9 +191,7 @@ def score(task: Task, contestant: Contestant, ideal: bool = False) -> dict[str, 
         # where nothing is aligned the mean of far domains may need more iterations
         warnings.filterwarnings("ignore", message="Convergence not reached")
         for train, test in task.splits():
-            proba = contestant(
-                X[train], task.y[train], task.domains[train], X[test]
-            )
+            proba = contestant(X[train], task.y[train], task.domains[train], X[test])
             truth = task.y[test]
             correct.append(float((classes[proba.argmax(1)] == truth).mean()))
             if len(classes) == 2:

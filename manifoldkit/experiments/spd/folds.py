@@ -130,8 +130,9 @@ def score_folds(
     dict
         Counts per repetition, accuracy, Wilson interval on the n trials with the mean
         count over repetitions, chance with its binomial 95 % point, median fit time,
-        median and 95 % point of the time that a single trial takes; of two classes also the mean area under the ROC curve over all folds, the score
-        that MOABB and the paper of the augmented covariance report.
+        median and 95 % point of the time that a single trial takes; of two classes
+        also the mean area under the ROC curve over all folds, the score that MOABB and
+        the paper of the augmented covariance report.
     """
     folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=n_repeats, random_state=seed)
     scores = []

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,13 +17,15 @@ from manifoldkit.spd.alignment.domains import (
     rows_of,
 )
 from manifoldkit.spd.alignment.rotation import find_rotations
-from manifoldkit.spd.estimators.matrices import weights_of
-from manifoldkit.spd.pyriemann_bridge import (
-    geometry_of,
-    inverse_root,
-    matrix_power,
-    root,
+from manifoldkit.spd.alignment.statistics import (
+    Statistics,
+    align,
+    double,
+    estimate,
+    squared_distances,
 )
+from manifoldkit.spd.estimators.matrices import weights_of
+from manifoldkit.spd.pyriemann_bridge import geometry_of
 from manifoldkit.spd.validation import (
     ThreeDimensionalInput,
     check_labels,
@@ -31,16 +33,6 @@ from manifoldkit.spd.validation import (
 )
 
 UNSEEN = ("estimate", "identity", "error")
-# squared distances below this are rounding: the matrices of a domain are all the same
-_NO_DISPERSION = 1e-20
-
-
-class _Statistics(NamedTuple):
-    """What is known of one domain."""
-
-    center: np.ndarray
-    dispersion: float
-    rotation: np.ndarray | None
 
 
 class DomainAligner(TransformerMixin, ThreeDimensionalInput):
@@ -271,7 +263,7 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
             check_kind(names, self.centers_)
         for x, name, weight in zip(X, names, weights, strict=True):
             if weight > 0:
-                self._step(name, x.astype(self._dtype(x), copy=False), float(weight))
+                self._step(name, double(x), float(weight))
         self._set_scale(X, weights)
         return self
 
@@ -309,9 +301,7 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
             self._learn(name, X[rows], weights[rows])
         return self
 
-    def transform(
-        self, X: ArrayLike, domains: ArrayLike | None = None
-    ) -> np.ndarray:
+    def transform(self, X: ArrayLike, domains: ArrayLike | None = None) -> np.ndarray:
         """Return the aligned matrices, shape (n_matrices, n, n).
 
         Parameters
@@ -377,10 +367,6 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
             raise TypeError(f"rotate: real matrices only, found dtype {X.dtype}")
         return check_labels(X, y, "DomainAligner(rotate=True)")
 
-    @staticmethod
-    def _dtype(X: np.ndarray) -> type:
-        return np.complex128 if np.iscomplexobj(X) else np.float64
-
     def _as_fitted(self, X: np.ndarray) -> np.ndarray:
         """Return real matrices as complex ones where those were fitted."""
         complex_ = np.iscomplexobj(next(iter(self.centers_.values())))
@@ -406,32 +392,13 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
         self.scale_ += (float(weights @ sizes) - added * self.scale_) / total
         self._scale_weight = total
 
-    def _estimate(self, X: np.ndarray, weights: np.ndarray | None) -> _Statistics:
-        """Mean and, where it is used, dispersion of the matrices of one domain."""
-        X = X.astype(self._dtype(X), copy=False)
-        geometry = geometry_of(self.metric)
-        if len(X) == 1:
-            return _Statistics(X[0], 0.0, None)
-        center = geometry.mean(X, sample_weight=weights)
-        squared = self._squared(X, center)
-        return _Statistics(
-            center, float(np.average(squared, weights=weights)), None
-        )
-
-    def _squared(self, X: np.ndarray, center: np.ndarray) -> np.ndarray:
-        """Squared distances to the center in the units of the center."""
-        whitened = _congruence(inverse_root(center), X)
-        eye = np.eye(X.shape[-1], dtype=whitened.dtype)
-        distance = geometry_of(self.metric).distance
-        return np.reshape(distance(whitened, eye, squared=True), len(X))
-
     def _learn(self, name: Domain, X: np.ndarray, weights: np.ndarray) -> None:
         kept = weights > 0
         if not kept.any():
             raise ValueError(
                 f"sample_weight: expected a positive sum in domain {name!r}, found zero"
             )
-        found = self._estimate(X[kept], weights[kept])
+        found = estimate(X[kept], self.metric, weights[kept])
         self.centers_[name] = found.center
         self.dispersions_[name] = found.dispersion
         self.weights_[name] = float(weights.sum())
@@ -444,7 +411,7 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
             return
         center, kept = self.centers_[name], self.weights_[name] * (1 - self.forgetting)
         part = weight / (kept + weight)
-        squared = float(self._squared(x[None], center)[0])
+        squared = float(squared_distances(x[None], center, self.metric)[0])
         moved = geometry_of(self.metric).geodesic(center, x, part)
         self.centers_[name] = (moved + moved.conj().T) / 2
         # the variance of a mixture of the earlier matrices and this one
@@ -452,13 +419,11 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
         self.dispersions_[name] = (1 - part) * (old + part * squared)
         self.weights_[name] = kept + weight
 
-    def _known(self, name: Domain, X: np.ndarray) -> _Statistics:
+    def _known(self, name: Domain, X: np.ndarray) -> Statistics:
         """Return what is known of a domain, or what ``unseen`` makes of it."""
         if name in self.centers_:
             rotation = self.rotations_.get(name)
-            return _Statistics(
-                self.centers_[name], self.dispersions_[name], rotation
-            )
+            return Statistics(self.centers_[name], self.dispersions_[name], rotation)
         if self.unseen == "error":
             raise ValueError(
                 f"domains: expected one of {list(self.centers_)} as in fit "
@@ -467,7 +432,7 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
         if self.unseen == "identity":
             n = self.n_channels_
             size = self.scale_ if self.recenter else 1.0
-            return _Statistics(size * np.eye(n), 0.0, None)
+            return Statistics(size * np.eye(n), 0.0, None)
         if len(X) == 1:
             warnings.warn(
                 f"domains: a single matrix of the unseen domain {name!r}, which is its "
@@ -475,30 +440,17 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
                 UserWarning,
                 stacklevel=4,
             )
-        return self._estimate(X, None)
+        return estimate(X, self.metric)
 
     def _move(self, X: np.ndarray, names: list[Domain]) -> np.ndarray:
-        X = X.astype(np.promote_types(X.dtype, np.float64), copy=False)
+        X = double(X)
         out = X.copy()
         for name, rows in rows_of(names):
             known = self._known(name, X[rows])
-            out[rows] = self._align(X[rows], known)
+            out[rows] = align(
+                X[rows],
+                known,
+                recenter=self.recenter,
+                dispersion=self.dispersion if self.rescale else None,
+            )
         return out
-
-    def _align(self, X: np.ndarray, known: _Statistics) -> np.ndarray:
-        """Recenter, stretch and rotate matrices of one domain."""
-        stretch = self.rescale and known.dispersion > _NO_DISPERSION
-        if not (self.recenter or stretch):
-            return X
-        X = _congruence(inverse_root(known.center), X)
-        if stretch:
-            X = matrix_power(X, np.sqrt(self.dispersion / known.dispersion))
-        if not self.recenter:
-            X = _congruence(root(known.center), X)
-        if known.rotation is not None:
-            X = known.rotation @ X @ known.rotation.T
-        return (X + X.conj().swapaxes(-1, -2)) / 2
-
-
-def _congruence(W: np.ndarray, X: np.ndarray) -> np.ndarray:
-    return W @ X @ W

@@ -65,8 +65,9 @@ def check_kind(names: Iterable[Domain], known: Iterable[Domain]) -> None:
     before = {type(name) for name in known if name is not None}
     if found and before and found != before:
         kinds = [next(iter(kind)).__name__ for kind in (before, found)]
-        raise TypeError(f"domains: expected names of kind {kinds[0]} as in fit, "
-                        f"found {kinds[1]}")
+        raise TypeError(
+            f"domains: expected names of kind {kinds[0]} as in fit, found {kinds[1]}"
+        )
 
 
 def rows_of(names: list[Domain]) -> Iterator[tuple[Domain, np.ndarray]]:

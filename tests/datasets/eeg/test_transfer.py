@@ -26,7 +26,9 @@ def test_epochs_are_mixed_as_the_truth_says(mixing):
 
 def test_the_common_epochs_have_the_mean_covariance_identity():
     _, truth = simulate()
-    mean = np.einsum("ect,ekt->ck", truth.common, truth.common) / truth.common[:, 0].size
+    mean = (
+        np.einsum("ect,ekt->ck", truth.common, truth.common) / truth.common[:, 0].size
+    )
     np.testing.assert_allclose(mean, np.eye(6), atol=1e-10)
 
 

@@ -84,7 +84,9 @@ def test_aligned_pipelines_run_inside_moabb(evaluation, options, fake, tmp_path)
 @pytest.fixture
 def two_subjects():
     """Subjects behind mixings; the last is the target."""
-    epochs = make_transfer_eeg(3, 40, n_times=240, desynchronization=0.2, random_state=0)
+    epochs = make_transfer_eeg(
+        3, 40, n_times=240, desynchronization=0.2, random_state=0
+    )
     rows = epochs.subject == 3
     return (epochs.X[~rows], epochs.y[~rows], epochs.subject[~rows]), (
         epochs.X[rows],

@@ -47,7 +47,7 @@ def peer(data, *steps):
 
 @pytest.mark.parametrize("metric", ["riemann", "euclid", "logeuclid"])
 def test_equals_pyriemann(data, metric):
-    X, y, domains = data
+    X, _, domains = data
     target = {"target_domain": "ben", "metric": metric}
     center, scale = TLCenter(**target), TLScale(**target, centered_data=True)
     options = {"domains": domains}
@@ -124,7 +124,9 @@ def test_rotation_brings_class_means_together(data, rng):
     for rotate in (False, True):
         model = DomainAligner(rotate=rotate, target="here")
         first, second = np.split(model.fit_transform(both, labels, names), 2)
-        means = [DomainAligner().fit(z, domains=y[rows]).centers_ for z in (first, second)]
+        means = [
+            DomainAligner().fit(z, domains=y[rows]).centers_ for z in (first, second)
+        ]
         gaps.append(max(np.linalg.norm(means[0][c] - means[1][c]) for c in means[0]))
     assert gaps[1] < 0.1 * gaps[0]
 
