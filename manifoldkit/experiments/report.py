@@ -102,8 +102,8 @@ def show_latency(row: dict[str, Any]) -> str:
 
 def _tables(result: Result) -> Iterator[str]:
     """Yield one table a task."""
-    names = ("pipeline", "correct", "accuracy", "95 % interval", "ROC AUC", "fit time")
-    names += ("one trial, median / p95",)
+    names = ["pipeline", "correct", "accuracy", "95 % interval", "ROC AUC", "fit time"]
+    names.append("one trial, median / p95")
     head = "".join(f"<th>{name}</th>" for name in names)
     for task in dict.fromkeys(row["task"] for row in result.metrics):
         rows = [row for row in result.metrics if row["task"] == task]

@@ -78,7 +78,11 @@ class TargetDomain(ClassifierMixin, BaseEstimator):
             Labels of the latter.
         """
         X, y = np.asarray(X), np.asarray(y)
-        names = ["source"] * len(y) if subjects is None else list(map(str, subjects))
+        names = (
+            ["source"] * len(y)
+            if subjects is None
+            else [str(s) for s in np.asarray(subjects)]
+        )
         if X_target_labeled is not None and y_target_labeled is not None:
             X = np.concatenate([X, np.asarray(X_target_labeled)])
             y = np.concatenate([y, np.asarray(y_target_labeled)])

@@ -140,6 +140,10 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
     __metadata_request__transform = {"domains": True}  # noqa: RUF012
 
     n_channels_: int
+    centers_: dict[Domain, np.ndarray]
+    dispersions_: dict[Domain, float]
+    weights_: dict[Domain, float]
+    rotations_: dict[Domain, np.ndarray]
 
     def __init__(
         self,
@@ -378,10 +382,8 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
 
     def _start(self, X: np.ndarray) -> None:
         self.n_channels_ = X.shape[-1]
-        self.centers_: dict[Domain, np.ndarray] = {}
-        self.dispersions_: dict[Domain, float] = {}
-        self.weights_: dict[Domain, float] = {}
-        self.rotations_: dict[Domain, np.ndarray] = {}
+        self.centers_, self.dispersions_ = {}, {}
+        self.weights_, self.rotations_ = {}, {}
         self.scale_, self._scale_weight = 0.0, 0.0
 
     def _set_scale(self, X: np.ndarray, weights: np.ndarray) -> None:

@@ -41,7 +41,7 @@ def check_domains(domains: ArrayLike | None, n: int) -> list[Domain]:
             f"domains: expected shape ({n},), one name a matrix, "
             f"found shape {given.shape}"
         )
-    names = [_name(value, i) for i, value in enumerate(given)]
+    names: list[Domain] = [_name(value, i) for i, value in enumerate(given)]
     kinds = sorted({type(name).__name__ for name in names})
     if len(kinds) > 1:
         raise TypeError(f"domains: expected names of one kind, found {kinds}")
