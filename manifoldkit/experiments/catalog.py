@@ -87,7 +87,7 @@ EXPERIMENTS = {
         "spd.eeg_transfer",
         "subjects and sessions left out: alignment of domains",
         "Zanini et al. 2018",
-        "15-25 min",
+        "10-30 min",
         ("mamem",),
     ),
     "spd_networks": Experiment(

@@ -69,11 +69,8 @@ HEADLINES = {
         comparable="published on other data sets",
     ),
     "eeg_transfer": Headline(
-        "accuracy on MAMEM, a subject left out, DomainAligner and searched ACM",
-        {
-            "task": "MAMEM, subject left out",
-            "pipeline": "ACM + TS + LR, DomainAligner, searched",
-        },
+        "accuracy on simulated subjects left out, DomainAligner",
+        {"task": "simulated mixings, 50:50", "pipeline": "TS + LR, DomainAligner"},
         "accuracy",
         ".1%",
         ("low", "high"),

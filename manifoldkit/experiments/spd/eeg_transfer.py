@@ -176,9 +176,6 @@ def contestants(simulated: bool = False, quick: bool = False) -> dict[str, Conte
     }
     if not (simulated or quick):
         rows[SEARCHED] = partial(by_search, **ours)
-        rows["ACM 3/4 + TS + LR, no alignment"] = partial(
-            by_pipeline, order=3, lag=4, classifier="lr"
-        )
     return rows
 
 
@@ -376,10 +373,18 @@ def remarks_on(metrics: list[dict]) -> list[str]:
             + ", ".join(gaps)
             + "."
         )
+        weak = [name for name, r in rows.items() if r["low"] <= r["chance"]]
+        if weak:
+            remarks.append(
+                f"{task}: not told apart from chance, {best['chance']:.1%} (the interval "
+                f"reaches it): {'; '.join(weak)}."
+            )
     if any(row["pipeline"] == SEARCHED for row in metrics):
         remarks.append(
             "MAMEM: the search is between the plain covariance and order 3, lag 4, a "
-            "pair that was looked at on these recordings before."
+            "pair that was looked at on these recordings before. On equal covariances "
+            "DomainAligner and TLCenter give the same; what the searched row has more "
+            "or less comes from the delays."
         )
     remarks.append(
         "General mixings leave every subject an orthogonal matrix that no mean of its "
