@@ -376,8 +376,8 @@ def remarks_on(metrics: list[dict]) -> list[str]:
         weak = [name for name, r in rows.items() if r["low"] <= r["chance"]]
         if weak:
             remarks.append(
-                f"{task}: not told apart from chance, {best['chance']:.1%} (the interval "
-                f"reaches it): {'; '.join(weak)}."
+                f"{task}: not told apart from chance, {best['chance']:.1%}, which the "
+                f"interval reaches: {'; '.join(weak)}."
             )
     if any(row["pipeline"] == SEARCHED for row in metrics):
         remarks.append(
