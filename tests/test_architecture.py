@@ -52,7 +52,11 @@ WITHIN = {
         "estimators": {"gbw", "hermitian", "validation"},
         "networks": {"batchnorm", "conditioning", "layers"},
         "unit_free": {"validation"},
-        "pipelines": {"augmented", "estimators", "unit_free"},
+        "alignment": {"estimators", "pyriemann_bridge", "validation"},
+        "pipelines": {"alignment", "augmented", "estimators", "unit_free"},
+        "saved_pipelines": {
+            *("alignment", "augmented", "estimators", "pyriemann_bridge", "unit_free"),
+        },
         "classifiers": {"networks", "augmented", "training", "validation"},
         "embedding_selection": {"pipelines", "augmented"},
     },

@@ -4,6 +4,8 @@ from .eeg.recordings import fetch_mamem as fetch_mamem
 from .eeg.recordings import fetch_physionet_mi as fetch_physionet_mi
 from .eeg.simulation import MotorImageryTruth as MotorImageryTruth
 from .eeg.simulation import make_motor_imagery_eeg as make_motor_imagery_eeg
+from .eeg.transfer import TransferTruth as TransferTruth
+from .eeg.transfer import make_transfer_eeg as make_transfer_eeg
 from .graphs.molecules import MoleculeWindows as MoleculeWindows
 from .graphs.molecules import md17_windows as md17_windows
 from .graphs.separation import GraphSet as GraphSet

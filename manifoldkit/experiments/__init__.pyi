@@ -10,5 +10,6 @@ from .motion import pedestrian_motion as pedestrian_motion
 from .points import point_cloud_rotations as point_cloud_rotations
 from .spd import augmented_covariance as augmented_covariance
 from .spd import eeg_demo as eeg_demo
+from .spd import eeg_transfer as eeg_transfer
 from .spd import ill_conditioned as ill_conditioned
 from .spd import spd_networks as spd_networks

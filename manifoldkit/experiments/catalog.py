@@ -83,6 +83,13 @@ EXPERIMENTS = {
         "10-20 min",
         ("physionet_mi", "mamem"),
     ),
+    "eeg_transfer": Experiment(
+        "spd.eeg_transfer",
+        "subjects and sessions left out: alignment of domains",
+        "Zanini et al. 2018",
+        "10-30 min",
+        ("mamem",),
+    ),
     "spd_networks": Experiment(
         "spd.spd_networks",
         "SPD batch normalizations on MAMEM and ill-conditioned matrices",

@@ -68,6 +68,13 @@ HEADLINES = {
         ("low", "high"),
         comparable="published on other data sets",
     ),
+    "eeg_transfer": Headline(
+        "accuracy on simulated subjects left out, DomainAligner",
+        {"task": "simulated mixings, 50:50", "pipeline": "TS + LR, DomainAligner"},
+        "accuracy",
+        ".1%",
+        ("low", "high"),
+    ),
     "spd_networks": Headline(
         "accuracy on MAMEM, SPDNet without normalization",
         {"pipeline": "SPDNet, no normalization"},

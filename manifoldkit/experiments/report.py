@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from manifoldkit.experiments.result import Result
 
@@ -86,9 +87,23 @@ def _data(name: str, entry: dict) -> str:
     )
 
 
+def show_latency(row: dict[str, Any]) -> str:
+    """Return median and 95 % point of a row in milliseconds, or a dash.
+
+    >>> show_latency({"latency_median": 0.0042, "latency_p95": 0.0105})
+    '4.2 / 10.5 ms'
+    >>> show_latency({})
+    '-'
+    """
+    if "latency_median" not in row:
+        return "-"
+    return f"{1e3 * row['latency_median']:.1f} / {1e3 * row['latency_p95']:.1f} ms"
+
+
 def _tables(result: Result) -> Iterator[str]:
     """Yield one table a task."""
-    names = ("pipeline", "correct", "accuracy", "95 % interval", "ROC AUC", "fit time")
+    names = ["pipeline", "correct", "accuracy", "95 % interval", "ROC AUC", "fit time"]
+    names.append("one trial, median / p95")
     head = "".join(f"<th>{name}</th>" for name in names)
     for task in dict.fromkeys(row["task"] for row in result.metrics):
         rows = [row for row in result.metrics if row["task"] == task]
@@ -100,7 +115,8 @@ def _tables(result: Result) -> Iterator[str]:
             f"<td>{row['accuracy']:.1%}</td>"
             f"<td>{row['low']:.1%} to {row['high']:.1%}</td>"
             f"<td>{_number(row.get('roc_auc'))}</td>"
-            f"<td>{1e3 * row['fit_seconds']:.0f} ms</td></tr>"
+            f"<td>{1e3 * row['fit_seconds']:.0f} ms</td>"
+            f"<td>{show_latency(row)}</td></tr>"
             for row in rows
         )
         first = rows[0]

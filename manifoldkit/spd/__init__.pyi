@@ -1,3 +1,4 @@
+from .alignment.aligner import DomainAligner as DomainAligner
 from .augmented.covariance import augmented_covariance as augmented_covariance
 from .augmented.moments import yule_walker as yule_walker
 from .augmented.selection import DelayEmbedding as DelayEmbedding
@@ -28,3 +29,5 @@ from .networks import ConvSPDNet as ConvSPDNet
 from .networks import SPDNet as SPDNet
 from .pipelines import make_acm_classifier as make_acm_classifier
 from .pyriemann_bridge import gbw_metric as gbw_metric
+from .saved_pipelines import load_pipeline as load_pipeline
+from .saved_pipelines import save_pipeline as save_pipeline

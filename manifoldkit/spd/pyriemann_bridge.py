@@ -6,11 +6,16 @@ The only module that imports from ``pyriemann.geometry``.
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from pyriemann.geometry.base import invsqrtm, powm, sqrtm
+from pyriemann.geometry.distance import distance
+from pyriemann.geometry.geodesic import geodesic
+from pyriemann.geometry.mean import gmean
 from pyriemann.geometry.tangentspace import exp_map
 from torch import Tensor
 
@@ -231,11 +236,75 @@ def gbw_metric(
         if M.ndim != 2:
             raise ValueError(f"M: expected a matrix (n, n), found shape {M.shape}")
         check_hermitian(torch.from_numpy(M), "M")
-    distance = _Distance(M, power)
+    between = _Distance(M, power)
     return {
         "mean": _Mean(M, power),
-        "distance": distance,
-        "dist": distance,
+        "distance": between,
+        "dist": between,
         "map": _Map(M, power),
         "kernel": _Kernel(M, power),
     }
+
+
+#: Names of metrics that have a mean, a distance and a geodesic without parameters.
+METRICS = ("riemann", "euclid", "logeuclid")
+
+
+class Geometry(NamedTuple):
+    """Mean, distance and geodesic of one metric on NumPy arrays of SPD matrices.
+
+    Attributes
+    ----------
+    mean : callable
+        ``mean(X, sample_weight=)`` of matrices (n_matrices, n, n).
+    distance : callable
+        ``distance(X, center, squared=)`` to one matrix.
+    geodesic : callable
+        ``geodesic(A, B, t)`` from A to B.
+    """
+
+    mean: Callable[..., np.ndarray]
+    distance: Callable[..., np.ndarray]
+    geodesic: Callable[..., np.ndarray]
+
+
+def geometry_of(metric: str | dict[str, Callable[..., Any]]) -> Geometry:
+    """Return what a metric computes, by its name or as :func:`gbw_metric` gives it.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, or a dictionary without a mean and a distance.
+
+    Examples
+    --------
+    >>> A, B = np.diag([1.0, 1.0]), np.diag([4.0, 1.0])
+    >>> geometry_of("riemann").geodesic(A, B, 0.5).round(12).tolist()
+    [[2.0, 0.0], [0.0, 1.0]]
+    """
+    if isinstance(metric, dict) and {"mean", "distance"} <= metric.keys():
+        mean = metric["mean"]
+        return Geometry(mean, metric["distance"], metric.get("geodesic", mean))
+    if isinstance(metric, str) and metric in METRICS:
+        return Geometry(
+            partial(gmean, metric=metric),
+            partial(distance, metric=metric),
+            partial(geodesic, metric=metric),
+        )
+    names = ", ".join(map(repr, METRICS))
+    raise ValueError(f"metric: expected {names} or gbw_metric(...), found {metric!r}")
+
+
+def root(X: np.ndarray) -> np.ndarray:
+    """Return square roots of SPD matrices (..., n, n)."""
+    return sqrtm(X)
+
+
+def inverse_root(X: np.ndarray) -> np.ndarray:
+    """Return inverse square roots of SPD matrices (..., n, n)."""
+    return invsqrtm(X)
+
+
+def matrix_power(X: np.ndarray, power: float) -> np.ndarray:
+    """Return powers of SPD matrices (..., n, n)."""
+    return powm(X, power)

@@ -28,6 +28,7 @@ def test_every_loader_has_a_card():
         "fetch_mamem",
         "load_digits_covariances",
         "make_motor_imagery_eeg",
+        "make_transfer_eeg",
     ):
         assert name in text
 

@@ -88,6 +88,14 @@ def cases():
             ("order", 0),
             unit=2,
         ),
+        "DomainAligner": Case(
+            lambda: spd.DomainAligner(rescale=True),
+            (matrices, y),
+            "transform",
+            (matrices,),
+            wrong,
+            ("unseen", "nonsense"),
+        ),
         "GBWMDM": Case(
             spd.GBWMDM,
             (matrices, y),

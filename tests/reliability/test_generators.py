@@ -13,6 +13,10 @@ CASES = {
         **{"n_epochs": 8, "n_channels": 4, "n_times": 64, "sfreq": 160.0},
         **{"snr": 0.0, "random_state": 0},
     },
+    "make_transfer_eeg": {
+        **{"n_subjects": 2, "n_epochs": 4, "n_channels": 3, "n_times": 64},
+        **{"mixing": "general", "strength": 1.0, "snr": 0.0, "random_state": 0},
+    },
     "make_point_clouds": {
         **{"n_clouds": 3, "n_points": 16, "noise": 0.0, "random_state": 0}
     },

@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from manifoldkit.spd.alignment import DomainAligner
 from manifoldkit.spd.augmented.transformer import AugmentedCovariances
 from manifoldkit.spd.estimators import GBWMDM, GBWTangentSpace
 
@@ -78,7 +79,26 @@ class GBWMDMOfRows(_DiagonalMatrices, GBWMDM):
         return super().predict_proba(self._matrices(X, False))
 
 
+class DomainAlignerOfRows(_DiagonalMatrices, DomainAligner):
+    """A row is a diagonal matrix, the diagonal of what it becomes the output."""
+
+    def fit(self, X, y=None, domains=None, sample_weight=None):
+        return DomainAligner.fit(
+            self, self._matrices(X, True), y, domains, sample_weight
+        )
+
+    def partial_fit(self, X, y=None, domains=None, sample_weight=None):
+        X = self._matrices(X, not hasattr(self, "centers_"))
+        return super().partial_fit(X, y, domains, sample_weight)
+
+    def transform(self, X, domains=None):
+        check_is_fitted(self)
+        aligned = DomainAligner.transform(self, self._matrices(X, False), domains)
+        return np.diagonal(aligned, axis1=1, axis2=2)
+
+
 EXPECTED_FAILURES = {
+    DomainAlignerOfRows: {},
     AugmentedCovariancesOfRows: {
         "check_estimators_dtypes": "its integer table has a constant row, which as an "
         "epoch has no variation and is refused by name",
@@ -105,7 +125,10 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", [AugmentedCovariances, GBWMDM, GBWTangentSpace])
+@pytest.mark.parametrize(
+    "estimator",
+    [AugmentedCovariances, DomainAligner, GBWMDM, GBWTangentSpace],
+)
 def test_estimators_as_they_are_ask_for_three_dimensions(estimator):
     check_estimator_cloneable(estimator.__name__, estimator())
     tags = estimator().__sklearn_tags__().input_tags

@@ -25,7 +25,7 @@ from manifoldkit.spd.pipelines import make_acm_classifier
 # as an error this warning would end joblib's manager thread and the test would hang.
 pytestmark = pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
 
-NAMES = ["svm", "lr", "mdm", "fgmdm", "gbwmdm"]
+NAMES = ["svm", "lr", "en", "mdm", "fgmdm", "gbwmdm"]
 
 
 def needs_gbwmdm(name):

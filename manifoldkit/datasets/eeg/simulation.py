@@ -311,7 +311,7 @@ def make_motor_imagery_eeg(
     check_numbers(snr=snr)
     _check_band(band, sfreq)
     # the order of the draws is part of the contract: a seed gives the same epochs
-    rng = _as_generator(random_state)
+    rng = as_generator(random_state)
     names, channels = _channel_layout(n_channels)
     sources = _source_positions(classes, rng)
     mixing = _leadfield(channels, sources)
@@ -361,7 +361,8 @@ def make_motor_imagery_eeg(
     return (epochs, truth) if return_truth else epochs
 
 
-def _as_generator(random_state: int | Rng | None) -> Generator:
+def as_generator(random_state: int | Rng | None) -> Generator:
+    """Return a generator that a seed, or a state of either kind, decides."""
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(0, 2**31, 4))
     return np.random.default_rng(random_state)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from manifoldkit.datasets.eeg.epochs import EEGEpochs
 
 
+# trials of a fold whose prediction is timed
+_TIMED = 20
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on one thread, without what old libraries announce."""
@@ -56,11 +60,14 @@ class SplitScore(NamedTuple):
         Time of the fit.
     roc_auc : float or None
         Area under the ROC curve, where there are two classes.
+    latencies : tuple of float
+        Seconds of the prediction of one trial alone, on one thread.
     """
 
     correct: int
     seconds: float
     roc_auc: float | None
+    latencies: tuple[float, ...] = ()
 
 
 def score_split(
@@ -73,7 +80,17 @@ def score_split(
         seconds = time.perf_counter() - start
         correct = int((model.predict(X[test]) == y[test]).sum())
         auc = roc_auc(model, X[test], y[test]) if len(np.unique(y)) == 2 else None
-        return SplitScore(correct, seconds, auc)
+        return SplitScore(correct, seconds, auc, latencies_of(model, X[test]))
+
+
+def latencies_of(model: Any, X: np.ndarray) -> tuple[float, ...]:
+    """Return the seconds that single trials take, as they would come online."""
+    seconds = []
+    for i in range(min(len(X), _TIMED)):
+        start = time.perf_counter()
+        model.predict(X[i : i + 1])
+        seconds.append(time.perf_counter() - start)
+    return tuple(seconds)
 
 
 def roc_auc(model: Any, X: np.ndarray, y: np.ndarray) -> float | None:
@@ -112,9 +129,10 @@ def score_folds(
     -------
     dict
         Counts per repetition, accuracy, Wilson interval on the n trials with the mean
-        count over repetitions, chance with its binomial 95 % point, median fit time;
-        of two classes also the mean area under the ROC curve over all folds, the score
-        that MOABB and the paper of the augmented covariance report.
+        count over repetitions, chance with its binomial 95 % point, median fit time,
+        median and 95 % point of the time that a single trial takes; of two classes
+        also the mean area under the ROC curve over all folds, the score that MOABB and
+        the paper of the augmented covariance report.
     """
     folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=n_repeats, random_state=seed)
     scores = []
@@ -124,6 +142,7 @@ def score_folds(
         tick()
     per_repeat = np.reshape([s.correct for s in scores], (n_repeats, 5)).sum(1)
     areas = [s.roc_auc for s in scores if s.roc_auc is not None]
+    waits = [seconds for s in scores for seconds in s.latencies]
     n, mean = len(y), float(per_repeat.mean())
     low, high = wilson_interval(mean, n)
     largest = np.unique(y, return_counts=True)[1].max()
@@ -138,6 +157,8 @@ def score_folds(
         "high": high,
         "per_repeat": [int(v) for v in per_repeat],
         "fit_seconds": float(np.median([s.seconds for s in scores])),
+        "latency_median": float(np.median(waits)),
+        "latency_p95": float(np.quantile(waits, 0.95)),
         "chance": float(largest / n),
         "chance_bound": float(binom.ppf(0.95, n, largest / n) / n),
     }

@@ -16,6 +16,7 @@ import typer
 
 from manifoldkit._checks import check_choice
 from manifoldkit.exceptions import MissingExtraError
+from manifoldkit.experiments.spd.calibration import TargetDomain, aligns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +177,10 @@ def evaluate(
     Parameters
     ----------
     pipelines : dict of str to estimator
-        They take epochs (n_epochs, n_channels, n_times).
+        They take epochs (n_epochs, n_channels, n_times). Those with a
+        :class:`~manifoldkit.spd.DomainAligner` are given the subjects as domains across
+        subjects, and treat what they are scored on as a domain of its own, across
+        sessions too.
     datasets : MOABB data sets, or names, or None
         All that fit the paradigm by default.
     evaluation : {"within-session", "cross-session", "cross-subject"}
@@ -190,7 +194,8 @@ def evaluate(
     overwrite : bool, default=False
         Compute again what is stored there.
     **evaluation_options
-        Passed on to MOABB's evaluation.
+        Passed on to MOABB's evaluation, such as
+        ``cv_kwargs={"calibration_size": 0.2}``.
 
     Returns
     -------
@@ -212,6 +217,11 @@ def evaluate(
     check_choice(evaluation, EVALUATIONS, "evaluation")
     if isinstance(paradigm, str):
         paradigm = _paradigm(check_choice(paradigm, PARADIGMS, "paradigm"))
+    if evaluation != "within-session":
+        pipelines = {
+            name: TargetDomain(model) if aligns(model) else model
+            for name, model in pipelines.items()
+        }
     kind = evaluation.title().replace("-", "") + "Evaluation"
     if datasets is not None:
         single = isinstance(datasets, str) or not isinstance(datasets, Sequence)

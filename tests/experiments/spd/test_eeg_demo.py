@@ -54,7 +54,8 @@ def run(out, **kwargs):
 
 def scores(result):
     return [
-        {k: v for k, v in row.items() if k != "fit_seconds"} for row in result.metrics
+        {k: v for k, v in row.items() if k != "fit_seconds" and "latency" not in k}
+        for row in result.metrics
     ]
 
 
@@ -69,9 +70,11 @@ def test_run_writes_all_files_and_says_what_it_used(small, tmp_path):
     assert "simulated imagery: n = 20" in text
     assert "digits 3 vs 8, real: n = 20" in text
     assert "not independent" in text
+    assert "one trial" in text
     for row in result.metrics:
         assert row["low"] <= row["accuracy"] <= row["high"]
         assert row["correct"] <= row["total"] == 20
+        assert 0 < row["latency_median"] <= row["latency_p95"] < 5
     report = (tmp_path / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', report)
     assert report.count("data:image/png;base64") == 3

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import typer
 
+from manifoldkit.datasets import make_transfer_eeg
 from manifoldkit.exceptions import MissingExtraError
 from manifoldkit.experiments.spd import moabb_evaluation
+from manifoldkit.experiments.spd.calibration import TARGET, TargetDomain, aligns
 from manifoldkit.experiments.spd.moabb_evaluation import (
     PARADIGMS,
     PUBLISHED,
@@ -53,6 +55,71 @@ def test_pipelines_run_inside_moabb(evaluation, fake, tmp_path):
     assert set(table["pipeline"]) == set(pipelines)
     assert set(table["subject"]) == {"1", "2"}
     assert table["score"].between(0, 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("evaluation", "options"),
+    [
+        ("within-session", {}),
+        ("cross-session", {}),
+        ("cross-subject", {}),
+        ("cross-subject", {"calibration_size": 0.3}),
+        ("cross-subject", {"calibration_size": 0.3, "calibration_labeled": True}),
+    ],
+)
+def test_aligned_pipelines_run_inside_moabb(evaluation, options, fake, tmp_path):
+    pipelines = {
+        "aligned": make_acm_classifier(order=2, lag=2, classifier="lr", align=True),
+        "searched": make_acm_classifier(
+            "auto", 2, align=True, orders=(1, 2), cv=2, random_state=0
+        ),
+    }
+    options = {"cv_kwargs": options} if options else {}
+    table = evaluate(pipelines, fake, evaluation, results_folder=tmp_path, **options)
+    assert set(table["pipeline"]) == set(pipelines)
+    assert table["score"].between(0, 1).all()
+
+
+@pytest.fixture
+def two_subjects():
+    """Subjects behind mixings; the last is the target."""
+    epochs = make_transfer_eeg(
+        3, 40, n_times=240, desynchronization=0.2, random_state=0
+    )
+    rows = epochs.subject == 3
+    return (epochs.X[~rows], epochs.y[~rows], epochs.subject[~rows]), (
+        epochs.X[rows],
+        epochs.y[rows],
+    )
+
+
+def test_target_domain_takes_what_moabb_gives(two_subjects):
+    (X, y, subjects), (target, truth) = two_subjects
+    aligned = make_acm_classifier(classifier="lr", estimator="scm", align=True)
+    assert aligns(aligned)
+    assert not aligns(make_acm_classifier())
+    assert aligns(make_acm_classifier("auto", align=True))
+    model = TargetDomain(aligned).fit(X, y, subjects=subjects)
+    assert model.score(target, truth) > 0.8
+    assert set(model.pipeline_["align"].centers_) == {"1", "2"}
+    calibrated = TargetDomain(aligned).fit(
+        X, y, subjects=subjects, X_target_unlabeled=target[:30]
+    )
+    # with the target's mean known, an answer depends on no other epoch
+    np.testing.assert_allclose(
+        calibrated.predict_proba(target[30:31]), calibrated.predict_proba(target)[30:31]
+    )
+    assert calibrated.score(target[30:], truth[30:]) > 0.8
+    labeled = TargetDomain(aligned).fit(
+        *(X, y),
+        subjects=subjects,
+        X_target_labeled=target[:30],
+        y_target_labeled=truth[:30],
+    )
+    assert TARGET in labeled.pipeline_["align"].centers_
+    assert labeled.score(target[30:], truth[30:]) > 0.8
+    assert not hasattr(TargetDomain(make_acm_classifier(align=True)), "predict_proba")
 
 
 def test_paper_pipelines_fit(rng):

@@ -18,9 +18,11 @@ CASES = {
 ELSEWHERE = {
     "spd.convert_sync_batchnorm",
     "spd.gbw_metric",
+    "spd.load_pipeline",
     "spd.make_acm_classifier",
     "spd.make_batchnorm",
     "spd.make_gbw_kmeans",
+    "spd.save_pipeline",
     "spd.select_delay_embedding",
 }
 STRICT = {

@@ -1,0 +1,1 @@
+from .aligner import DomainAligner as DomainAligner
