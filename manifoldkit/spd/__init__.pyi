@@ -2,6 +2,7 @@ from .augmented.covariance import augmented_covariance as augmented_covariance
 from .augmented.moments import yule_walker as yule_walker
 from .augmented.selection import DelayEmbedding as DelayEmbedding
 from .augmented.transformer import AugmentedCovariances as AugmentedCovariances
+from .batchnorm.domains import DomainBatchNorm as DomainBatchNorm
 from .batchnorm.factory import make_batchnorm as make_batchnorm
 from .batchnorm.gbw import BWBatchNorm as BWBatchNorm
 from .batchnorm.gbw import GBWBatchNorm as GBWBatchNorm

@@ -12,7 +12,7 @@ from manifoldkit.linalg.factorizations import cholesky, eigh
 from manifoldkit.linalg.symmetric import Eig, full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.manifolds.spd.flat import FlatSPD
-from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase
+from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase, Moved
 from manifoldkit.spd.conditioning import (
     definite,
     lift,
@@ -239,11 +239,10 @@ class SPDBatchNorm(BatchNormBase):
             congruence, ("symmetric", "cholesky"), "congruence"
         )
 
-    def _space(self) -> _AffineInvariant | _Flat:
+    def _space(self, steps: int | None = None) -> _AffineInvariant | _Flat:
         if self.metric == "airm":
-            return _AffineInvariant(
-                self.congruence, not self.dispersion, self.mean_iterations
-            )
+            steps = self.mean_iterations if steps is None else steps
+            return _AffineInvariant(self.congruence, not self.dispersion, steps)
         return _Flat(self.metric, self.relative)
 
     def _deform(self, x: Tensor) -> Tensor:
@@ -263,29 +262,50 @@ class SPDBatchNorm(BatchNormBase):
         average.check(mean)
         return mean
 
+    def _moved(self, mean: Tensor, space) -> Moved:
+        """Mean to normalize by, moved from that of a domain."""
+        found = self._lent_share(mean)
+        if found is None or found[0].rate == 1:
+            return Moved(mean, None, None)
+        lent, share = found
+        old = self._deform(self._group(lent.train_mean, mean))
+        new = torch.where(share == 1, mean, space.geodesic(old, mean, share))
+        return Moved(new, None, share)
+
+    def _moved_variance(self, var: Tensor, moved: Moved) -> Tensor:
+        if moved.share is None or self.lent is None:
+            return var
+        return torch.lerp(self._group(self.lent.train_var, var), var, moved.share)
+
     def _statistics(
         self, y: Tensor, space, average: BatchAverage
-    ) -> tuple[Tensor, tuple[Tensor, Eig | None], Tensor | None]:
-        """Mean, centered batch with its decomposition, and variance."""
+    ) -> tuple[Moved, tuple[Tensor, Eig | None], Moved]:
+        """Statistics to use, centered batch with its decomposition, those found."""
         if not self._uses_batch():
             center, spread, _ = self._running()
             mean = self._deform(self._group(center, y))
-            return mean, space.center(y, mean), self._group(spread, y)
+            used = Moved(mean, self._group(spread, y), None)
+            return used, space.center(y, mean), used
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
             # constants of forward mode too
             mean = self._batch_mean(y if differentiate else y.detach(), space, average)
-        centered = space.center(y, mean)
+            moved = self._moved(mean, space)
+        centered = space.center(y, moved.mean)
         var = None
         if self.dispersion:
             with torch.set_grad_enabled(differentiate):
                 v = centered[0] if differentiate else centered[0].detach()
                 var = self._variance(v, average)
-        return mean, centered, var
+                moved = moved._replace(var=self._moved_variance(var, moved))
+        return moved, centered, Moved(mean, var, None)
 
     @torch.no_grad()
-    def _track(self, x: Tensor, mean: Tensor, var: Tensor | None, space) -> None:
+    def _track(self, x: Tensor, moved: Moved, found: Moved, space) -> None:
+        mean, var, _ = found
         self._check_spread(x, var)
+        if self.lent is not None:
+            self._store_moved(self._undeform(moved.mean), moved)
         t = self._momentum(mean)
         old = self._deform(self._group(self._running()[0], mean))
         new = torch.where(t == 1, mean, space.geodesic(old, mean, t))
@@ -302,11 +322,11 @@ class SPDBatchNorm(BatchNormBase):
                 return x.clone()
             y, space = self._deform(y), self._space()
             average = self._average(x, weights)
-            mean, (v, eig), var = self._statistics(y, space, average)
+            used, (v, eig), found = self._statistics(y, space, average)
             if self.training and self.track_running_stats:
-                self._track(x, mean, var, space)
-            if self.dispersion and var is not None:
-                gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
+                self._track(x, used, found, space)
+            if self.dispersion and used.var is not None:
+                gain = self._group(self.scale, y) * (used.var + self.eps).rsqrt()
                 v = gain[:, None, None, None] * v
                 if eig is not None:
                     eig = gain.detach()[:, None, None] * eig[0], eig[1]
@@ -314,18 +334,28 @@ class SPDBatchNorm(BatchNormBase):
             return self._unfold(self._undeform(z), x)
 
     @torch.no_grad()
+    def estimate(
+        self,
+        x: Tensor,
+        weights: Tensor | None = None,
+        mean_iterations: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean and variance of a batch, in the unit of the input and in groups."""
+        with full_precision(x):
+            y, space = self._deform(self._fold(x)), self._space(mean_iterations)
+            average = self._average(x, weights, always=True)
+            mean = self._batch_mean(y, space, average)
+            v, _ = space.center(y, mean)
+            var = self._variance(v, average) if self.dispersion else None
+            return self._undeform(mean), var
+
+    @torch.no_grad()
     def init_from_data(self, x: Tensor) -> Self:
         """Start the bias and the running statistics at those of a batch."""
-        with full_precision(x):
-            y, space = self._deform(self._fold(x)), self._space()
-            average = self._average(x)
-            mean = self._batch_mean(y, space, average)
-            center = self._undeform(mean)
-            self._set_point("bias", center)
-            if self.track_running_stats:
-                self.reset_running_stats()
-                v, _ = space.center(y, mean)
-                var = self._variance(v, average) if self.dispersion else None
-                self._store(center, var, mean.new_ones(()))
-                self._count_start()
+        center, var = self.estimate(x)
+        self._set_point("bias", center)
+        if self.track_running_stats:
+            self.reset_running_stats()
+            self._store(center, var, center.new_ones(()))
+            self._count_start()
         return self
