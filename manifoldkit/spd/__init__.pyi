@@ -1,3 +1,4 @@
+from .adaptation import information_maximization as information_maximization
 from .augmented.covariance import augmented_covariance as augmented_covariance
 from .augmented.moments import yule_walker as yule_walker
 from .augmented.selection import DelayEmbedding as DelayEmbedding
@@ -18,8 +19,8 @@ from .gbw.metric import gbw_distance as gbw_distance
 from .gbw.metric import gbw_exp as gbw_exp
 from .gbw.metric import gbw_geodesic as gbw_geodesic
 from .gbw.metric import gbw_log as gbw_log
+from .layers.bimap import BiMap as BiMap
 from .layers.filters import SpatioTemporalFilters as SpatioTemporalFilters
-from .layers.maps import BiMap as BiMap
 from .layers.maps import LogEig as LogEig
 from .layers.maps import ReEig as ReEig
 from .layers.maps import SPDResidual as SPDResidual

@@ -220,9 +220,7 @@ class DomainBatchNorm(nn.Module):
             present = set().union(*parts)
         return sorted(present)
 
-    def forward(
-        self, x: Tensor, domains: Any, weights: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, domains: Any, weights: Tensor | None = None) -> Tensor:
         """Normalize every matrix by its domain; in training update the statistics.
 
         Parameters
@@ -249,7 +247,7 @@ class DomainBatchNorm(nn.Module):
             known = set(self.domains)
             self._add([d for d in present if d not in known])
         elif self.unseen == "error":
-            self._refuse([d for d in present if d not in self._known()])
+            self.refuse_unseen(present)
         event = x.shape[-2:] if self.norm.n_channels is None else x.shape[-3:]
         if weights is not None:
             lead = x.shape[: x.ndim - 2]
@@ -281,10 +279,13 @@ class DomainBatchNorm(nn.Module):
             except ValueError as error:
                 raise ValueError(f"{error} (domain {domain})") from None
 
-    def _refuse(self, unseen: list[int]) -> None:
+    def refuse_unseen(self, domains: Sequence[int]) -> None:
+        """Raise where one of the domains has no statistics."""
+        known = self._known()
+        unseen = [d for d in domains if d not in known]
         if unseen:
             raise ValueError(
-                f"domains: expected some of {sorted(self._known())}, which have "
+                f"domains: expected some of {sorted(known)}, which have "
                 f"statistics, found {unseen[0]}; call adapt(x, {unseen[0]}), or set "
                 "unseen='adapt'"
             )
