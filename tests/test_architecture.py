@@ -51,9 +51,12 @@ WITHIN = {
         "clustering": {"pyriemann_bridge", "validation"},
         "estimators": {"gbw", "hermitian", "validation"},
         "networks": {"batchnorm", "conditioning", "layers"},
+        "adaptation": {"batchnorm"},
         "unit_free": {"validation"},
         "pipelines": {"augmented", "estimators", "unit_free"},
-        "classifiers": {"networks", "augmented", "training", "validation"},
+        "classifier_inputs": {"augmented", "validation"},
+        "classifier_answers": {"adaptation", "classifier_inputs", "networks"},
+        "classifiers": {"classifier_answers", "networks", "training", "validation"},
         "embedding_selection": {"pipelines", "augmented"},
     },
     "equivariant": {

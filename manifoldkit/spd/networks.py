@@ -169,14 +169,7 @@ class SPDNet(Rescaled):
         for k, (a, b) in enumerate(pairwise(sizes)):
             pair = self.channels[k : k + 2]
             parts = {
-                "bimap": BiMap(
-                    a,
-                    b,
-                    *pair,
-                    generator=generator,
-                    parametrized=parametrized,
-                    **factory,
-                ),
+                "bimap": BiMap(a, b, *pair, **weights, **factory),
                 "norm": _norm(
                     batchnorm,
                     a if position == "before_bimap" else b,
