@@ -52,6 +52,7 @@ WITHIN = {
         "estimators": {"gbw", "hermitian", "validation"},
         "networks": {"batchnorm", "conditioning", "layers"},
         "adaptation": {"batchnorm"},
+        "eeg_network": {"layers", "networks"},
         "unit_free": {"validation"},
         "pipelines": {"augmented", "estimators", "unit_free"},
         "classifier_inputs": {"augmented", "validation"},

@@ -11,6 +11,7 @@ from .batchnorm.peers import SPDBatchNorm as SPDBatchNorm
 from .batchnorm.sync import convert_sync_batchnorm as convert_sync_batchnorm
 from .classifiers import SPDNetClassifier as SPDNetClassifier
 from .clustering import make_gbw_kmeans as make_gbw_kmeans
+from .eeg_network import EEGNetwork as EEGNetwork
 from .embedding_selection import select_delay_embedding as select_delay_embedding
 from .estimators.mdm import GBWMDM as GBWMDM
 from .estimators.tangent_space import GBWTangentSpace as GBWTangentSpace

@@ -18,6 +18,7 @@ CASES = {
 ELSEWHERE = {
     "spd.convert_sync_batchnorm",
     "spd.gbw_metric",
+    "spd.information_maximization",
     "spd.make_acm_classifier",
     "spd.make_batchnorm",
     "spd.make_gbw_kmeans",
