@@ -83,8 +83,8 @@ class DomainBatchNorm(nn.Module):
     a positive diagonal. Between processes statistics are shared after
     :func:`~manifoldkit.spd.convert_sync_batchnorm`; with ``DistributedDataParallel``
     name all ``domains`` at the beginning, and a process may be without some of them.
-    Weights with other numbers of domains load. Under ``torch.compile`` the split by
-    domain interrupts the graph.
+    Weights with other numbers of domains load. Under ``torch.compile`` this layer
+    runs as it is, between compiled parts.
 
     References
     ----------

@@ -12,18 +12,28 @@ from manifoldkit.linalg.factorizations import cholesky, eigh
 from manifoldkit.linalg.symmetric import Eig, full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.manifolds.spd.flat import FlatSPD
+from manifoldkit.spd.batchnorm import affine
 from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase, Moved
+from manifoldkit.spd.batchnorm.roots import congruence
 from manifoldkit.spd.conditioning import (
     definite,
     lift,
     log_spd,
     mean_eigenvalue,
     power_spd,
+    transformed,
 )
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
 _CHARTS = {metric: cast(FlatSPD, SPD(metric)) for metric in _METRICS[1:]}
+
+
+def _plain(*tensors: Tensor) -> bool:
+    """Whether nothing is differentiated through these, nor traced."""
+    if torch.compiler.is_compiling() or transformed():
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 class _AffineInvariant:
@@ -48,6 +58,10 @@ class _AffineInvariant:
     def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
         """Karcher steps from the arithmetic mean."""
         mean = start
+        if _plain(y, start):
+            for _ in range(self.iterations):
+                mean = affine.karcher_step(y, mean, average)
+            return mean
         for _ in range(self.iterations):
             eig = eigh(mean)
             root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
@@ -75,6 +89,8 @@ class _AffineInvariant:
 
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         """From a (t = 0) to b."""
+        if _plain(a, b):
+            return affine.geodesic(a, b, t)
         eig = eigh(a)
         root, inverse = sqrtm(a, eig=eig), invsqrtm(a, eig=eig)
         return symmetrize(root @ expm(t * logm(inverse @ b @ inverse)) @ root)
@@ -300,6 +316,42 @@ class SPDBatchNorm(BatchNormBase):
                 moved = moved._replace(var=self._moved_variance(var, moved))
         return moved, centered, Moved(mean, var, None)
 
+    def _has_constants(self) -> bool:
+        """Whether the statistics are constants, of which nothing is traced."""
+        if self._uses_batch():
+            return _plain() and not (self.stats_grad and torch.is_grad_enabled())
+        return _plain(self._running()[0])
+
+    def _quick(
+        self, x: Tensor, y: Tensor, space: _AffineInvariant, average: BatchAverage
+    ) -> Tensor:
+        """The affine-invariant layer with constant statistics."""
+        by_cholesky, fixed, spectrum = space.congruence == "cholesky", y.detach(), None
+        with torch.no_grad():
+            if self._uses_batch():
+                mean = self._batch_mean(fixed, space, average)
+                used = self._moved(mean, space)
+            else:
+                center, spread, _ = self._running()
+                mean = self._deform(self._group(center, y))
+                used = Moved(mean, self._group(spread, y), None)
+            found = Moved(mean, None, None)
+            w = affine.inverse_root(used.mean, by_cholesky)
+            if self.dispersion:
+                spectrum = affine.log_spectrum(congruence(w, fixed))
+            if self.dispersion and self._uses_batch():
+                squares = spectrum[0].square().sum(-1)  # type: ignore[index]
+                var = average(squares) / self.power**2
+                found = found._replace(var=var)
+                used = used._replace(var=self._moved_variance(var, used))
+            if self.training and self.track_running_stats:
+                self._track(x, used, found, space)
+        r = affine.root(self._deform(self._group(self.bias, y)), by_cholesky)
+        if spectrum is None:
+            return affine.linear(y, r, w)
+        gain = self._group(self.scale, y) * (used.var + self.eps).rsqrt()
+        return affine.powers(y, r, gain, w, spectrum)
+
     @torch.no_grad()
     def _track(self, x: Tensor, moved: Moved, found: Moved, space) -> None:
         mean, var, _ = found
@@ -322,6 +374,9 @@ class SPDBatchNorm(BatchNormBase):
                 return x.clone()
             y, space = self._deform(y), self._space()
             average = self._average(x, weights)
+            if isinstance(space, _AffineInvariant) and self._has_constants():
+                z = self._quick(x, y, space, average)
+                return self._unfold(self._undeform(z), x)
             used, (v, eig), found = self._statistics(y, space, average)
             if self.training and self.track_running_stats:
                 self._track(x, used, found, space)
