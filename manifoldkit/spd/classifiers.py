@@ -325,6 +325,8 @@ class SPDNetClassifier(
         self, X: np.ndarray, classes: np.ndarray, domains: np.ndarray | None
     ) -> None:
         """A new network for the data."""
+        if domains is not None:
+            check_pairs(domains, self.domains_)
         self.classes_ = classes
         self.n_channels_ = X.shape[1]
         if self.input == "signal":
