@@ -383,6 +383,7 @@ SLOW = {
     *("equivariant.PaRotSegmenter", "equivariant.RISurConvClassifier"),
     *("equivariant.RISurConvLayer", "equivariant.RISurConvSegmenter"),
     *("graphs.GraphWaveNet", "lie.nn.AffineResNet"),
+    *("spd.DomainBatchNorm", "spd.EEGNetwork"),
 }
 
 

@@ -49,6 +49,7 @@ def _work(rank, address, path):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed")
 def test_two_processes_are_one(tmp_path):
     address = f"file://{tmp_path}/store"
