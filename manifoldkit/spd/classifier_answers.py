@@ -68,7 +68,7 @@ class NetworkAnswers(NetworkInputs):
             )
         codes = np.empty(len(labels), dtype=np.int64)
         known = ~np.isin(labels, new)
-        codes[known] = self._domain_codes(labels[known])
+        codes[known] = self._codes(labels[known])
         if len(new):
             module = copy.deepcopy(module)
         for code, label in enumerate(new.tolist(), len(self.domains_)):

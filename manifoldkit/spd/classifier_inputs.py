@@ -103,8 +103,9 @@ class NetworkInputs:
 
     def _domain_codes(self, labels: np.ndarray | None) -> np.ndarray | None:
         """Numbers of domains that are known."""
-        if labels is None:
-            return None
+        return None if labels is None else self._codes(labels)
+
+    def _codes(self, labels: np.ndarray) -> np.ndarray:
         check_kind(labels, self.domains_)
         order = np.argsort(self.domains_, kind="stable")
         return order[np.searchsorted(self.domains_, labels, sorter=order)]

@@ -169,7 +169,7 @@ class SPDNet(Rescaled):
         for k, (a, b) in enumerate(pairwise(sizes)):
             pair = self.channels[k : k + 2]
             parts = {
-                "bimap": BiMap(a, b, *pair, **weights, **factory),
+                "bimap": BiMap(a, b, pair[0], pair[1], **weights, **factory),
                 "norm": _norm(
                     batchnorm,
                     a if position == "before_bimap" else b,

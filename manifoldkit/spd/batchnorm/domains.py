@@ -173,8 +173,14 @@ class DomainBatchNorm(nn.Module):
     def statistics(self, domain: int) -> Statistics:
         """Statistics of a domain that has a row; views, to be written in place."""
         row = self.domains.index(domain)
-        tensors = [getattr(self, name)[row] for name in _BUFFERS[1:]]
-        return Statistics(*tensors, self.train_momentum)
+        return Statistics(
+            self.running_mean[row],
+            self.running_var[row],
+            self.num_batches_tracked[row],
+            self.train_mean[row],
+            self.train_var[row],
+            self.train_momentum,
+        )
 
     @contextmanager
     def with_mean(self, domain: int, mean: Tensor) -> Iterator[None]:
@@ -341,9 +347,11 @@ class DomainBatchNorm(nn.Module):
         if domain not in self.domains:
             self._add([domain])
         row = self.statistics(domain)
-        for target, value in zip(row, (mean, var, 1, mean, var), strict=False):
-            value = torch.as_tensor(value).to(target)
-            target.copy_(value.reshape(target.shape))
+        row.count.fill_(1)
+        for place in (row.mean, row.train_mean):
+            place.copy_(mean.reshape(place.shape))
+        for place in (row.var, row.train_var):
+            place.copy_(var.reshape(place.shape))
         return self
 
     @torch.no_grad()
@@ -365,9 +373,9 @@ class DomainBatchNorm(nn.Module):
         event = x.shape[-2:] if self.norm.n_channels is None else x.shape[-3:]
         flat, norm = x.reshape(-1, *event), self.norm
         eye = torch.eye(norm.n, dtype=x.dtype, device=x.device)
-        scratch = [eye.expand(norm.bias.shape).to(norm.bias).clone()]
-        scratch += [torch.ones_like(norm.scale), torch.zeros_like(labels[:1].sum())]
-        with norm.using(Statistics(*scratch, *scratch[:2], 1.0)):
+        mean = eye.expand(norm.bias.shape).to(norm.bias).clone()
+        var, count = torch.ones_like(norm.scale), torch.zeros_like(labels.sum())
+        with norm.using(Statistics(mean, var, count, mean, var, 1.0)):
             norm.init_from_data(flat)
         for domain in labels.unique().tolist():
             self.adapt(flat[labels == domain], domain)

@@ -206,8 +206,8 @@ class GBWBatchNorm(BatchNormBase):
             statistics = self._deform(self._group(mean, y)), self._group(var, y)
         elif (found := self._lent_share(y)) is not None and found[0].rate != 1:
             lent, share = found
-            earlier = self._deform(self._group(lent.train_mean, y)), lent.train_var
-            earlier = earlier[0], self._group(earlier[1], y), share
+            old = self._deform(self._group(lent.train_mean, y))
+            earlier = old, self._group(lent.train_var, y), share
         return kernel.Normalization(
             y,
             self._group(self.metric, y) if metric is None else metric,

@@ -347,7 +347,7 @@ class SPDBatchNorm(BatchNormBase):
             if self.training and self.track_running_stats:
                 self._track(x, used, found, space)
         r = affine.root(self._deform(self._group(self.bias, y)), by_cholesky)
-        if spectrum is None:
+        if spectrum is None or used.var is None:
             return affine.linear(y, r, w)
         gain = self._group(self.scale, y) * (used.var + self.eps).rsqrt()
         return affine.powers(y, r, gain, w, spectrum)
