@@ -45,7 +45,7 @@ class Statistics(NamedTuple):
 
     mean: Tensor
     var: Tensor
-    count: Tensor
+    batches: Tensor
     train_mean: Tensor
     train_var: Tensor
     rate: float
@@ -264,7 +264,7 @@ class BatchNormBase(nn.Module):
             return None
         share = torch.full((), lent.rate, dtype=like.dtype, device=like.device)
         if self.relative and lent.rate > 0:
-            share = torch.where(lent.count == 0, torch.ones_like(share), share)
+            share = torch.where(lent.batches == 0, torch.ones_like(share), share)
         return lent, share
 
     @torch.no_grad()

@@ -347,7 +347,7 @@ class DomainBatchNorm(nn.Module):
         if domain not in self.domains:
             self._add([domain])
         row = self.statistics(domain)
-        row.count.fill_(1)
+        row.batches.fill_(1)
         for place in (row.mean, row.train_mean):
             place.copy_(mean.reshape(place.shape))
         for place in (row.var, row.train_var):
