@@ -1,13 +1,16 @@
 """Batch normalization of SPD matrices against one batched eigh and its peers."""
 
+from functools import partial
+
 import torch
 from spd_learn.modules import SPDBatchNormLie, SPDBatchNormMean, SPDBatchNormMeanVar
 
 from benchmarks.gbw import _spd
 from benchmarks.timing import compare
-from manifoldkit.spd import GBWBatchNorm, make_batchnorm
+from manifoldkit.spd import DomainBatchNorm, GBWBatchNorm, make_batchnorm
 
 BATCH = 30
+DOMAINS = 5
 SIZES = {8: (13, 4), 15: (8.5, 2.7), 32: (6, 2), 64: (6, 2)}
 REPEATS = {8: 60, 15: 40, 32: 25, 64: 15}
 
@@ -104,11 +107,13 @@ def _layers(n):
     }
 
 
-def _training(layer, x, weight):
+def _training(layer, x, weight, call=None):
+    call = call or layer
+
     def step():
         leaf = x.detach().requires_grad_()
         layer.zero_grad()
-        (layer(leaf) * weight).sum().backward()
+        (call(leaf) * weight).sum().backward()
 
     return step
 
@@ -165,8 +170,43 @@ def _rows(n, mode):
     return rows
 
 
+def _domain_rows(n, mode):
+    """Five domains in a batch, against the plain layer with the same batch."""
+    x = _spd(BATCH, n, 1e2)
+    domains = torch.arange(BATCH) % DOMAINS
+    weight = torch.randn(x.shape, dtype=x.dtype, generator=torch.manual_seed(0))
+    contestants = {}
+    for name in ("airm", "gbw"):
+        plain = make_batchnorm(name, n, dtype=torch.float64)
+        layer = DomainBatchNorm(n, name, dtype=torch.float64)
+        layer(x, domains)
+        for key, module in ((name, plain), (f"{name}, domains", layer)):
+            module.train(mode == "training")
+            call = module if module is plain else partial(layer, domains=domains)
+            contestants[key] = (
+                _training(module, x, weight, call)
+                if mode == "training"
+                else _evaluation(call, x)
+            )
+    t = compare(contestants, repeats=REPEATS[n], warmup=4)
+    what = "forward + backward" if mode == "training" else "evaluation forward"
+    case = f"{what}, {DOMAINS} domains of {BATCH // DOMAINS} matrices {n} x {n}"
+    return [
+        {
+            "case": f"{case}: {name}",
+            "ours_s": t[f"{name}, domains"],
+            "peer": f"ours, {name}, no domains",
+            "peer_s": t[name],
+            "ratio": t[f"{name}, domains"] / t[name],
+            "target": "",
+            "note": "",
+        }
+        for name in ("airm", "gbw")
+    ]
+
+
 def run():
     """Return the rows."""
-    return [
-        r for n in SIZES for mode in ("training", "evaluation") for r in _rows(n, mode)
-    ]
+    modes = ("training", "evaluation")
+    rows = [r for n in SIZES for mode in modes for r in _rows(n, mode)]
+    return rows + [r for n in (15, 32) for mode in modes for r in _domain_rows(n, mode)]

@@ -51,13 +51,17 @@ WITHIN = {
         "clustering": {"pyriemann_bridge", "validation"},
         "estimators": {"gbw", "hermitian", "validation"},
         "networks": {"batchnorm", "conditioning", "layers"},
+        "adaptation": {"batchnorm"},
+        "eeg_network": {"layers", "networks"},
         "unit_free": {"validation"},
         "alignment": {"estimators", "pyriemann_bridge", "validation"},
         "pipelines": {"alignment", "augmented", "estimators", "unit_free"},
         "saved_pipelines": {
             *("alignment", "augmented", "estimators", "pyriemann_bridge", "unit_free"),
         },
-        "classifiers": {"networks", "augmented", "training", "validation"},
+        "classifier_inputs": {"augmented", "validation"},
+        "classifier_answers": {"adaptation", "classifier_inputs", "networks"},
+        "classifiers": {"classifier_answers", "networks", "training", "validation"},
         "embedding_selection": {"pipelines", "augmented"},
     },
     "equivariant": {

@@ -1,8 +1,10 @@
 from .alignment.aligner import DomainAligner as DomainAligner
+from .adaptation import information_maximization as information_maximization
 from .augmented.covariance import augmented_covariance as augmented_covariance
 from .augmented.moments import yule_walker as yule_walker
 from .augmented.selection import DelayEmbedding as DelayEmbedding
 from .augmented.transformer import AugmentedCovariances as AugmentedCovariances
+from .batchnorm.domains import DomainBatchNorm as DomainBatchNorm
 from .batchnorm.factory import make_batchnorm as make_batchnorm
 from .batchnorm.gbw import BWBatchNorm as BWBatchNorm
 from .batchnorm.gbw import GBWBatchNorm as GBWBatchNorm
@@ -10,6 +12,7 @@ from .batchnorm.peers import SPDBatchNorm as SPDBatchNorm
 from .batchnorm.sync import convert_sync_batchnorm as convert_sync_batchnorm
 from .classifiers import SPDNetClassifier as SPDNetClassifier
 from .clustering import make_gbw_kmeans as make_gbw_kmeans
+from .eeg_network import EEGNetwork as EEGNetwork
 from .embedding_selection import select_delay_embedding as select_delay_embedding
 from .estimators.mdm import GBWMDM as GBWMDM
 from .estimators.tangent_space import GBWTangentSpace as GBWTangentSpace
@@ -18,8 +21,8 @@ from .gbw.metric import gbw_distance as gbw_distance
 from .gbw.metric import gbw_exp as gbw_exp
 from .gbw.metric import gbw_geodesic as gbw_geodesic
 from .gbw.metric import gbw_log as gbw_log
+from .layers.bimap import BiMap as BiMap
 from .layers.filters import SpatioTemporalFilters as SpatioTemporalFilters
-from .layers.maps import BiMap as BiMap
 from .layers.maps import LogEig as LogEig
 from .layers.maps import ReEig as ReEig
 from .layers.maps import SPDResidual as SPDResidual

@@ -14,11 +14,6 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_is_fitted,
-)
 from torch import Tensor
 
 from manifoldkit._checks import one_of, positive
@@ -26,28 +21,26 @@ from manifoldkit._faces.estimator import (
     TRAINING,
     Loaded,
     TorchFace,
-    evaluate,
     seeded,
     split_off,
 )
 from manifoldkit._faces.files import labels_content, stored_labels
-from manifoldkit.linalg.checks import check_weights
-from manifoldkit.spd.augmented.transformer import AugmentedCovariances
+from manifoldkit.spd.classifier_answers import NetworkAnswers
 from manifoldkit.spd.networks import SPDNet
-from manifoldkit.spd.training import WeightedCrossEntropy, make_optimizer
-from manifoldkit.spd.validation import (
-    check_epochs,
-    check_labels,
-    check_matrices,
-    classes_of,
+from manifoldkit.spd.training import (
+    WeightedCrossEntropy,
+    check_pairs,
+    domain_loader,
+    make_optimizer,
 )
+from manifoldkit.spd.validation import check_labels, classes_of
 
 _COLUMNS = ("train_loss", "valid_loss", "valid_accuracy", "dur")
 _COVARIANCE_STATE = ("order_", "lag_", "n_channels_", "n_times_")
-_PREDICT_BATCH = 512
 
 
 class SPDNetClassifier(
+    NetworkAnswers,
     TorchFace,
     ClassNamePrefixFeaturesOutMixin,
     ClassifierMixin,
@@ -118,6 +111,13 @@ class SPDNetClassifier(
         1 prints a line an epoch.
     warm_start : bool, default=False
         ``fit`` goes on from the weights of the last fit.
+    domain_batchnorm : bool, default=False
+        Normalize with statistics of each domain (subject, session, device), by
+        :class:`~manifoldkit.spd.DomainBatchNorm`. ``fit``, ``predict`` and the others
+        take ``domains`` then, by metadata routing inside scikit-learn's tools.
+    unseen : {"error", "adapt"}, default="error"
+        A domain in ``predict`` that was not in ``fit``: raise, or take the statistics
+        of its samples in the call, at least two. See :meth:`adapt` for keeping them.
 
     Attributes
     ----------
@@ -133,6 +133,8 @@ class SPDNetClassifier(
         What the matrices are divided by.
     n_channels_ : int
         Size of the matrices, or channels of the epochs, seen in ``fit``.
+    domains_ : ndarray of shape (n_domains,)
+        Labels of the domains, with ``domain_batchnorm``.
 
     Raises
     ------
@@ -163,6 +165,7 @@ class SPDNetClassifier(
         "input": one_of("covariance", "signal"),
         "manifold_lr": positive,
         "threshold": positive,
+        "unseen": one_of("error", "adapt"),
     }
 
     def __init__(
@@ -195,6 +198,8 @@ class SPDNetClassifier(
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         warm_start: bool = False,
+        domain_batchnorm: bool = False,
+        unseen: str = "error",
     ):
         self.dims = dims
         self.batchnorm = batchnorm
@@ -223,9 +228,15 @@ class SPDNetClassifier(
         self.random_state = random_state
         self.verbose = verbose
         self.warm_start = warm_start
+        self.domain_batchnorm = domain_batchnorm
+        self.unseen = unseen
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        domains: ArrayLike | None = None,
     ) -> Self:
         """Train the network.
 
@@ -237,6 +248,9 @@ class SPDNetClassifier(
             Labels, at least two different ones.
         sample_weight : array-like of shape (n_matrices,), optional
             Non-negative weights in the loss.
+        domains : array-like of shape (n_matrices,), optional
+            Labels of the domains, numbers or strings, with ``domain_batchnorm``; at
+            least two samples of each.
 
         Returns
         -------
@@ -253,10 +267,13 @@ class SPDNetClassifier(
         y = check_labels(X, y, "SPDNetClassifier")
         classes = self.classes_ if again else classes_of(y)
         targets = self._targets(X, y, classes, sample_weight)
+        labels = self._domain_labels(domains, len(X))
         X = self._prepare(X, fitting=not again)
+        self._learn_domains(labels, fresh=not again)
+        codes = self._domain_codes(labels)
         if not again:
-            self._build(X, classes)
-        return self._train(X, targets, self.max_epochs)
+            self._build(X, classes, codes)
+        return self._train(X, targets, codes, self.max_epochs)
 
     def partial_fit(
         self,
@@ -264,13 +281,14 @@ class SPDNetClassifier(
         y: ArrayLike,
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        domains: ArrayLike | None = None,
     ) -> Self:
         """Train for one epoch on the data given.
 
         Parameters
         ----------
-        X, y, sample_weight
-            As for :meth:`fit`.
+        X, y, sample_weight, domains
+            As for :meth:`fit`; domains may be new ones.
         classes : array-like, optional
             All labels that will come; needed in the first call.
 
@@ -295,51 +313,20 @@ class SPDNetClassifier(
                 f"classes: expected {labels.tolist()} as before, found {classes!r}"
             )
         targets = self._targets(X, y, labels, sample_weight)
+        places = self._domain_labels(domains, len(X))
         X = self._prepare(X, fitting=not again)
+        self._learn_domains(places, fresh=not again)
+        codes = self._domain_codes(places)
         if not again:
-            self._build(X, labels)
-        return self._train(X, targets, 1, whole=False)
+            self._build(X, labels, codes)
+        return self._train(X, targets, codes, 1, whole=False)
 
-    def _check_input(self, X, fitting: bool = False) -> np.ndarray:
-        n = None if fitting else self.n_channels_
-        if self.input == "signal":
-            return check_epochs(X, n_channels=n)
-        return check_matrices(X, n=n)
-
-    def _targets(self, X, y, classes, sample_weight) -> np.ndarray:
-        """Rows (code, weight) in the dtype of the data."""
-        unknown = np.setdiff1d(y, classes)
-        if len(unknown):
-            raise ValueError(
-                f"y: expected labels out of {classes.tolist()}, "
-                f"found {unknown.tolist()[0]!r}"
-            )
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        check_weights(torch.from_numpy(weights), len(X), "sample_weight")
-        codes = np.searchsorted(classes, y)
-        if self.class_weight is not None:
-            by_class = compute_class_weight(self.class_weight, classes=classes, y=y)
-            weights = weights * by_class[codes]
-        return np.stack([codes, weights], 1).astype(X.dtype)
-
-    def _make_covariances(self) -> AugmentedCovariances:
-        return AugmentedCovariances(
-            order=self.order, lag=self.lag, estimator=self.estimator
-        )
-
-    def _prepare(self, X: np.ndarray, fitting: bool = False) -> np.ndarray:
-        """Matrices that the network takes."""
-        if self.input == "signal":
-            if fitting:
-                self.covariances_ = self._make_covariances().fit(X)
-            X = self.covariances_.transform(X)
-        if fitting:
-            traces = np.trace(X, axis1=1, axis2=2, dtype=np.float64) / X.shape[1]
-            self.scale_ = float((traces / len(X)).sum()) if self.rescale else 1.0
-        return X / X.dtype.type(self.scale_)
-
-    def _build(self, X: np.ndarray, classes: np.ndarray) -> None:
+    def _build(
+        self, X: np.ndarray, classes: np.ndarray, domains: np.ndarray | None
+    ) -> None:
         """A new network for the data."""
+        if domains is not None:
+            check_pairs(domains, self.domains_)
         self.classes_ = classes
         self.n_channels_ = X.shape[1]
         if self.input == "signal":
@@ -351,7 +338,7 @@ class SPDNetClassifier(
             module = module.to(self.device)
             if self.init_from_data:
                 x = torch.from_numpy(np.ascontiguousarray(X)).to(self.device)
-                module.init_from_data(x)
+                module.init_from_data(x, domains)
         self.net_ = Loaded(module)
 
     def _randomness(self):
@@ -370,10 +357,16 @@ class SPDNetClassifier(
             n_residual=self.n_residual,
             rescale=False,  # the matrices are divided by scale_ already
             dtype=dtype,
+            domain_batchnorm=self.domain_batchnorm,
         )
 
     def _train(
-        self, X: np.ndarray, targets: np.ndarray, epochs: int, whole: bool = True
+        self,
+        X: np.ndarray,
+        targets: np.ndarray,
+        domains: np.ndarray | None,
+        epochs: int,
+        whole: bool = True,
     ) -> Self:
         from manifoldkit._faces.training import train
 
@@ -381,20 +374,23 @@ class SPDNetClassifier(
         double = next(module.parameters()).dtype == torch.float64
         dtype = np.float64 if double else np.float32
         X, targets = X.astype(dtype, copy=False), targets.astype(dtype, copy=False)
+        inputs = {"x": X} if domains is None else {"x": X, "domains": domains}
         held = measure = None
         with self._randomness():
             if self.early_stopping:
                 share, codes = self.validation_fraction, targets[:, 0]
+                if domains is not None:
+                    codes = codes * len(self.domains_) + domains
                 rows, aside = split_off(len(X), share, self._seed, codes)
-                held = X[aside], targets[aside]
-                X, targets = X[rows], targets[rows]
+                held = {k: v[aside] for k, v in inputs.items()}, targets[aside]
+                inputs = {k: v[rows] for k, v in inputs.items()}
+                targets = targets[rows]
                 measure = partial(self._accuracy, *held)
-            # a last batch of one matrix has no dispersion to normalize
-            alone = len(X) % self.batch_size == 1 and len(X) > 1 and self.batch_size > 1
+            loader = self._loader(inputs)
             self.net_, log = train(
                 module,
                 WeightedCrossEntropy(),
-                (X, targets),
+                (inputs, targets),
                 held,
                 optimizer=partial(
                     make_optimizer,
@@ -405,7 +401,7 @@ class SPDNetClassifier(
                 lr=self.lr,
                 epochs=epochs,
                 batch_size=self.batch_size,
-                loader={"iterator_train__drop_last": alone},
+                loader=loader,
                 patience=self.patience if self.early_stopping else None,
                 measure=measure,
                 columns=_COLUMNS,
@@ -418,41 +414,14 @@ class SPDNetClassifier(
         self.history_ += [row | {"epoch": before + i} for i, row in enumerate(log, 1)]
         return self
 
-    def _accuracy(
-        self, X: np.ndarray, targets: np.ndarray, module: SPDNet
-    ) -> dict[str, float]:
-        codes = self._batches(module, X, "forward").argmax(1)
-        return {"valid_accuracy": float((codes == targets[:, 0]).mean())}
-
-    def _batches(self, module: SPDNet, X: np.ndarray, method: str) -> np.ndarray:
-        function, dtype = getattr(module, method), next(module.parameters()).dtype
-        x = torch.from_numpy(np.ascontiguousarray(X)).to(dtype)
-        parts = evaluate(function, {"x": x}, _PREDICT_BATCH, self.device)
-        return torch.cat(parts).cpu().numpy()
-
-    def _evaluate(self, X: ArrayLike, method: str) -> np.ndarray:
-        check_is_fitted(self, "net_")
-        X = self._prepare(self._check_input(X))
-        return self._batches(self.net_.module_.eval(), X, method)
-
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Return class probabilities, shape (n_matrices, n_classes)."""
-        scores = torch.from_numpy(self._evaluate(X, "forward"))
-        return scores.softmax(-1).numpy()
-
-    def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Return the class scores (logits); for two classes their difference."""
-        scores = self._evaluate(X, "forward")
-        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the label of the largest score, shape (n_matrices,)."""
-        codes = self._evaluate(X, "forward").argmax(1)
-        return self.classes_[codes]
-
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """Return the LogEig features in front of the linear layer, (n_matrices, k)."""
-        return self._evaluate(X, "features")
+    def _loader(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Options of the batches: none has a single matrix to normalize."""
+        if "domains" in inputs:
+            codes = inputs["domains"]
+            check_pairs(codes, self.domains_)
+            return {"iterator_train": partial(domain_loader, codes=codes)}
+        n, size = len(inputs["x"]), self.batch_size
+        return {"iterator_train__drop_last": n % size == 1 and n > 1 and size > 1}
 
     @property
     def _n_features_out(self) -> int:
@@ -478,6 +447,8 @@ class SPDNetClassifier(
             content["covariances"] = {
                 k: int(getattr(self.covariances_, k)) for k in _COVARIANCE_STATE
             }
+        if self.domain_batchnorm:
+            content["domains"] = labels_content(self.domains_)
         return module.state_dict(), content
 
     @staticmethod
@@ -494,6 +465,8 @@ class SPDNetClassifier(
             self.covariances_ = self._make_covariances()
             for name, value in content["covariances"].items():
                 setattr(self.covariances_, name, value)
+        if self.domain_batchnorm:
+            self.domains_ = stored_labels(content["domains"])
         with self._randomness():
             module = self._network(content["n_in"], getattr(torch, content["dtype"]))
         self._adopt(module, tensors)

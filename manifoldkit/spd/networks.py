@@ -9,18 +9,14 @@ from torch import Tensor, nn
 
 from manifoldkit._checks import check_choice, check_count, count, optional
 from manifoldkit.linalg.checks import check_spd, check_square
+from manifoldkit.spd.batchnorm.domains import DomainBatchNorm
 from manifoldkit.spd.batchnorm.factory import make_batchnorm
 from manifoldkit.spd.batchnorm.gbw import GBWBatchNorm
 from manifoldkit.spd.conditioning import Rescaled, check_batch, mean_eigenvalue
+from manifoldkit.spd.layers.bimap import BiMap
 from manifoldkit.spd.layers.filters import SpatioTemporalFilters
-from manifoldkit.spd.layers.maps import (
-    BiMap,
-    LogEig,
-    ReEig,
-    SPDResidual,
-    check_weight,
-    redraw,
-)
+from manifoldkit.spd.layers.maps import LogEig, ReEig, SPDResidual
+from manifoldkit.spd.layers.orthonormal import check_weight, redraw
 from manifoldkit.spd.layers.pooling import CovariancePool
 
 _ORDERS = {
@@ -79,6 +75,14 @@ class SPDNet(Rescaled):
     device, dtype
         Device and dtype of all parameters. Input of another precision is converted and
         the output converted back.
+    domain_batchnorm : bool, default=False
+        Normalize with statistics of each domain, by
+        :class:`~manifoldkit.spd.DomainBatchNorm`; ``batchnorm_options`` may have its
+        settings too. ``forward`` takes the domains then.
+    parametrized : bool, default=False
+        Compute all weights on manifolds from free numbers, so that any optimizer may
+        step them: parametrized BiMaps, and Cholesky factors in the normalization. Not
+        with residual blocks.
 
     Attributes
     ----------
@@ -137,6 +141,8 @@ class SPDNet(Rescaled):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        domain_batchnorm: bool = False,
+        parametrized: bool = False,
     ):
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -146,19 +152,29 @@ class SPDNet(Rescaled):
         check_choice(position, _ORDERS, "position")
         self.batchnorm, self.position, self.validate = batchnorm, position, validate
         self._add_scale(rescale, **factory)
+        if parametrized and n_residual:
+            raise ValueError(
+                "parametrized: expected False with residual blocks, whose orthogonal "
+                f"weights are on their manifold, found n_residual={n_residual}"
+            )
         options: dict[str, Any] = {"momentum": momentum, "relative": False}
+        options |= {"parametrization": "cholesky"} if parametrized else {}
         options = {**options, **(batchnorm_options or {}), **factory}
         if batchnorm == "gbw":
             options = {"power": power, "learn_metric": learn_metric, **options}
 
+        weights: dict[str, Any] = {"generator": generator, "parametrized": parametrized}
         layers: list[nn.Module] = []
         sizes = (self.n_in, *self.dims)
         for k, (a, b) in enumerate(pairwise(sizes)):
             pair = self.channels[k : k + 2]
             parts = {
-                "bimap": BiMap(a, b, *pair, generator=generator, **factory),
-                "norm": make_batchnorm(
-                    batchnorm, a if position == "before_bimap" else b, **options
+                "bimap": BiMap(a, b, pair[0], pair[1], **weights, **factory),
+                "norm": _norm(
+                    batchnorm,
+                    a if position == "before_bimap" else b,
+                    domain_batchnorm,
+                    options,
                 ),
                 "rectify": None if threshold is None else ReEig(threshold, relative),
             }
@@ -192,24 +208,82 @@ class SPDNet(Rescaled):
             elif callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
 
+    @property
+    def domain_batchnorm(self) -> bool:
+        """Whether the normalization has statistics of each domain."""
+        return any(isinstance(layer, DomainBatchNorm) for layer in self.layers)
+
     @torch.no_grad()
-    def init_from_data(self, x: Tensor) -> Self:
+    def init_from_data(self, x: Tensor, domains: Any = None) -> Self:
         """Set the scale and start the normalization at the statistics of a batch.
 
         Layers that have ``init_from_data`` (see
-        :class:`~manifoldkit.spd.GBWBatchNorm`) get the batch as it arrives at them.
+        :class:`~manifoldkit.spd.GBWBatchNorm`) get the batch as it arrives at them,
+        and with ``domain_batchnorm`` the domains.
         """
         training = self.training
+        domains = self._domains(domains)
         self._forget_scale()
         x = self.train()._scaled(self._check(x))
         try:
             for layer in self.layers:
-                if callable(start := getattr(layer, "init_from_data", None)):
+                if isinstance(layer, DomainBatchNorm):
+                    layer.init_from_data(x, domains)
+                elif callable(start := getattr(layer, "init_from_data", None)):
                     start(x)
-                x = layer.eval()(x)
+                x = _apply(layer.eval(), x, domains)
         finally:
             self.train(training)
         return self
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor, domain: int) -> Self:
+        """Set the statistics of a domain to those of all its matrices, without labels.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., n_in, n_in), or (..., channels[0], n_in, n_in)
+            At least two SPD matrices of the domain.
+        domain : int
+            Number of the domain, which may be new.
+
+        Returns
+        -------
+        SPDNet
+            The network itself.
+
+        Raises
+        ------
+        ValueError
+            There is no ``domain_batchnorm``, or too few matrices.
+        """
+        if not self.domain_batchnorm:
+            raise ValueError("adapt: expected a network with domain_batchnorm=True")
+        training = self.training
+        x = self.eval()._scaled(self._check(x))
+        try:
+            for layer in self.layers:
+                if isinstance(layer, DomainBatchNorm):
+                    layer.adapt(x, domain)
+                x = _apply(layer, x, domain)
+        finally:
+            self.train(training)
+        return self
+
+    def _domains(self, domains: Any) -> Any:
+        """Domains as the normalization takes them."""
+        if self.domain_batchnorm and domains is None:
+            raise ValueError("domains: expected one a matrix (domain_batchnorm=True)")
+        if domains is None:
+            return None
+        if not self.domain_batchnorm:
+            raise ValueError(
+                "domains: expected None, the network has no domain_batchnorm"
+            )
+        device = next(self.parameters()).device
+        domains = torch.as_tensor(domains, device=device)
+        several = max(self.channels) > 1 and domains.ndim
+        return domains[..., None] if several else domains
 
     def _check(self, x: Tensor) -> Tensor:
         check_square(x, "x", self.n_in)
@@ -229,8 +303,12 @@ class SPDNet(Rescaled):
             check_batch(x, y)
         return self._divided(y, mean_eigenvalue).to(own)
 
-    def _logarithms(self, x: Tensor) -> Tensor:
+    def _logarithms(self, x: Tensor, domains: Any = None) -> Tensor:
         """Through the layers and LogEig; a power between both is never taken."""
+        if domains is not None:
+            for layer in self.layers:
+                x = _apply(layer, x, domains)
+            return self.log(x)
         last = self.layers[-1]
         power = last.power if isinstance(last, GBWBatchNorm) else 1.0
         if power == 1 or not self.log.takes_power(power):
@@ -239,29 +317,44 @@ class SPDNet(Rescaled):
             x = layer(x) if layer is not last else layer(x, deformed=True)
         return self.log(x, power)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, domains: Any = None) -> Tensor:
         """Return the LogEig features, shape (..., n_features)."""
-        return self._features(self._check(x)).to(x.dtype)
+        return self._features(self._check(x), domains).to(x.dtype)
 
-    def _features(self, x: Tensor) -> Tensor:
-        y = self._logarithms(self._scaled(x))
+    def _features(self, x: Tensor, domains: Any = None) -> Tensor:
+        y = self._logarithms(self._scaled(x), self._domains(domains))
         if not self.log.vectorize:
             y = y.flatten(-2)
         return y.flatten(-2) if max(self.channels) > 1 else y
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, domains: Any = None) -> Tensor:
         """Return class scores (logits).
 
         Parameters
         ----------
         x : Tensor, shape (..., n_in, n_in), or (..., channels[0], n_in, n_in)
             SPD matrices.
+        domains : Tensor of integers, sequence of int, or int, optional
+            Domain of each item, with ``domain_batchnorm`` only.
 
         Returns
         -------
         Tensor, shape (..., n_classes)
         """
-        return self.head(self._features(self._check(x))).to(x.dtype)
+        return self.head(self._features(self._check(x), domains)).to(x.dtype)
+
+
+def _norm(name: str | None, n: int, by_domain: bool, options: dict) -> nn.Module:
+    """The normalization of a block."""
+    if by_domain and name not in (None, "none"):
+        return DomainBatchNorm(n, name, **options)
+    if by_domain:
+        raise ValueError("domain_batchnorm: expected a batchnorm beside it, found None")
+    return make_batchnorm(name, n, **options)
+
+
+def _apply(layer: nn.Module, x: Tensor, domains: Any) -> Tensor:
+    return layer(x, domains) if isinstance(layer, DomainBatchNorm) else layer(x)
 
 
 def _check_dims(n_in: int, dims: Sequence[int]) -> tuple[int, ...]:
@@ -363,10 +456,22 @@ class ConvSPDNet(nn.Module):
         """Covariances of the filtered signals, shape (..., n_filters, n_filters)."""
         return self.covariance(self.filters(x))
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, domains: Any = None) -> Tensor:
         """Return the LogEig features of epochs, shape (..., n_features)."""
-        return self.spd.features(self.matrices(x))
+        return self.spd.features(self.matrices(x), domains)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return class scores of epochs (..., n_channels, n_times)."""
-        return self.spd(self.matrices(x))
+    def adapt(self, x: Tensor, domain: int) -> Self:
+        """Set the statistics of a domain to those of its epochs, as in SPDNet."""
+        training = self.training
+        try:
+            self.eval().spd.adapt(self.matrices(x), domain)
+        finally:
+            self.train(training)
+        return self
+
+    def forward(self, x: Tensor, domains: Any = None) -> Tensor:
+        """Return class scores of epochs (..., n_channels, n_times), and their domains.
+
+        ``domains`` as for :class:`SPDNet`, with ``domain_batchnorm`` only.
+        """
+        return self.spd(self.matrices(x), domains)

@@ -204,6 +204,14 @@ CASES = {
         lambda: (torch.randn(3, 4, 60),),
     ),
     "spd.CovariancePool": (spd.CovariancePool, lambda: (torch.randn(2, 3, 20),)),
+    "spd.DomainBatchNorm": (
+        lambda: spd.DomainBatchNorm(3, unseen="adapt"),
+        lambda: (matrices(3, 6), torch.tensor([0, 1, 0, 1, 1, 0])),
+    ),
+    "spd.EEGNetwork": (
+        lambda: spd.EEGNetwork(4, 3, 30, network="covariance"),
+        lambda: (torch.randn(6, 4, 30),),
+    ),
     "spd.GBWBatchNorm": (lambda: spd.GBWBatchNorm(3), lambda: (matrices(3, 6),)),
     "spd.LogEig": (spd.LogEig, lambda: (matrices(3, 2),)),
     "spd.ReEig": (spd.ReEig, lambda: (matrices(3, 2),)),
@@ -440,6 +448,7 @@ SLOW = {
     *("equivariant.PaRotSegmenter", "equivariant.RISurConvClassifier"),
     *("equivariant.RISurConvLayer", "equivariant.RISurConvSegmenter"),
     *("graphs.GraphWaveNet", "lie.nn.AffineResNet"),
+    *("spd.DomainBatchNorm", "spd.EEGNetwork"),
 }
 
 
@@ -461,7 +470,7 @@ def test_compiled_modules_agree(name):
 
 # points of a manifold do not fit into eight bits; their inputs may have half precision
 SINGLE = {
-    *("spd.BiMap", "spd.ConvSPDNet", "spd.SPDNet", "spd.SPDResidual"),
+    *("spd.BiMap", "spd.ConvSPDNet", "spd.EEGNetwork", "spd.SPDNet", "spd.SPDResidual"),
     "spd.SpatioTemporalFilters",
 }
 

@@ -1,3 +1,4 @@
+from .domains import DomainBatchNorm as DomainBatchNorm
 from .factory import make_batchnorm as make_batchnorm
 from .gbw import BWBatchNorm as BWBatchNorm
 from .gbw import GBWBatchNorm as GBWBatchNorm

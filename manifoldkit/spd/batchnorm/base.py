@@ -1,7 +1,9 @@
 """What all SPD batch normalizations share: parameters, shapes, statistics."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,30 @@ from manifoldkit.spd.batchnorm.roots import weighted_sum
 from manifoldkit.spd.conditioning import seems_clear
 
 _PARAMETRIZATIONS = ("manifold", "cholesky")
+
+
+class Statistics(NamedTuple):
+    """Running statistics that a domain lends to a layer; written in place.
+
+    Training moves the statistics ``train_mean`` and ``train_var`` by the share
+    ``rate`` towards those of a batch and normalizes by the result; with a rate of 1
+    these are the statistics of the batch.
+    """
+
+    mean: Tensor
+    var: Tensor
+    batches: Tensor
+    train_mean: Tensor
+    train_var: Tensor
+    rate: float
+
+
+class Moved(NamedTuple):
+    """Statistics to normalize by in training, and the share they moved by."""
+
+    mean: Tensor
+    var: Tensor | None
+    share: Tensor | None
 
 
 class BatchAverage:
@@ -132,6 +158,9 @@ class BatchNormBase(nn.Module):
     process_group: Any
     #: Of layers that were pickled whole before there was the setting.
     relative: bool = False
+    stats_grad: bool
+    #: Statistics of a domain, for the time of a call.
+    lent: Statistics | None = None
 
     def __init__(
         self,
@@ -203,10 +232,50 @@ class BatchNormBase(nn.Module):
 
     def _running(self) -> tuple[Tensor, Tensor, Tensor]:
         """Running mean, variance and count of a layer that keeps them."""
+        if self.lent is not None:
+            return self.lent[:3]
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         if mean is None or var is None or count is None:
             raise RuntimeError("track_running_stats: the layer keeps no statistics")
         return mean, var, count
+
+    @contextmanager
+    def using(self, statistics: Statistics) -> Iterator[None]:
+        """Take the running statistics from elsewhere, and write them there."""
+        self.lent = statistics
+        try:
+            yield
+        finally:
+            self.lent = None
+
+    def estimate(
+        self,
+        x: Tensor,
+        weights: Tensor | None = None,
+        mean_iterations: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean and variance of a batch, in the unit of the input and in groups."""
+        raise NotImplementedError
+
+    def _lent_share(self, like: Tensor) -> tuple[Statistics, Tensor] | None:
+        """What a domain lends to training, and the share that it moves by."""
+        lent = self.lent
+        if lent is None or not self.training:
+            return None
+        share = torch.full((), lent.rate, dtype=like.dtype, device=like.device)
+        if self.relative and lent.rate > 0:
+            share = torch.where(lent.batches == 0, torch.ones_like(share), share)
+        return lent, share
+
+    @torch.no_grad()
+    def _store_moved(self, mean: Tensor, moved: Moved) -> None:
+        """Keep the statistics that training normalized by."""
+        if self.lent is None:
+            return
+        old, spread = self.lent.train_mean, self.lent.train_var
+        old.copy_(mean.reshape(old.shape))
+        if moved.var is not None:
+            spread.copy_(moved.var.reshape(spread.shape))
 
     @torch.no_grad()
     def _store(self, mean: Tensor, var: Tensor | None, weight: Tensor) -> None:
@@ -229,6 +298,10 @@ class BatchNormBase(nn.Module):
     def reset_parameters(self) -> None:
         """Set all SPD parameters to the identity, the scale to 1; reset statistics."""
         self.reset_running_stats()
+        self.reset_points()
+
+    def reset_points(self) -> None:
+        """Set all SPD parameters to the identity, the scale to 1."""
         for name in ("metric", "bias"):
             if isinstance(getattr(self, name, None), Tensor):
                 self._set_point(name, self._identity())
@@ -281,9 +354,11 @@ class BatchNormBase(nn.Module):
         value = value.to(like.dtype)
         return value if lead else value[None]
 
-    def _average(self, x: Tensor, weights: Tensor | None = None) -> "BatchAverage":
+    def _average(
+        self, x: Tensor, weights: Tensor | None = None, always: bool = False
+    ) -> "BatchAverage":
         """Averaging over the batch x, with weights as the user passed them."""
-        if weights is None or not self._uses_batch():
+        if weights is None or not (always or self._uses_batch()):
             return BatchAverage(self, x, None)
         check_floating(weights, "weights")
         lead = x.shape[:-2]

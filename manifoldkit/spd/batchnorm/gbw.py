@@ -10,7 +10,7 @@ from manifoldkit._checks import check_choice, check_count
 from manifoldkit.linalg.symmetric import full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd.batchnorm import kernel
-from manifoldkit.spd.batchnorm.base import BatchNormBase
+from manifoldkit.spd.batchnorm.base import BatchNormBase, Moved
 from manifoldkit.spd.conditioning import power_spd
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
@@ -200,10 +200,14 @@ class GBWBatchNorm(BatchNormBase):
         self, x: Tensor, weights: Tensor | None = None, metric: Tensor | None = None
     ) -> kernel.Normalization:
         """A batch with the statistics of this mode, or its own under a metric."""
-        y, statistics = self._deform(self._fold(x)), None
+        y, statistics, earlier = self._deform(self._fold(x)), None, None
         if metric is None and not self._uses_batch():
             mean, var, _ = self._running()
             statistics = self._deform(self._group(mean, y)), self._group(var, y)
+        elif (found := self._lent_share(y)) is not None and found[0].rate != 1:
+            lent, share = found
+            old = self._deform(self._group(lent.train_mean, y))
+            earlier = old, self._group(lent.train_var, y), share
         return kernel.Normalization(
             y,
             self._group(self.metric, y) if metric is None else metric,
@@ -212,15 +216,42 @@ class GBWBatchNorm(BatchNormBase):
             self._average(x, weights),
             self._settings(),
             statistics,
+            earlier,
         )
+
+    @torch.no_grad()
+    def estimate(
+        self,
+        x: Tensor,
+        weights: Tensor | None = None,
+        mean_iterations: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean and variance of a batch, in the unit of the input and in groups."""
+        settings = self._settings()
+        if mean_iterations is not None:
+            settings = settings._replace(mean_iterations=mean_iterations)
+        with full_precision(x):
+            y = self._deform(self._fold(x))
+            batch = kernel.Normalization(
+                y,
+                self._group(self.metric, y),
+                self._deform(self._group(self.bias, y)),
+                self._group(self.scale, y),
+                self._average(x, weights, always=True),
+                settings,
+            )
+            return self._undeform(batch.mean), batch.var
 
     @torch.no_grad()
     def _track(self, x: Tensor, batch: kernel.Normalization) -> None:
         """Move the running statistics towards those of the batch."""
-        self._check_spread(x, batch.var)
+        self._check_spread(x, batch.found[1])
+        if self.lent is not None:
+            moved = Moved(batch.mean, batch.var, None)
+            self._store_moved(self._undeform(batch.mean), moved)
         t = self._momentum(batch.mean)
         old = self._deform(self._group(self._running()[0], batch.mean))
-        self._store(self._undeform(batch.mean_from(old, t)), batch.var, t)
+        self._store(self._undeform(batch.mean_from(old, t)), batch.found[1], t)
 
     def forward(
         self, x: Tensor, weights: Tensor | None = None, *, deformed: bool = False

@@ -362,11 +362,15 @@ class Normalization:
         Those of the layer.
     statistics : tuple of Tensor, shapes (c, n, n) and (c,), optional
         Mean and variance to use; default those of the batch.
+    earlier : tuple of Tensor, shapes (c, n, n), (c,) and (), optional
+        Mean and variance from which those of the batch are moved by a share, constants.
 
     Attributes
     ----------
     mean, var : Tensor
         The statistics in use.
+    found : tuple of Tensor
+        Mean of the batch, and its variance about the mean in use.
     """
 
     def __init__(
@@ -378,6 +382,7 @@ class Normalization:
         average: BatchAverage,
         settings: Settings,
         statistics: tuple[Tensor, Tensor] | None = None,
+        earlier: tuple[Tensor, Tensor, Tensor] | None = None,
     ):
         self.frame = frame = frame_of(metric)
         graph = torch.is_grad_enabled() and settings.stats_grad
@@ -388,6 +393,10 @@ class Normalization:
                 mean = batch_mean(y if graph else y.detach(), fixed, average, settings)
         else:
             mean = statistics[0]
+        center = mean
+        if earlier is not None:
+            with torch.no_grad():
+                mean = _geodesic(frame, mean, earlier[0], earlier[2])
         arguments = y, frame.factor, mean, frame.inverse, settings.root
         v: Tensor
         if transformed():
@@ -405,6 +414,9 @@ class Normalization:
                 var = _variance(*parts, average, settings)
         else:
             var = statistics[1]
+        self.found = center, var
+        if earlier is not None:
+            var = torch.lerp(earlier[1], var, earlier[2])
         self.mean, self.var, self.bias = mean, var, bias
         level = _level(mean, metric) if settings.relative else None
         floor = settings.eps if level is None else settings.eps * level
@@ -433,14 +445,16 @@ class Normalization:
         )
 
     def mean_from(self, old: Tensor, t: Tensor) -> Tensor:
-        """From old (t = 0) to the mean, without gradient.
+        """From old (t = 0) to the mean of the batch, without gradient."""
+        return _geodesic(self.frame, self.found[0], old, t)
 
-        The mean of the batch is the better conditioned end.
-        """
-        lower = torch.linalg.cholesky(self.mean)
-        k = (self.frame.inverse @ lower).mT @ self.frame.inverse
-        root = square_roots(k, old[:, None], "eigh").root[:, 0]
-        return _move(self.frame.factor, lower, root, t)
+
+def _geodesic(frame: Frame, mean: Tensor, old: Tensor, t: Tensor) -> Tensor:
+    """From old (t = 0) to the mean, which is the better conditioned end."""
+    lower = torch.linalg.cholesky(mean)
+    k = (frame.inverse @ lower).mT @ frame.inverse
+    root = square_roots(k, old[:, None], "eigh").root[:, 0]
+    return _move(frame.factor, lower, root, t)
 
 
 def _level(mean: Tensor, metric: Tensor) -> Tensor:

@@ -12,18 +12,28 @@ from manifoldkit.linalg.factorizations import cholesky, eigh
 from manifoldkit.linalg.symmetric import Eig, full_precision
 from manifoldkit.manifolds import SPD
 from manifoldkit.manifolds.spd.flat import FlatSPD
-from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase
+from manifoldkit.spd.batchnorm import affine
+from manifoldkit.spd.batchnorm.base import BatchAverage, BatchNormBase, Moved
+from manifoldkit.spd.batchnorm.roots import congruence
 from manifoldkit.spd.conditioning import (
     definite,
     lift,
     log_spd,
     mean_eigenvalue,
     power_spd,
+    transformed,
 )
 from manifoldkit.spd.gbw.chart import check_power, power_of
 
 _METRICS = ("airm", "log_euclidean", "log_cholesky")
 _CHARTS = {metric: cast(FlatSPD, SPD(metric)) for metric in _METRICS[1:]}
+
+
+def _plain(*tensors: Tensor) -> bool:
+    """Whether nothing is differentiated through these, nor traced."""
+    if torch.compiler.is_compiling() or transformed():
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 class _AffineInvariant:
@@ -48,6 +58,10 @@ class _AffineInvariant:
     def mean(self, y: Tensor, start: Tensor, average: BatchAverage) -> Tensor:
         """Karcher steps from the arithmetic mean."""
         mean = start
+        if _plain(y, start):
+            for _ in range(self.iterations):
+                mean = affine.karcher_step(y, mean, average)
+            return mean
         for _ in range(self.iterations):
             eig = eigh(mean)
             root, inverse = sqrtm(mean, eig=eig), invsqrtm(mean, eig=eig)
@@ -75,6 +89,8 @@ class _AffineInvariant:
 
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         """From a (t = 0) to b."""
+        if _plain(a, b):
+            return affine.geodesic(a, b, t)
         eig = eigh(a)
         root, inverse = sqrtm(a, eig=eig), invsqrtm(a, eig=eig)
         return symmetrize(root @ expm(t * logm(inverse @ b @ inverse)) @ root)
@@ -239,11 +255,10 @@ class SPDBatchNorm(BatchNormBase):
             congruence, ("symmetric", "cholesky"), "congruence"
         )
 
-    def _space(self) -> _AffineInvariant | _Flat:
+    def _space(self, steps: int | None = None) -> _AffineInvariant | _Flat:
         if self.metric == "airm":
-            return _AffineInvariant(
-                self.congruence, not self.dispersion, self.mean_iterations
-            )
+            steps = self.mean_iterations if steps is None else steps
+            return _AffineInvariant(self.congruence, not self.dispersion, steps)
         return _Flat(self.metric, self.relative)
 
     def _deform(self, x: Tensor) -> Tensor:
@@ -263,29 +278,86 @@ class SPDBatchNorm(BatchNormBase):
         average.check(mean)
         return mean
 
+    def _moved(self, mean: Tensor, space) -> Moved:
+        """Mean to normalize by, moved from that of a domain."""
+        found = self._lent_share(mean)
+        if found is None or found[0].rate == 1:
+            return Moved(mean, None, None)
+        lent, share = found
+        old = self._deform(self._group(lent.train_mean, mean))
+        new = torch.where(share == 1, mean, space.geodesic(old, mean, share))
+        return Moved(new, None, share)
+
+    def _moved_variance(self, var: Tensor, moved: Moved) -> Tensor:
+        if moved.share is None or self.lent is None:
+            return var
+        return torch.lerp(self._group(self.lent.train_var, var), var, moved.share)
+
     def _statistics(
         self, y: Tensor, space, average: BatchAverage
-    ) -> tuple[Tensor, tuple[Tensor, Eig | None], Tensor | None]:
-        """Mean, centered batch with its decomposition, and variance."""
+    ) -> tuple[Moved, tuple[Tensor, Eig | None], Moved]:
+        """Statistics to use, centered batch with its decomposition, those found."""
         if not self._uses_batch():
             center, spread, _ = self._running()
             mean = self._deform(self._group(center, y))
-            return mean, space.center(y, mean), self._group(spread, y)
+            used = Moved(mean, self._group(spread, y), None)
+            return used, space.center(y, mean), used
         differentiate = torch.is_grad_enabled() and self.stats_grad
         with torch.set_grad_enabled(differentiate):
             # constants of forward mode too
             mean = self._batch_mean(y if differentiate else y.detach(), space, average)
-        centered = space.center(y, mean)
+            moved = self._moved(mean, space)
+        centered = space.center(y, moved.mean)
         var = None
         if self.dispersion:
             with torch.set_grad_enabled(differentiate):
                 v = centered[0] if differentiate else centered[0].detach()
                 var = self._variance(v, average)
-        return mean, centered, var
+                moved = moved._replace(var=self._moved_variance(var, moved))
+        return moved, centered, Moved(mean, var, None)
+
+    def _has_constants(self) -> bool:
+        """Whether the statistics are constants, of which nothing is traced."""
+        if self._uses_batch():
+            return _plain() and not (self.stats_grad and torch.is_grad_enabled())
+        return _plain(self._running()[0])
+
+    def _quick(
+        self, x: Tensor, y: Tensor, space: _AffineInvariant, average: BatchAverage
+    ) -> Tensor:
+        """The affine-invariant layer with constant statistics."""
+        by_cholesky, fixed, spectrum = space.congruence == "cholesky", y.detach(), None
+        with torch.no_grad():
+            if self._uses_batch():
+                mean = self._batch_mean(fixed, space, average)
+                used = self._moved(mean, space)
+            else:
+                center, spread, _ = self._running()
+                mean = self._deform(self._group(center, y))
+                used = Moved(mean, self._group(spread, y), None)
+            found = Moved(mean, None, None)
+            w = affine.inverse_root(used.mean, by_cholesky)
+            if self.dispersion:
+                spectrum = affine.log_spectrum(congruence(w, fixed))
+            if self.dispersion and self._uses_batch():
+                squares = spectrum[0].square().sum(-1)  # type: ignore[index]
+                var = average(squares) / self.power**2
+                found = found._replace(var=var)
+                used = used._replace(var=self._moved_variance(var, used))
+            if self.training and self.track_running_stats:
+                self._track(x, used, found, space)
+        r = affine.root(self._deform(self._group(self.bias, y)), by_cholesky)
+        if spectrum is None or used.var is None:
+            return affine.linear(y, r, w)
+        gain = self._group(self.scale, y) * (used.var + self.eps).rsqrt()
+        return affine.powers(y, r, gain, w, spectrum)
 
     @torch.no_grad()
-    def _track(self, x: Tensor, mean: Tensor, var: Tensor | None, space) -> None:
+    def _track(self, x: Tensor, moved: Moved, found: Moved, space) -> None:
+        mean, var, _ = found
         self._check_spread(x, var)
+        if self.lent is not None:
+            self._store_moved(self._undeform(moved.mean), moved)
         t = self._momentum(mean)
         old = self._deform(self._group(self._running()[0], mean))
         new = torch.where(t == 1, mean, space.geodesic(old, mean, t))
@@ -302,11 +374,14 @@ class SPDBatchNorm(BatchNormBase):
                 return x.clone()
             y, space = self._deform(y), self._space()
             average = self._average(x, weights)
-            mean, (v, eig), var = self._statistics(y, space, average)
+            if isinstance(space, _AffineInvariant) and self._has_constants():
+                z = self._quick(x, y, space, average)
+                return self._unfold(self._undeform(z), x)
+            used, (v, eig), found = self._statistics(y, space, average)
             if self.training and self.track_running_stats:
-                self._track(x, mean, var, space)
-            if self.dispersion and var is not None:
-                gain = self._group(self.scale, y) * (var + self.eps).rsqrt()
+                self._track(x, used, found, space)
+            if self.dispersion and used.var is not None:
+                gain = self._group(self.scale, y) * (used.var + self.eps).rsqrt()
                 v = gain[:, None, None, None] * v
                 if eig is not None:
                     eig = gain.detach()[:, None, None] * eig[0], eig[1]
@@ -314,18 +389,28 @@ class SPDBatchNorm(BatchNormBase):
             return self._unfold(self._undeform(z), x)
 
     @torch.no_grad()
+    def estimate(
+        self,
+        x: Tensor,
+        weights: Tensor | None = None,
+        mean_iterations: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean and variance of a batch, in the unit of the input and in groups."""
+        with full_precision(x):
+            y, space = self._deform(self._fold(x)), self._space(mean_iterations)
+            average = self._average(x, weights, always=True)
+            mean = self._batch_mean(y, space, average)
+            v, _ = space.center(y, mean)
+            var = self._variance(v, average) if self.dispersion else None
+            return self._undeform(mean), var
+
+    @torch.no_grad()
     def init_from_data(self, x: Tensor) -> Self:
         """Start the bias and the running statistics at those of a batch."""
-        with full_precision(x):
-            y, space = self._deform(self._fold(x)), self._space()
-            average = self._average(x)
-            mean = self._batch_mean(y, space, average)
-            center = self._undeform(mean)
-            self._set_point("bias", center)
-            if self.track_running_stats:
-                self.reset_running_stats()
-                v, _ = space.center(y, mean)
-                var = self._variance(v, average) if self.dispersion else None
-                self._store(center, var, mean.new_ones(()))
-                self._count_start()
+        center, var = self.estimate(x)
+        self._set_point("bias", center)
+        if self.track_running_stats:
+            self.reset_running_stats()
+            self._store(center, var, center.new_ones(()))
+            self._count_start()
         return self

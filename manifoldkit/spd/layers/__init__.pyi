@@ -1,5 +1,5 @@
+from .bimap import BiMap as BiMap
 from .filters import SpatioTemporalFilters as SpatioTemporalFilters
-from .maps import BiMap as BiMap
 from .maps import LogEig as LogEig
 from .maps import ReEig as ReEig
 from .maps import SPDResidual as SPDResidual

@@ -24,7 +24,7 @@ from manifoldkit._checks import check_count, check_counts
 from manifoldkit.linalg.checks import check_floating
 from manifoldkit.linalg.symmetric import full_precision
 from manifoldkit.spd.conditioning import Rescaled, check_batch
-from manifoldkit.spd.layers.maps import check_weight, redraw
+from manifoldkit.spd.layers.orthonormal import check_weight, redraw
 
 
 class SpatioTemporalFilters(Rescaled):

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "spd.convert_sync_batchnorm",
     "spd.gbw_metric",
     "spd.load_pipeline",
+    "spd.information_maximization",
     "spd.make_acm_classifier",
     "spd.make_batchnorm",
     "spd.make_gbw_kmeans",
