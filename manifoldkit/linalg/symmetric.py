@@ -346,4 +346,6 @@ def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
     index = torch.empty(n, n, dtype=torch.long, device=v.device)
     index[rows, columns] = index[columns, rows] = torch.arange(length, device=v.device)
     x = v[..., index]
-    return torch.complex(x.real, x.imag.triu(1) - x.imag.tril(-1)) if v.is_complex() else x
+    return (
+        torch.complex(x.real, x.imag.triu(1) - x.imag.tril(-1)) if v.is_complex() else x
+    )

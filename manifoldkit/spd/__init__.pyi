@@ -24,6 +24,8 @@ from .layers.maps import ReEig as ReEig
 from .layers.maps import SPDResidual as SPDResidual
 from .layers.pooling import CovariancePool as CovariancePool
 from .layers.pooling import SPDPool as SPDPool
+from .masked import maskedmean as maskedmean
+from .masked import nanmean as nanmean
 from .networks import ConvSPDNet as ConvSPDNet
 from .networks import SPDNet as SPDNet
 from .pipelines import make_acm_classifier as make_acm_classifier
