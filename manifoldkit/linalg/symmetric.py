@@ -47,7 +47,7 @@ from manifoldkit.linalg.frechet import full_precision as full_precision
 
 
 def symmetrize(x: Tensor) -> Tensor:
-    """Return the symmetric part ``(x + x') / 2``, of complex matrices the Hermitian one.
+    """Return the symmetric part ``(x + x') / 2``, of complex matrices with the adjoint.
 
     Parameters
     ----------
@@ -276,8 +276,9 @@ def powm(
 def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
     r"""Half-vectorize symmetric matrices: the upper triangle, row by row.
 
-    Of complex Hermitian matrices the vector is complex. With ``isometric`` the off-diagonal entries are multiplied by :math:`\sqrt 2`, so
-    that Euclidean products of vectors are Frobenius products of matrices.
+    Of complex Hermitian matrices the vector is complex. With ``isometric`` the
+    off-diagonal entries are multiplied by :math:`\sqrt 2`, so that Euclidean products
+    of vectors are Frobenius products of matrices.
 
     Parameters
     ----------
@@ -308,7 +309,7 @@ def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
 
 
 def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
-    """Rebuild symmetric matrices from :func:`vech` vectors, Hermitian from complex ones.
+    """Rebuild symmetric matrices from :func:`vech`, or Hermitian ones from complex.
 
     Parameters
     ----------
@@ -346,6 +347,6 @@ def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
     index = torch.empty(n, n, dtype=torch.long, device=v.device)
     index[rows, columns] = index[columns, rows] = torch.arange(length, device=v.device)
     x = v[..., index]
-    return (
-        torch.complex(x.real, x.imag.triu(1) - x.imag.tril(-1)) if v.is_complex() else x
-    )
+    if not x.is_complex():
+        return x
+    return torch.complex(x.real, x.imag.triu(1) - x.imag.tril(-1))

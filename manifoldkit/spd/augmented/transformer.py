@@ -463,7 +463,7 @@ class AugmentedCovariances(
         """Return positive definite matrices, or raise naming the first bad epoch."""
         X, rows = group.X, group.rows
         check_variation(C, X, rows)
-        bad = ~np.isfinite(C).all((1, 2)) | self._singular(C)
+        bad = self._singular(C)  # what is not finite too
         if not bad.any():
             return C
         index = int(np.argmax(bad))
@@ -487,8 +487,8 @@ class AugmentedCovariances(
     def _singular(self, C: np.ndarray) -> np.ndarray:
         # "sch" shrinks correlations: a flat channel stays flat
         if self._shrinks() and (self.estimator != "sch" or self.shrinkage):
-            return np.zeros(len(C), dtype=bool)
-        return singular(torch.from_numpy(C))
+            return ~np.isfinite(C).all((1, 2))
+        return singular(C)
 
     def _repair(self, C: np.ndarray, bad: np.ndarray | None = None) -> np.ndarray:
         bad = self._singular(C) if bad is None else bad
