@@ -44,8 +44,8 @@ def check_variation(C: np.ndarray, X: np.ndarray, rows: np.ndarray) -> None:
 def singular(C: np.ndarray) -> np.ndarray:
     """Tell which matrices are singular to rounding, whatever the channels' units.
 
-    Also those that are not finite. A Cholesky pivot over its diagonal entry is the part of a row's variance that the
-    rows before it leave unexplained.
+    Also those that are not finite. A Cholesky pivot over its diagonal entry is the part
+    of a row's variance that the rows before it leave unexplained.
     """
     eps = np.finfo(C.dtype).eps
     n, variance = C.shape[-1], np.diagonal(C, axis1=1, axis2=2)

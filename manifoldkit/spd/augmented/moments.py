@@ -198,7 +198,7 @@ def _first_row(x: Tensor, start: int, stop: int, order: int, lag: int) -> Tensor
 
 
 def _paired_row(x: Tensor, start: int, pairs: int, order: int, lag: int) -> Tensor:
-    """Sum as :func:`_first_row` over 2 lag pairs samples from start on, (n, C, order C).
+    """Sum as :func:`_first_row` over 2 lag pairs samples from start: (n, C, order C).
 
     The sample after a lag joins each sample as further channels: a product of twice the
     rows, half the columns and one shift more, which runs at a higher speed.

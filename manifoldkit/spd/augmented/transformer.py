@@ -135,9 +135,10 @@ class AugmentedCovariances(
     ------
     ValueError
         In ``fit`` and ``transform``: bad epochs; ``order`` and ``lag`` leave fewer than
-        two delay vectors; MNE's epochs of other channels than in ``fit``; fewer delay vectors than ``order * n_channels + 1`` while
-        nothing shrinks; an epoch without any variation, or without any channel that is
-        free of NaN; a channel that is missing in all training epochs.
+        two delay vectors; MNE's epochs of other channels than in ``fit``; fewer delay
+        vectors than ``order * n_channels + 1`` while nothing shrinks; an epoch without
+        any variation, or without any channel that is free of NaN; a channel that is
+        missing in all training epochs.
     sklearn.exceptions.NotFittedError
         ``transform`` before ``fit``.
 

@@ -248,7 +248,8 @@ def test_network_on_mne_epochs_and_trials(data):
 def test_names_of_mne_channels(data):
     X, y = data
     epochs = mne_epochs(1e-5 * X)
-    epochs.rename_channels(dict(zip(epochs.ch_names, ["F3", "F4", "C3", "C4"])))
+    names = zip(epochs.ch_names, ["F3", "F4", "C3", "C4"], strict=True)
+    epochs.rename_channels(dict(names))
     step = AugmentedCovariances(2, 3).fit(epochs)
     expected = ["F3_t0", "F4_t0", "C3_t0", "C4_t0", "F3_t3", "F4_t3", "C3_t3", "C4_t3"]
     assert step.get_feature_names_out().tolist() == expected
