@@ -170,18 +170,19 @@ def plot_order_lag_map(
     >>> figure.axes[0].get_ylabel()
     'order'
     """
+    values: Any = scores
     chosen = None
     if orders is None and lags is None:
-        scores, orders, lags, chosen = _searched(scores)
+        values, orders, lags, chosen = _searched(scores)
     elif orders is None or lags is None:
         raise TypeError("orders, lags: expected both of them, or neither for a search")
-    if np.shape(scores) != (len(orders), len(lags)):
+    if np.shape(values) != (len(orders), len(lags)):
         raise ValueError(
             f"scores: expected shape ({len(orders)}, {len(lags)}), one score an order "
-            f"and lag, found shape {np.shape(scores)}"
+            f"and lag, found shape {np.shape(values)}"
         )
     figure, axes = _figure(1.6 + 0.75 * len(lags), 1.4 + 0.5 * len(orders))
-    draw_order_lag_map(axes[0], scores, orders, lags, title, chance)
+    draw_order_lag_map(axes[0], values, orders, lags, title, chance)
     if chosen is not None:
         place = list(lags).index(chosen[1]), list(orders).index(chosen[0])
         axes[0].plot(*place, "o", mfc="none", mec=PALETTE[1], mew=2, ms=34)

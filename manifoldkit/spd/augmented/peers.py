@@ -8,7 +8,7 @@ import numpy as np
 from manifoldkit.spd.augmented.moments import delay_embed
 
 
-def peer_covariances(
+def by_peer(
     X: np.ndarray,
     order: int,
     lag: int,

@@ -42,7 +42,7 @@ from manifoldkit.spd.augmented.moments import (
     delay_names,
     n_delay_vectors,
 )
-from manifoldkit.spd.augmented.peers import peer_covariances
+from manifoldkit.spd.augmented.peers import by_peer
 from manifoldkit.spd.augmented.selection import select_without_labels
 from manifoldkit.spd.validation import (
     ThreeDimensionalInput,
@@ -458,9 +458,7 @@ class AugmentedCovariances(
         params = dict(self.estimator_params or {})
         if self.estimator == "mcd":
             params.setdefault("random_state", getattr(self, "_seed", 0))
-        C = peer_covariances(
-            X, self.order_, self.lag_, self.trim, self.estimator, params
-        )
+        C = by_peer(X, self.order_, self.lag_, self.trim, self.estimator, params)
         return shrink(torch.from_numpy(C), self.shrinkage).numpy()
 
     def _ensure_definite(self, C: np.ndarray, group: Group, total: int) -> np.ndarray:
