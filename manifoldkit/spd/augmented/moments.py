@@ -254,6 +254,8 @@ def _assemble(row: Tensor, changes: Tensor, out: Tensor | None = None) -> Tensor
         out[:, a + 1 :, :, a] = blocks[:, :, 1:].permute(0, 2, 3, 1)
         if a < order - 1:
             row = torch.baddbmm(row[:, :, :-c], signed[:, a], right[:, :, a * c :])
+    squares = out.diagonal(dim1=1, dim2=3)  # a product may round them differently
+    squares.copy_((squares + squares.transpose(1, 2)) / 2)
     return out.view(n, order * c, order * c)
 
 
