@@ -76,6 +76,8 @@ def main(argv):
         shutil.rmtree(VENV, ignore_errors=True)
     elif name in COMMANDS:
         extra, _, lines = COMMANDS[name]
+        if name == "demo" and "--download" in argv:
+            extra += ",eeg"  # MNE reads the recordings
         install(extra)
         for line in lines:
             call(*line.split(), *(argv[1:] if line is lines[-1] else []))

@@ -263,8 +263,15 @@ def demo(
     out: Out = None,
     resume: Resume = False,
     jobs: Jobs = 2,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Fetch real recordings first (about 30 MB)."),
+    ] = False,
 ) -> None:
     """Classify motor-imagery EEG; print a table, write figures and a report."""
+    if download:
+        with _plain_errors():
+            EXPERIMENTS["eeg_demo"].load().fetch_recordings()
     _run("eeg_demo", out, resume, quick=quick, seed=seed, jobs=jobs)
 
 

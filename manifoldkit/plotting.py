@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from sklearn.model_selection._search import BaseSearchCV
+
+    from manifoldkit.spd import DelayEmbedding
 
 #: Colors that stay apart for the common forms of color blindness (Okabe and Ito).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -129,9 +132,9 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], title: str = "") -> "Figure":
 
 @style()
 def plot_order_lag_map(
-    scores: ArrayLike,
-    orders: Sequence[int],
-    lags: Sequence[int],
+    scores: "ArrayLike | BaseSearchCV | DelayEmbedding",
+    orders: Sequence[int] | None = None,
+    lags: Sequence[int] | None = None,
     title: str = "",
     chance: float | None = None,
 ) -> "Figure":
@@ -139,10 +142,13 @@ def plot_order_lag_map(
 
     Parameters
     ----------
-    scores : array-like, shape (n_orders, n_lags)
-        Accuracies; NaN where nothing was computed.
+    scores : array-like, shape (n_orders, n_lags), or a fitted search
+        Accuracies; NaN where nothing was computed. Or what chose order and lag: a
+        fitted ``GridSearchCV`` over :func:`~manifoldkit.spd.make_acm_classifier`, or
+        what :func:`~manifoldkit.spd.select_delay_embedding` returns for "grid"; the
+        choice is ringed.
     orders, lags : sequence of int
-        Labels of rows and columns.
+        Labels of rows and columns; a search knows them.
     title : str
         Heading.
     chance : float, optional
@@ -151,10 +157,84 @@ def plot_order_lag_map(
     Returns
     -------
     matplotlib Figure
+
+    Raises
+    ------
+    TypeError, ValueError
+        Scores without orders and lags, or of another shape; a search that is not
+        fitted, or not over order and lag.
+
+    Examples
+    --------
+    >>> figure = plot_order_lag_map([[0.5, 0.6], [0.7, 0.8]], [1, 2], [4, 8])
+    >>> figure.axes[0].get_ylabel()
+    'order'
     """
+    values: Any = scores
+    chosen = None
+    if orders is None and lags is None:
+        values, orders, lags, chosen = _searched(scores)
+    elif orders is None or lags is None:
+        raise TypeError("orders, lags: expected both of them, or neither for a search")
+    if np.shape(values) != (len(orders), len(lags)):
+        raise ValueError(
+            f"scores: expected shape ({len(orders)}, {len(lags)}), one score an order "
+            f"and lag, found shape {np.shape(values)}"
+        )
     figure, axes = _figure(1.6 + 0.75 * len(lags), 1.4 + 0.5 * len(orders))
-    draw_order_lag_map(axes[0], scores, orders, lags, title, chance)
+    draw_order_lag_map(axes[0], values, orders, lags, title, chance)
+    if chosen is not None:
+        place = list(lags).index(chosen[1]), list(orders).index(chosen[0])
+        axes[0].plot(*place, "o", mfc="none", mec=PALETTE[1], mew=2, ms=34)
     return figure
+
+
+def _searched(search: Any) -> tuple[np.ndarray, list[int], list[int], tuple[int, int]]:
+    """Return scores, orders, lags and the choice of a fitted search."""
+    maps = [c for c in getattr(search, "curves", {}).values() if len(c) == 3]
+    if maps:
+        rows, columns, scores = maps[0]
+        return scores, rows.tolist(), columns.tolist(), (search.order, search.lag)
+    if hasattr(search, "curves"):
+        raise ValueError(
+            f"scores: a choice by {search.method!r} has no score of each order and "
+            "lag, expected one by 'grid'"
+        )
+    if not hasattr(search, "cv_results_"):
+        raise TypeError(
+            "scores: expected scores with orders and lags, a fitted GridSearchCV or "
+            f"the result of select_delay_embedding, found {type(search).__name__}"
+            + (", which is not fitted" if hasattr(search, "param_grid") else "")
+        )
+    every, means = search.cv_results_["params"], search.cv_results_["mean_test_score"]
+    fixed = search.best_estimator_.get_params()
+    names = [_step_of(key) for params in every for key in params]
+    step = next((name for name in names if name is not None), None)
+    if step is None:
+        raise ValueError(
+            f"scores: expected a search over order or lag, found one over {every[0]}"
+        )
+    keys = [f"{step}order", f"{step}lag"]
+    cells: dict[tuple[int, int], float] = {}
+    for params, mean in zip(every, means, strict=True):
+        order, lag = (int(params.get(key, fixed[key])) for key in keys)
+        # of further settings the best: what the search would choose there
+        cells[order, lag] = max(float(mean), cells.get((order, lag), -np.inf))
+    orders, lags = (sorted({cell[i] for cell in cells}) for i in range(2))
+    scores = np.full((len(orders), len(lags)), np.nan)
+    for (order, lag), mean in cells.items():
+        row = scores[orders.index(order)]
+        if order == 1:  # the lag of a single copy does nothing
+            row[:] = mean
+        row[lags.index(lag)] = mean
+    best = fixed[keys[0]], fixed[keys[1]]
+    return scores, orders, lags, best
+
+
+def _step_of(key: str) -> str | None:
+    """Return the prefix of a setting ``...order`` or ``...lag``, else None."""
+    step, _, name = key.rpartition("__")
+    return (f"{step}__" if step else "") if name in ("order", "lag") else None
 
 
 @style()

@@ -44,6 +44,7 @@ WITHIN = {
         "training": set(),
         "conditioning": set(),
         "gbw": {"conditioning", "hermitian"},
+        "masked": {"gbw"},
         "batchnorm": {"conditioning", "gbw"},
         "layers": {"conditioning", "gbw"},
         "augmented": {"validation"},

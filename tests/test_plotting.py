@@ -150,3 +150,89 @@ def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match="viz"):
         plotting.plot_scores(rows("one", ["MDM"]))
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """A fitted search over order and lag, with one more setting."""
+    from manifoldkit.datasets import make_motor_imagery_eeg
+    from manifoldkit.spd import make_acm_classifier
+
+    data = make_motor_imagery_eeg(n_epochs=24, n_channels=4, random_state=0)
+    search = make_acm_classifier(
+        "auto",
+        "auto",
+        classifier="svm",
+        cv=2,
+        orders=[1, 2, 3],
+        lags=[2, 5],
+        param_grid={"classifier__C": [0.1, 1.0]},
+        random_state=0,
+    )
+    return search.fit(data.X, data.y), data
+
+
+def test_map_of_a_fitted_search(searched):
+    search, _ = searched
+    figure = plotting.plot_order_lag_map(search, title="searched")
+    drawn(figure)
+    ax = figure.axes[0]
+    values = ax.images[0].get_array()
+    assert values.shape == (3, 2)
+    results = search.cv_results_
+    for i, order in enumerate([1, 2, 3]):
+        for j, lag in enumerate([2, 5]):
+            own = [
+                score
+                for params, score in zip(
+                    results["params"], results["mean_test_score"], strict=True
+                )
+                if params["augmented__order"] == order
+                and (order == 1 or params["augmented__lag"] == lag)
+            ]
+            assert values[i, j] == max(own)
+    best = search.best_params_
+    (x,), (y,) = ax.lines[0].get_data()
+    assert [2, 5][int(x)] == best["augmented__lag"]
+    assert [1, 2, 3][int(y)] == best["augmented__order"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "5"]
+
+
+def test_map_of_a_search_over_one_of_the_two(searched):
+    from manifoldkit.spd import make_acm_classifier
+
+    _, data = searched
+    search = make_acm_classifier("auto", 3, cv=2, orders=[1, 2], classifier="mdm")
+    figure = plotting.plot_order_lag_map(search.fit(data.X, data.y))
+    assert figure.axes[0].images[0].get_array().shape == (2, 1)
+    assert figure.axes[0].get_xticklabels()[0].get_text() == "3"
+
+
+def test_map_of_our_selection(searched):
+    from manifoldkit.spd import select_delay_embedding
+
+    _, data = searched
+    options = {"max_order": 2, "max_lag": 2, "random_state": 0, "classifier": "mdm"}
+    chosen = select_delay_embedding(data.X, "grid", y=data.y, **options)
+    figure = plotting.plot_order_lag_map(chosen)
+    scores = chosen.curves["score"][2]
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), scores)
+    other = select_delay_embedding(data.X, "bic", max_order=2)
+    with pytest.raises(ValueError, match="a choice by 'bic' has no score"):
+        plotting.plot_order_lag_map(other)
+
+
+def test_map_refuses_what_is_no_search(searched):
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV
+
+    search, data = searched
+    with pytest.raises(TypeError, match="GridSearchCV, which is not fitted"):
+        plotting.plot_order_lag_map(clone(search))
+    with pytest.raises(TypeError, match="expected both of them"):
+        plotting.plot_order_lag_map([[0.5]], [1])
+    with pytest.raises(ValueError, match=r"expected shape \(1, 2\)"):
+        plotting.plot_order_lag_map([[0.5]], [1], [1, 2])
+    other = GridSearchCV(search.best_estimator_, {"classifier__C": [1.0]}, cv=2)
+    with pytest.raises(ValueError, match="expected a search over order or lag"):
+        plotting.plot_order_lag_map(other.fit(data.X, data.y))

@@ -18,16 +18,18 @@ from torch import Tensor
 def _split(x: Tensor, dim: int, shift: float) -> tuple[Tensor, Tensor]:
     """Split x into few leading bits, on one grid along ``dim``, and the rest."""
     sigma = x.abs().amax(dim, keepdim=True) * shift
+    if x.is_complex():  # both parts are split
+        sigma = torch.complex(sigma, sigma)
     high = (x + sigma).sub_(sigma)
     return high, x - high
 
 
 def eigen_residual(x: Tensor, s: Tensor, u: Tensor) -> Tensor:
-    """Return ``U' (X U - U diag(s))`` accurate far below the rounding of X U.
+    """Return ``U* (X U - U diag(s))`` accurate far below the rounding of X U.
 
     In-place sums: at this size the cost of fresh memory rivals that of arithmetic.
     """
-    n = x.shape[-1]
+    n = x.shape[-1] * (2 if x.is_complex() else 1)  # summands of a product
     digits = 1 - math.log2(torch.finfo(x.dtype).eps)
     shift = 2.0 ** (math.ceil((digits + math.log2(n)) / 2) + 1)
     s = s[..., None, :]
@@ -37,4 +39,4 @@ def eigen_residual(x: Tensor, s: Tensor, u: Tensor) -> Tensor:
     rest = (x1 @ u2).add_(x2 @ u)
     rest = rest.sub_(u2 * s).sub_(u1 * s2)
     leading = (x1 @ u1).sub_(u1 * s1)
-    return u.mT @ leading.add_(rest)
+    return u.mH @ leading.add_(rest)

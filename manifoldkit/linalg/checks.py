@@ -221,6 +221,8 @@ def check_square(
     """
     if not (hermitian and isinstance(x, Tensor) and x.is_complex()):
         check_floating(x, name)
+    elif x.dtype == torch.complex32:
+        raise TypeError(f"{name}: expected complex64 or complex128, found {_found(x)}")
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] == 0:
         raise ValueError(
             f"{name}: expected square matrices of shape (..., n, n), "

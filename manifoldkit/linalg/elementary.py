@@ -14,6 +14,16 @@ def eye_like(x: Tensor) -> Tensor:
     return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
 
+def hermitian_part(x: Tensor) -> Tensor:
+    """Return ``(x + x*) / 2``, which is the symmetric part of a real matrix.
+
+    >>> hermitian_part(torch.tensor([[1.0, 2.0j], [0.0, 1.0]]))
+    tensor([[1.+0.j, 0.+1.j],
+            [0.-1.j, 1.+0.j]])
+    """
+    return (x + x.mH).mul_(0.5)
+
+
 def trace(x: Tensor) -> Tensor:
     """Return the trace of every matrix, (..., n, n) to (...).
 

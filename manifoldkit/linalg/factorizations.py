@@ -4,6 +4,8 @@ LAPACK raises for the whole batch where one matrix is not finite, or not positiv
 definite. Here its own result is NaN, and the others are what they are without it.
 """
 
+import cmath
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,15 @@ from manifoldkit.linalg.checks import (
     maybe_any,
     must_not_look,
 )
-from manifoldkit.linalg.elementary import eye_like
+from manifoldkit.linalg.elementary import eye_like, hermitian_part
 
 Eig = tuple[Tensor, Tensor]
 
 
 def _closed_form_pays(x: Tensor) -> bool:
     """2x2 matrices: twice as fast as LAPACK from about a thousand, always on a GPU."""
-    return x.shape[-1] == 2 and (x.is_cuda or x.numel() >= 4000)
+    few = x.shape[-1] == 2 and not x.is_complex()
+    return few and (x.is_cuda or x.numel() >= 4000)
 
 
 def _eigh_2x2(x: Tensor) -> Eig:
@@ -52,12 +55,12 @@ def eigh(x: Tensor) -> Eig:
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
-        Symmetric matrices (the symmetric part is used).
+        Symmetric or complex Hermitian matrices (that part of them is used).
 
     Returns
     -------
     s : Tensor, shape (..., n)
-        Eigenvalues in ascending order.
+        Eigenvalues in ascending order, real.
     u : Tensor, shape (..., n, n)
         Eigenvectors in columns.
 
@@ -72,16 +75,40 @@ def eigh(x: Tensor) -> Eig:
     >>> s
     tensor([1., 3.])
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     with torch.no_grad():
-        x = x.detach().to(compute_dtype(x.dtype))
-        x = (x + x.mT) / 2
-        finite = torch.isfinite(x).all(-1).all(-1)[..., None]
-        eye = eye_like(x)
-        safe = torch.where(finite[..., None], x, eye)
-        s, u = _eigh_2x2(safe) if _closed_form_pays(safe) else torch.linalg.eigh(safe)
-        u = torch.where(finite[..., None], u, torch.nan)
-        return torch.where(finite, s, torch.nan), u
+        return decompose(hermitian_part(x.detach().to(compute_dtype(x.dtype))))
+
+
+@torch.no_grad()
+def decompose(x: Tensor) -> Eig:
+    """Decompose as :func:`eigh` does matrices that are symmetric already.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        Symmetric or Hermitian matrices in a dtype to compute in.
+    """
+    x = x.detach()
+    if not must_not_look(x) and _surely_finite(x):
+        return _decompose_finite(x)
+    finite = torch.isfinite(x).all(-1).all(-1)[..., None]
+    eye = eye_like(x)
+    s, u = _decompose_finite(torch.where(finite[..., None], x, eye))
+    u = torch.where(finite[..., None], u, torch.nan)
+    return torch.where(finite, s, torch.nan), u
+
+
+def _surely_finite(x: Tensor) -> bool:
+    """Whether the sum over all entries is finite, and can be read."""
+    try:
+        return cmath.isfinite(x.sum().item())
+    except RuntimeError:  # under torch.func.vmap
+        return False
+
+
+def _decompose_finite(x: Tensor) -> Eig:
+    return _eigh_2x2(x) if _closed_form_pays(x) else torch.linalg.eigh(x)
 
 
 def eigvalsh(x: Tensor) -> Tensor:

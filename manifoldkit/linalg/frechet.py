@@ -3,6 +3,8 @@ r"""How a spectral function is evaluated and differentiated (Daleckii and Krein)
 .. math::
     DF(X)[H] = U (f[s_a, s_b] \circ (U' H U)) U', \quad
     D^2F(X)[H, K]_{ac} = \sum_b f[s_a, s_b, s_c] (H_{ab} K_{bc} + K_{ab} H_{bc}).
+
+Complex Hermitian matrices obey the same formulas with the adjoint for the transpose.
 """
 
 from contextlib import nullcontext
@@ -17,10 +19,18 @@ from manifoldkit.linalg.checks import (
     check_broadcast,
     check_square,
     compute_dtype,
+    known_any,
+    must_not_look,
     semidefinite_floor,
 )
-from manifoldkit.linalg.factorizations import Eig, eigh
-from manifoldkit.linalg.transforms import change, traced_order, with_value
+from manifoldkit.linalg.elementary import hermitian_part
+from manifoldkit.linalg.factorizations import Eig, decompose
+from manifoldkit.linalg.transforms import (
+    change,
+    is_transformed,
+    traced_order,
+    with_value,
+)
 
 _FUNCTIONS = {
     "sqrtm": spectral.Sqrt,
@@ -31,6 +41,11 @@ _FUNCTIONS = {
 }
 
 
+#: Condition number up to which the plain decomposition loses at most two digits less
+#: than the dtype has, so that its residual is not computed.
+PLAIN_CONDITION = 64.0
+
+
 def full_precision(x: Tensor):
     """Keep autocast from rounding the products of a decomposition."""
     if not torch.is_autocast_enabled(x.device.type):
@@ -39,20 +54,40 @@ def full_precision(x: Tensor):
 
 
 def _value(f, x: Tensor, s: Tensor, u: Tensor) -> Tensor:
-    """F(X), corrected by the residual where small eigenvalues matter."""
+    """F(X), corrected by the residual where small eigenvalues matter.
+
+    Each matrix by its own condition number; all of them where values cannot be seen.
+    """
     with full_precision(x):
-        if not f.sees_small_eigenvalues:
-            return (u * f.value(s)[..., None, :]) @ u.mT
-        core = f.first(s[..., :, None], s[..., None, :]) * eigen_residual(x, s, u)
-        core.diagonal(dim1=-2, dim2=-1).add_(f.value(s))
-        return u @ core @ u.mT
+        refine = getattr(f, "refine", None) if f.sees_small_eigenvalues else False
+        if refine is None and not must_not_look(x):
+            wide = ~(s[..., -1] <= PLAIN_CONDITION * s[..., 0])
+            if known_any(wide) is False:
+                refine = False
+            elif known_any(~wide):
+                out = _plain(f, s, u)
+                out[wide] = _refined(f, x[wide], s[wide], u[wide])
+                return out
+        return _plain(f, s, u) if refine is False else _refined(f, x, s, u)
+
+
+def _plain(f, s: Tensor, u: Tensor) -> Tensor:
+    """F(X) of a decomposition as it is."""
+    return (u * f.value(s)[..., None, :]) @ u.mH
+
+
+def _refined(f, x: Tensor, s: Tensor, u: Tensor) -> Tensor:
+    """F(X) of a decomposition that is corrected by its residual."""
+    core = f.first(s[..., :, None], s[..., None, :]) * eigen_residual(x, s, u)
+    core.diagonal(dim1=-2, dim2=-1).add_(f.value(s))
+    return u @ core @ u.mH
 
 
 def _frechet(f, s: Tensor, u: Tensor, h: Tensor) -> Tensor:
     """DF(X)[h]: two products into the eigenbasis, two back."""
     with full_precision(h):
         difference = f.first(s[..., :, None], s[..., None, :])
-        return u @ (difference * (u.mT @ h @ u)) @ u.mT
+        return u @ (difference * (u.mH @ h @ u)) @ u.mH
 
 
 def _frechet2(f, s: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
@@ -60,10 +95,10 @@ def _frechet2(f, s: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
     with full_precision(h):
         a, b = s[..., :, None, None], s[..., None, :, None]
         d = f.second(a, b, s[..., None, None, :])
-        h, k = u.mT @ h @ u, u.mT @ k @ u
+        h, k = u.mH @ h @ u, u.mH @ k @ u
         core = (d * h[..., None]).mul(k[..., None, :, :]).sum(-2)
         core = core + (d * k[..., None]).mul(h[..., None, :, :]).sum(-2)
-        return u @ core @ u.mT
+        return u @ core @ u.mH
 
 
 class _NoThirdDerivative(torch.autograd.Function):
@@ -104,7 +139,7 @@ class _DerivativeCompiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         _, h, s, u = ctx.saved_tensors
-        grad_x = _frechet2(ctx.f, s, u, h.mT, grad)
+        grad_x = _frechet2(ctx.f, s, u, h.mH, grad)
         return grad_x, _frechet(ctx.f, s, u, grad), None, None, None
 
 
@@ -118,7 +153,7 @@ class _Derivative(_DerivativeCompiled):
         x, h, s, u = ctx.saved_tensors
         grad_x = grad_h = None
         if ctx.needs_input_grad[0]:
-            grad_x = _NoThirdDerivative.apply(_frechet2(ctx.f, s, u, h.mT, grad))
+            grad_x = _NoThirdDerivative.apply(_frechet2(ctx.f, s, u, h.mH, grad))
         if ctx.needs_input_grad[1]:
             grad_h = _Derivative.apply(x, grad, s, u, ctx.f)
         return grad_x, grad_h, None, None, None
@@ -212,20 +247,27 @@ def _derivative_series(x: Tensor, h: Tensor, s: Tensor, u: Tensor, f, order: int
 
 def _round_up_to_zero(s: Tensor) -> Tensor:
     """Set eigenvalues that are negative by rounding only to zero."""
+    if not must_not_look(s) and known_any(s < 0) is False:
+        return s
     return torch.where((s < 0) & (s >= semidefinite_floor(s)), torch.zeros_like(s), s)
 
 
 def _decompose(x: Tensor, eig: Eig | None, semidefinite: bool) -> Eig:
-    s, u = eigh(x) if eig is None else (eig[0].to(x.dtype), eig[1].to(x.dtype))
+    if eig is None:
+        s, u = decompose(x)
+    else:
+        real = x.dtype.to_real() if x.is_complex() else x.dtype
+        s, u = eig[0].to(real), eig[1].to(x.dtype)
     return (_round_up_to_zero(s) if semidefinite else s), u
 
 
 def apply_spectral(x: Tensor, f, eig: Eig | None, semidefinite: bool = False) -> Tensor:
-    """Evaluate F on the symmetric part of x."""
-    y = x.to(compute_dtype(x.dtype))
-    y = (y + y.mT) / 2
+    """Evaluate F on the symmetric, or Hermitian, part of x."""
+    y = hermitian_part(x.to(compute_dtype(x.dtype)))
     s, u = _decompose(y, eig, semidefinite)
     if not torch.compiler.is_compiling():
+        if not (is_transformed() or (y.requires_grad and torch.is_grad_enabled())):
+            return _value(f, y, s, u).to(x.dtype)
         return _Spectral.apply(y, s, u, f).to(x.dtype)
     if order := traced_order():
         return _spectral_series(y, s, u, f, order).to(x.dtype)
@@ -238,7 +280,7 @@ def apply_derivative(
     """Evaluate DF at the symmetric part of x in the direction of that of h."""
     dtype = torch.promote_types(x.dtype, h.dtype)
     y, h = x.to(compute_dtype(dtype)), h.to(compute_dtype(dtype))
-    y, h = (y + y.mT) / 2, (h + h.mT) / 2
+    y, h = hermitian_part(y), hermitian_part(h)
     s, u = _decompose(y, eig, semidefinite)
     batch = torch.broadcast_shapes(y.shape, h.shape, u.shape)
     y, h = y.expand(batch), h.expand(batch)
@@ -272,7 +314,7 @@ def frechet_derivative(
     Parameters
     ----------
     x : Tensor, shape (..., n, n)
-        Symmetric matrices in the domain of the function.
+        Symmetric or complex Hermitian matrices in the domain of the function.
     direction : Tensor, shape (..., n, n)
         Directions (the symmetric part is used); batch dimensions broadcast.
     function : {"sqrtm", "invsqrtm", "logm", "expm", "powm"}
@@ -305,8 +347,8 @@ def frechet_derivative(
     tensor([[0.5000, 0.3333],
             [0.3333, 0.2500]])
     """
-    check_square(x)
-    check_square(direction, "direction", x.shape[-1])
+    check_square(x, hermitian=True)
+    check_square(direction, "direction", x.shape[-1], hermitian=True)
     check_broadcast(x=(x, 2), direction=(direction, 2))
     check_choice(function, _FUNCTIONS, "function")
     if (function == "powm") != (power is not None):

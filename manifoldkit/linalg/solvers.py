@@ -9,10 +9,10 @@ from manifoldkit.linalg.checks import (
     check_square,
     compute_dtype,
 )
-from manifoldkit.linalg.factorizations import Eig, eigh
+from manifoldkit.linalg.elementary import hermitian_part
+from manifoldkit.linalg.factorizations import Eig, decompose
 from manifoldkit.linalg.frechet import full_precision
-from manifoldkit.linalg.symmetric import symmetrize
-from manifoldkit.linalg.transforms import change, traced_order
+from manifoldkit.linalg.transforms import change, is_transformed, traced_order
 
 
 class _LyapunovCompiled(torch.autograd.Function):
@@ -21,8 +21,8 @@ class _LyapunovCompiled(torch.autograd.Function):
     @staticmethod
     def forward(a, q, s, u):
         with full_precision(q):
-            y = (u.mT @ q @ u) / (s[..., :, None] + s[..., None, :])
-            return u @ y @ u.mT
+            y = (u.mH @ q @ u) / (s[..., :, None] + s[..., None, :])
+            return u @ y @ u.mH
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -34,7 +34,7 @@ class _LyapunovCompiled(torch.autograd.Function):
     def _grads(solve, ctx, grad):
         a, s, u, x = ctx.saved_tensors
         z = solve(a, grad, s, u)
-        grad_a = -(z @ x.mT + x.mT @ z) if ctx.needs_input_grad[0] else None
+        grad_a = -(z @ x.mH + x.mH @ z) if ctx.needs_input_grad[0] else None
         return grad_a, z, None, None
 
     @staticmethod
@@ -84,7 +84,8 @@ def solve_lyapunov(
     Parameters
     ----------
     a : Tensor, shape (..., n, n)
-        Symmetric matrices with :math:`s_i + s_j \ne 0`, such as SPD ones.
+        Symmetric or complex Hermitian matrices with :math:`s_i + s_j \ne 0`, such as
+        positive definite ones.
     q : Tensor, shape (..., n, n)
         Right-hand sides, symmetric or not; batch dimensions broadcast.
     eig : tuple of Tensor, optional
@@ -114,20 +115,24 @@ def solve_lyapunov(
     >>> torch.allclose(a @ x + x @ a, torch.eye(2), atol=1e-6)
     True
     """
-    check_square(a, "a")
-    check_square(q, "q", a.shape[-1])
+    check_square(a, "a", hermitian=True)
+    check_square(q, "q", a.shape[-1], hermitian=True)
     if validate:
-        check_spd(a, "a")
+        check_spd(a, "a", hermitian=True)
     check_broadcast(a=(a, 2), q=(q, 2))
     dtype = torch.promote_types(a.dtype, q.dtype)
     work = compute_dtype(dtype)
-    y = symmetrize(a.to(work))
-    s, u = eigh(y) if eig is None else (eig[0].to(work), eig[1].to(work))
+    y = hermitian_part(a.to(work))
+    s, u = decompose(y) if eig is None else eig
+    s, u = s.to(work.to_real() if work.is_complex else work), u.to(work)
     q = q.to(work)
     batch = torch.broadcast_shapes(y.shape[:-2], q.shape[:-2])
     y, q, u = (t.expand(*batch, *t.shape[-2:]) for t in (y, q, u))
     s = s.expand(*batch, s.shape[-1])
     if not torch.compiler.is_compiling():
+        needs = torch.is_grad_enabled() and (y.requires_grad or q.requires_grad)
+        if not (needs or is_transformed()):
+            return _Lyapunov.forward(y, q, s, u).to(dtype)
         return _Lyapunov.apply(y, q, s, u).to(dtype)
     if order := traced_order():
         return _lyapunov_series(y, q, s, u, order).to(dtype)

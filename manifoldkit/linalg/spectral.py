@@ -4,6 +4,8 @@ For a scalar function ``f`` the derivative of ``F(X) = U f(s) U'`` is governed b
 divided differences ``f[a, b]`` and ``f[a, b, c]`` at pairs and triples of eigenvalues
 (Daleckii and Krein; Higham, Functions of Matrices, 2008, theorem 3.11). Each class
 below gives the three in a form that has no cancellation where eigenvalues meet.
+``refine`` says whether the decomposition is corrected by its residual; None: where the
+condition number asks for it.
 """
 
 import torch
@@ -80,6 +82,9 @@ class InvSqrt:
 
     sees_small_eigenvalues = True
 
+    def __init__(self, refine: bool | None = None):
+        self.refine = refine
+
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""
         return s.rsqrt()
@@ -99,6 +104,9 @@ class Log:
     """The natural logarithm."""
 
     sees_small_eigenvalues = True
+
+    def __init__(self, refine: bool | None = None):
+        self.refine = refine
 
     def value(self, s: Tensor) -> Tensor:
         """f(a)."""
@@ -149,8 +157,9 @@ class Exp:
 class Power:
     """The real power ``a^p`` of positive numbers."""
 
-    def __init__(self, p: float):
+    def __init__(self, p: float, refine: bool | None = None):
         self.p = p
+        self.refine = refine
         self.sees_small_eigenvalues = p < 0
 
     def value(self, s: Tensor) -> Tensor:

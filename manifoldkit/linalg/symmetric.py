@@ -10,7 +10,9 @@ derivatives (Daleckii-Krein)
 so that first and second derivatives are finite and exact at repeated eigenvalues.
 The logarithm and negative powers correct the eigendecomposition by its residual: full
 relative accuracy up to condition 1e8 (float64), where the plain eigensolver, SciPy
-included, is left with 8 digits; the square root has 1e-12 at condition 1e8.
+included, is left with 8 digits; the square root has 1e-12 at condition 1e8. A matrix
+of condition up to 64 needs no correction and gets none, unless ``refine=True``;
+``refine=False`` leaves it out everywhere.
 Reverse and forward mode, ``torch.func`` (``vmap``, ``jvp``, ``hessian``) and
 ``torch.compile(fullgraph=True)`` work, one inside the other too; a third derivative
 raises, or leaves the compiled graph where transforms alone ask for it.
@@ -19,7 +21,9 @@ Shared conventions: any leading batch shape, also empty; float32 and float64 are
 half precision is computed in float32 and cast back; inputs are symmetrized; a matrix
 that holds NaN or lies outside a function's domain gives NaN for itself alone, unless
 ``validate=True``, which raises an error naming it. ``eig=(s, u)`` takes a
-decomposition from :func:`eigh` and saves computing it again.
+decomposition from :func:`eigh` and saves computing it again. Complex Hermitian matrices
+are taken as symmetric ones are, with the adjoint for the transpose and gradients in
+real and imaginary part.
 """
 
 import math
@@ -36,13 +40,14 @@ from manifoldkit.linalg.checks import (
     check_symmetric,
     check_tensor,
 )
+from manifoldkit.linalg.elementary import hermitian_part
 from manifoldkit.linalg.factorizations import Eig
 from manifoldkit.linalg.frechet import apply_spectral as apply_spectral
 from manifoldkit.linalg.frechet import full_precision as full_precision
 
 
 def symmetrize(x: Tensor) -> Tensor:
-    """Return the symmetric part ``(x + x') / 2``.
+    """Return the symmetric part ``(x + x') / 2``, of complex matrices with the adjoint.
 
     Parameters
     ----------
@@ -64,8 +69,8 @@ def symmetrize(x: Tensor) -> Tensor:
     tensor([[1., 1.],
             [1., 1.]])
     """
-    check_square(x)
-    return (x + x.mT) / 2
+    check_square(x, hermitian=True)
+    return hermitian_part(x)
 
 
 def sqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
@@ -98,16 +103,33 @@ def sqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tenso
     tensor([[2., 1.],
             [1., 2.]])
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     if validate:
-        check_spd(x, semidefinite=True)
+        check_spd(x, semidefinite=True, hermitian=True)
     return apply_spectral(x, spectral.Sqrt(), eig, semidefinite=True)
 
 
-def invsqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
+def invsqrtm(
+    x: Tensor,
+    *,
+    eig: Eig | None = None,
+    validate: bool = False,
+    refine: bool | None = None,
+) -> Tensor:
     r"""Inverse square root of SPD matrices, :math:`X^{-1/2}`.
 
-    Parameters, raises: see :func:`sqrtm`; the matrices must be positive definite.
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        SPD matrices.
+    eig : tuple of Tensor, optional
+        ``eigh(x)``, if it is known already.
+    validate : bool, default=False
+        Raise for a matrix that is not positive definite, rather than give NaN.
+    refine : bool, optional
+        Correct the eigendecomposition by its residual: default where the condition
+        number is above 64, matrix by matrix (wherever values cannot be looked at, on
+        a GPU for one: always).
 
     Returns
     -------
@@ -119,16 +141,33 @@ def invsqrtm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Te
     tensor([[0.5000, 0.0000],
             [0.0000, 1.0000]])
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     if validate:
-        check_spd(x)
-    return apply_spectral(x, spectral.InvSqrt(), eig)
+        check_spd(x, hermitian=True)
+    return apply_spectral(x, spectral.InvSqrt(refine), eig)
 
 
-def logm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
+def logm(
+    x: Tensor,
+    *,
+    eig: Eig | None = None,
+    validate: bool = False,
+    refine: bool | None = None,
+) -> Tensor:
     r"""Principal logarithm of SPD matrices, :math:`U \log(s)\, U'`.
 
-    Parameters, raises: see :func:`sqrtm`; the matrices must be positive definite.
+    Parameters
+    ----------
+    x : Tensor, shape (..., n, n)
+        SPD matrices.
+    eig : tuple of Tensor, optional
+        ``eigh(x)``, if it is known already.
+    validate : bool, default=False
+        Raise for a matrix that is not positive definite, rather than give NaN.
+    refine : bool, optional
+        Correct the eigendecomposition by its residual: default where the condition
+        number is above 64, matrix by matrix (wherever values cannot be looked at, on
+        a GPU for one: always).
 
     Returns
     -------
@@ -140,10 +179,10 @@ def logm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor
     >>> torch.allclose(expm(logm(x)), x)
     True
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     if validate:
-        check_spd(x)
-    return apply_spectral(x, spectral.Log(), eig)
+        check_spd(x, hermitian=True)
+    return apply_spectral(x, spectral.Log(refine), eig)
 
 
 def expm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor:
@@ -173,14 +212,19 @@ def expm(x: Tensor, *, eig: Eig | None = None, validate: bool = False) -> Tensor
     tensor([[1., 0.],
             [0., 1.]])
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     if validate:
-        check_symmetric(check_finite(x, "x"), "x")
+        check_symmetric(check_finite(x, "x"), "x", hermitian=True)
     return apply_spectral(x, spectral.Exp(), eig)
 
 
 def powm(
-    x: Tensor, power: float, *, eig: Eig | None = None, validate: bool = False
+    x: Tensor,
+    power: float,
+    *,
+    eig: Eig | None = None,
+    validate: bool = False,
+    refine: bool | None = None,
 ) -> Tensor:
     r"""Real power of SPD matrices, :math:`X^p = U s^p U'`.
 
@@ -196,6 +240,8 @@ def powm(
         ``eigh(x)``, if it is known already.
     validate : bool, default=False
         Raise for a matrix that has no such power, rather than give NaN.
+    refine : bool, optional
+        For negative powers, see :func:`logm`.
 
     Returns
     -------
@@ -213,24 +259,26 @@ def powm(
     tensor([[4., 0.],
             [0., 9.]])
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     check_numbers(power=power)
     if validate:
-        check_spd(x, semidefinite=power > 0)
+        check_spd(x, semidefinite=power > 0, hermitian=True)
     if power == 1:
         return symmetrize(x)
     if power == 0.5:
         return sqrtm(x, eig=eig)
     if power == -0.5:
-        return invsqrtm(x, eig=eig)
-    return apply_spectral(x, spectral.Power(float(power)), eig, semidefinite=power > 0)
+        return invsqrtm(x, eig=eig, refine=refine)
+    f = spectral.Power(float(power), refine)
+    return apply_spectral(x, f, eig, semidefinite=power > 0)
 
 
 def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
     r"""Half-vectorize symmetric matrices: the upper triangle, row by row.
 
-    With ``isometric`` the off-diagonal entries are multiplied by :math:`\sqrt 2`, so
-    that Euclidean products of vectors are Frobenius products of matrices.
+    Of complex Hermitian matrices the vector is complex. With ``isometric`` the
+    off-diagonal entries are multiplied by :math:`\sqrt 2`, so that Euclidean products
+    of vectors are Frobenius products of matrices.
 
     Parameters
     ----------
@@ -253,7 +301,7 @@ def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
     >>> vech(torch.tensor([[1., 2.], [2., 3.]]), isometric=False)
     tensor([1., 2., 3.])
     """
-    check_square(x)
+    check_square(x, hermitian=True)
     n = x.shape[-1]
     rows, columns = torch.triu_indices(n, n, device=x.device)
     v = x[..., rows, columns]
@@ -261,7 +309,7 @@ def vech(x: Tensor, *, isometric: bool = True) -> Tensor:
 
 
 def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
-    """Rebuild symmetric matrices from :func:`vech` vectors.
+    """Rebuild symmetric matrices from :func:`vech`, or Hermitian ones from complex.
 
     Parameters
     ----------
@@ -298,4 +346,7 @@ def unvech(v: Tensor, *, isometric: bool = True) -> Tensor:
         v = torch.where(rows == columns, v, v / math.sqrt(2))
     index = torch.empty(n, n, dtype=torch.long, device=v.device)
     index[rows, columns] = index[columns, rows] = torch.arange(length, device=v.device)
-    return v[..., index]
+    x = v[..., index]
+    if not x.is_complex():
+        return x
+    return torch.complex(x.real, x.imag.triu(1) - x.imag.tril(-1))

@@ -1,5 +1,5 @@
-from .alignment.aligner import DomainAligner as DomainAligner
 from .adaptation import information_maximization as information_maximization
+from .alignment.aligner import DomainAligner as DomainAligner
 from .augmented.covariance import augmented_covariance as augmented_covariance
 from .augmented.moments import yule_walker as yule_walker
 from .augmented.selection import DelayEmbedding as DelayEmbedding
@@ -28,6 +28,8 @@ from .layers.maps import ReEig as ReEig
 from .layers.maps import SPDResidual as SPDResidual
 from .layers.pooling import CovariancePool as CovariancePool
 from .layers.pooling import SPDPool as SPDPool
+from .masked import maskedmean as maskedmean
+from .masked import nanmean as nanmean
 from .networks import ConvSPDNet as ConvSPDNet
 from .networks import SPDNet as SPDNet
 from .pipelines import make_acm_classifier as make_acm_classifier

@@ -74,6 +74,47 @@ def _recorded(X: Any, name: str) -> Any:
     return [trial for x in X for trial in x.get_data()]
 
 
+def channel_names(X: Any) -> np.ndarray | None:
+    """Return the names of the channels of MNE's epochs, or of lists of them.
+
+    None for arrays, which have no names.
+    """
+    first = X[0] if isinstance(X, list | tuple) and len(X) else X
+    names = getattr(first, "ch_names", None)
+    if names is None or not callable(getattr(first, "get_data", None)):
+        return None
+    return np.array([str(name) for name in names], dtype=object)
+
+
+def check_channel_names(X: Any, fitted: np.ndarray | None, name: str = "X") -> None:
+    """Raise where MNE's epochs have other channels than those in ``fit``.
+
+    Parameters
+    ----------
+    X : array-like or mne.Epochs
+        Epochs; without names there is nothing to compare.
+    fitted : ndarray of str, or None
+        Names in ``fit``.
+    name : str
+        The argument's name, for the message.
+
+    Raises
+    ------
+    ValueError
+        The first channel that is another one.
+    """
+    found = channel_names(X)
+    if fitted is None or found is None or len(found) != len(fitted):
+        return  # another number of channels is refused with the shape
+    other = found != fitted
+    if other.any():
+        i = int(np.argmax(other))
+        raise ValueError(
+            f"{name}: expected the channels in the order of fit, with {fitted[i]!r} at "
+            f"place {i}, found {found[i]!r}; pick or reorder the channels"
+        )
+
+
 def _trials(X: Any, name: str) -> np.ndarray:
     """Return epochs as one array, or of different duration as an array of arrays."""
     X = _recorded(X, name)

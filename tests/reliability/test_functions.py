@@ -113,7 +113,7 @@ def of_tensor(x):
         yield "float32", x.float()
         yield "bfloat16", x.bfloat16()
     else:
-        yield "negative", -x - 1
+        yield "negative", ~x if x.dtype == torch.bool else -x - 1
         yield "too large", x + 100
         yield "floats", x.double()
 

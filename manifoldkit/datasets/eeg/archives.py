@@ -185,9 +185,15 @@ def _convert_physionet(subject: int, runs: Sequence[int]) -> dict[str, np.ndarra
         from mne.datasets import eegbci
     except ImportError:
         raise MissingExtraError("fetch_physionet_mi", "mne", "eeg") from None
-    files = eegbci.load_data(subject, list(runs), update_path=False, verbose="error")
+    from tqdm import tqdm
+
     arrays: dict[str, np.ndarray] = {"runs": np.array(runs)}
-    for run, file in zip(runs, files, strict=True):
+    # run by run: an interrupted download goes on where it was (MNE keeps the files
+    # whose SHA-256 is right)
+    shown = tqdm(runs, f"PhysioNet subject {subject}", unit="run", disable=None)
+    for run in shown:
+        options = {"update_path": False, "verbose": "error"}
+        (file,) = eegbci.load_data(subject, [run], **options)
         raw = mne.io.read_raw_edf(file, preload=True, verbose="error")
         eegbci.standardize(raw)
         onset = np.round(raw.annotations.onset * raw.info["sfreq"]).astype(np.int32)

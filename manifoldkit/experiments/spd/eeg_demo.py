@@ -121,6 +121,35 @@ def pipelines(
     return models
 
 
+def fetch_recordings() -> None:
+    """Download the recordings that the demo runs on, unless they are here.
+
+    PhysioNet's runs of one subject, each checked against its SHA-256; what is complete
+    is kept, so an interrupted download goes on.
+
+    Raises
+    ------
+    ConnectionError
+        They cannot be had; one sentence.
+    MissingExtraError
+        MNE, which reads them, is not installed.
+    """
+    from manifoldkit.datasets import fetch_physionet_mi
+    from manifoldkit.exceptions import DatasetNotFoundError
+
+    try:
+        fetch_physionet_mi(1, (6, 10))
+    except DatasetNotFoundError as error:
+        cause = error.__cause__ or error
+        reason = str(cause).strip().split("\n")[0][:120]
+        raise ConnectionError(
+            "--download: the recordings of PhysioNet could not be fetched "
+            f"({type(cause).__name__}: {reason}); go online and run the same command "
+            "again, which keeps complete runs, or leave --download out for simulated "
+            "data"
+        ) from None
+
+
 def load_tasks(quick: bool = False, seed: int = 0) -> list[dict[str, Any]]:
     """Return the data: real recordings, or a simulation and real digits."""
     from manifoldkit.datasets import load_digits_covariances, load_eeg_demo
@@ -270,6 +299,10 @@ def run(this: Run, *, jobs: int = 2) -> Result:
     """
     tasks = load_tasks(this.quick, this.seed)
     if not any(task["is_real"] and not task["matrices"] for task in tasks):
+        this.say(
+            "This run is on SIMULATED EEG; on real recordings: manifoldkit demo "
+            "--download"
+        )
         this.missing("physionet_mi", "A simulation and scikit-learn's digits stand in.")
     n_repeats = 1 if this.quick else 2
     store = this.store(tasks=[t["label"] for t in tasks])

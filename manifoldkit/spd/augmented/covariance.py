@@ -160,7 +160,9 @@ def augmented_covariance_grid(
     batch, n_times = x.shape[:-2], x.shape[-1]
     flat = x.reshape(-1, *x.shape[-2:]).to(compute_dtype(x.dtype))
 
-    def estimate(epochs: Tensor) -> dict[int, Tensor]:
+    def estimate(
+        epochs: Tensor, out: dict[int, Tensor] | None = None
+    ) -> dict[int, Tensor]:
         epochs = epochs - epochs.mean(-1, keepdim=True)
         if structure == "toeplitz":
             gamma = block_autocovariances(epochs, max(orders), lag)
@@ -168,45 +170,43 @@ def augmented_covariance_grid(
                 o: _from_scm(block_toeplitz(gamma[:, :o]), n_times, estimator)
                 for o in orders
             }
-        moments = delay_moments(epochs, orders, lag, trim)
+        ddof = 1 if estimator in ("cov", "corr") else 0
+        moments = delay_moments(epochs, orders, lag, trim, out, ddof)
         return {o: _from_moments(moments[o], epochs, lag, estimator) for o in orders}
 
     return {
         o: shrink(c, shrinkage).to(x.dtype).reshape(*batch, *c.shape[1:])
-        for o, c in _in_groups(estimate, flat, max(orders)).items()
+        for o, c in _in_groups(estimate, flat, orders).items()
     }
 
 
 def _in_groups(
-    estimate: Callable[[Tensor], dict[int, Tensor]], x: Tensor, order: int
+    estimate: Callable[..., dict[int, Tensor]], x: Tensor, orders: list[int]
 ) -> dict[int, Tensor]:
     """Estimate a few epochs at a time, so that their matrices stay in the cache.
 
     Without it "oas, order 10, lag 1, function" of benchmarks/augmented.py takes 1.4
     times as long.
     """
-    size = (order * x.shape[1]) ** 2 * x.element_size()
+    sizes = {o: o * x.shape[1] for o in orders}
+    size = max(sizes.values()) ** 2 * x.element_size()
     group = max(1, _GROUP_BYTES // size)
     if x.is_cuda or x.requires_grad or len(x) <= group:
         return estimate(x)
-    results: dict[int, Tensor] = {}
+    results = {o: x.new_empty(len(x), n, n) for o, n in sizes.items()}
     for start in range(0, len(x), group):
-        for o, c in estimate(x[start : start + group]).items():
-            if start == 0:
-                results[o] = c.new_empty(len(x), *c.shape[1:])
-            results[o][start : start + group] = c
+        parts = {o: c[start : start + group] for o, c in results.items()}
+        for o, c in estimate(x[start : start + group], parts).items():
+            if c.data_ptr() != parts[o].data_ptr():
+                parts[o].copy_(c)
     return results
 
 
 def _from_moments(moments: DelayMoments, x: Tensor, lag: int, estimator: str) -> Tensor:
-    """Turn sums over delay vectors into a covariance estimate."""
-    second, first, n = moments
-    divisor = n - 1 if estimator in ("cov", "corr") else n
-    mean = first / n
-    scm = second.baddbmm_(
-        first[:, :, None], mean[:, None, :], beta=1 / divisor, alpha=-1 / divisor
-    )
+    """Turn the covariance of delay vectors into an estimate."""
+    scm, first, n = moments
     if estimator == "lwf":
+        mean = first / n
         unit = _unit(trace(scm) / scm.shape[-1])
         return _ledoit_wolf(scm, _fourth_moment(x, mean, n, lag, unit), n)
     return _from_scm(scm, n, estimator)

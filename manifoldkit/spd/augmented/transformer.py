@@ -19,17 +19,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from manifoldkit._checks import check_choice, check_settings, interval, one_of
+from manifoldkit.spd.augmented import definite
 from manifoldkit.spd.augmented.covariance import (
     MOMENT_ESTIMATORS,
     STRUCTURES,
     augmented_covariance,
     check_toeplitz,
     shrink,
-)
-from manifoldkit.spd.augmented.definite import (
-    check_variation,
-    describe_singular,
-    singular,
 )
 from manifoldkit.spd.augmented.missing import (
     Group,
@@ -43,12 +39,17 @@ from manifoldkit.spd.augmented.missing import (
 from manifoldkit.spd.augmented.moments import (
     TRIMS,
     check_order_lag,
-    delay_embed,
     delay_names,
     n_delay_vectors,
 )
+from manifoldkit.spd.augmented.peers import by_peer
 from manifoldkit.spd.augmented.selection import select_without_labels
-from manifoldkit.spd.validation import ThreeDimensionalInput, check_epochs
+from manifoldkit.spd.validation import (
+    ThreeDimensionalInput,
+    channel_names,
+    check_channel_names,
+    check_epochs,
+)
 
 _SHRINKING = ("oas", "lwf", "sch")
 _REPAIR_SHRINKAGE = 1e-3
@@ -122,6 +123,8 @@ class AugmentedCovariances(
     n_channels_, n_times_ : int
         Shape of the epochs in ``fit``, of trials of different duration the shortest.
         Epochs of another length are welcome in ``transform`` if long enough.
+    channel_names_ : ndarray of str, shape (n_channels,), or None
+        Names of the channels where the epochs in ``fit`` were MNE's.
     reference_ : ndarray, shape (order * n_channels, order * n_channels), or None
         Mean matrix of (at most 64 of) the training epochs, which missing channels are
         filled in by.
@@ -132,9 +135,10 @@ class AugmentedCovariances(
     ------
     ValueError
         In ``fit`` and ``transform``: bad epochs; ``order`` and ``lag`` leave fewer than
-        two delay vectors; fewer delay vectors than ``order * n_channels + 1`` while
-        nothing shrinks; an epoch without any variation, or without any channel that is
-        free of NaN; a channel that is missing in all training epochs.
+        two delay vectors; MNE's epochs of other channels than in ``fit``; fewer delay
+        vectors than ``order * n_channels + 1`` while nothing shrinks; an epoch without
+        any variation, or without any channel that is free of NaN; a channel that is
+        missing in all training epochs.
     sklearn.exceptions.NotFittedError
         ``transform`` before ``fit``.
 
@@ -270,6 +274,7 @@ class AugmentedCovariances(
             float32 for float32 epochs (summed in float64), else float64.
         """
         check_is_fitted(self, "order_")
+        check_channel_names(X, getattr(self, "channel_names_", None))
         X = check_epochs(
             X, n_channels=self.n_channels_, missing=self.missing == "impute"
         )
@@ -283,8 +288,9 @@ class AugmentedCovariances(
         Parameters
         ----------
         input_features : array-like of str, optional
-            Names of the channels, default ``x0, x1, ...``; a single name stands for
-            all channels, which are then numbered.
+            Names of the channels, default those of MNE's epochs in ``fit``, else
+            ``x0, x1, ...``; a single name stands for all channels, which are then
+            numbered.
 
         Returns
         -------
@@ -292,6 +298,8 @@ class AugmentedCovariances(
             "x0" for order 1, else "x0_t0", "x1_t0", ..., "x0_t{lag}", ...
         """
         check_is_fitted(self, "order_")
+        if input_features is None:
+            input_features = getattr(self, "channel_names_", None)
         return delay_names(input_features, self.n_channels_, self.order_, self.lag_)
 
     def set_output(self, *, transform: str | None = None) -> Self:
@@ -305,6 +313,7 @@ class AugmentedCovariances(
 
     def _fit(self, X: ArrayLike, y: ArrayLike | None) -> np.ndarray:
         """Check epochs and settings and choose order and lag; return the epochs."""
+        names = channel_names(X)
         X = check_epochs(X, missing=self.missing == "impute")
         if y is not None:
             check_consistent_length(X, y)
@@ -321,7 +330,7 @@ class AugmentedCovariances(
                 f"{self.estimator_params!r}"
             )
         self.order_, self.lag_ = check_order_lag(*self._choose(X))
-        self.n_channels_ = X[0].shape[0]
+        self.n_channels_, self.channel_names_ = X[0].shape[0], names
         self.n_times_ = min(x.shape[1] for x in X)
         self._check_length(self.n_times_)
         if self.estimator == "mcd":
@@ -426,8 +435,7 @@ class AugmentedCovariances(
         size = self.order_ * self.n_channels_
         if self.structure == "toeplitz":
             n = n_times + (self.order_ - 1) * self.lag_
-        known = isinstance(self.estimator, str)
-        if known and not self._shrinks() and n < size + 1:
+        if isinstance(self.estimator, str) and not self._shrinks() and n < size + 1:
             raise ValueError(
                 f"{where}too few samples for a {size} x {size} covariance: "
                 f"T = {n_times}, order = {self.order_}, lag = {self.lag_} give "
@@ -447,27 +455,21 @@ class AugmentedCovariances(
                 trim=self.trim,
                 shrinkage=self.shrinkage,
             ).numpy()
-        from pyriemann.estimation import Covariances
-
         params = dict(self.estimator_params or {})
         if self.estimator == "mcd":
             params.setdefault("random_state", getattr(self, "_seed", 0))
-        covariances = Covariances(self.estimator, **params)
-        size = self.order_ * X.shape[1]
-        C = np.empty((len(X), size, size))
-        for i, z in enumerate(delay_embed(X, self.order_, self.lag_, trim=self.trim)):
-            C[i] = covariances.transform(z.reshape(1, size, -1))[0]
+        C = by_peer(X, self.order_, self.lag_, self.trim, self.estimator, params)
         return shrink(torch.from_numpy(C), self.shrinkage).numpy()
 
     def _ensure_definite(self, C: np.ndarray, group: Group, total: int) -> np.ndarray:
         """Return positive definite matrices, or raise naming the first bad epoch."""
         X, rows = group.X, group.rows
-        check_variation(C, X, rows)
-        bad = ~np.isfinite(C).all((1, 2)) | self._singular(C)
+        definite.check_variation(C, X, rows)
+        bad = self._singular(C)  # what is not finite too
         if not bad.any():
             return C
         index = int(np.argmax(bad))
-        found = describe_singular(X[index], group.channels)
+        found = definite.describe_singular(X[index], group.channels)
         found = f"X[{rows[index]}]: {found}; its augmented covariance"
         finite = np.isfinite(C[bad]).all()
         if self.on_singular == "raise" or not finite:
@@ -487,8 +489,8 @@ class AugmentedCovariances(
     def _singular(self, C: np.ndarray) -> np.ndarray:
         # "sch" shrinks correlations: a flat channel stays flat
         if self._shrinks() and (self.estimator != "sch" or self.shrinkage):
-            return np.zeros(len(C), dtype=bool)
-        return singular(torch.from_numpy(C))
+            return ~np.isfinite(C).all((1, 2))
+        return definite.singular(C)
 
     def _repair(self, C: np.ndarray, bad: np.ndarray | None = None) -> np.ndarray:
         bad = self._singular(C) if bad is None else bad

@@ -1,6 +1,16 @@
 """Valid arguments for the public functions of spd."""
 
+import torch
+
 from function_cases.draws import randn, spd_, sym
+
+
+def most_of(b, n):
+    """Masks in which the first of four matrices misses its first channel."""
+    mask = torch.ones(*b, 4, n, dtype=torch.bool)
+    mask[..., 0, 0] = n == 1
+    return mask
+
 
 CASES = {
     "spd.gbw_distance": lambda b, n: {"a": spd_(b, n), "b": spd_(b, n)},
@@ -8,6 +18,8 @@ CASES = {
     "spd.gbw_exp": lambda b, n: {"base": spd_(b, n), "tangent": 0.1 * sym(b, n)},
     "spd.gbw_geodesic": lambda b, n: {"a": spd_(b, n), "b": spd_(b, n), "t": 0.3},
     "spd.gbw_mean": lambda b, n: {"x": spd_((*b, 4), n)},
+    "spd.maskedmean": lambda b, n: {"x": spd_((*b, 4), n), "mask": most_of(b, n)},
+    "spd.nanmean": lambda b, n: {"x": spd_((*b, 4), n)},
     "spd.augmented_covariance": lambda b, n: {
         "x": randn(*b, n, 40),
         "order": 2,

@@ -5,10 +5,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from manifoldkit.spd.augmented import delay_embed
 from manifoldkit.spd.augmented.covariance import (
     augmented_covariance,
     augmented_covariance_grid,
 )
+from manifoldkit.spd.augmented.definite import singular
 
 
 @pytest.fixture
@@ -101,3 +103,41 @@ def test_bad_tensors():
         augmented_covariance(torch.zeros(2, 5), estimator="tyl")
     with pytest.raises(ValueError, match="orders: expected at least one"):
         augmented_covariance_grid(torch.zeros(2, 5), [])
+
+
+def test_rank_check_sees_what_double_precision_sees(generator):
+    """Its rough first look never clears a singular matrix, whatever the units."""
+    a = torch.randn(4, 30, 90, dtype=torch.float64, generator=generator)
+    regular = a @ a.mT / 90
+    double, close, lost = regular[0].clone(), regular[1].clone(), regular[2].clone()
+    double[-1], double[:, -1] = double[0], double[:, 0]
+    double[-1, -1] = double[0, 0]
+    s, u = torch.linalg.eigh(close)  # ill-conditioned, yet regular
+    close = (u * s.new_tensor([1e-8] * 3 + [1.0] * 27)) @ u.mT
+    lost[3, 3] = torch.nan
+    C = torch.stack([regular[3], double, (close + close.mT) / 2, lost]).numpy()
+    expected = [False, True, False, True]
+    d = np.logspace(-5, 5, 30)
+    for scaled in (C, 1e-18 * C, 1e18 * C, d[:, None] * C * d):
+        kept = scaled.copy()
+        assert singular(scaled).tolist() == expected
+        np.testing.assert_array_equal(scaled, kept)  # nothing is written over
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+@pytest.mark.parametrize("n_times", [90, 97, 200])
+@pytest.mark.parametrize("trim", ["full", "moabb"])
+def test_two_samples_at_a_time_change_nothing(lag, n_times, trim, generator):
+    """Narrow signals take a faster product; every entry is that of the definition."""
+    x = torch.randn(2, 5, n_times, dtype=torch.float64, generator=generator)
+    x = 3 + x.cumsum(-1)
+    for order in (4, 5, 10):
+        z = delay_embed(x, order, lag, trim=trim).flatten(1, 2)
+        z = z - z.mean(-1, keepdim=True)
+        found = augmented_covariance(x, order, lag, estimator="scm", trim=trim)
+        expected = z @ z.mT / z.shape[-1]
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        assert torch.equal(found, found.mT)
+        y = x.clone().requires_grad_()  # the plain product
+        plain = augmented_covariance(y, order, lag, estimator="scm", trim=trim)
+        torch.testing.assert_close(found, plain.detach(), rtol=1e-11, atol=1e-11)

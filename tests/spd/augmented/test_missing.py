@@ -245,6 +245,27 @@ def test_network_on_mne_epochs_and_trials(data):
         SPDNetClassifier(max_epochs=1).fit(cut(X), y)
 
 
+def test_names_of_mne_channels(data):
+    X, y = data
+    epochs = mne_epochs(1e-5 * X)
+    names = zip(epochs.ch_names, ["F3", "F4", "C3", "C4"], strict=True)
+    epochs.rename_channels(dict(names))
+    step = AugmentedCovariances(2, 3).fit(epochs)
+    expected = ["F3_t0", "F4_t0", "C3_t0", "C4_t0", "F3_t3", "F4_t3", "C3_t3", "C4_t3"]
+    assert step.get_feature_names_out().tolist() == expected
+    assert step.get_feature_names_out(list("abcd"))[0] == "a_t0"
+    expected = step.transform(1e-5 * X)  # an array has no names
+    np.testing.assert_array_equal(step.transform(epochs), expected)
+    np.testing.assert_array_equal(step.transform([epochs[:3], epochs[3:]]), expected)
+    with pytest.raises(ValueError, match="with 'F3' at place 0, found 'C4'"):
+        step.transform(epochs.copy().reorder_channels(["C4", "C3", "F4", "F3"]))
+    with pytest.raises(ValueError, match="expected 4 channels as in fit"):
+        step.transform(epochs.copy().pick(["F3", "F4"]))
+    model = make_acm_classifier(2, 3).fit(epochs, y)
+    assert model[0].get_feature_names_out()[1] == "F4_t0"
+    assert AugmentedCovariances().fit(X).channel_names_ is None
+
+
 def test_a_list_of_both_is_named(data):
     X, _ = data
     with pytest.raises(TypeError, match=r"a list of both, such as X\[1\], ndarray"):

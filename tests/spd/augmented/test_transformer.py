@@ -8,7 +8,7 @@ from pyriemann.estimation import Covariances, TimeDelayCovariances
 from sklearn.exceptions import NotFittedError
 
 from manifoldkit.linalg import is_spd
-from manifoldkit.spd.augmented.transformer import (
+from manifoldkit.spd.augmented import (
     AugmentedCovariances,
     augmented_covariance,
     delay_embed,

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from pyriemann.geometry.distance import distance_wasserstein
+from pyriemann.geometry.geodesic import geodesic_wasserstein
 from pyriemann.geometry.mean import mean_wasserstein
 from pyriemann.geometry.tangentspace import exp_map_wasserstein, log_map_wasserstein
 from torch.autograd import gradcheck
@@ -121,3 +122,57 @@ def test_the_real_representation_keeps_products_and_adjoints(make_hpd):
     product = hermitian_to_real(x) @ hermitian_to_real(y)
     torch.testing.assert_close(hermitian_to_real(x @ y), product)
     torch.testing.assert_close(hermitian_to_real(y.mH), hermitian_to_real(y).mT)
+
+
+def test_geodesic_and_metric_agree_with_pyriemann(make_hpd):
+    a, b, M = make_hpd(), make_hpd(), make_hpd()
+    for t in (0.0, 0.3, 1.0):
+        expected = geodesic_wasserstein(a.numpy(), b.numpy(), t)
+        torch.testing.assert_close(
+            gbw_geodesic(a, b, t), torch.from_numpy(expected), **CLOSE
+        )
+    # with a metric matrix: pyriemann's functions of the whitened matrices
+    factor = torch.linalg.inv(torch.linalg.cholesky(M)).numpy()
+
+    def white(x):
+        return factor @ x.numpy() @ factor.conj().T
+
+    expected = distance_wasserstein(white(a), white(b))
+    assert float(gbw_distance(a, b, M)) == pytest.approx(float(expected), rel=1e-10)
+    expected = log_map_wasserstein(white(b), white(a))
+    found = torch.from_numpy(white(gbw_log(a, b, M)))
+    torch.testing.assert_close(found, torch.from_numpy(expected), **CLOSE)
+
+
+def test_gradients_of_logarithm_exponential_and_geodesic(make_hpd):
+    a, b, M = (make_hpd(n=3).requires_grad_() for _ in range(3))
+
+    def hermitian(x):
+        return (x + x.mH) / 2
+
+    def middle(a, b, M, power):
+        return gbw_geodesic(a, b, 0.4, M, power)
+
+    for power in (1.0, 0.5):
+        for f in (gbw_log, gbw_exp, middle):
+
+            def of_any(a, b, M, f=f, power=power):
+                return f(hermitian(a), hermitian(b), hermitian(M), power)
+
+            assert gradcheck(of_any, (a, b, M), fast_mode=True)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_unit_and_company(make_hpd, unit):
+    x, y = make_hpd(4), make_hpd()
+    pairs = [
+        (gbw_distance(unit * x, unit * y), unit**0.5 * gbw_distance(x, y)),
+        (gbw_log(unit * y, unit * x), unit * gbw_log(y, x)),
+        (gbw_mean(unit * x), unit * gbw_mean(x)),
+        (gbw_geodesic(unit * x, unit * y, 0.2), unit * gbw_geodesic(x, y, 0.2)),
+        (gbw_log(y, x)[2], gbw_log(y, x[2])),
+        (gbw_mean(torch.stack([x, 1e9 * x]))[0], gbw_mean(x)),
+    ]
+    for found, expected in pairs:
+        size = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * size)
