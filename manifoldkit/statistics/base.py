@@ -142,15 +142,16 @@ def frechet_mean(
             space,
             points.expand(len(starts), *points.shape),
             w,
-            tol,
+            max(tol or 0.0, 1e-5),  # enough to tell whether it is another point
             max_iter=max_iter,
             init=starts,
         )
     gain = found.variance - others.variance
     best = int(gain.argmax())
     if bool(gain[best] > 1e-6 * found.variance) and bool(others.converged[best]):
-        parts = (part[best] for part in others[:4])
-        found = KarcherMean(*parts, found.iterations + others.iterations)
+        found = karcher_mean(
+            space, points, w, tol, max_iter=max_iter, init=others.mean[best]
+        )
     level = others.variance <= found.variance * (1 + 1e-6)
     apart = space.dist(found.mean.expand_as(starts), others.mean, keepdim=True)
     apart = apart.reshape(-1)

@@ -33,6 +33,10 @@ _SETTINGS = {
 }
 
 
+def _total(sample_weight: ArrayLike) -> float:
+    return float(np.asarray(as_array(sample_weight)).sum())
+
+
 class ManifoldKMeans(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, PointEstimator
 ):
@@ -163,7 +167,7 @@ class ManifoldKMeans(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        total = float(n if sample_weight is None else np.sum(as_array(sample_weight)))
+        total = n if sample_weight is None else _total(sample_weight)
         self.cluster_centers_ = as_numpy(best.centers)
         self.labels_ = as_numpy(best.labels).astype(np.int32)
         self.inertia_, self.n_iter_ = best.inertia * total, best.iterations
@@ -254,7 +258,7 @@ class ManifoldKMeans(
         square = self._distances(X).square().amin(-1)
         if sample_weight is None:
             return -float(square.sum())
-        total = float(np.sum(as_array(sample_weight)))
+        total = _total(sample_weight)
         return -float(to_weights(sample_weight, len(square)) @ square) * total
 
 

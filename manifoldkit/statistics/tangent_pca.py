@@ -63,6 +63,8 @@ class TangentPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PointEstimat
         As scikit-learn's; all variances add up to n / (n - 1) times the Frechet
         variance if the base is the mean.
     n_components_ : int
+    n_iter_ : int
+        Iterations of the mean.
 
     Raises
     ------
@@ -115,7 +117,7 @@ class TangentPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PointEstimat
         check_settings(self, SEARCH)
         space = self._space()
         points = self._as_points(X, reset=True, least=2)
-        base = self._base_point(space, points)
+        base, iterations = self._base_point(space, points)
         basis = tangent_basis(space, base)
         c = log_coordinates(space, base, basis, points)
         self._check_components(*c.shape)
@@ -132,24 +134,25 @@ class TangentPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PointEstimat
         self.explained_variance_ = pca.explained_variance_
         self.explained_variance_ratio_ = pca.explained_variance_ratio_
         self.singular_values_ = pca.singular_values_
-        self.n_components_ = pca.n_components_
+        self.n_components_, self.n_iter_ = pca.n_components_, max(1, iterations)
         return self
 
-    def _base_point(self, space: Manifold, points: Tensor) -> Tensor:
+    def _base_point(self, space: Manifold, points: Tensor) -> tuple[Tensor, int]:
         if isinstance(self.base, str):
             if self.base != "mean":
                 raise ValueError(
                     f'base: expected "mean" or a point, found {self.base!r}'
                 )
             w = to_weights(None, len(points))
-            return frechet_mean(space, points, w, self.tol, self.max_iter).mean
+            found = frechet_mean(space, points, w, self.tol, self.max_iter)
+            return found.mean, found.iterations
         array = np.asarray(as_array(self.base), dtype=np.float64)
         if array.shape != points.shape[1:]:
             raise ValueError(
                 f"base: expected a point of shape {tuple(points.shape[1:])}, found "
                 f"shape {array.shape}"
             )
-        return to_points(space, array[None], "base")[0]
+        return to_points(space, array[None], "base")[0], 0
 
     def _check_components(self, n: int, d: int) -> None:
         k, most = self.n_components, min(n, d)
