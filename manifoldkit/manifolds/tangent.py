@@ -64,7 +64,7 @@ def tangent_basis(manifold: Manifold, x: Tensor) -> Tensor:
     base = x.unsqueeze(x.ndim - ndim).expand(*batch, len(units), *event)
     rows = manifold.proju(base, units.expand_as(base))
     basis = _span(rows.reshape(*batch, len(units), -1))
-    basis = basis.reshape(*batch, -1, *event)
+    basis = basis.reshape(*batch, basis.shape[-2], *event)
     # twice, as rounding of the first pass grows with the condition of the metric
     for _ in range(2):
         basis = _orthonormalize(manifold, x, basis)
@@ -127,7 +127,7 @@ def _orthonormalize(manifold, x: Tensor, basis: Tensor) -> Tensor:
     d = basis.shape[axis]
     gram = inner.reshape(*x.shape[:axis], d, d)
     factor = torch.linalg.cholesky((gram + gram.mT) / 2)
-    flat = basis.reshape(*x.shape[:axis], d, -1)
+    flat = basis.reshape(*x.shape[:axis], d, x.shape[axis:].numel())
     flat = torch.linalg.solve_triangular(factor, flat, upper=False)
     return flat.reshape(basis.shape)
 

@@ -112,7 +112,7 @@ def log_volume(manifold: Manifold, x: Tensor, u: Tensor) -> Tensor:
         for factor, (a, b) in zip(manifold.factors, parts, strict=True):
             total = total + log_volume(factor, a, b).reshape(*batch, -1).sum(-1)
         return total
-    return _differentiated(manifold, x, u)
+    return differentiated_volume(manifold, x, u)
 
 
 def _rotation_volume(a: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _subspace_volume(u: Tensor) -> Tensor:
     return total.sum(-1) + own
 
 
-def _differentiated(manifold, x: Tensor, u: Tensor) -> Tensor:
+def differentiated_volume(manifold, x: Tensor, u: Tensor) -> Tensor:
     """Half the log-determinant of the Gram matrix of the Jacobian at the end point."""
     ndim = manifold.ndim
     batch, event = u.shape[: u.ndim - ndim], u.shape[u.ndim - ndim :]

@@ -199,6 +199,11 @@ def _descend(manifold, x, y, w, tol: float, max_iter: int) -> _State:
         # below rounding the cost can no longer tell, the gradient still can
         slack = tolerance(y.dtype, 16) * cost
         better = active & (new_cost <= cost - 1e-4 * t * norm**2 + slack)
+        if not bool((better | ~active).all()):
+            level = new_cost <= (1 + 1e-9) * cost
+            better |= (
+                active & level & (_norm(manifold, trial, new_direction) < norm / 2)
+            )
         mask = _lift(better, ndim)
         x = torch.where(mask, trial, x)
         direction = torch.where(mask, new_direction, direction)

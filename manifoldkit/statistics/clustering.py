@@ -317,7 +317,10 @@ class _Lloyd:
         def cost(square: Tensor) -> Tensor:
             return self._sum(labels, share * square.gather(1, labels[:, None])[:, 0], k)
 
-        before, t = cost(square) * (1 + 1e-12), torch.ones_like(mass)
+        # a cluster of equal points costs rounding, which may rise
+        before = cost(square)
+        before = before * (1 + 1e-12) + 1e-13 * before.max()
+        t = torch.ones_like(mass)
         for _ in range(30):
             new = self.space.expmap(centers, t[lift] * direction)
             found = self._square(new)
@@ -325,7 +328,8 @@ class _Lloyd:
             if not bool(rises.any()):
                 return found, new
             t = torch.where(rises, t / 2, t)
-        return square, centers
+        centers = torch.where(rises[lift], centers, new)
+        return self._square(centers), centers
 
     def __call__(self, centers: Tensor) -> _Run:
         """Run until labels stay or the centers hardly move."""

@@ -89,7 +89,7 @@ class WrappedNormal:
         d, like = len(self.basis), self.mean
         if not isinstance(covariance, Tensor):
             try:
-                covariance = torch.tensor(float(covariance))
+                covariance = torch.tensor(float(covariance), dtype=like.dtype)
             except (TypeError, ValueError):
                 raise TypeError(
                     "covariance: expected a number or a tensor, found "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manifoldkit._checks import check_settings
 from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.linalg.checks import tolerance
 from manifoldkit.manifolds.tangent import tangent_basis
 from manifoldkit.statistics.base import (
     SEARCH,
@@ -48,7 +49,7 @@ class GeodesicRegression(RegressorMixin, PointEstimator):
         Fit p. Otherwise p is the origin of the manifold, and x is not centered.
     max_iter : int, default=200
         Most iterations of the refinement.
-    tol : float, default=1e-10
+    tol : float, default=1e-8
         Largest entry of the gradient to stop at, in units in which the spread of y
         and of x are one.
 
@@ -97,7 +98,7 @@ class GeodesicRegression(RegressorMixin, PointEstimator):
         manifold: Manifold | None = None,
         fit_intercept: bool = True,
         max_iter: int = 200,
-        tol: float = 1e-10,
+        tol: float = 1e-8,
     ):
         self.manifold = manifold
         self.fit_intercept = fit_intercept
@@ -141,7 +142,8 @@ class GeodesicRegression(RegressorMixin, PointEstimator):
         unit = float((w @ c.square().sum(-1)).sqrt())
         slope = design.rows.mT @ (w[:, None] * c)
         fit = _Fit(p, basis, slope, 0, 0.0)
-        if unit > 0 and not bool(torch.isinf(points).any()):
+        own = float(space.inner(p, p, keepdim=True).clamp_min(0).max().sqrt())
+        if unit > tolerance(p.dtype, 64) * own:  # the points are not all equal
             fit = self._refine(space, fit, design.rows, points, w, unit)
         self._design, self._weights = design, w
         self._slope, self._basis = as_numpy(fit.slope), as_numpy(fit.basis)
@@ -210,8 +212,8 @@ class GeodesicRegression(RegressorMixin, PointEstimator):
             fit = problem.fit_at(found.x, iterations, gradient)
             if moved < 1e-6 or iterations >= self.max_iter:
                 break
-        # at the bottom of the search rounding alone is left of the gradient
-        if gradient > max(self.tol, 1e-6 if found.status == 2 else self.tol):
+        # status 2: the line search ended, as rounding hides what the cost still falls
+        if gradient > (max(self.tol, 1e-6) if found.status == 2 else self.tol):
             warnings.warn(
                 f"GeodesicRegression on {space}: gradient {gradient:.1e} after "
                 f"{iterations} iterations, expected at most tol = {self.tol:.1e}",
@@ -370,7 +372,7 @@ class _Problem:
         distance = self.space.dist(end, self.points, keepdim=True).reshape(-1)
         loss = self.w @ (distance / self.unit).square() / 2
         (gradient,) = torch.autograd.grad(loss, t)
-        return float(loss), as_numpy(gradient)
+        return float(loss.detach()), as_numpy(gradient)
 
     def fit_at(self, theta: np.ndarray, iterations: int, gradient: float) -> _Fit:
         if self.free and np.any(theta[: self.d]):

@@ -9,7 +9,7 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
-from spaces import ISOMETRIES, QUICK, SPACES, TOL, cloud
+from spaces import FEW, ISOMETRIES, SPACES, TOL, cloud
 
 from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
 from manifoldkit.manifolds import SPD, Euclidean, GLPlus, SpecialOrthogonal, Sphere
@@ -32,11 +32,12 @@ def test_euclidean_data_have_the_mean_and_covariance_of_scikit_learn(rng):
 @pytest.mark.parametrize("name", SPACES)
 def test_laws_on_every_manifold(name):
     manifold, _ = SPACES[name]
-    x = cloud(name, 8)
+    n = FEW.get(name, 8)
+    x = cloud(name, n)
     tol = TOL.get(name)
     mean = FrechetMean(manifold, tol).fit(x)
     c = mean.transform(x)
-    assert c.shape == (8, len(mean.basis_))
+    assert c.shape == (n, len(mean.basis_))
     np.testing.assert_allclose(c.mean(0), 0, atol=tol or 1e-11)
     np.testing.assert_allclose(
         np.trace(mean.covariance_), mean.variance_, rtol=tol or 1e-9
@@ -51,17 +52,13 @@ def test_laws_on_every_manifold(name):
 @pytest.mark.parametrize("name", ISOMETRIES)
 def test_isometries_carry_the_mean_and_keep_its_spread(name):
     manifold, _ = SPACES[name]
-    x, move = cloud(name, 8), ISOMETRIES[name]
+    x, move = cloud(name, FEW.get(name, 8)), ISOMETRIES[name]
     a, b = FrechetMean(manifold).fit(x), FrechetMean(manifold).fit(move(x))
     moved = move(torch.tensor(a.mean_))
     gap = manifold.dist(moved, torch.tensor(b.mean_), keepdim=True)
     assert float(gap.max()) < 1e-7
-    for s, t in ((a, b),):
-        np.testing.assert_allclose(
-            np.linalg.eigvalsh(s.covariance_),
-            np.linalg.eigvalsh(t.covariance_),
-            atol=1e-10,
-        )
+    spreads = [np.linalg.eigvalsh(mean.covariance_) for mean in (a, b)]
+    np.testing.assert_allclose(*spreads, atol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
@@ -125,6 +122,7 @@ def hessian_by_differences(manifold, mean, x, step=1e-4):
     return out
 
 
+@pytest.mark.filterwarnings("ignore:X. points up to")
 @pytest.mark.parametrize(
     "name", ["sphere of radius 2", "grassmann", "rotations", "airm"]
 )
@@ -188,13 +186,13 @@ def test_coverage(spread, n, least, most):
 
 
 def test_means_of_drawn_points_lie_in_their_region_at_the_nominal_rate():
-    g, hits, runs = torch.Generator().manual_seed(0), 0, 50
+    g, hits, runs = torch.Generator().manual_seed(0), 0, 30
     mean = cloud("airm", 1)[0]
     normal = WrappedNormal(SPD(), mean, 0.2)
     for _ in range(runs):
         found = FrechetMean(SPD()).fit(normal.rsample(30, generator=g))
         hits += bool(found.confidence_region(0.7).contains(mean))
-    assert abs(hits / runs - 0.7) < 0.16
+    assert abs(hits / runs - 0.7) < 0.2
 
 
 def test_antipodal_and_equatorial_points_have_no_single_mean():
@@ -292,7 +290,7 @@ def test_it_agrees_with_the_karcher_mean_and_takes_scalars():
     assert FrechetMean(Euclidean(2)).fit(x).mean_.shape == (3, 3)
 
 
-@pytest.mark.parametrize("name", [n for n in QUICK if n in ("airm", "rotations")])
+@pytest.mark.parametrize("name", ["airm", "rotations"])
 def test_a_classifier_behind_it_is_the_tangent_space_pipeline(name):
     manifold, _ = SPACES[name]
     x = torch.cat([cloud(name, 15), cloud(name, 15, seed=4)])

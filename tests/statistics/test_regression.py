@@ -110,9 +110,9 @@ def test_noisy_data_are_fitted_at_a_minimum(name):
     zero = torch.zeros(d, dtype=torch.float64)
     assert abs(loss(zero, zero) - model.loss_) < 1e-12
     for _ in range(20):
-        z, e = 1e-3 * torch.randn(2, d, dtype=torch.float64, generator=g)
-        slope = (loss(z, e) - loss(-z, -e)) / 2e-3
-        assert abs(slope) < 1e-7
+        z, e = 1e-4 * torch.randn(2, d, dtype=torch.float64, generator=g)
+        slope = (loss(z, e) - loss(-z, -e)) / 2e-4
+        assert abs(slope) < 1e-6
         assert loss(z, e) > model.loss_
 
 
@@ -155,7 +155,7 @@ def test_the_covariance_of_coefficients_is_that_of_least_squares(rng):
 
 
 def test_the_covariance_of_coefficients_covers_them():
-    manifold, runs, square = Sphere(), 30, 0.0
+    manifold, runs, square = Sphere(), 12, 0.0
     for seed in range(runs):
         x, y, p = line("sphere", 30, q=1, noise=0.1, seed=seed)
         truth, _, _ = line("sphere", 30, q=1, seed=seed)
@@ -168,7 +168,7 @@ def test_the_covariance_of_coefficients_covers_them():
         gap = torch.tensor(model.coef_[0]) - manifold.parallel_transport(p, q, v)
         c = (tangent_basis(manifold, q) @ gap).numpy()
         square += c @ np.linalg.solve(model.coef_covariance_, c) / runs
-    assert 1.0 < square < 3.5  # chi-square with 2 degrees has mean 2
+    assert 0.7 < square < 4.5  # chi-square with 2 degrees has mean 2
 
 
 def test_what_cannot_be_told_apart_is_shared_and_said(rng):
