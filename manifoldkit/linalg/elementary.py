@@ -113,8 +113,8 @@ def log_sinc(x: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> log_sinc(torch.tensor([0.0, 1.0]))
-    tensor([ 0.0000, -0.1726])
+    >>> log_sinc(torch.tensor([0.05, 1.0]))
+    tensor([-0.0004, -0.1726])
     """
     near, small, r = _split(x * x)
     return torch.where(near, _log_sinhc_series(-small), (r.sin() / r).abs().log())

@@ -7,6 +7,7 @@ from torch import Tensor
 from manifoldkit._checks import check_count
 from manifoldkit.linalg.checks import check_broadcast
 from manifoldkit.manifolds.base import Manifold as OurManifold
+from manifoldkit.manifolds.euclidean import Euclidean
 from manifoldkit.manifolds.points import check_manifold_argument, check_points
 
 #: Numbers of the pairs that are worked on at a time.
@@ -112,6 +113,10 @@ def distances(
 def _block(manifold, x: Tensor, y: Tensor, batch: torch.Size) -> Tensor:
     ndim = manifold.ndim
     n, m = x.shape[-1 - ndim], y.shape[-1 - ndim]
+    constant = not (x.requires_grad or y.requires_grad)
+    if isinstance(manifold, Euclidean) and ndim and constant:
+        flat = (t.flatten(t.ndim - ndim) for t in (x, y))
+        return torch.cdist(*flat, compute_mode="donot_use_mm_for_euclid_dist")
     x, y = x.unsqueeze(-1 - ndim), y.unsqueeze(-2 - ndim)
     if not isinstance(manifold, OurManifold):  # whose maps may not broadcast
         x, y = torch.broadcast_tensors(x, y)

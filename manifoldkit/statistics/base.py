@@ -126,6 +126,11 @@ def frechet_mean(
     Widely spread points may have several means. The search is then repeated from far
     points; the lowest is kept.
     """
+    if isinstance(space, Euclidean):  # no search is needed
+        mean = torch.tensordot(w, points, 1)
+        square = (points - mean).square().flatten(1).sum(-1)
+        done = torch.tensor(True)
+        return KarcherMean(mean, torch.zeros_like(w[0]), w @ square, done, 1)
     found = karcher_mean(space, points, w, tol, max_iter=max_iter)
     radius = injectivity_radius(space)
     if not np.isfinite(radius):

@@ -92,7 +92,7 @@ class FrechetMean(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PointEstima
     >>> X = Sphere().projx(torch.tensor([[1., .2, 0.], [1., -.2, 0.], [1., 0., .3]]))
     >>> mean = FrechetMean(Sphere()).fit(X)
     >>> mean.mean_.round(3)
-    array([0.995, 0.   , 0.1  ])
+    array([0.995, 0.   , 0.098])
     >>> mean.transform(X).shape
     (3, 2)
     """

@@ -21,7 +21,7 @@ CASES = {
     "manifolds.exp_log_volume": lambda b, n: {
         "manifold": manifolds.SPD(),
         "x": spd_(b, n),
-        "u": sym(*b, n),
+        "u": sym(b, n),
     },
     "optim.karcher_mean": lambda b, n: {
         "manifold": manifolds.SPD(),
