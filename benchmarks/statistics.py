@@ -1,4 +1,4 @@
-"""Statistics on manifolds against scikit-learn, pyriemann and, if it imports, geomstats."""
+"""Statistics on manifolds against scikit-learn, pyriemann, geomstats if it imports."""
 
 import logging
 import warnings
@@ -83,7 +83,10 @@ def _regression():
 
     def peer():
         model = PeerRegression(
-            Hypersphere(2), center_X=True, method="extrinsic", initialization="warm_start"
+            Hypersphere(2),
+            center_X=True,
+            method="extrinsic",
+            initialization="warm_start",
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
