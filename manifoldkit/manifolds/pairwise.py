@@ -115,8 +115,8 @@ def _block(manifold, x: Tensor, y: Tensor, batch: torch.Size) -> Tensor:
     n, m = x.shape[-1 - ndim], y.shape[-1 - ndim]
     constant = not (x.requires_grad or y.requires_grad)
     if isinstance(manifold, Euclidean) and ndim and constant:
-        flat = (t.flatten(t.ndim - ndim) for t in (x, y))
-        return torch.cdist(*flat, compute_mode="donot_use_mm_for_euclid_dist")
+        x, y = x.flatten(x.ndim - ndim), y.flatten(y.ndim - ndim)
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     x, y = x.unsqueeze(-1 - ndim), y.unsqueeze(-2 - ndim)
     if not isinstance(manifold, OurManifold):  # whose maps may not broadcast
         x, y = torch.broadcast_tensors(x, y)

@@ -145,12 +145,14 @@ class ManifoldKMeans(
         run = _Lloyd(space, points, w, self.max_iter, self.tol)
         given = self._given_centers(space, points)
         starts = 1 if given is not None else self.n_init
-        best = None
-        for _ in range(starts):
-            centers = given if given is not None else self._start(space, points, w, rng)
-            found = run(centers)
-            if best is None or found.inertia < best.inertia * (1 - 1e-12):
-                best = found
+        runs = [
+            run(given if given is not None else self._start(space, points, w, rng))
+            for _ in range(starts)
+        ]
+        best = runs[0]
+        for other in runs[1:]:
+            if other.inertia < best.inertia * (1 - 1e-12):
+                best = other
         best = run.finish(best)
         distinct = len(torch.unique(best.labels))
         if distinct < self.n_clusters:

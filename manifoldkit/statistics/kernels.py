@@ -101,8 +101,10 @@ def geodesic_kernel(manifold, x, y=None, kind="laplace", gamma="median", *, psd=
     check_choice(kind, ("laplace", "gauss"), "kind")
     check_choice(psd, ("warn", "error", "clip", "ignore"), "psd")
     if not isinstance(x, Tensor):
-        tensors = [_to_tensor(a, name) for a, name in ((x, "x"), (y, "y"))]
-        found = geodesic_kernel(manifold, *tensors, kind, gamma, psd=psd)
+        other = None if y is None else _to_tensor(y, "y")
+        found = geodesic_kernel(
+            manifold, _to_tensor(x, "x"), other, kind, gamma, psd=psd
+        )
         return found.numpy()
     if y is not None and psd in ("error", "clip"):
         raise ValueError(f'psd: {psd!r} needs a square matrix, without y; use "warn"')
@@ -123,9 +125,7 @@ def geodesic_kernel(manifold, x, y=None, kind="laplace", gamma="median", *, psd=
     return k
 
 
-def _to_tensor(x: ArrayLike | None, name: str) -> Tensor | None:
-    if x is None and name == "y":
-        return None
+def _to_tensor(x: ArrayLike, name: str) -> Tensor:
     try:
         array = np.asarray(x)
         if array.dtype.kind not in "fiu":
@@ -140,7 +140,7 @@ def _rate(d: Tensor, square: bool, gamma: float | str, kind: str) -> float | Ten
         return check_positive(gamma, "gamma")
     check_choice(gamma, ("median",), "gamma")
     if square:
-        i, j = torch.triu_indices(*d.shape[-2:], 1)
+        i, j = torch.triu_indices(d.shape[-2], d.shape[-1], 1)
         d = d[..., i, j]
     values = d.detach().flatten()
     if values.numel() == 0:

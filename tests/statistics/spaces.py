@@ -26,7 +26,6 @@ SPACES = {
     "sphere of radius 2": (Sphere(2.0), (5,)),
     "oblique": (Oblique(), (3, 2)),
     "stiefel": (Stiefel(), (5, 2)),
-    "canonical": (Stiefel("canonical"), (4, 2)),
     "grassmann": (Grassmann(), (5, 2)),
     "rotations": (SpecialOrthogonal(), (3, 3)),
     "angle": (SpecialOrthogonal(scale="angle"), (4, 4)),
@@ -41,7 +40,7 @@ SPACES = {
     "lorentz": (geoopt.Lorentz().double(), (4,)),
 }
 #: number of points where logarithms are slow, of any other
-FEW = {"stiefel": 5, "canonical": 4}
+FEW = {"stiefel": 4}
 
 #: where maps lose digits (hyperbolic distances near zero), the tolerance of a mean
 TOL = {"lorentz": 1e-7}
@@ -94,7 +93,6 @@ ISOMETRIES = {
     "sphere of radius 2": lambda x: x @ rotation(5),
     "oblique": lambda x: rotation(3) @ x,
     "stiefel": lambda x: rotation(5) @ x @ rotation(2),
-    "canonical": lambda x: rotation(4) @ x @ rotation(2),
     "grassmann": lambda x: rotation(5) @ x,
     "rotations": lambda x: rotation(3) @ x @ rotation(3, 4),
     "angle": lambda x: rotation(4) @ x.mT,

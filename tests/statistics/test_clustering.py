@@ -85,7 +85,7 @@ def test_the_inertia_never_rises(name):
         for i in range(1, 7)
     ]
     assert np.diff(inertia).max() <= 1e-9 * inertia[0]
-    assert inertia[-1] < inertia[0]
+    assert inertia[-1] <= inertia[0]
 
 
 def test_pyriemann_finds_the_same_from_its_best_start():

@@ -171,8 +171,8 @@ def coverage(spread, n, runs, seed, level=0.95):
 
 @pytest.mark.filterwarnings("ignore:X. points up to", "ignore:the Hessian")
 def test_coverage_of_few_runs():
-    # a binomial deviation of 60 runs at 0.7 is 0.06; without H the rate is 0.55
-    assert 0.56 < coverage(0.6, 25, 60, 0, 0.7) < 0.84
+    # a binomial deviation of 25 runs at 0.7 is 0.09
+    assert 0.45 < coverage(0.6, 25, 25, 0, 0.7) < 0.95
 
 
 @pytest.mark.slow
@@ -185,14 +185,15 @@ def test_coverage(spread, n, least, most):
     assert least < coverage(spread, n, 2000, 1) < most
 
 
+@pytest.mark.slow
 def test_means_of_drawn_points_lie_in_their_region_at_the_nominal_rate():
-    g, hits, runs = torch.Generator().manual_seed(0), 0, 30
+    g, hits, runs = torch.Generator().manual_seed(0), 0, 200
     mean = cloud("airm", 1)[0]
     normal = WrappedNormal(SPD(), mean, 0.2)
     for _ in range(runs):
         found = FrechetMean(SPD()).fit(normal.rsample(30, generator=g))
         hits += bool(found.confidence_region(0.7).contains(mean))
-    assert abs(hits / runs - 0.7) < 0.2
+    assert abs(hits / runs - 0.7) < 0.1
 
 
 def test_antipodal_and_equatorial_points_have_no_single_mean():
