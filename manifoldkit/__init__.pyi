@@ -7,6 +7,7 @@ from . import linalg as linalg
 from . import manifolds as manifolds
 from . import optim as optim
 from . import spd as spd
+from . import statistics as statistics
 from . import testing as testing
 
 __version__: str

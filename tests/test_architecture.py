@@ -27,6 +27,7 @@ ALLOWED = {
     "linalg": set(),
     "manifolds": {"linalg"},
     "optim": {"manifolds", "linalg"},
+    "statistics": {"manifolds", "linalg", "optim"},
     "spd": {"linalg", "manifolds", "optim", "_faces"},
     "lie": {"linalg", "manifolds", "_faces"},
     "equivariant": {"linalg", "manifolds", "_faces"},
@@ -94,6 +95,17 @@ WITHIN = {
         "models": {"inputs", "sinkhorn"},
         "retrieval": {"inputs", "labels", "views", "exact", "models"},
     },
+    "statistics": {
+        "limits": set(),
+        "base": {"limits"},
+        "region": {"base"},
+        "mean": {"base", "limits", "region"},
+        "tangent_pca": {"base"},
+        "regression": {"base"},
+        "clustering": {"base"},
+        "kernels": set(),
+        "distributions": {"base", "limits"},
+    },
     "lie": {
         "_arrays": set(),
         "basis": set(),
@@ -140,6 +152,7 @@ THIRD_PARTY = {  # what a room may import at all, where that is restricted
     "_checks": set(),
     "linalg": {"torch", "lazy_loader"},
     "manifolds": {"torch", "geoopt", "lazy_loader"},
+    "statistics": {"torch", "geoopt", "numpy", "scipy", "sklearn", "lazy_loader"},
     "datasets": {
         *("numpy", "scipy", "torch", "sklearn", "pooch", "mne", "moabb", "tqdm"),
         "filelock",  # one process at a time converts an archive
@@ -318,6 +331,7 @@ NEEDS = {
     "datasets": set(),
     "manifolds": {"geoopt"},
     "optim": {"geoopt"},
+    "statistics": {"geoopt"},
     # pyriemann imports matplotlib itself; layers hold points of geoopt manifolds
     "spd": {"geoopt", "matplotlib"},
     "lie": set(),

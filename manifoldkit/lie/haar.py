@@ -46,6 +46,8 @@ from manifoldkit.lie.closed_forms.so3 import unit_quaternion_matrix
 from manifoldkit.lie.decompositions import sym_log
 from manifoldkit.linalg.checks import check_square, compute_dtype
 from manifoldkit.linalg.draws import generator_option
+from manifoldkit.linalg.elementary import log_sinhc as log_sinhc
+from manifoldkit.linalg.elementary import log_sinhc_of_square
 from manifoldkit.linalg.qr import qr_factor
 
 WEIGHTINGS = ("haar", "none", "clipped")
@@ -126,17 +128,6 @@ def weigh(log_weight: Tensor, weighting: str, self_normalise: bool) -> Tensor:
 # -- densities
 
 
-def log_sinhc(x: Tensor) -> Tensor:
-    r"""Return :math:`\log(\sinh x / x)`, smooth at zero, without overflow.
-
-    Examples
-    --------
-    >>> log_sinhc(torch.tensor([0.0, 1.0, 500.0]))
-    tensor([0.0000e+00, 1.6144e-01, 4.9309e+02])
-    """
-    return two_by_two.log_sinhc_of_square(x * x)
-
-
 def stretch_log_density(x: Tensor) -> Tensor:
     r"""Return :math:`\log w(X) = \sum_{i<j} \log\mathrm{sinhc}((t_i - t_j)/2)`.
 
@@ -161,7 +152,7 @@ def stretch_log_density(x: Tensor) -> Tensor:
     if x.shape[-1] == 2:
         delta = (x[..., 0, 0] - x[..., 1, 1]) / 2
         b = (x[..., 0, 1] + x[..., 1, 0]) / 2
-        return two_by_two.log_sinhc_of_square(delta * delta + b * b).to(dtype)
+        return log_sinhc_of_square(delta * delta + b * b).to(dtype)
     try:
         t = torch.linalg.eigvalsh((x + x.mT) / 2)
     except torch.linalg.LinAlgError as error:

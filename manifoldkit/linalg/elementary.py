@@ -77,3 +77,54 @@ def safe_norm(x: Tensor, keepdim: bool = False) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """Vectors of length one; zero stays zero."""
     return x / safe_norm(x, keepdim=True).clamp_min(1e-12)
+
+
+def _split(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where q is small; q for the series; root of q for the closed form.
+
+    Each is clamped to its own side, so that neither branch has an infinite derivative
+    where the other is chosen.
+    """
+    return q < 1e-2, q.clamp(max=1e-2), q.clamp(min=1e-2).sqrt()
+
+
+def _log_sinhc_series(q: Tensor) -> Tensor:
+    """Series of log(sinh(r) / r) in ``q = r^2``, for negative q of log(sin(r) / r)."""
+    total = q / 467775 - 1 / 37800
+    for c in (1 / 2835, -1 / 180, 1 / 6):
+        total = total * q + c
+    return q * total
+
+
+def log_sinhc_of_square(q: Tensor) -> Tensor:
+    """Return log(sinh(r) / r) for ``q = r^2``, smooth at zero, without overflow.
+
+    >>> log_sinhc_of_square(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.1614])
+    """
+    near, small, r = _split(q)
+    far = r + torch.log(-torch.expm1(-2 * r) / (2 * r))
+    return torch.where(near, _log_sinhc_series(small), far)
+
+
+def log_sinhc(x: Tensor) -> Tensor:
+    r"""Return :math:`\log(\sinh x / x)`, smooth at zero, without overflow.
+
+    Examples
+    --------
+    >>> log_sinhc(torch.tensor([0.0, 1.0, 500.0]))
+    tensor([0.0000e+00, 1.6144e-01, 4.9309e+02])
+    """
+    return log_sinhc_of_square(x * x)
+
+
+def log_sinc(x: Tensor) -> Tensor:
+    r"""Return :math:`\log|\sin x / x|`, smooth at zero; -inf at its roots.
+
+    Examples
+    --------
+    >>> log_sinc(torch.tensor([0.05, 1.0]))
+    tensor([-0.0004, -0.1726])
+    """
+    near, small, r = _split(x * x)
+    return torch.where(near, _log_sinhc_series(-small), (r.sin() / r).abs().log())

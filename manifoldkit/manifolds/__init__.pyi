@@ -6,6 +6,7 @@ from .euclidean import PositiveReals as PositiveReals
 from .general_linear import GLPlus as GLPlus
 from .general_linear import SpecialLinear as SpecialLinear
 from .grassmann import Grassmann as Grassmann
+from .pairwise import pairwise_distance as pairwise_distance
 from .parameters import as_parameter as as_parameter
 from .parameters import attach as attach
 from .parameters import manifold_of as manifold_of
@@ -15,4 +16,6 @@ from .special_orthogonal import SpecialOrthogonal as SpecialOrthogonal
 from .sphere import Oblique as Oblique
 from .sphere import Sphere as Sphere
 from .stiefel.manifold import Stiefel as Stiefel
+from .tangent import tangent_basis as tangent_basis
 from .tensors import ManifoldParameter as ManifoldParameter
+from .volume import exp_log_volume as exp_log_volume

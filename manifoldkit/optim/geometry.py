@@ -16,8 +16,8 @@ import torch
 from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
-from manifoldkit.linalg.checks import tolerance
 from manifoldkit.manifolds.base import Manifold as OurManifold
+from manifoldkit.manifolds.points import point_tolerance as point_tolerance
 from manifoldkit.manifolds.product import Product
 
 
@@ -191,10 +191,3 @@ class FrameGeometry(TangentGeometry):
     def stabilize(self, x, m):
         """Project the points; coordinates are tangent in any frame."""
         return self.manifold.projx(x), m
-
-
-def point_tolerance(dtype: torch.dtype) -> float:
-    """Largest deviation that is taken for the drift of a point in use."""
-    if dtype in (torch.float16, torch.bfloat16):
-        return 5e-2
-    return max(1e-4, tolerance(dtype, 1e4))

@@ -9,21 +9,12 @@ from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
 from manifoldkit._checks import check_count, check_positive
-from manifoldkit.exceptions import ConvergenceWarning, NotOnManifoldError
-from manifoldkit.linalg.checks import (
-    check_finite,
-    check_floating,
-    check_weights,
-    tolerance,
-)
-from manifoldkit.optim.geometry import point_tolerance
+from manifoldkit.exceptions import ConvergenceWarning
+from manifoldkit.linalg.checks import check_floating, check_weights, tolerance
+from manifoldkit.manifolds.points import check_manifold_argument, check_points
 
 #: Relative error of logarithms beyond which a mean of them is not trusted.
 _TRUST = 1e-2
-
-
-#: Numbers that are checked at a time.
-_PART = 1 << 20
 
 
 class KarcherMean(NamedTuple):
@@ -112,10 +103,9 @@ def karcher_mean(
     >>> karcher_mean(PositiveReals(), torch.tensor([1., 4.])).mean.round(decimals=4)
     tensor(2.)
     """
-    if not isinstance(manifold, Manifold):
-        raise TypeError(f"manifold: expected a geoopt Manifold, found {manifold!r}")
+    check_manifold_argument(manifold)
     ndim = manifold.ndim
-    y = _check_points(manifold, points)
+    y = check_points(manifold, points, "points", "m").detach()
     w = _weights(weights, y, ndim)
     if tol is not None:
         check_positive(tol, "tol")
@@ -139,31 +129,6 @@ def karcher_mean(
             stacklevel=2,
         )
     return found
-
-
-def _check_points(manifold: Manifold, points: Tensor) -> Tensor:
-    check_floating(points, "points")
-    if points.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"points: expected float32 or float64, found {points.dtype}")
-    ndim = manifold.ndim
-    if points.ndim < ndim + 1 or points.shape[-1 - ndim] == 0:
-        raise ValueError(
-            f"points: expected (..., m, point) with m >= 1 points of {ndim} "
-            f"dimensions each, found shape {tuple(points.shape)}"
-        )
-    ok, reason = manifold._check_shape(points.shape, "points")
-    if not ok:
-        raise ValueError(f"points: not points of {manifold}: {reason}")
-    y = check_finite(points.detach().as_subclass(Tensor), "points", ndim)
-    tol = point_tolerance(y.dtype)
-    event = y.shape[y.ndim - ndim :]
-    # in parts, which hold the memory that a check takes
-    for part in y.reshape(-1, *event).split(max(1, _PART // max(1, event.numel()))):
-        ok, reason = manifold._check_point_on_manifold(part, atol=tol, rtol=tol)
-        if not ok:  # whose place is counted in the whole
-            reason = manifold._check_point_on_manifold(y, atol=tol, rtol=tol)[1]
-            raise NotOnManifoldError(f"points: not points of {manifold}: {reason}")
-    return y
 
 
 def _weights(weights: Tensor | None, y: Tensor, ndim: int) -> Tensor:
@@ -236,6 +201,11 @@ def _descend(manifold, x, y, w, tol: float, max_iter: int) -> _State:
         # below rounding the cost can no longer tell, the gradient still can
         slack = tolerance(y.dtype, 16) * cost
         better = active & (new_cost <= cost - 1e-4 * t * norm**2 + slack)
+        if not bool((better | ~active).all()):
+            level = new_cost <= (1 + 1e-9) * cost
+            better |= (
+                active & level & (_norm(manifold, trial, new_direction) < norm / 2)
+            )
         mask = _lift(better, ndim)
         x = torch.where(mask, trial, x)
         direction = torch.where(mask, new_direction, direction)
@@ -301,7 +271,9 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
             size = _size(manifold, state.x, state.cost)[..., None]
             reached |= left <= _TRUST * size
         variance = (w * distance**2).sum(-1)
-        reached &= (own - distance).abs() <= _TRUST * own
+        # a point within rounding of the mean has no length to compare
+        slack = _TRUST**3 * _size(manifold, state.x, state.cost)[..., None]
+        reached &= (own - distance).abs() <= _TRUST * own + slack
     except NotImplementedError:  # a manifold of another library without distances
         pass
     return variance, (reached | (w == 0)).all(-1)

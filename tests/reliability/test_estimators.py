@@ -14,7 +14,7 @@ import pytest
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 
-from manifoldkit import equivariant, graphs, spd
+from manifoldkit import equivariant, graphs, manifolds, spd, statistics
 from manifoldkit.datasets import make_point_clouds, make_subgraph_pairs, make_traffic
 
 SURFACE = Path(__file__).resolve().parents[1] / "api_surface.json"
@@ -159,6 +159,39 @@ def cases():
             (pairs.queries[:2],),
             (None, "nonsense", 3, [3], [(2, [(0, 5)])]),
             unit=None,
+        ),
+        "FrechetMean": Case(
+            lambda: statistics.FrechetMean(manifolds.SPD()),
+            (matrices, y),
+            "transform",
+            (matrices,),
+            wrong,
+            ("tol", -1.0),
+        ),
+        "TangentPCA": Case(
+            lambda: statistics.TangentPCA(manifolds.SPD(), 2),
+            (matrices, y),
+            "transform",
+            (matrices,),
+            wrong,
+            ("n_components", 0),
+        ),
+        "GeodesicRegression": Case(
+            lambda: statistics.GeodesicRegression(manifolds.SPD()),
+            (signals[:, :, 0], matrices[:20]),
+            "predict",
+            (signals[:, :, 0],),
+            (None, "nonsense", signals, signals[:, :2, 0], _with_nan(signals[:, :, 0])),
+            ("tol", 0.0),
+        ),
+        "ManifoldKMeans": Case(
+            lambda: statistics.ManifoldKMeans(
+                manifolds.SPD(), 2, n_init=2, random_state=0
+            ),
+            (matrices, y),
+            "transform",
+            (matrices,),
+            wrong,
         ),
         "TrafficForecaster": Case(
             lambda: graphs.TrafficForecaster(

@@ -19,7 +19,17 @@ from function_cases.draws import G
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifoldkit import equivariant, graphs, lie, linalg, manifolds, optim, spd, testing
+from manifoldkit import (
+    equivariant,
+    graphs,
+    lie,
+    linalg,
+    manifolds,
+    optim,
+    spd,
+    statistics,
+    testing,
+)
 from manifoldkit.equivariant import neighbors
 from manifoldkit.lie import haar, losses, rotation
 
@@ -35,6 +45,7 @@ ROOMS = {
     "manifolds": manifolds,
     "optim": optim,
     "spd": spd,
+    "statistics": statistics,
     "equivariant": equivariant,
     "neighbors": neighbors,
     "graphs": graphs,

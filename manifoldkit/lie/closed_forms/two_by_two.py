@@ -52,15 +52,6 @@ def _split(q: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
     return q < bound, q.clamp(max=bound), q.clamp(min=bound).sqrt()
 
 
-def log_sinhc_of_square(q: Tensor) -> Tensor:
-    """log(sinh(r) / r) for ``q = r^2 >= 0``, smooth at zero and free of overflow."""
-    near, small, r = _split(q, _NEAR_EXP)
-    series = small * _polynomial(
-        small, [1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775]
-    )
-    return torch.where(near, series, r + torch.log(-torch.expm1(-2 * r) / (2 * r)))
-
-
 def _exp_parts(x: Tensor) -> tuple[Tensor, ...]:
     """Mean, and even, delta, b of ``exp(x) = even I + [[delta, b], [b, -delta]]``."""
     a, b, c, d = _entries(x)

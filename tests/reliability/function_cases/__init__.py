@@ -16,9 +16,18 @@ Each file has five tables, which are joined here:
     Whose result is discontinuous, or a decision, so that rounding may change it.
 """
 
-from function_cases import equivariant, graphs, lie, linalg, manifolds, spd, testing
+from function_cases import (
+    equivariant,
+    graphs,
+    lie,
+    linalg,
+    manifolds,
+    spd,
+    statistics,
+    testing,
+)
 
-TABLES = (linalg, lie, manifolds, spd, equivariant, graphs, testing)
+TABLES = (linalg, lie, manifolds, statistics, spd, equivariant, graphs, testing)
 CASES = {name: case for table in TABLES for name, case in table.CASES.items()}
 ELSEWHERE = {name for table in TABLES for name in table.ELSEWHERE}
 STRICT = {name: strict for table in TABLES for name, strict in table.STRICT.items()}

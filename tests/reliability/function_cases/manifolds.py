@@ -1,6 +1,6 @@
 """Valid arguments for the public functions of manifolds and optim."""
 
-from function_cases.draws import randn, spd_
+from function_cases.draws import randn, spd_, sym
 from manifoldkit import manifolds
 
 CASES = {
@@ -9,6 +9,20 @@ CASES = {
         "manifold": manifolds.Stiefel(),
     },
     "manifolds.manifold_of": lambda b, n: {"parameter": randn(*b, n)},
+    "manifolds.tangent_basis": lambda b, n: {
+        "manifold": manifolds.SPD(),
+        "x": spd_(b, n),
+    },
+    "manifolds.pairwise_distance": lambda b, n: {
+        "manifold": manifolds.SPD(),
+        "x": spd_((*b, 4), n),
+        "y": spd_((*b, 2), n),
+    },
+    "manifolds.exp_log_volume": lambda b, n: {
+        "manifold": manifolds.SPD(),
+        "x": spd_(b, n),
+        "u": sym(b, n),
+    },
     "optim.karcher_mean": lambda b, n: {
         "manifold": manifolds.SPD(),
         "points": spd_((4, *b), n),
@@ -22,9 +36,15 @@ ELSEWHERE = {
     "optim.to_pymanopt",
 }
 STRICT = {
+    "manifolds.tangent_basis": {},
+    "manifolds.pairwise_distance": {},
+    "manifolds.exp_log_volume": {},
     "optim.karcher_mean": {},
 }
 NO_HALF = {
+    "manifolds.tangent_basis",
+    "manifolds.pairwise_distance",
+    "manifolds.exp_log_volume",
     "optim.karcher_mean",
 }
 DECIDES = {
