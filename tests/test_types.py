@@ -93,6 +93,7 @@ CALLS = [
     ("nn.GroupPool(space='mean')", "nn.GroupPool(spce='mean')"),
     ("linalg.powm(a, 0.5, validate=True)", "linalg.powm(a, 0.5, valdate=True)"),
     ("linalg.procrustes(a, b, special=True)", "linalg.procrustes(a, b, specail=True)"),
+    ("linalg.rigid_fit(a, b, scale=True)", "linalg.rigid_fit(a, b, scael=True)"),
     ("manifolds.SPD('airm')", "manifolds.SPD(metrc='airm')"),
     (
         "manifolds.check_manifold(manifolds.Sphere(), 3, seed=1)",
@@ -145,6 +146,8 @@ INFERENCES = {
     "rotation.rotation_6d_to_matrix(a)": "Tensor",
     "losses.geodesic_loss(a, b)": "Tensor",
     "linalg.polar(a)": "linalg.Polar",
+    "linalg.rigid_fit(a, b)": "linalg.RigidFit",
+    "linalg.rigid_fit(a, b, scale=True)": "linalg.SimilarityFit",
     "linalg.eigh(a)": "tuple[Tensor, Tensor]",
     "linalg.logm(a)": "Tensor",
     "manifolds.SPD().expmap(a, b)": "Tensor",
