@@ -6,6 +6,8 @@ from .euclidean import PositiveReals as PositiveReals
 from .general_linear import GLPlus as GLPlus
 from .general_linear import SpecialLinear as SpecialLinear
 from .grassmann import Grassmann as Grassmann
+from .lora import AdapterFactors as AdapterFactors
+from .lora import LoRALinear as LoRALinear
 from .low_rank.fixed_rank import FixedRank as FixedRank
 from .low_rank.psd_fixed_rank import PSDFixedRank as PSDFixedRank
 from .parameters import as_parameter as as_parameter

@@ -133,7 +133,7 @@ class LoRALinear(nn.Module):
         self.right = nn.Parameter(torch.empty(in_features, r, **place))
         middle = nn.Parameter(torch.empty(r, r, **place)) if manifold else None
         self.register_parameter("middle", middle)
-        start = torch.empty(out_features + in_features + r, r, **place)
+        start = torch.empty(out_features + in_features, r, **place)
         self.register_buffer("start", start if manifold else None)
         self.register_buffer("merged", None, persistent=False)
         self.reset_parameters()
@@ -186,40 +186,35 @@ class LoRALinear(nn.Module):
                     factor.copy_(orthonormal(wide))
                 stiefel = self.manifold == "stiefel"
                 (nn.init.eye_ if stiefel else nn.init.zeros_)(self.middle)  # S = I
-                self.start.copy_(torch.cat([self.left, self.right, self.middle]))
+                self.start.copy_(torch.cat([self.left, self.right]))
         self.unmerge()
-
-    def _factors(self, left: Tensor, right: Tensor, middle: Tensor) -> AdapterFactors:
-        """Map free matrices to the factors, in float32 at least."""
-        dtype = left.dtype
-        with full_precision(left):
-            left, right, middle = (
-                z.to(compute_dtype(dtype)) for z in (left, right, middle)
-            )
-            s = middle if self.manifold == "stiefel" else exp_diagonal(middle)
-            parts = orthonormal(left), s, orthonormal(right)
-        return AdapterFactors(*(part.to(dtype) for part in parts))
 
     def factors(self) -> AdapterFactors:
         """Return U, S and V of the update; for plain LoRA S is the identity."""
-        if self.middle is None:
-            eye = torch.eye(self.r, dtype=self.left.dtype, device=self.left.device)
-            return AdapterFactors(self.left, eye, self.right)
-        return self._factors(self.left, self.right, self.middle)
+        left, right, middle, dtype = self.left, self.right, self.middle, self.left.dtype
+        if middle is None:
+            eye = torch.eye(self.r, dtype=dtype, device=left.device)
+            return AdapterFactors(left, eye, right)
+        wide = compute_dtype(dtype)
+        with full_precision(left):
+            s = middle if self.manifold == "stiefel" else exp_diagonal(middle)
+            u, v = (orthonormal(z.to(wide)) for z in (left, right))
+        return AdapterFactors(u.to(dtype), s, v.to(dtype))
 
-    def _start_factors(self) -> AdapterFactors | None:
+    def _start(self) -> tuple[Tensor, Tensor] | None:
+        """Factors of the start, where the middle one is the identity."""
         if self.start is None:
             return None
-        sizes = (self.out_features, self.in_features, self.r)
-        return self._factors(*self.start.split(sizes))
+        u, v = self.start.split((self.out_features, self.in_features))
+        return u, v
 
     def delta(self) -> Tensor:
         """Return the update of the weight, ``alpha / r`` times the change of USV'."""
         u, s, v = self.factors()
         out = u @ s @ v.mT
-        first = self._start_factors()
-        if first is not None:
-            out = out - first.u @ first.s @ first.v.mT
+        start = self._start()
+        if start is not None:
+            out = out - start[0] @ start[1].mT
         return self.alpha / self.r * out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,10 +225,9 @@ class LoRALinear(nn.Module):
         z = F.dropout(x, self.dropout, self.training)
         u, s, v = self.factors()
         update = F.linear(F.linear(F.linear(z, v.mT), s), u)
-        first = self._start_factors()
-        if first is not None:
-            start = F.linear(F.linear(z, first.v.mT), first.s)
-            update = update - F.linear(start, first.u)
+        start = self._start()
+        if start is not None:
+            update = update - F.linear(F.linear(z, start[1].mT), start[0])
         return y + self.alpha / self.r * update
 
     # ------------------------------------------------------------ merging

@@ -3,6 +3,7 @@
 import copy
 import io
 
+import geoopt
 import pytest
 import torch
 from torch import nn
@@ -136,7 +137,7 @@ def test_hard_points_are_reached_with_gradients(manifold, x):
     assert original(module).grad.isfinite().all()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_training_passes_half_turns(seed):
     """From the identity to rotations by almost 180 degrees and -I: to the optimum."""
     turn = points(SpecialOrthogonal(), (4, 4), seed)
@@ -145,7 +146,7 @@ def test_training_passes_half_turns(seed):
         noise = torch.Generator().manual_seed(seed)
         start = torch.randn(4, 4, generator=noise).double()
         original(module).data += 0.1 * start
-        train(module, target, torch.optim.Adam(module.parameters(), 0.05), 300)
+        train(module, target, torch.optim.Adam(module.parameters(), 0.05), 200)
         best = procrustes(torch.eye(4).double(), target, special=True)
         found = (module.weight - target).norm(), (best - target).norm()
         assert found[0] <= found[1] + 1e-3
@@ -159,13 +160,14 @@ def test_derivatives(manifold, shape):
 
 
 @every
-def test_on_the_manifold_after_1000_steps_of_adamw(manifold, shape):
+@pytest.mark.parametrize("steps", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_on_the_manifold_after_steps_of_adamw(manifold, shape, steps):
     module = holder(manifold, points(manifold, shape, dtype=torch.float32))
     target = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     step = torch.optim.AdamW(module.parameters(), lr=0.02, weight_decay=0.1)
-    first = float((module.weight - target).square().sum())
-    train(module, target, step, 1000 if len(shape) == 2 else 200)
-    assert float((module.weight - target).square().sum()) < first
+    first = (module.weight.data - target).norm()
+    train(module, target, step, steps)
+    assert (module.weight.data - target).norm() < first
     assert manifold.check_point_on_manifold(module.weight.data)
 
 
@@ -182,7 +184,8 @@ OPTIMIZERS = {
 )
 def test_other_optimizers_find_the_target(manifold, shape, name):
     target = points(manifold, shape, seed=1)
-    module = holder(manifold, points(manifold, shape, seed=2))
+    start = manifold.origin(*shape, dtype=torch.float64).data
+    module = holder(manifold, start)
     step = OPTIMIZERS[name](module.parameters())
 
     def closure():
@@ -191,10 +194,10 @@ def test_other_optimizers_find_the_target(manifold, shape, name):
         loss.backward()
         return loss
 
-    first = float(closure())
-    for _ in range(10 if name == "LBFGS" else 150):
+    first = closure().item()
+    for _ in range(10 if name == "LBFGS" else 100):
         step.step(closure)
-    assert float(closure()) < (1e-6 if name == "LBFGS" else 0.2) * first
+    assert closure().item() < (1e-6 if name == "LBFGS" else 0.2) * first
     assert manifold.check_point_on_manifold(module.weight.data)
 
 
@@ -279,7 +282,7 @@ def test_half_precision():
 
 @pytest.mark.compile
 @pytest.mark.parametrize(
-    ("manifold", "shape"), [CASES[i] for i in (1, 4, 7, 8, 11, 14)], ids=repr
+    ("manifold", "shape"), [CASES[i] for i in (7, 9, 14)], ids=repr
 )
 def test_a_compiled_step_is_the_plain_one(manifold, shape):
     torch._dynamo.reset()
@@ -323,7 +326,5 @@ def test_bad_input():
         parametrize(attached, "weight", Stiefel())
     own = type("Own", (Euclidean,), {})
     assert parametrize(nn.Linear(2, 2), "weight", own())
-    import geoopt
-
     with pytest.raises(TypeError, match="SpecialOrthogonal"):
         parametrize(nn.Linear(2, 2), "weight", geoopt.Lorentz())

@@ -17,6 +17,7 @@ CASES = {
 ELSEWHERE = {
     "manifolds.attach",
     "manifolds.check_manifold",
+    "manifolds.parametrize",
     "optim.build_optimizer",
     "optim.clip_riemannian_grad_norm_",
     "optim.to_pymanopt",
