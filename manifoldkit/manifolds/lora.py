@@ -1,7 +1,7 @@
 """Low-rank adapters of linear layers with factors on a manifold, for fine-tuning."""
 
 import math
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,8 @@ class LoRALinear(nn.Module):
     136
     """
 
+    bias: nn.Parameter | None
+    middle: nn.Parameter | None
     start: Tensor | None
     merged: Tensor | None
 
@@ -124,7 +126,7 @@ class LoRALinear(nn.Module):
         self.alpha = check_positive(alpha, "alpha")
         self.manifold = check_choice(manifold, _MANIFOLDS, "manifold")
         self.dropout = check_interval(dropout, "dropout", 0, 1, "[)")
-        place = {"device": device, "dtype": dtype}
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         frozen = nn.Linear(in_features, out_features, bias, **place)
         self.weight, self.bias = frozen.weight.requires_grad_(False), frozen.bias
         if self.bias is not None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg import expm, logm, polar, procrustes, symmetrize
+from manifoldkit.linalg.checks import maybe_any, must_not_look
 from manifoldkit.linalg.elementary import bring_to_unit, eye_like
 from manifoldkit.linalg.factorizations import cholesky, eigh
-from manifoldkit.linalg.qr import qr_factor
+from manifoldkit.linalg.qr import newton_schulz_polar, qr_factor
 from manifoldkit.manifolds.low_rank.truncation import descending_eigh, thin_svd
 
 
@@ -28,9 +29,35 @@ def log_diagonal(factor: Tensor) -> Tensor:
     return factor.tril(-1) + torch.diag_embed(diagonal.log())
 
 
+def _balanced(raw: Tensor) -> Tensor:
+    """Divide by a constant so that the mean square of singular values is one."""
+    raw = bring_to_unit(raw)
+    size = torch.linalg.matrix_norm(raw.detach(), keepdim=True)
+    size = size / raw.shape[-1] ** 0.5
+    return raw / torch.where(size == 0, torch.ones_like(size), size)
+
+
 def orthonormal(raw: Tensor) -> Tensor:
-    """Nearest matrix with orthonormal columns, whatever the unit of raw."""
-    return polar(bring_to_unit(raw), side="right").r
+    """Nearest matrix with orthonormal columns, whatever the unit of raw.
+
+    Products only where singular values are about equal, as they are in training.
+    """
+    if must_not_look(raw):
+        return polar(bring_to_unit(raw), side="right").r
+    return newton_schulz_polar(_balanced(raw))
+
+
+def rotation(raw: Tensor) -> Tensor:
+    """Nearest rotation, whatever the unit of raw."""
+    eye = eye_like(raw).expand_as(raw)
+    if must_not_look(raw):
+        return procrustes(eye, raw, special=True)
+    flips = (torch.linalg.det(bring_to_unit(raw.detach())) <= 0)[..., None, None]
+    if not maybe_any(flips):
+        return orthonormal(raw)
+    proper = orthonormal(torch.where(flips, eye, raw))
+    turned = procrustes(eye, torch.where(flips, raw, eye), special=True)
+    return torch.where(flips, turned, proper)
 
 
 class Chart:
@@ -93,7 +120,7 @@ class Rotation(Chart):
 
     def point(self, raw: Tensor) -> Tensor:
         """Return the rotation nearest to raw."""
-        return procrustes(eye_like(raw).expand_as(raw), raw, special=True)
+        return rotation(raw)
 
 
 class Positive(Chart):
@@ -154,7 +181,7 @@ class RotationTimesTriangle(Chart):
         if self.unit_determinant:
             diagonal = b.diagonal(dim1=-2, dim2=-1)
             b = b - diagonal.mean(-1)[..., None, None] * eye_like(b)
-        return Rotation().point(a) @ exp_diagonal(b).mT
+        return rotation(a) @ exp_diagonal(b).mT
 
     def raw(self, x: Tensor) -> Tensor:
         """Return the factors of QR, which has a rotation where det x > 0."""

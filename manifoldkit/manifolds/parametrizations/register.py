@@ -211,8 +211,8 @@ def parametrize(
 
     Scale does not matter for spheres, polar factors and rotations, so weight decay
     changes nothing but the effective step; elsewhere it pulls logarithms to zero.
-    A parameter created before is the same object afterwards, but has another shape in
-    the last four rows: build the optimizer afterwards.
+    The parameter stays the same object, but takes the shape of the table: build the
+    optimizer afterwards.
 
     The map is evaluated at every access; ``torch.nn.utils.parametrize.cached()`` keeps
     the value. It runs in float32 at least, under autocast too, and the result has the
@@ -242,7 +242,7 @@ def parametrize(
     if projector_rank is not None:
         rank = check_count(projector_rank, "projector_rank")
         if not isinstance(manifold, Grassmann):
-            raise ValueError(f"projector_rank: only Grassmann has one, found {manifold}")
+            raise ValueError(f"projector_rank: is of Grassmann alone, found {manifold}")
         step: ManifoldParametrization = ProjectorParametrization(
             manifold, charts.Projector(rank), project
         )

