@@ -179,7 +179,7 @@ class LoRALinear(nn.Module):
     def reset_parameters(self) -> None:
         """Start the update again, at zero."""
         with torch.no_grad():
-            if self.middle is None:
+            if self.middle is None or self.start is None:
                 nn.init.zeros_(self.left)
                 nn.init.normal_(self.right, std=1 / math.sqrt(self.in_features))
             else:

@@ -107,7 +107,8 @@ class _TruncatedCompiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _change(*ctx.saved_tensors, ctx.rank, grad), None, None, None, None
+        p, s, q = ctx.saved_tensors
+        return _change(p, s, q, ctx.rank, grad), None, None, None, None
 
 
 class _Truncated(_TruncatedCompiled):
@@ -118,7 +119,8 @@ class _Truncated(_TruncatedCompiled):
 
     @staticmethod
     def jvp(ctx, t_t, *_):
-        return _change(*ctx.saved_tensors, ctx.rank, t_t)
+        p, s, q = ctx.saved_tensors
+        return _change(p, s, q, ctx.rank, t_t)
 
 
 def truncated(t: Tensor, p: Tensor, s: Tensor, q: Tensor, rank: int) -> Tensor:
