@@ -158,7 +158,7 @@ INFERENCES = {
     "linalg.logm(a)": "Tensor",
     "manifolds.SPD().expmap(a, b)": "Tensor",
     "manifolds.SPD().dist(a, b)": "Tensor",
-    "manifolds.LoRALinear.from_linear(nn.Linear(4, 3))": "manifolds.LoRALinear",
+    "manifolds.LoRALinear.from_linear(torch.nn.Linear(4, 3))": "manifolds.LoRALinear",
     "manifolds.check_manifold(manifolds.Sphere(), 3)": "manifolds.ManifoldReport",
     "optim.karcher_mean(manifolds.SPD(), a)": "optim.KarcherMean",
     "testing.random_rotation(3)": "Tensor",
