@@ -1,10 +1,14 @@
+from .balancing import sinkhorn as sinkhorn
 from .checks import check_spd as check_spd
 from .checks import is_spd as is_spd
 from .factorizations import eigh as eigh
 from .frechet import frechet_derivative as frechet_derivative
 from .orthogonal import Polar as Polar
+from .orthogonal import RigidFit as RigidFit
+from .orthogonal import SimilarityFit as SimilarityFit
 from .orthogonal import polar as polar
 from .orthogonal import procrustes as procrustes
+from .orthogonal import rigid_fit as rigid_fit
 from .solvers import solve_lyapunov as solve_lyapunov
 from .symmetric import expm as expm
 from .symmetric import invsqrtm as invsqrtm

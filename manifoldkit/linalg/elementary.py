@@ -33,6 +33,16 @@ def trace(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
+def unit_size(x: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:
+    """Return the power of two below the largest modulus, a constant; 1 for zero.
+
+    >>> unit_size(torch.tensor([[10.0, -40.0]]))
+    tensor([[32.]])
+    """
+    size = x.detach().abs().amax(dims, keepdim=True).log2().floor().exp2()
+    return torch.where(size == 0, torch.ones_like(size), size)
+
+
 def bring_to_unit(x: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:
     """Divide by a power of two so that the largest modulus lies between 1 and 2.
 
@@ -43,8 +53,7 @@ def bring_to_unit(x: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:
     >>> bring_to_unit(torch.tensor([[10.0, -40.0]]))
     tensor([[ 0.3125, -1.2500]])
     """
-    size = x.detach().abs().amax(dims, keepdim=True).log2().floor().exp2()
-    return x / torch.where(size == 0, torch.ones_like(size), size)
+    return x / unit_size(x, dims)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Nearest orthogonal matrices: polar decomposition and the Procrustes problem."""
+"""Nearest orthogonal matrices: polar decomposition, Procrustes and rigid motions."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -11,8 +11,12 @@ from manifoldkit.linalg.checks import (
     check_floating,
     check_weights,
     compute_dtype,
+    first_index,
+    known_any,
+    subscript,
+    tolerance,
 )
-from manifoldkit.linalg.elementary import bring_to_unit
+from manifoldkit.linalg.elementary import bring_to_unit, unit_size
 from manifoldkit.linalg.solvers import solve_lyapunov
 from manifoldkit.linalg.transforms import traced_order, with_value
 
@@ -171,6 +175,23 @@ def polar(g: Tensor, side: str = "left") -> Polar:
     return Polar(((p + p.mT) / 2).to(g.dtype), r.to(g.dtype))
 
 
+def _check_pairs(weights: Tensor | None, **clouds: Tensor) -> None:
+    """Raise unless two clouds hold equally many points in rows, and weights fit."""
+    for name, points in clouds.items():
+        check_floating(points, name)
+    (first, a), (second, b) = clouds.items()
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-2:] != b.shape[-2:]:
+        raise ValueError(
+            f"{first} and {second}: expected equal trailing shapes (..., m, n), "
+            f"found {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    batches = {first: (a, 2), second: (b, 2)}
+    if weights is not None:
+        check_weights(weights, a.shape[-2])
+        batches["weights"] = (weights, 1)
+    check_broadcast(**batches)
+
+
 def procrustes(
     a: Tensor, b: Tensor, weights: Tensor | None = None, *, special: bool = False
 ) -> Tensor:
@@ -207,18 +228,7 @@ def procrustes(
     tensor([[0., 1.],
             [1., 0.]])
     """
-    check_floating(a, "a")
-    check_floating(b, "b")
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-2:] != b.shape[-2:]:
-        raise ValueError(
-            "a and b: expected equal trailing shapes (..., m, n), "
-            f"found {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    batches = {"a": (a, 2), "b": (b, 2)}
-    if weights is not None:
-        check_weights(weights, a.shape[-2])
-        batches["weights"] = (weights, 1)
-    check_broadcast(**batches)
+    _check_pairs(weights, a=a, b=b)
     dtype = torch.promote_types(a.dtype, b.dtype)
     a, b = a.to(compute_dtype(dtype)), b.to(compute_dtype(dtype))
     if a.numel() and b.numel():
@@ -226,3 +236,150 @@ def procrustes(
     if weights is not None:
         a = a * weights.to(a.dtype)[..., None]
     return _orthogonal_factor(a.mT @ b, special).to(dtype)
+
+
+class RigidFit(NamedTuple):
+    """A rigid motion; it takes points in rows to ``x @ r.mT + t``.
+
+    Attributes
+    ----------
+    r : Tensor, shape (..., n, n)
+        Rotation, acting on column vectors.
+    t : Tensor, shape (..., n)
+        Translation.
+    """
+
+    r: Tensor
+    t: Tensor
+
+
+class SimilarityFit(NamedTuple):
+    """A rigid motion with a scale; it takes points in rows to ``s x @ r.mT + t``.
+
+    Attributes
+    ----------
+    r : Tensor, shape (..., n, n)
+        Rotation, acting on column vectors.
+    t : Tensor, shape (..., n)
+        Translation.
+    scale : Tensor, shape (...)
+        The factor s.
+    """
+
+    r: Tensor
+    t: Tensor
+    scale: Tensor
+
+
+@overload
+def rigid_fit(
+    source: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    scale: Literal[False] = False,
+    reflections: bool = False,
+) -> RigidFit: ...
+@overload
+def rigid_fit(
+    source: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    scale: Literal[True],
+    reflections: bool = False,
+) -> SimilarityFit: ...
+def rigid_fit(
+    source: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    scale: bool = False,
+    reflections: bool = False,
+) -> RigidFit | SimilarityFit:
+    r"""Rigid motion that best maps the points of a cloud to those of another.
+
+    Minimizes :math:`\sum_i w_i |s R x_i + t - y_i|^2`. With weighted means
+    :math:`\bar x, \bar y` and :math:`H = \sum_i w_i (y_i - \bar y)(x_i - \bar x)'`,
+    R is the rotation nearest to H, :math:`s = \operatorname{tr}(R'H) / \sum_i w_i
+    |x_i - \bar x|^2` and :math:`t = \bar y - s R \bar x`.
+
+    Parameters
+    ----------
+    source, target : Tensor, shape (..., m, n)
+        Corresponding points in rows; batch dimensions broadcast.
+    weights : Tensor, shape (..., m), optional
+        Non-negative weights of the pairs; only their ratios matter. Points of weight
+        zero are not looked at.
+    scale : bool, default=False
+        Fit a scale too.
+    reflections : bool, default=False
+        Let R be any orthogonal matrix; otherwise its determinant is +1.
+
+    Returns
+    -------
+    RigidFit or SimilarityFit
+        Named tuple ``(r, t)``, with ``scale=True`` ``(r, t, scale)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not floating-point, shapes that do not match, no points, bad weights, or a
+        scale that is asked of a source whose points coincide.
+
+    Notes
+    -----
+    Points whose differences span fewer than n - 1 dimensions leave R open; one of the
+    best motions is returned. Elsewhere everything is differentiable in points and
+    weights. A cloud with an entry that is not finite gives NaN for itself alone.
+
+    References
+    ----------
+    .. [1] S. Umeyama, "Least-squares estimation of transformation parameters between
+       two point patterns", IEEE TPAMI 13, 1991.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[0., 0.], [1., 0.], [0., 2.]])
+    >>> quarter = torch.tensor([[0., -1.], [1., 0.]])
+    >>> r, t, scale = rigid_fit(x, 3 * x @ quarter.mT + 1, scale=True)
+    >>> torch.allclose(r, quarter, atol=1e-6), t, scale
+    (True, tensor([1.0000, 1.0000]), tensor(3.0000))
+    """
+    _check_pairs(weights, source=source, target=target)
+    if 0 in source.shape[-2:]:
+        raise ValueError(
+            f"source: expected at least one point, found shape {tuple(source.shape)}"
+        )
+    dtype = torch.promote_types(source.dtype, target.dtype)
+    x, y = source.to(compute_dtype(dtype)), target.to(compute_dtype(dtype))
+    w = x.new_ones(x.shape[-2], 1) if weights is None else weights.to(x)[..., None]
+    if weights is not None:
+        w = w / w.detach().amax(-2, keepdim=True)
+        x, y = torch.where(w > 0, x, 0.0), torch.where(w > 0, y, 0.0)
+    w = w / w.sum(-2, keepdim=True)
+    x_mean, y_mean = (w * x).sum(-2, keepdim=True), (w * y).sum(-2, keepdim=True)
+    a, b = torch.where(w > 0, x - x_mean, 0.0), torch.where(w > 0, y - y_mean, 0.0)
+    x_size, y_size = unit_size(a), unit_size(b)
+    a, b = a / x_size, b / y_size
+    r = _orthogonal_factor(b.mT @ (w * a), special=not reflections)
+    turned = a @ r.mT
+    if not scale:
+        t = y_mean - x_mean @ r.mT
+        return RigidFit(r.to(dtype), t[..., 0, :].to(dtype))
+    spread = (w * a * a).sum((-2, -1), keepdim=True)
+    _check_spread(spread.sqrt() * x_size, x)
+    s = (w * b * turned).sum((-2, -1), keepdim=True) / spread * (y_size / x_size)
+    t = y_mean - s * (x_mean @ r.mT)
+    return SimilarityFit(r.to(dtype), t[..., 0, :].to(dtype), s[..., 0, 0].to(dtype))
+
+
+def _check_spread(spread: Tensor, x: Tensor) -> None:
+    """Raise where the points of a cloud are the same but for rounding."""
+    top = x.detach().abs().amax((-2, -1), keepdim=True)
+    same = (spread.detach() <= tolerance(x.dtype, 4) * top)[..., 0, 0]
+    if known_any(same):
+        raise ValueError(
+            f"source{subscript(first_index(same))}: all points of positive weight "
+            "coincide, which leaves the scale open"
+        )

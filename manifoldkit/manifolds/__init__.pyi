@@ -6,10 +6,15 @@ from .euclidean import PositiveReals as PositiveReals
 from .general_linear import GLPlus as GLPlus
 from .general_linear import SpecialLinear as SpecialLinear
 from .grassmann import Grassmann as Grassmann
+from .lora import AdapterFactors as AdapterFactors
+from .lora import LoRALinear as LoRALinear
+from .low_rank.fixed_rank import FixedRank as FixedRank
+from .low_rank.psd_fixed_rank import PSDFixedRank as PSDFixedRank
 from .pairwise import pairwise_distance as pairwise_distance
 from .parameters import as_parameter as as_parameter
 from .parameters import attach as attach
 from .parameters import manifold_of as manifold_of
+from .parametrizations.register import parametrize as parametrize
 from .product import Product as Product
 from .spd.common import SPD as SPD
 from .special_orthogonal import SpecialOrthogonal as SpecialOrthogonal

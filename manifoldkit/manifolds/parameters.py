@@ -16,7 +16,7 @@ from manifoldkit.manifolds.reshaped import Reshaped
 from manifoldkit.manifolds.tensors import ManifoldParameter, ManifoldTensor
 
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
-_LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
+LAYOUTS = ("auto", "as_is", "transpose", "flatten", "flatten_transpose")
 
 
 def manifold_of(parameter: Tensor) -> geoopt.Manifold:
@@ -49,7 +49,7 @@ def _violation(x: Tensor, manifold: geoopt.Manifold) -> str | None:
     return None if ok else reason
 
 
-def _valid_point(tensor: Tensor, manifold: geoopt.Manifold, project: bool) -> Tensor:
+def valid_point(tensor: Tensor, manifold: geoopt.Manifold, project: bool) -> Tensor:
     """Values of a tensor on the manifold, projected if asked; else raise."""
     check_point_argument(tensor, manifold, "tensor")
     x = tensor.detach()
@@ -112,7 +112,7 @@ def as_parameter(
     """
     if not isinstance(manifold, geoopt.Manifold):
         raise TypeError(f"manifold: expected a geoopt.Manifold, found {manifold!r}")
-    x = _valid_point(tensor, manifold, project).contiguous()
+    x = valid_point(tensor, manifold, project).contiguous()
     return ManifoldParameter(x, manifold=manifold, requires_grad=requires_grad)
 
 
@@ -168,7 +168,7 @@ class _KeepManifold:
             return
         reason = _violation(parameter, self.manifold)
         if reason:
-            values = _valid_point(parameter.data, self.manifold, project=True)
+            values = valid_point(parameter.data, self.manifold, project=True)
             parameter.data.copy_(values)
             warnings.warn(
                 f"{type(module).__name__}.{self.name} was loaded with values off "
@@ -195,7 +195,7 @@ class _KeepManifold:
             self.restore(module)
 
 
-def _layout(
+def weight_view(
     module: torch.nn.Module, shape: torch.Size, manifold: geoopt.Manifold, layout: str
 ) -> geoopt.Manifold:
     """Wrap the manifold for the shape of the weight."""
@@ -222,6 +222,31 @@ def _layout(
     if not flatten and not transpose:
         return manifold
     return Reshaped(manifold, point, flatten=flatten, transpose=transpose)
+
+
+def find_parameter(
+    module: torch.nn.Module, name: str
+) -> tuple[torch.nn.Module, str, torch.nn.Parameter]:
+    """Return the submodule that owns a parameter, its name there and the parameter.
+
+    Raises
+    ------
+    AttributeError
+        There is no such submodule or parameter.
+    ValueError
+        The parameter of a lazy module that was not yet run.
+    """
+    path, _, name = name.rpartition(".")
+    owner = module.get_submodule(path)
+    parameter = owner._parameters.get(name)
+    if parameter is None:
+        raise AttributeError(
+            f"{type(owner).__name__} has no parameter {name!r}, "
+            f"only {sorted(owner._parameters)}"
+        )
+    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+        raise ValueError(f"{name}: run the lazy module once before attaching")
+    return owner, name, parameter
 
 
 def attach(
@@ -281,21 +306,12 @@ def attach(
     >>> torch.allclose(layer.weight @ layer.weight.mT, torch.eye(3), atol=1e-6)
     True
     """
-    check_choice(layout, _LAYOUTS, "layout")
+    check_choice(layout, LAYOUTS, "layout")
     if not isinstance(manifold, geoopt.Manifold):
         raise TypeError(f"manifold: expected a geoopt.Manifold, found {manifold!r}")
-    path, _, name = name.rpartition(".")
-    module = module.get_submodule(path)
-    parameter = module._parameters.get(name)
-    if parameter is None:
-        raise AttributeError(
-            f"{type(module).__name__} has no parameter {name!r}, "
-            f"only {sorted(module._parameters)}"
-        )
-    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
-        raise ValueError(f"{name}: run the lazy module once before attaching")
-    view = _layout(module, parameter.shape, manifold, layout)
-    parameter.data = _valid_point(parameter, view, project).contiguous()
+    module, name, parameter = find_parameter(module, name)
+    view = weight_view(module, parameter.shape, manifold, layout)
+    parameter.data = valid_point(parameter, view, project).contiguous()
     _convert(parameter, view)
     keeper = _KeepManifold(name, view, parameter)
     module.register_load_state_dict_post_hook(keeper.after_load)

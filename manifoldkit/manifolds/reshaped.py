@@ -151,7 +151,8 @@ class Reshaped(Manifold):
         end = None if anchor is None else self.to_base(anchor)
         return self.from_base(self.base.decay(self.to_base(x), rate, end))
 
-    def _base_shape(self, shape) -> tuple[int, ...]:
+    def base_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of stored points in the layout of the base manifold."""
         batch = tuple(shape[: len(shape) - self.ndim])
         rows = self._flat if self.flatten else self.shape
         return batch + (rows[::-1] if self.transpose else rows)
@@ -159,10 +160,10 @@ class Reshaped(Manifold):
     def _sample(self, shape, generator, dtype, device):
         extra = {"generator": generator} if isinstance(self.base, Manifold) else {}
         x = self.base.random(
-            *self._base_shape(shape), dtype=dtype, device=device, **extra
+            *self.base_shape(shape), dtype=dtype, device=device, **extra
         )
         return self.from_base(x.data).contiguous()
 
     def _origin(self, shape, dtype, device):
-        x = self.base.origin(*self._base_shape(shape), dtype=dtype, device=device)
+        x = self.base.origin(*self.base_shape(shape), dtype=dtype, device=device)
         return self.from_base(x.data).contiguous()

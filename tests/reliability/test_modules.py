@@ -257,10 +257,16 @@ CASES = {
         lambda: lie.nn.RotationHead(4),
         lambda: (torch.randn(3, 4),),
     ),
+    "manifolds.LoRALinear": (
+        lambda: manifolds.LoRALinear(6, 5, r=2, manifold="fixed_rank"),
+        lambda: (torch.randn(3, 6),),
+    ),
     "lie.nn.Siren": (lambda: lie.nn.Siren(2, 8, 3), lambda: (torch.randn(4, 2),)),
 }
 MANIFOLDS = {
     "Euclidean": lambda: manifolds.Euclidean(1),
+    "FixedRank": lambda: manifolds.FixedRank(4, 3, 2),
+    "PSDFixedRank": lambda: manifolds.PSDFixedRank(4, 2),
     "Product": lambda: manifolds.Product(
         (manifolds.Sphere(), 3), (manifolds.Stiefel(), (4, 2))
     ),

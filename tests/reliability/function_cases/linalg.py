@@ -16,6 +16,11 @@ CASES = {
     "linalg.is_spd": lambda b, n: {"x": spd_(b, n)},
     "linalg.polar": lambda b, n: {"g": gl(b, n)},
     "linalg.procrustes": lambda b, n: {"a": randn(*b, 5, n), "b": randn(*b, 5, n)},
+    "linalg.rigid_fit": lambda b, n: {
+        "source": randn(*b, 5, n),
+        "target": randn(*b, 5, n),
+    },
+    "linalg.sinkhorn": lambda b, n: {"log_alpha": randn(*b, n, n)},
     "linalg.solve_lyapunov": lambda b, n: {"a": spd_(b, n), "q": sym(b, n)},
 }
 ELSEWHERE = {

@@ -31,6 +31,7 @@ CASES = {
 ELSEWHERE = {
     "manifolds.attach",
     "manifolds.check_manifold",
+    "manifolds.parametrize",
     "optim.build_optimizer",
     "optim.clip_riemannian_grad_norm_",
     "optim.to_pymanopt",

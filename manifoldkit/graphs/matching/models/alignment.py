@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manifoldkit.graphs.matching.models.packed import present
-from manifoldkit.graphs.matching.sinkhorn import sinkhorn
+from manifoldkit.linalg import sinkhorn
 
 
 class Alignment(NamedTuple):

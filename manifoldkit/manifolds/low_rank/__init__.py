@@ -1,0 +1,1 @@
+"""Matrices of fixed rank, general and positive semidefinite."""

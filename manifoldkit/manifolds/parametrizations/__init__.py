@@ -1,0 +1,1 @@
+"""Weights that stay on a manifold under any optimizer of torch."""
