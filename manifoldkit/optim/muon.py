@@ -98,7 +98,7 @@ class StiefelMuon(RiemannianAdamW):
         if not _is_orthonormal(job.geometry.manifold):
             return super()._direction(group, job)
         mu, gradient = group["momentum"], job.gradient
-        job.batch.count()
+        job.batch.advance()
         name, m = self._momentum(job, "momentum_buffer")
         m.lerp_(gradient, 1 - mu)
         along = gradient.lerp(m, mu) if group["nesterov"] else m
