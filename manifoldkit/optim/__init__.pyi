@@ -1,5 +1,6 @@
 from .adam import RiemannianAdam as RiemannianAdam
 from .adam import RiemannianAdamW as RiemannianAdamW
+from .averaging import karcher_average as karcher_average
 from .batchnorm import ManifoldBatchNorm as ManifoldBatchNorm
 from .clipping import clip_riemannian_grad_norm_ as clip_riemannian_grad_norm_
 from .factory import build_optimizer as build_optimizer

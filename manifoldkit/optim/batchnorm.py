@@ -177,7 +177,10 @@ class ManifoldBatchNorm(nn.Module):
         """Forget the batches: mean at the origin, variance 1."""
         if self.track_running_stats:
             lead = self.running_mean.shape[: self.running_mean.ndim - len(self.shape)]
-            like = {"dtype": self.running_mean.dtype, "device": self.running_mean.device}
+            like = {
+                "dtype": self.running_mean.dtype,
+                "device": self.running_mean.device,
+            }
             self.running_mean.copy_(self.manifold.origin(*lead, *self.shape, **like))
             self.running_var.fill_(1)
             self.num_batches_tracked.zero_()
@@ -350,9 +353,7 @@ class ManifoldBatchNorm(nn.Module):
                 y.detach(), atol=tol, rtol=tol, explain=True
             )
             if not ok:
-                raise NotOnManifoldError(
-                    f"x: not points of {self.manifold}: {reason}"
-                )
+                raise NotOnManifoldError(f"x: not points of {self.manifold}: {reason}")
         if self.n_channels is not None:
             y = y.movedim(x.ndim - len(event), 0)
         size = math.prod(x.shape[: x.ndim - len(event)])

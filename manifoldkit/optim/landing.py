@@ -301,7 +301,8 @@ def _land(x: Tensor, d: Tensor, lr, attraction: float, eps_safe: float) -> Tenso
 
     With ``H = x'x - I`` and ``d = A x``, A skew, a step ``t (d - lr a x H)`` leaves
     ``|H| <= h - 2 t lr a h (1 - h) + t^2 f^2`` where h = |H| and f is the norm of the
-    whole field: the largest t with a bound of ``eps_safe`` is the root below.
+    whole field, as long as ``2 t lr a (1 + h) <= 1``: the largest t with a bound of
+    ``eps_safe`` is the root below.
     """
     gap, h = _departure(x)
     step = d - (lr * attraction) * (x @ gap)
@@ -309,4 +310,5 @@ def _land(x: Tensor, d: Tensor, lr, attraction: float, eps_safe: float) -> Tenso
     pull = (lr * attraction) * h * (1 - h).clamp_min(0)
     root = (pull**2 + f2 * (eps_safe - h).clamp_min(0)).sqrt()
     longest = (pull + root) / f2.clamp_min(torch.finfo(x.dtype).tiny)
+    longest = torch.minimum(longest, 1 / (2 * lr * attraction * (1 + h)))
     return x + step * longest.clamp_max(1.0)

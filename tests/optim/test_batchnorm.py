@@ -114,9 +114,13 @@ def test_batch_shapes_and_channels(name):
     x = points(name)
     event = x.shape[1:]
     flat = layer(name)(x)
-    assert torch.allclose(layer(name)(x.reshape(3, 4, *event)), flat.reshape(3, 4, *event))
+    assert torch.allclose(
+        layer(name)(x.reshape(3, 4, *event)), flat.reshape(3, 4, *event)
+    )
     other = points(name, seed=3)
-    both = layer(name, n_channels=2)(torch.stack([x, other], 1).reshape(3, 4, 2, *event))
+    both = layer(name, n_channels=2)(
+        torch.stack([x, other], 1).reshape(3, 4, 2, *event)
+    )
     assert both.shape == (3, 4, 2, *event)
     both = both.reshape(12, 2, *event)
     assert torch.allclose(both[:, 0], flat, atol=1e-9)

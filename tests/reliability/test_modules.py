@@ -14,7 +14,7 @@ from torch import nn
 from torch_geometric.nn import GCNConv
 
 from manifoldkit import equivariant as eq
-from manifoldkit import graphs, lie, manifolds, spd
+from manifoldkit import graphs, lie, manifolds, optim, spd
 from manifoldkit.datasets import make_point_clouds
 
 SURFACE = Path(__file__).resolve().parents[1] / "api_surface.json"
@@ -204,6 +204,10 @@ CASES = {
         lambda: (torch.randn(3, 4, 60),),
     ),
     "spd.CovariancePool": (spd.CovariancePool, lambda: (torch.randn(2, 3, 20),)),
+    "optim.ManifoldBatchNorm": (
+        lambda: optim.ManifoldBatchNorm(manifolds.Sphere(), 4),
+        lambda: (unit(6, 4),),
+    ),
     "spd.GBWBatchNorm": (lambda: spd.GBWBatchNorm(3), lambda: (matrices(3, 6),)),
     "spd.LogEig": (spd.LogEig, lambda: (matrices(3, 2),)),
     "spd.ReEig": (spd.ReEig, lambda: (matrices(3, 2),)),

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "manifolds.check_manifold",
     "optim.build_optimizer",
     "optim.clip_riemannian_grad_norm_",
+    "optim.karcher_average",
     "optim.to_pymanopt",
 }
 STRICT = {
