@@ -6,7 +6,7 @@ may run over the processes of ``torch.distributed``.
 
 import math
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import geoopt
 import torch
@@ -108,6 +108,8 @@ class ManifoldBatchNorm(nn.Module):
     True
     """
 
+    bias: Tensor
+    scale: Tensor | None
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -176,17 +178,14 @@ class ManifoldBatchNorm(nn.Module):
     def reset_running_stats(self) -> None:
         """Forget the batches: mean at the origin, variance 1."""
         if self.track_running_stats:
-            lead = self.running_mean.shape[: self.running_mean.ndim - len(self.shape)]
-            like = {
-                "dtype": self.running_mean.dtype,
-                "device": self.running_mean.device,
-            }
-            self.running_mean.copy_(self.manifold.origin(*lead, *self.shape, **like))
+            mean = self.running_mean
+            like = {"dtype": mean.dtype, "device": mean.device}
+            mean.copy_(self.manifold.origin(*mean.shape, **like))
             self.running_var.fill_(1)
             self.num_batches_tracked.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize points (..., \\*shape), or (..., n_channels, \\*shape)."""
+        """Normalize points (..., *shape), or (..., n_channels, *shape)."""
         y = self._fold(x)
         bias = self._group(self.bias, y)
         if self.training or not self.track_running_stats:
@@ -207,7 +206,7 @@ class ManifoldBatchNorm(nn.Module):
             v = self._carry(mean, bias, self.manifold.logmap(mean.expand_as(y), y))
             bias, var = bias.expand_as(y), self._group(self.running_var, y)[:, 0]
         if self.scale is not None:
-            scale = cast(Tensor, self.scale).to(y.dtype).reshape(-1)
+            scale = self.scale.to(y.dtype).reshape(-1)
             v = self._lift(scale / self._deviation(mean, var)) * v
         return self._unfold(self.manifold.expmap(bias, v), x)
 

@@ -153,10 +153,7 @@ class Bucket:
         These may be the memory of the parameters: :meth:`scatter` ends a change.
         """
         x = None if self.storage is None else self.storage.read()
-        if x is None:
-            x = self.stack(self.params)
-        else:
-            x = x.view(-1, *self.point_shape)
+        x = self.stack(self.params) if x is None else x.view(-1, *self.point_shape)
         x = self._prepare(x)
         if not self.master:
             return x

@@ -1,6 +1,5 @@
 """Retraction-free descent that lands on the Stiefel manifold."""
 
-from collections.abc import Mapping
 from typing import Any, Unpack
 
 import geoopt
@@ -49,7 +48,7 @@ class LandingGeometry(TangentGeometry):
         return vector_norm(u, dim=(-2, -1), keepdim=True).square_()
 
     def project(self, x, frame, u):
-        """u itself: the relative gradient is taken of the whole direction."""
+        """All of u: the relative gradient is taken of the whole direction."""
         return u
 
     def step(self, x, d, group, m):
@@ -250,8 +249,6 @@ class LandingAdam(_Landing, RiemannianAdam):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-2,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
         *,
         attraction: float = 1.0,
         eps_safe: float | None = None,
@@ -260,7 +257,6 @@ class LandingAdam(_Landing, RiemannianAdam):
         **options: Unpack[AdamOptions],
     ):
         self._extra = self._settings(attraction, eps_safe, normal_step, options)
-        options = {"betas": betas, "eps": eps, **options}
         super().__init__(params, lr, weight_decay=weight_decay, **options)
 
 

@@ -3,7 +3,6 @@
 from typing import Unpack
 
 import geoopt
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
