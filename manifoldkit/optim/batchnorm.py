@@ -22,7 +22,12 @@ from manifoldkit.linalg.checks import (
 )
 from manifoldkit.manifolds import PositiveReals, attach
 from manifoldkit.optim.geometry import point_tolerance
-from manifoldkit.optim.karcher import descend, mean_direction, point_norm
+from manifoldkit.optim.karcher import (
+    descend,
+    mean_direction,
+    point_norm,
+    spread_size,
+)
 
 #: Steps along the geodesic in which a transport that is no isometry is taken.
 _LEGS = 8
@@ -104,7 +109,7 @@ class ManifoldBatchNorm(nn.Module):
     >>> x = torch.nn.functional.normalize(torch.randn(20, 3) + torch.tensor([0., 0, 5]))
     >>> layer = ManifoldBatchNorm(Sphere(), 3, scale=0.2)
     >>> z = layer(x).detach()
-    >>> torch.allclose(karcher_mean(Sphere(), z).mean, layer.bias, atol=1e-5)
+    >>> torch.allclose(karcher_mean(Sphere(), z).mean, layer.bias, atol=1e-4)
     True
     """
 
@@ -236,11 +241,14 @@ class ManifoldBatchNorm(nn.Module):
                 start,
                 z,
                 weights,
-                max(tolerance(z.dtype, 1024), _MEAN_TOLERANCE),
+                max(tolerance(z.dtype, 128), _MEAN_TOLERANCE),
                 self.max_iter,
                 self._sum,
             )
-        if not bool(found.converged.all()):
+            unit = spread_size(self.manifold, found.x, found.cost)
+        # what rounding leaves is no failure
+        bad = found.norm > max(tolerance(z.dtype, 1024), _MEAN_TOLERANCE) * unit
+        if bool(bad.any()):
             warnings.warn(
                 f"ManifoldBatchNorm on {self.manifold}: the mean of the batch is not "
                 f"converged after {found.iterations} iterations, gradient norm "

@@ -232,7 +232,7 @@ def descend(
     t = torch.ones_like(cost)
     for iteration in range(max_iter + 1):
         norm = point_norm(manifold, x, direction)
-        converged = norm <= tol * _size(manifold, x, cost)
+        converged = norm <= tol * spread_size(manifold, x, cost)
         active = ~converged & (t > 1e-5)
         if iteration == max_iter or not bool(active.any()):
             break
@@ -249,7 +249,7 @@ def descend(
     return _State(x, direction, cost, norm, converged, iteration)
 
 
-def _size(manifold, x: Tensor, cost: Tensor) -> Tensor:
+def spread_size(manifold, x: Tensor, cost: Tensor) -> Tensor:
     """Unit of length: spread of the points, and x as a vector (how far it scales)."""
     own = point_norm(manifold, x, x)
     return (2 * cost).sqrt() + torch.where(own.isfinite(), own, 0.0)
@@ -260,7 +260,7 @@ def _look_around(manifold, state: _State, y, w, tol: float, max_iter: int) -> _S
     ndim = manifold.ndim
     base = state.x.unsqueeze(-1 - ndim).expand_as(y)
     farthest = point_norm(manifold, base, manifold.logmap(base, y)).amax(-1)
-    size = _size(manifold, state.x, torch.zeros_like(state.cost))
+    size = spread_size(manifold, state.x, torch.zeros_like(state.cost))
     far = farthest > math.pi / 4 * size.clamp_max(1.0)
     if not bool(far.any()):
         return state
@@ -303,7 +303,7 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
         distance = manifold.dist(base, y, keepdim=True).reshape(own.shape)
         if not (doubtful or bool(reached.all())):  # another basis of the same space?
             left = manifold.dist(end, y, keepdim=True).reshape(own.shape)
-            size = _size(manifold, state.x, state.cost)[..., None]
+            size = spread_size(manifold, state.x, state.cost)[..., None]
             reached |= left <= _TRUST * size
         variance = (w * distance**2).sum(-1)
         reached &= (own - distance).abs() <= _TRUST * own

@@ -66,6 +66,7 @@ class StiefelMuon(RiemannianAdamW):
 
     Examples
     --------
+    >>> import torch
     >>> x = geoopt.ManifoldParameter(torch.eye(4, 2), manifold=Stiefel())
     >>> optimizer = StiefelMuon([x], lr=0.05)
     >>> target = torch.eye(4)[:, 1:3]
