@@ -1,5 +1,7 @@
 """Optimizer steps against geoopt's RiemannianAdam and torch's Adam.
 
+Rows against POGO appear where ``pogo-torch`` is installed.
+
 What is left in a step of many small parameters, in microseconds of this machine:
 
 - 1000 spheres, 480: the gradients are read (57) and stacked (80), the addresses of
@@ -11,12 +13,14 @@ What is left in a step of many small parameters, in microseconds of this machine
   0.013 in float32 take a Cholesky factor and a solve (70) more.
 """
 
+from importlib.util import find_spec
+
 import geoopt
 import torch
 
 from benchmarks.timing import compare
 from manifoldkit.manifolds import SPD, Sphere, Stiefel
-from manifoldkit.optim import RiemannianAdam
+from manifoldkit.optim import LandingAdam, RiemannianAdam, StiefelMuon
 
 _GEOOPT = "geoopt RiemannianAdam"
 
@@ -77,6 +81,40 @@ def _flat_model(count, shape):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for _ in range(count)]
     return _with_gradients(params)
+
+
+def _against_pogo():
+    """Adam's directions in both; separate parameters, and one stacked tensor."""
+    if find_spec("pogo") is None:
+        return []
+    from pogo import POGO
+    from pogo.base import VectorAdam
+
+    rows = []
+    for case, shape, count, target in (
+        ("Stiefel(64, 32), POGO", (64, 32), 1, "<= 1"),
+        ("200 x Stiefel(64, 32) in one tensor, POGO", (200, 64, 32), 1, ""),
+        ("1000 x Stiefel(16, 8), POGO", (16, 8), 1000, "<= 0.2"),
+    ):
+        ours = _parameters(Stiefel(), shape, count)
+        theirs = [p.detach().clone().view(-1, *shape[-2:]) for p in ours]
+        theirs = _with_gradients([torch.nn.Parameter(p) for p in theirs])
+        peer = POGO(theirs, VectorAdam(), lr=1e-3, rows=False)
+        few = 9 if count > 1 else 31
+        optimizer = LandingAdam(ours, lr=1e-3)
+        rows.append(_row(case, optimizer, peer, "pogo-torch", target, repeats=few))
+    return rows
+
+
+def _muon():
+    """The two directions of StiefelMuon against a step of Adam."""
+    rows = []
+    for lmo in ("project", "dual"):
+        ours = StiefelMuon(_parameters(Stiefel(), (64, 16), 1), lr=1e-3, lmo=lmo)
+        adam = RiemannianAdam(_parameters(Stiefel(), (64, 16), 1), lr=1e-3)
+        case = f'Stiefel(64, 16), StiefelMuon(lmo="{lmo}")'
+        rows.append(_row(case, ours, adam, "RiemannianAdam"))
+    return rows
 
 
 def run():
@@ -143,4 +181,4 @@ def run():
                 "<= 1.1",
             )
         )
-    return rows
+    return rows + _against_pogo() + _muon()

@@ -135,16 +135,37 @@ class RiemannianAdam(RiemannianOptimizer):
     def _direction(self, group, job):
         geometry, gradient = job.geometry, job.gradient
         beta1, beta2 = group["betas"]
-        steps = job.batch.count()
+        job.batch.advance()
+        steps = job.batch.steps()
         name, m = self._momentum(job, "exp_avg")
         # not lerp_, which takes several times as long on the CPU
         m.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        if isinstance(steps, float) and group["moment"] == "point":
+            rate = self._single_rate(group, job, steps)
+            if rate is not None:
+                return m * rate, name, m
         v = self._second_moment(group, job)
         scale = (v / _bias_correction(beta2, steps)).sqrt_().add_(group["eps"])
         d = m * (-group["lr"] / (scale.mul_(_bias_correction(beta1, steps))))
         if group["moment"] != "point":
             d = geometry.project(job.x, job.frame, d)
         return d, name, m
+
+    def _single_rate(self, group, job, steps: float):
+        """Return ``-lr`` over the scale for a single point, from plain numbers.
+
+        Arithmetic on tensors of one number is half the time of such a step.
+        """
+        square = job.geometry.square(job.x, job.frame, job.gradient)
+        if square.numel() != 1 or group["amsgrad"]:
+            return None
+        beta1, beta2 = group["betas"]
+        v = job.batch.read("exp_avg_sq", square.shape[1:])
+        value = beta2 * float(v) + (1 - beta2) * float(square)
+        v.fill_(value)
+        scale = math.sqrt(value / _bias_correction(beta2, steps)) + group["eps"]
+        scale *= _bias_correction(beta1, steps)
+        return -group["lr"] / scale if scale else -math.inf
 
     def _second_moment(self, group, job):
         """Average the squared gradient into the state; return it for each entry."""

@@ -124,6 +124,8 @@ class Bucket:
         self.storage = SharedStorage(self.params) if views and len(params) > 1 else None
         self.master = master and compute_dtype(self.dtype) != self.dtype
         self._out: list[Tensor] | None = None
+        # a state of the first parameter, by which a bucket knows its own
+        self._mark: tuple[str, Tensor] | None = None
 
     def stack(self, tensors: list[Tensor]) -> Tensor:
         """Gather tensors of the parameters into one batch, as stored."""
@@ -151,9 +153,8 @@ class Bucket:
         These may be the memory of the parameters: :meth:`scatter` ends a change.
         """
         x = None if self.storage is None else self.storage.read()
-        if x is None:
-            x = self.stack(self.params)
-        x = self._prepare(x.view(-1, *self.point_shape))
+        x = self.stack(self.params) if x is None else x.view(-1, *self.point_shape)
+        x = self._prepare(x)
         if not self.master:
             return x
         # where the parameter is not the rounded master, somebody has set it
@@ -245,7 +246,7 @@ class Bucket:
             elif value is not None:
                 view.copy_(reduce_to(value, view.shape))
             state[name] = view
-        self.buffers[name] = buffer
+        self._remember(name, buffer)
         return buffer
 
     def bind_steps(self) -> Tensor:
@@ -259,20 +260,23 @@ class Bucket:
                 started = "momentum_buffer" in state
                 steps[i] = torch.as_tensor(state.get("step", float(started)))
                 state["step"] = steps[i]
-            self.buffers["step"] = steps
+            self._remember("step", steps)
         return steps
+
+    def _remember(self, name: str, buffer: Tensor) -> None:
+        self.buffers[name] = buffer
+        if self._mark is None:
+            self._mark = name, self.state[self.params[0]][name]
 
     def intact(self) -> bool:
         """Tell whether the first parameter is still what the bucket was made for."""
         first = self.params[0]
         if first.dtype != self.dtype or first.device != self.device:
             return False
-        if not self.buffers:
+        if self._mark is None:
             return True
-        name = next(iter(self.buffers))
-        buffer = self.buffers[name].untyped_storage().data_ptr()
-        first = self.state[self.params[0]].get(name)
-        return first is not None and first.untyped_storage().data_ptr() == buffer
+        name, view = self._mark
+        return self.state[first].get(name) is view
 
 
 def reduce_to(value: Tensor, shape) -> Tensor:
@@ -336,17 +340,21 @@ class Batch:
         elif value is not buffer:
             buffer.copy_(value)
 
-    def count(self) -> Tensor | float:
-        """Advance the step counts; return that of every active row, ``(B, 1, ..)``.
+    def advance(self) -> None:
+        """Advance the step counts."""
+        steps = self.bucket.bind_steps()
+        if self.active is None:
+            steps += 1
+        else:
+            steps[torch.tensor(self.active, device=steps.device)] += 1
+
+    def steps(self) -> Tensor | float:
+        """Step count of every active row, ``(B, 1, ..)``.
 
         A single parameter on the CPU has a number, which saves arithmetic on tensors.
         """
         bucket = self.bucket
         steps = bucket.bind_steps()
-        if self.active is None:
-            steps += 1
-        else:
-            steps[torch.tensor(self.active, device=steps.device)] += 1
         if len(bucket.rows) == 1:
             if steps.device.type == "cpu" and not torch.compiler.is_compiling():
                 return float(steps)

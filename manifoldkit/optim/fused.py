@@ -8,7 +8,7 @@ instead of new memory: for many small or few large points memory is the cost.
 import geoopt
 import torch
 from geoopt.manifolds.base import Manifold
-from torch import Tensor
+from torch import Tensor, bmm
 from torch.linalg import vector_norm
 
 from manifoldkit.linalg.checks import must_not_look, tolerance
@@ -53,7 +53,7 @@ class StiefelGeometry(TangentGeometry):
 
     def gradient(self, x, frame, egrad):
         """G - x sym(x'G)."""
-        s = x.mT @ egrad
+        s = bmm(x.mT, egrad)
         return torch.baddbmm(egrad, x, s + s.mT, alpha=-0.5)
 
     project = gradient
@@ -66,7 +66,7 @@ class StiefelGeometry(TangentGeometry):
         """Q of the QR decomposition of x + d, with positive diagonal of R."""
         y = _orthonormalize(x, d)
         if m is not None and self.transport != "none":
-            s = y.mT @ m
+            s = bmm(y.mT, m)
             m.baddbmm_(y, s + s.mT, alpha=-0.5)
         return y, m
 
@@ -84,10 +84,10 @@ class CayleyGeometry(TangentGeometry):
         n, p = x.shape[-2:]
         if 4 * p <= n:
             return super().move(x, frame, d, m)  # Woodbury, with matrices of size 2p
-        pd = torch.baddbmm(d, x, x.mT @ d, alpha=-0.5)
-        a = pd @ x.mT
-        half = (a - a.mT).mul_(0.5)
-        gram = half.mT @ half
+        pd = torch.baddbmm(d, x, bmm(x.mT, d), alpha=-0.5)
+        a = bmm(pd, x.mT)
+        half = a.sub(a.mT).mul_(0.5)
+        gram = bmm(half.mT, half)
         gram.diagonal(dim1=-2, dim2=-1).add_(1)
         low = cholesky(gram)
         v = x if m is None else torch.cat([x, m], -1)
@@ -97,7 +97,7 @@ class CayleyGeometry(TangentGeometry):
         v = torch.linalg.solve_triangular(low.mT, v, upper=True, left=False)
         v = torch.linalg.solve_triangular(low, v, upper=False, left=False).mT
         y = v[..., :p]
-        y = torch.baddbmm(y, y, y.mT @ y, beta=1.5, alpha=-0.5)
+        y = torch.baddbmm(y, y, bmm(y.mT, y), beta=1.5, alpha=-0.5)
         if m is None or self.transport == "none":
             return y, m
         m = v[..., p:]
@@ -115,18 +115,19 @@ def _orthonormalize(x: Tensor, d: Tensor) -> Tensor:
     y = d.add_(x)
     if must_not_look(y):
         return cholesky_qr(y)
-    inverse = y.mT @ y
-    diagonal = inverse.diagonal(dim1=-2, dim2=-1)
+    gap = bmm(y.mT, y)
+    diagonal = gap.diagonal(dim1=-2, dim2=-1)
     diagonal.sub_(1)
-    size = vector_norm(inverse, dim=(-2, -1), keepdim=True)
-    small = size < tolerance(y.dtype, 0.25) ** 0.5
-    alike = bool(small.all())
-    if not alike and not bool(small.any()):
+    size = vector_norm(gap, dim=(-2, -1), keepdim=True)
+    limit = tolerance(y.dtype, 0.25) ** 0.5
+    alike = float(size.amax()) < limit
+    small = None if alike else size < limit
+    if small is not None and not bool(small.any()):
         return cholesky_qr(y)
-    inverse.triu_().neg_()
-    diagonal.mul_(0.5).add_(1)
-    q = torch.bmm(y, inverse, out=x)
-    return q if alike else torch.where(small, q, cholesky_qr(y))
+    gap.triu_()
+    diagonal.mul_(0.5)
+    q = torch.baddbmm(y, y, gap, alpha=-1, out=x)
+    return q if small is None else torch.where(small, q, cholesky_qr(y))
 
 
 class AffineGeometry(FrameGeometry):
@@ -145,7 +146,7 @@ class AffineGeometry(FrameGeometry):
 
     def gradient(self, x, frame, egrad):
         """``L' sym(G) L``."""
-        w = frame.mT @ egrad @ frame
+        w = bmm(bmm(frame.mT, egrad), frame)
         return w.add(w.mT).mul_(0.5)
 
     def square(self, x, frame, u):
@@ -161,8 +162,8 @@ class AffineGeometry(FrameGeometry):
         d.diagonal(dim1=-2, dim2=-1).add_(1)
         eye = eye_like(d).expand_as(d)
         e = torch.baddbmm(eye, d, d, beta=0.5, alpha=0.5)
-        new = torch.bmm(frame, cholesky(e))
-        y = torch.bmm(new, new.mT)
+        new = bmm(frame, cholesky(e))
+        y = bmm(new, new.mT)
         return y.add(y.mT).mul_(0.5), m
 
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -150,6 +151,9 @@ def _expand(x: Tensor, shape: torch.Size, name: str) -> Tensor:
         ) from None
 
 
+Total = Callable[[Tensor], Tensor]
+
+
 class _State(NamedTuple):
     """A point of the search and what is known there."""
 
@@ -168,7 +172,7 @@ def _lift(mask: Tensor, ndim: int) -> Tensor:
 
 def _search(manifold, y: Tensor, w: Tensor, init, tol: float, max_iter: int):
     x = _start(manifold, y, w) if init is None else init
-    state = _descend(manifold, x, y, w, tol, max_iter)
+    state = descend(manifold, x, y, w, tol, max_iter)
     if not getattr(manifold, "unique_means", False):
         state = _look_around(manifold, state, y, w, tol, max_iter)
     variance, true = _verify(manifold, state, y, w)
@@ -181,23 +185,26 @@ def _start(manifold, y: Tensor, w: Tensor) -> Tensor:
     dim = -1 - manifold.ndim
     first = y.select(dim, 0)
     mean = manifold.projx((_lift(w, manifold.ndim) * y).sum(dim))
-    costs = [_gradient(manifold, x, y, w)[1] for x in (mean, first)]
+    costs = [mean_direction(manifold, x, y, w)[1] for x in (mean, first)]
     mean_cost, first_cost = (torch.where(c.isnan(), torch.inf, c) for c in costs)
     return torch.where(_lift(mean_cost < first_cost, manifold.ndim), mean, first)
 
 
-def _descend(manifold, x, y, w, tol: float, max_iter: int) -> _State:
+def descend(
+    manifold, x, y, w, tol: float, max_iter: int, total: Total | None = None
+) -> _State:
+    """Iterate from x; ``total`` sums over processes that hold further points."""
     ndim = manifold.ndim
-    direction, cost = _gradient(manifold, x, y, w)
+    direction, cost = mean_direction(manifold, x, y, w, total)
     t = torch.ones_like(cost)
     for iteration in range(max_iter + 1):
-        norm = _norm(manifold, x, direction)
-        converged = norm <= tol * _size(manifold, x, cost)
+        norm = point_norm(manifold, x, direction)
+        converged = norm <= tol * spread_size(manifold, x, cost)
         active = ~converged & (t > 1e-5)
         if iteration == max_iter or not bool(active.any()):
             break
         trial = manifold.expmap(x, _lift(torch.where(active, t, 0.0), ndim) * direction)
-        new_direction, new_cost = _gradient(manifold, trial, y, w)
+        new_direction, new_cost = mean_direction(manifold, trial, y, w, total)
         # below rounding the cost can no longer tell, the gradient still can
         slack = tolerance(y.dtype, 16) * cost
         better = active & (new_cost <= cost - 1e-4 * t * norm**2 + slack)
@@ -214,9 +221,9 @@ def _descend(manifold, x, y, w, tol: float, max_iter: int) -> _State:
     return _State(x, direction, cost, norm, converged, iteration)
 
 
-def _size(manifold, x: Tensor, cost: Tensor) -> Tensor:
+def spread_size(manifold, x: Tensor, cost: Tensor) -> Tensor:
     """Unit of length: spread of the points, and x as a vector (how far it scales)."""
-    own = _norm(manifold, x, x)
+    own = point_norm(manifold, x, x)
     return (2 * cost).sqrt() + torch.where(own.isfinite(), own, 0.0)
 
 
@@ -224,18 +231,18 @@ def _look_around(manifold, state: _State, y, w, tol: float, max_iter: int) -> _S
     """Search again beside x where far points may have made it a saddle."""
     ndim = manifold.ndim
     base = state.x.unsqueeze(-1 - ndim).expand_as(y)
-    farthest = _norm(manifold, base, manifold.logmap(base, y)).amax(-1)
-    size = _size(manifold, state.x, torch.zeros_like(state.cost))
+    farthest = point_norm(manifold, base, manifold.logmap(base, y)).amax(-1)
+    size = spread_size(manifold, state.x, torch.zeros_like(state.cost))
     far = farthest > math.pi / 4 * size.clamp_max(1.0)
     if not bool(far.any()):
         return state
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(state.x.shape, generator=generator, dtype=y.dtype).to(y.device)
     v = manifold.proju(state.x, noise)
-    length = 1e-2 * (2 * state.cost).sqrt() / _norm(manifold, state.x, v)
+    length = 1e-2 * (2 * state.cost).sqrt() / point_norm(manifold, state.x, v)
     length = torch.where(far & length.isfinite(), length, 0.0)
     x = manifold.expmap(state.x, _lift(length, ndim) * v)
-    other = _descend(manifold, x, y, w, tol, max_iter)
+    other = descend(manifold, x, y, w, tol, max_iter)
     lower = far & (other.cost < (1 - 1e-4) * state.cost)
     mask = _lift(lower, ndim)
     return _State(
@@ -263,12 +270,12 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
     event = (*y.shape[: y.ndim - ndim], -1)
     gap, most = (t.abs().reshape(event).amax(-1) for t in (end - y, y))
     reached = gap <= _TRUST * most
-    own, variance = _norm(manifold, base, logs), 2 * state.cost
+    own, variance = point_norm(manifold, base, logs), 2 * state.cost
     try:
         distance = manifold.dist(base, y, keepdim=True).reshape(own.shape)
         if not (doubtful or bool(reached.all())):  # another basis of the same space?
             left = manifold.dist(end, y, keepdim=True).reshape(own.shape)
-            size = _size(manifold, state.x, state.cost)[..., None]
+            size = spread_size(manifold, state.x, state.cost)[..., None]
             reached |= left <= _TRUST * size
         variance = (w * distance**2).sum(-1)
         # a point within rounding of the mean has no length to compare
@@ -279,17 +286,21 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
     return variance, (reached | (w == 0)).all(-1)
 
 
-def _gradient(manifold, x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+def mean_direction(
+    manifold, x: Tensor, y: Tensor, w: Tensor, total: Total | None = None
+) -> tuple[Tensor, Tensor]:
     """Weighted mean of the logarithms, and half the weighted squared distances."""
     dim = -1 - manifold.ndim
     base = x.unsqueeze(dim).expand_as(y)
     logs = manifold.logmap(base, y)
-    squares = _norm(manifold, base, logs) ** 2
+    squares = point_norm(manifold, base, logs) ** 2
     direction = (_lift(w, manifold.ndim) * logs).sum(dim)
-    return direction, (w * squares).sum(-1) / 2
+    cost = (w * squares).sum(-1) / 2
+    return (direction, cost) if total is None else (total(direction), total(cost))
 
 
-def _norm(manifold, x: Tensor, u: Tensor) -> Tensor:
+def point_norm(manifold, x: Tensor, u: Tensor) -> Tensor:
+    """Length of tangent vectors, one for each point."""
     # keepdim: without it geoopt's hyperbolic models broadcast the batch with itself
     square = manifold.inner(x, u, keepdim=True).clamp_min(0)
     return square.reshape(u.shape[: u.ndim - manifold.ndim]).sqrt()

@@ -3,16 +3,20 @@
 from typing import Unpack
 
 import geoopt
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from manifoldkit._checks import check_counts, check_interval
-from manifoldkit.linalg.qr import msign, newton_schulz_polar
+from manifoldkit.linalg.qr import newton_schulz_polar
 from manifoldkit.manifolds import Grassmann, SpecialOrthogonal, Stiefel
 from manifoldkit.optim.adam import RiemannianAdamW
 from manifoldkit.optim.geometry import FrameGeometry
 from manifoldkit.optim.options import AdamOptions
+from manifoldkit.optim.spectral import (
+    converging_sign,
+    steepest_tangent,
+    within_unit,
+)
 
 
 class StiefelMuon(RiemannianAdamW):
@@ -21,10 +25,13 @@ class StiefelMuon(RiemannianAdamW):
     The step is the tangent matrix of spectral norm at most :math:`\eta` that descends
     fastest along the momentum m. On SO(n), with m = x S, it is
     :math:`-\eta\, x \operatorname{msign}(S)`, exactly tangent. For tall matrices
-    ``lmo="project"`` takes the tangent part of :math:`\operatorname{msign}(m)`, and
+    ``lmo="project"`` takes the tangent part of :math:`\operatorname{msign}(m)`, divided
+    by its norm where that exceeds one: 0.9 of the best decrease at equal norm, or more.
     ``lmo="dual"`` solves for the symmetric multiplier that makes
-    :math:`\operatorname{msign}(m + x \Lambda)` tangent, by dual ascent. The point
-    returns to the manifold by the polar factor.
+    :math:`\operatorname{msign}(m + x \Lambda)` tangent, for 0.97 and more, with a few
+    eigendecompositions of p x p matrices. The point returns to the manifold by the
+    polar factor. The matrix sign is that of Polar Express: quintic Newton-Schulz steps
+    that converge, and never exceed one.
 
     Parameters of other manifolds and Euclidean ones are stepped as by
     :class:`RiemannianAdamW` with this learning rate; give them groups of their own.
@@ -34,7 +41,7 @@ class StiefelMuon(RiemannianAdamW):
     params : iterable
         Parameters or parameter groups.
     lr : float or Tensor, default=0.02
-        Spectral norm of a step.
+        Largest spectral norm of a step.
     momentum : float, default=0.95
         Decay of the Riemannian momentum, in [0, 1).
     nesterov : bool, default=True
@@ -42,7 +49,7 @@ class StiefelMuon(RiemannianAdamW):
     lmo : {"project", "dual"}
         How the direction is made tangent.
     ns_steps, dual_steps : int
-        Newton-Schulz steps of msign, and steps of the dual ascent.
+        Newton-Schulz steps of msign, and steps to the multiplier.
     betas, eps, weight_decay, decay_mode, ...
         See :class:`RiemannianAdam`.
 
@@ -54,10 +61,12 @@ class StiefelMuon(RiemannianAdamW):
     References
     ----------
     K. Jordan and others, Muon: an optimizer for hidden layers in neural networks,
-    2024; J. Bernstein, Modular manifolds, 2025.
+    2024; J. Bernstein, Modular manifolds, 2025; N. Amsel, D. Persson, C. Musco and
+    R. M. Gower, The Polar Express, 2025.
 
     Examples
     --------
+    >>> import torch
     >>> x = geoopt.ManifoldParameter(torch.eye(4, 2), manifold=Stiefel())
     >>> optimizer = StiefelMuon([x], lr=0.05)
     >>> target = torch.eye(4)[:, 1:3]
@@ -78,7 +87,7 @@ class StiefelMuon(RiemannianAdamW):
         nesterov: bool = True,
         lmo: str = "project",
         ns_steps: int = 5,
-        dual_steps: int = 8,
+        dual_steps: int = 3,
         weight_decay: float = 0.0,
         **options: Unpack[AdamOptions],
     ):
@@ -98,20 +107,24 @@ class StiefelMuon(RiemannianAdamW):
         if not _is_orthonormal(job.geometry.manifold):
             return super()._direction(group, job)
         mu, gradient = group["momentum"], job.gradient
-        job.batch.count()
+        job.batch.advance()
         name, m = self._momentum(job, "momentum_buffer")
         m.lerp_(gradient, 1 - mu)
         along = gradient.lerp(m, mu) if group["nesterov"] else m
-        lr = group["lr"]
-        if isinstance(job.geometry, FrameGeometry):
-            return msign(along, group["ns_steps"]) * -lr, name, m
+        return self._steepest(group, job, along) * -group["lr"], name, m
+
+    @staticmethod
+    def _steepest(group, job, along):
+        """Tangent direction of spectral norm at most one."""
+        geometry, x, steps = job.geometry, job.x, group["ns_steps"]
+        if isinstance(geometry, FrameGeometry):
+            return converging_sign(along, steps)
+        if isinstance(geometry.manifold, Grassmann):
+            # the sign of a tangent matrix is one
+            return geometry.project(x, None, converging_sign(along, steps))
         if group["lmo"] == "dual":
-            along = _dual_direction(
-                job.x, along, group["dual_steps"], group["ns_steps"]
-            )
-        else:
-            along = msign(along, group["ns_steps"])
-        return job.geometry.project(job.x, None, along) * -lr, name, m
+            return steepest_tangent(x, along, group["dual_steps"])
+        return within_unit(geometry.project(x, None, converging_sign(along, steps)))
 
     def _move(self, group, job, x, frame, d, m):
         geometry = job.geometry
@@ -125,18 +138,3 @@ class StiefelMuon(RiemannianAdamW):
 def _is_orthonormal(manifold) -> bool:
     ours = (Stiefel, Grassmann, SpecialOrthogonal)
     return isinstance(manifold, (*ours, geoopt.Stiefel))
-
-
-def _dual_direction(x: Tensor, g: Tensor, steps: int, ns_steps: int) -> Tensor:
-    """Maximize ``<g, a>`` over tangent a of spectral norm one, nearly.
-
-    The dual variable is the symmetric L of ``a = msign(g + x L)``; its gradient is the
-    departure ``sym(x'a)`` from tangency, and its step shrinks linearly.
-    """
-    size = torch.linalg.matrix_norm(g, keepdim=True) / g.shape[-1] ** 0.5
-    multiplier = torch.zeros_like(x.mT @ g)
-    for k in range(steps):
-        a = msign(g + x @ multiplier, ns_steps)
-        w = x.mT @ a
-        multiplier = multiplier - (1 - k / steps) * size * (w + w.mT) / 2
-    return msign(g + x @ multiplier, ns_steps)

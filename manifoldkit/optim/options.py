@@ -52,7 +52,8 @@ class AllOptions(AdamOptions, total=False):
     nesterov: bool
     momentum: float
     attraction: float
-    eps_safe: float
+    eps_safe: float | None
+    normal_step: str
     lmo: str
     ns_steps: int
     dual_steps: int
@@ -84,6 +85,7 @@ _CHOICES = {
     "nonfinite": ("propagate", "skip", "raise"),
     "transport": ("auto", "project", "none"),
     "lmo": ("project", "dual"),
+    "normal_step": ("attraction", "pogo"),
 }
 
 _NON_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "attraction")

@@ -89,11 +89,11 @@ class RiemannianSGD(RiemannianOptimizer):
         mu, gradient = group["momentum"], job.gradient
         if not mu:
             return gradient * -group["lr"], "", None
-        steps = job.batch.count()
+        job.batch.advance()
         name, m = self._momentum(job, "momentum_buffer")
         m.mul_(mu).add_(gradient, alpha=1 - group["dampening"])
         if group["dampening"]:
-            first = torch.as_tensor(steps == 1, device=m.device)
+            first = torch.as_tensor(job.batch.steps() == 1, device=m.device)
             m.copy_(torch.where(first, gradient, m))
         d = gradient + mu * m if group["nesterov"] else m
         return d * -group["lr"], name, m

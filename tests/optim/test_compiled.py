@@ -15,6 +15,7 @@ from manifoldkit.manifolds import (
     as_parameter,
 )
 from manifoldkit.optim import (
+    LandingAdam,
     LandingSGD,
     RiemannianAdam,
     RiemannianAdamW,
@@ -41,6 +42,8 @@ OPTIMIZERS = {
     "adamw": (lambda p: RiemannianAdamW(p, lr=0.02), MATRICES),
     "muon": (lambda p: StiefelMuon(p, lr=0.02), ORTHONORMAL),
     "landing": (lambda p: LandingSGD(p, lr=0.02), ORTHONORMAL),
+    "pogo": (lambda p: LandingAdam(p, lr=0.02), ORTHONORMAL),
+    "muon, dual": (lambda p: StiefelMuon(p, lr=0.02, lmo="dual"), ORTHONORMAL),
 }
 
 

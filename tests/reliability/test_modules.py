@@ -14,7 +14,7 @@ from torch import nn
 from torch_geometric.nn import GCNConv
 
 from manifoldkit import equivariant as eq
-from manifoldkit import graphs, lie, manifolds, spd
+from manifoldkit import graphs, lie, manifolds, optim, spd
 from manifoldkit.datasets import make_point_clouds
 
 SURFACE = Path(__file__).resolve().parents[1] / "api_surface.json"
@@ -211,6 +211,10 @@ CASES = {
     "spd.EEGNetwork": (
         lambda: spd.EEGNetwork(4, 3, 30, network="covariance"),
         lambda: (torch.randn(6, 4, 30),),
+    ),
+    "optim.ManifoldBatchNorm": (
+        lambda: optim.ManifoldBatchNorm(manifolds.Sphere(), 4),
+        lambda: (unit(6, 4),),
     ),
     "spd.GBWBatchNorm": (lambda: spd.GBWBatchNorm(3), lambda: (matrices(3, 6),)),
     "spd.LogEig": (spd.LogEig, lambda: (matrices(3, 2),)),

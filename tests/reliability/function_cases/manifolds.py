@@ -34,6 +34,7 @@ ELSEWHERE = {
     "manifolds.parametrize",
     "optim.build_optimizer",
     "optim.clip_riemannian_grad_norm_",
+    "optim.karcher_average",
     "optim.to_pymanopt",
 }
 STRICT = {
