@@ -211,7 +211,7 @@ def descend(
         if not bool((better | ~active).all()):
             level = new_cost <= (1 + 1e-9) * cost
             better |= (
-                active & level & (_norm(manifold, trial, new_direction) < norm / 2)
+                active & level & (point_norm(manifold, trial, new_direction) < norm / 2)
             )
         mask = _lift(better, ndim)
         x = torch.where(mask, trial, x)
@@ -279,7 +279,7 @@ def _verify(manifold, state: _State, y: Tensor, w: Tensor) -> tuple[Tensor, Tens
             reached |= left <= _TRUST * size
         variance = (w * distance**2).sum(-1)
         # a point within rounding of the mean has no length to compare
-        slack = _TRUST**3 * _size(manifold, state.x, state.cost)[..., None]
+        slack = _TRUST**3 * spread_size(manifold, state.x, state.cost)[..., None]
         reached &= (own - distance).abs() <= _TRUST * own + slack
     except NotImplementedError:  # a manifold of another library without distances
         pass
