@@ -16,13 +16,12 @@ from benchmarks.timing import compare, ratio_row, row
 from manifoldkit.manifolds import (
     SPD,
     FixedRank,
-    LoRALinear,
     SpecialOrthogonal,
     Stiefel,
     as_parameter,
     parametrize,
 )
-from manifoldkit.optim import RiemannianSGD
+from manifoldkit.optim import LoRALinear, RiemannianSGD
 
 
 class _Weight(nn.Module):

@@ -75,7 +75,16 @@ def style() -> Iterator[None]:
 
 
 def use_style() -> None:
-    """Make the look of the package's figures the default of this session."""
+    """Make the look of the package's figures the default of this session.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> with matplotlib.rc_context():
+    ...     use_style()
+    ...     matplotlib.rcParams["axes.titleweight"]
+    'bold'
+    """
     _matplotlib().rcParams.update(_parameters())
 
 
@@ -104,6 +113,14 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], title: str = "") -> "Figure":
     Returns
     -------
     matplotlib Figure
+
+    Examples
+    --------
+    >>> row = {"task": "hands", "pipeline": "MDM", "accuracy": 0.8, "low": 0.7,
+    ...        "high": 0.9, "chance": 0.5, "chance_bound": 0.6, "n": 60}
+    >>> figure = plot_scores([row], "One person")
+    >>> figure.axes[0].get_title()
+    'hands (n = 60)'
     """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     names = list(dict.fromkeys(row["pipeline"] for row in rows))
@@ -252,6 +269,13 @@ def plot_order_lag_maps(maps: Mapping[str, Mapping[str, Any]]) -> "Figure":
     Returns
     -------
     matplotlib Figure
+
+    Examples
+    --------
+    >>> panel = {"scores": [[0.5, 0.6]], "orders": [2], "lags": [4, 8]}
+    >>> figure = plot_order_lag_maps({"hands": panel, "feet": panel})
+    >>> [ax.get_title() for ax in figure.axes[:2]]
+    ['hands', 'feet']
     """
     some = next(iter(maps.values()))
     width = (1.8 + 0.6 * len(some["lags"])) * len(maps)
@@ -273,7 +297,16 @@ def draw_order_lag_map(
     title: str = "",
     chance: float | None = None,
 ) -> None:
-    """Draw :func:`plot_order_lag_map` into given axes."""
+    """Draw :func:`plot_order_lag_map` into given axes.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> draw_order_lag_map(ax, [[0.5, 0.6]], [2], [4, 8], "hands")
+    >>> ax.get_title()
+    'hands'
+    """
     limits = _limits(scores, chance)
     image = _draw_map(ax, scores, orders, lags, limits)
     ax.set_title(title)
@@ -330,6 +363,13 @@ def tangent_plane(
     points : ndarray, shape (n_matrices, 2)
     explained : ndarray, shape (2,)
         Share of the variance in each component.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((9, 3, 20))
+    >>> points, explained = tangent_plane(x @ x.swapaxes(1, 2))
+    >>> points.shape, explained.shape
+    ((9, 2), (2,))
     """
     from pyriemann.tangentspace import TangentSpace
     from sklearn.decomposition import PCA
@@ -357,6 +397,13 @@ def plot_tangent_plane(
     Returns
     -------
     matplotlib Figure
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((9, 3, 20))
+    >>> figure = plot_tangent_plane({"all": x @ x.swapaxes(1, 2)}, np.arange(9) % 2)
+    >>> figure.axes[0].get_title()
+    'all'
     """
     figure, axes = _figure(3.9 * len(views), 3.5, len(views))
     for ax, (heading, X) in zip(axes, views.items(), strict=True):
@@ -371,7 +418,17 @@ def plot_tangent_plane(
 def draw_tangent_plane(
     ax: "Axes", X: np.ndarray, y: ArrayLike, title: str = ""
 ) -> None:
-    """Draw one panel of :func:`plot_tangent_plane` into given axes."""
+    """Draw one panel of :func:`plot_tangent_plane` into given axes.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> x = np.random.default_rng(0).standard_normal((9, 3, 20))
+    >>> draw_tangent_plane(ax, x @ x.swapaxes(1, 2), np.arange(9) % 2)
+    >>> len(ax.collections)
+    2
+    """
     points, explained = tangent_plane(X)
     labels = np.asarray(y)
     for k, name in enumerate(np.unique(labels)):

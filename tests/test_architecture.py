@@ -148,7 +148,10 @@ WITHIN = {
 }
 
 # names of a room that moved down and kept their old place: place -> where it is now
-MOVED = {"manifoldkit.graphs.matching.sinkhorn": "manifoldkit.linalg.balancing"}
+MOVED = {
+    "manifoldkit.graphs.matching.sinkhorn": "manifoldkit.linalg.balancing",
+    "manifoldkit.optim.karcher": "manifoldkit.manifolds.means.karcher",
+}
 
 THIRD_PARTY = {  # what a room may import at all, where that is restricted
     "exceptions": set(),

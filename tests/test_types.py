@@ -100,7 +100,7 @@ CALLS = [
         "manifolds.check_manifold(manifolds.Sphere(), 3, sed=1)",
     ),
     ("manifolds.FixedRank(m=3, n=3, r=1)", "manifolds.FixedRank(m=3, n=3, rank=1)"),
-    ("manifolds.LoRALinear(4, 3, r=2)", "manifolds.LoRALinear(4, 3, rank=2)"),
+    ("optim.LoRALinear(4, 3, r=2)", "optim.LoRALinear(4, 3, rank=2)"),
     (
         "manifolds.parametrize(net, 'weight', manifolds.Sphere(), project=False)",
         "manifolds.parametrize(net, 'weight', manifolds.Sphere(), prject=False)",
@@ -158,7 +158,7 @@ INFERENCES = {
     "linalg.logm(a)": "Tensor",
     "manifolds.SPD().expmap(a, b)": "Tensor",
     "manifolds.SPD().dist(a, b)": "Tensor",
-    "manifolds.LoRALinear.from_linear(torch.nn.Linear(4, 3))": "manifolds.LoRALinear",
+    "optim.LoRALinear.from_linear(torch.nn.Linear(4, 3))": "optim.LoRALinear",
     "manifolds.check_manifold(manifolds.Sphere(), 3)": "manifolds.ManifoldReport",
     "optim.karcher_mean(manifolds.SPD(), a)": "optim.KarcherMean",
     "testing.random_rotation(3)": "Tensor",

@@ -6,10 +6,11 @@ from .euclidean import PositiveReals as PositiveReals
 from .general_linear import GLPlus as GLPlus
 from .general_linear import SpecialLinear as SpecialLinear
 from .grassmann import Grassmann as Grassmann
-from .lora import AdapterFactors as AdapterFactors
-from .lora import LoRALinear as LoRALinear
 from .low_rank.fixed_rank import FixedRank as FixedRank
 from .low_rank.psd_fixed_rank import PSDFixedRank as PSDFixedRank
+from .means.batchnorm import ManifoldBatchNorm as ManifoldBatchNorm
+from .means.karcher import KarcherMean as KarcherMean
+from .means.karcher import karcher_mean as karcher_mean
 from .pairwise import pairwise_distance as pairwise_distance
 from .parameters import as_parameter as as_parameter
 from .parameters import attach as attach

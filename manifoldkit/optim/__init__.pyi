@@ -1,13 +1,15 @@
 from .adam import RiemannianAdam as RiemannianAdam
 from .adam import RiemannianAdamW as RiemannianAdamW
 from .averaging import karcher_average as karcher_average
-from .batchnorm import ManifoldBatchNorm as ManifoldBatchNorm
 from .clipping import clip_riemannian_grad_norm_ as clip_riemannian_grad_norm_
 from .factory import build_optimizer as build_optimizer
 from .karcher import KarcherMean as KarcherMean
 from .karcher import karcher_mean as karcher_mean
+from .landing import POGO as POGO
 from .landing import LandingAdam as LandingAdam
 from .landing import LandingSGD as LandingSGD
+from .lora import AdapterFactors as AdapterFactors
+from .lora import LoRALinear as LoRALinear
 from .muon import StiefelMuon as StiefelMuon
 from .pymanopt_adapter import to_pymanopt as to_pymanopt
 from .sgd import RiemannianSGD as RiemannianSGD

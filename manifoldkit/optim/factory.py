@@ -10,7 +10,7 @@ from manifoldkit._checks import check_choice
 from manifoldkit.optim.adam import RiemannianAdam, RiemannianAdamW
 from manifoldkit.optim.buckets import curved_manifold
 from manifoldkit.optim.geometry import is_compact
-from manifoldkit.optim.landing import LandingAdam, LandingSGD
+from manifoldkit.optim.landing import POGO, LandingAdam, LandingSGD
 from manifoldkit.optim.muon import StiefelMuon
 from manifoldkit.optim.options import AllOptions
 from manifoldkit.optim.sgd import RiemannianSGD
@@ -22,6 +22,7 @@ _CLASSES: dict[str, Any] = {
     "muon": StiefelMuon,
     "landing": LandingSGD,
     "landing_adam": LandingAdam,
+    "pogo": POGO,
 }
 
 #: Kinds whose parameters may decay; a group's own decay holds for them.
@@ -51,7 +52,7 @@ def build_optimizer(
         optimizers and skorch (``optimizer=build_optimizer``) have them, are divided by
         geometry too: what a group sets itself, such as ``lr``, holds for all its
         parameters, but points of compact manifolds never decay.
-    name : {"sgd", "adam", "adamw", "muon", "landing", "landing_adam"}
+    name : {"sgd", "adam", "adamw", "muon", "landing", "landing_adam", "pogo"}
         The optimizer's class.
     lr, manifold_lr : float
         Learning rates of flat parameters and of parameters on manifolds.

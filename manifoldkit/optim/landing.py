@@ -203,6 +203,71 @@ class LandingSGD(_Landing, RiemannianSGD):
         super().__init__(params, lr, momentum, weight_decay=weight_decay, **options)
 
 
+class POGO(LandingSGD):
+    r"""Landing that comes back by one Newton-Schulz step: never far from the manifold.
+
+    :class:`LandingSGD` with ``normal_step="pogo"``: a gradient step :math:`z = x -
+    \eta\psi`, then :math:`x \leftarrow z + \tfrac12 z (I - z'z)`, five matrix products
+    and no factorization. With Adam as the base optimizer it is :class:`LandingAdam`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or parameter groups.
+    lr : float or Tensor, default=1e-2
+        Learning rate.
+    momentum : float, default=0
+        Momentum on the relative gradient.
+    eps_safe : float, default=0.01
+        Largest Frobenius norm of ``x'x - I``, in (0, 1), at every step.
+    dampening, nesterov, weight_decay, ...
+        See :class:`RiemannianSGD`; ``retraction`` and ``transport`` cannot be chosen.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An unknown option, one out of range, or a parameter that is not on its manifold.
+
+    References
+    ----------
+    A. Javaloy and A. Vergari, POGO, 2026, arXiv:2602.14656.
+
+    Examples
+    --------
+    >>> x = geoopt.ManifoldParameter(torch.eye(4, 2), manifold=Stiefel())
+    >>> optimizer = POGO([x], lr=0.2)
+    >>> target = torch.eye(4)[:, 1:3]
+    >>> for _ in range(200):
+    ...     optimizer.zero_grad()
+    ...     ((x - target) ** 2).sum().backward()
+    ...     optimizer.step()
+    >>> bool(torch.linalg.matrix_norm(x.mT @ x - torch.eye(2)) < 0.01)
+    True
+    >>> bool(((x - target) ** 2).sum() < 0.1)
+    True
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        momentum: float = 0.0,
+        *,
+        eps_safe: float = 0.01,
+        weight_decay: float = 0.0,
+        **options: Unpack[SGDOptions],
+    ):
+        super().__init__(
+            params,
+            lr,
+            momentum,
+            eps_safe=eps_safe,
+            normal_step="pogo",
+            weight_decay=weight_decay,
+            **options,
+        )
+
+
 class LandingAdam(_Landing, RiemannianAdam):
     r"""Adam in place of momentum in :class:`LandingSGD`.
 

@@ -20,10 +20,10 @@ from manifoldkit._checks import count, optional, positive
 from manifoldkit.exceptions import ConvergenceWarning
 from manifoldkit.linalg.checks import check_weights
 from manifoldkit.manifolds import Euclidean
+from manifoldkit.manifolds.means.karcher import KarcherMean
 from manifoldkit.manifolds.points import check_manifold_argument, check_points
 from manifoldkit.manifolds.tangent import coordinates, tangent_basis
 from manifoldkit.optim import karcher_mean
-from manifoldkit.optim.karcher import KarcherMean
 from manifoldkit.statistics.limits import injectivity_radius
 
 #: Settings of estimators that compute means.

@@ -212,8 +212,8 @@ CASES = {
         lambda: spd.EEGNetwork(4, 3, 30, network="covariance"),
         lambda: (torch.randn(6, 4, 30),),
     ),
-    "optim.ManifoldBatchNorm": (
-        lambda: optim.ManifoldBatchNorm(manifolds.Sphere(), 4),
+    "manifolds.ManifoldBatchNorm": (
+        lambda: manifolds.ManifoldBatchNorm(manifolds.Sphere(), 4),
         lambda: (unit(6, 4),),
     ),
     "spd.GBWBatchNorm": (lambda: spd.GBWBatchNorm(3), lambda: (matrices(3, 6),)),
@@ -261,8 +261,8 @@ CASES = {
         lambda: lie.nn.RotationHead(4),
         lambda: (torch.randn(3, 4),),
     ),
-    "manifolds.LoRALinear": (
-        lambda: manifolds.LoRALinear(6, 5, r=2, manifold="fixed_rank"),
+    "optim.LoRALinear": (
+        lambda: optim.LoRALinear(6, 5, r=2, manifold="fixed_rank"),
         lambda: (torch.randn(3, 6),),
     ),
     "lie.nn.Siren": (lambda: lie.nn.Siren(2, 8, 3), lambda: (torch.randn(4, 2),)),

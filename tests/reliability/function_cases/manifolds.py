@@ -34,6 +34,7 @@ ELSEWHERE = {
     "manifolds.parametrize",
     "optim.build_optimizer",
     "optim.clip_riemannian_grad_norm_",
+    "manifolds.karcher_mean",  # the same function
     "optim.karcher_average",
     "optim.to_pymanopt",
 }

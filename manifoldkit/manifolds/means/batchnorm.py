@@ -1,7 +1,7 @@
 """Batch normalization of points on any manifold with exponential, logarithm, transport.
 
-The mean of a batch is the Karcher mean of :mod:`manifoldkit.optim.karcher`, whose sums
-may run over the processes of ``torch.distributed``.
+The mean of a batch is the Karcher mean of the file ``karcher`` beside this one, whose
+sums may run over the processes of ``torch.distributed``.
 """
 
 import math
@@ -20,14 +20,15 @@ from manifoldkit.linalg.checks import (
     compute_dtype,
     tolerance,
 )
-from manifoldkit.manifolds import PositiveReals, attach
-from manifoldkit.optim.geometry import point_tolerance
-from manifoldkit.optim.karcher import (
+from manifoldkit.manifolds.euclidean import PositiveReals
+from manifoldkit.manifolds.means.karcher import (
     descend,
     mean_direction,
     point_norm,
     spread_size,
 )
+from manifoldkit.manifolds.parameters import attach
+from manifoldkit.manifolds.points import point_tolerance
 
 #: Steps along the geodesic in which a transport that is no isometry is taken.
 _LEGS = 8

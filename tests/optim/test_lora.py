@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from manifoldkit.manifolds import FixedRank, LoRALinear, Stiefel
+from manifoldkit.manifolds import FixedRank, Stiefel
+from manifoldkit.optim import LoRALinear
 
 KINDS = [None, "stiefel", "fixed_rank"]
 kinds = pytest.mark.parametrize("kind", KINDS)

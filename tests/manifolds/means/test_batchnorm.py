@@ -12,12 +12,13 @@ from manifoldkit.manifolds import (
     SPD,
     Euclidean,
     Grassmann,
+    ManifoldBatchNorm,
     PositiveReals,
     SpecialOrthogonal,
     Sphere,
     Stiefel,
 )
-from manifoldkit.optim import ManifoldBatchNorm, build_optimizer, karcher_mean
+from manifoldkit.optim import build_optimizer, karcher_mean
 
 DOUBLE = torch.float64
 # manifold, shape of a point, distance of the points from a common center

@@ -1,0 +1,1 @@
+"""Means of points: the Karcher mean, and batch normalization by it."""
