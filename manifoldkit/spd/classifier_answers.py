@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.base import TransformerMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -18,7 +19,7 @@ from manifoldkit.spd.networks import SPDNet
 _PREDICT_BATCH = 512
 
 
-class NetworkAnswers(NetworkInputs):
+class NetworkAnswers(NetworkInputs, TransformerMixin):
     """Predictions of a fitted network."""
 
     device: str
