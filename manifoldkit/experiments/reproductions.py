@@ -138,15 +138,20 @@ def _metrics(rows: list[dict]) -> str:
 
 
 def _accuracy_line(row: dict) -> dict:
-    return {
+    line = {
         "task": row["task"],
         "pipeline": row["pipeline"],
         "accuracy": f"{row['accuracy']:.1%}",
         "95 % interval": f"{row['low']:.1%} to {row['high']:.1%}",
         "spread": f"{row['spread']:.1%}",
-        "trials": row["n"],
-        "chance": f"{row['chance']:.1%}",
     }
+    if row.get("roc_auc") is not None:
+        line["ROC AUC"] = f"{row['roc_auc']:.3f}"
+    if "n" in row:
+        line["trials"] = row["n"]
+    elif "per_target" in row:  # subjects or sessions that were left out in turn
+        line["left out"] = len(row["per_target"])
+    return {**line, "chance": f"{row['chance']:.1%}"}
 
 
 def _line(row: dict) -> dict:
