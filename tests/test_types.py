@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from manifoldkit import datasets, equivariant, exceptions, graphs, lie, linalg
-from manifoldkit import manifolds, optim, spd, testing
+from manifoldkit import manifolds, optim, spd, statistics, testing
 from manifoldkit.lie import haar, losses, nn, rotation
 from manifoldkit.equivariant import neighbors
 a, b = torch.eye(3), torch.eye(3)
@@ -43,6 +43,7 @@ X, y = np.zeros((4, 3, 3)), np.zeros(4)
 
 # A call that both checkers accept, and the same with a keyword misspelt.
 CALLS = [
+    ("statistics.TangentPCA(n_components=2)", "statistics.TangentPCA(n_comps=2)"),
     ("spd.GBWMDM(power=1)", "spd.GBWMDM(powr=1)"),
     ("spd.GBWTangentSpace(power=1)", "spd.GBWTangentSpace(pwer=1)"),
     ("spd.SPDNetClassifier(max_epochs=3)", "spd.SPDNetClassifier(max_epoch=3)"),
@@ -209,6 +210,7 @@ FOREIGN = {
     "manifoldkit.manifolds.attach",
     "manifoldkit.manifolds.manifold_of",
     "manifoldkit.optim.to_pymanopt",
+    "manifoldkit.spd.load_pipeline",
     "manifoldkit.spd.make_acm_classifier",
     "manifoldkit.spd.make_gbw_kmeans",
 }

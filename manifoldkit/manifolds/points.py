@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg.checks import check_finite, check_floating, tolerance
+from manifoldkit.linalg.transforms import is_vmapped
 
 #: Numbers that are checked at a time.
 _PART = 1 << 20
@@ -79,6 +80,8 @@ def check_points(
     if not ok:
         raise ValueError(f"{name}: not points of {manifold}: {reason}")
     plain = points.as_subclass(Tensor)
+    if is_vmapped():
+        return plain
     y = check_finite(plain.detach(), name, ndim)
     tol = point_tolerance(y.dtype)
     event = y.shape[y.ndim - ndim :]

@@ -54,6 +54,8 @@ def maskedmean(
     .. math:: G = A^{-1/2} \operatorname{mean}_i \bigl(
               A^{-1/2} R_i X_i R_i A^{-1/2} \bigr) A^{-1/2} .
 
+    It iterates over values, so it does not run under ``torch.func.vmap``.
+
     Parameters
     ----------
     x : Tensor, shape (..., n_matrices, n, n)
@@ -166,6 +168,8 @@ def nanmean(
     max_iter: int = 200,
 ) -> Tensor:
     """Mean of SPD matrices in which rows and columns of NaN stand for lost channels.
+
+    It iterates over values, so it does not run under ``torch.func.vmap``.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sklearn
@@ -105,7 +105,7 @@ def save_pipeline(pipeline: Any, path: str | Path) -> None:
     write_files(path, writer.tensors, content)
 
 
-def load_pipeline(path: str | Path) -> Any:
+def load_pipeline(path: str | Path) -> Pipeline:
     """Load what :func:`save_pipeline` saved.
 
     Nothing of the files is executed: classes and attributes come from fixed tables.
@@ -161,7 +161,7 @@ def load_pipeline(path: str | Path) -> Any:
         raise ValueError(f"{path}.json is not a pipeline: {error!r}") from error
     if not isinstance(model, BaseEstimator):
         raise ValueError(f"{path}.json is not a pipeline: found {type(model).__name__}")
-    return model
+    return cast(Pipeline, model)  # a single estimator has the same methods
 
 
 def checksum(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -40,7 +40,15 @@ def geodesic_kernel(
 ) -> np.ndarray: ...
 
 
-def geodesic_kernel(manifold, x, y=None, kind="laplace", gamma="median", *, psd="warn"):
+def geodesic_kernel(
+    manifold: Manifold,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    kind: str = "laplace",
+    gamma: float | str = "median",
+    *,
+    psd: str = "warn",
+) -> Tensor | np.ndarray:
     r"""Kernel matrix :math:`e^{-\gamma d}` or :math:`e^{-\gamma d^2}` of geodesic d.
 
     Parameters
@@ -106,6 +114,8 @@ def geodesic_kernel(manifold, x, y=None, kind="laplace", gamma="median", *, psd=
             manifold, _to_tensor(x, "x"), other, kind, gamma, psd=psd
         )
         return found.numpy()
+    if y is not None and not isinstance(y, Tensor):
+        y = _to_tensor(y, "y").to(x)
     if y is not None and psd in ("error", "clip"):
         raise ValueError(f'psd: {psd!r} needs a square matrix, without y; use "warn"')
     d = pairwise_distance(manifold, x, y)

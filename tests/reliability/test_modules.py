@@ -399,7 +399,9 @@ def batch_inputs(name):
 
 
 # the first axis has the elements of sets or the nodes of one graph, not items
+# (or the statistics of a domain that is new come from the whole call)
 ONE_OBJECT = {
+    "spd.DomainBatchNorm",
     *("graphs.FoldAggregation", "graphs.LCMAggregation", "graphs.VirtualNodeMPNN"),
     *("graphs.VirtualNodeFeatures", "graphs.VirtualNodeState", "spd.SPDPool"),
 }

@@ -30,9 +30,9 @@ class SPDNetClassifierOfRows(SPDNetClassifier):
         X = self._matrices(X, not hasattr(self, "net_"))
         return super().partial_fit(X, y, classes, sample_weight)
 
-    def _evaluate(self, X, method):
+    def _evaluate(self, X, method, domains):
         check_is_fitted(self, "net_")
-        return super()._evaluate(self._matrices(X, False), method)
+        return super()._evaluate(self._matrices(X, False), method, domains)
 
 
 EXPECTED_FAILURES = {

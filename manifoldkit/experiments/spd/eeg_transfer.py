@@ -250,8 +250,10 @@ def run(this: Run) -> Result:
         First seed of the simulations.
     """
     store = this.store()
-    metrics = _simulations(this, store)
     recordings = mamem_subjects(2 if this.quick else None)
+    if not recordings:
+        this.missing("mamem", "Its rows are left out.")
+    metrics = _simulations(this, store)
     data = {"simulated mixings": source("make_transfer_eeg")}
     if recordings:
         metrics += _recorded(this, store, recordings)
@@ -259,8 +261,6 @@ def run(this: Run) -> Result:
         citation = next(iter(recordings.values())).citation
         told = f"MAMEM SSVEP data set II, subjects {names}"
         data["MAMEM"] = source(told, citation, is_real=True)
-    else:
-        this.missing("mamem", "Its rows are left out.")
     return this.finish(
         metrics,
         protocol=_protocol(),

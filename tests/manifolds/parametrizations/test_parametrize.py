@@ -146,7 +146,7 @@ def test_training_passes_half_turns(seed):
         noise = torch.Generator().manual_seed(seed)
         start = torch.randn(4, 4, generator=noise).double()
         original(module).data += 0.1 * start
-        train(module, target, torch.optim.Adam(module.parameters(), 0.05), 120)
+        train(module, target, torch.optim.Adam(module.parameters(), 0.05), 200)
         best = procrustes(torch.eye(4).double(), target, special=True)
         found = (module.weight - target).norm(), (best - target).norm()
         assert found[0] <= found[1] + 1e-3
