@@ -1,10 +1,7 @@
-r"""Hermitian matrices as real symmetric ones of twice the size, exactly.
+"""Checks and real coordinates of Hermitian matrices.
 
-.. math:: A + iB \;\mapsto\; \begin{pmatrix} A & -B \\ B & A \end{pmatrix}
-
-keeps sums, products, inverses, powers and positive definiteness, so logarithms, means
-and geodesics of the real forms are the real forms of those of the Hermitian matrices.
-Every eigenvalue appears twice: traces and squared distances are doubled.
+Their real form of twice the size, which keeps logarithms, means and geodesics, is that
+of :mod:`manifoldkit.linalg.hermitian`.
 """
 
 import math
@@ -14,36 +11,7 @@ from torch import Tensor
 
 from manifoldkit.exceptions import NotOnManifoldError
 from manifoldkit.linalg import check_spd, unvech, vech
-
-
-def real_form(x: Tensor) -> Tensor:
-    """Return the real form (..., 2n, 2n) of complex matrices (..., n, n).
-
-    Real matrices are taken as complex ones without imaginary part.
-
-    Examples
-    --------
-    >>> real_form(torch.tensor([[2.0 + 1.0j]]))
-    tensor([[ 2., -1.],
-            [ 1.,  2.]])
-    """
-    real, imag = (x.real, x.imag) if x.is_complex() else (x, torch.zeros_like(x))
-    top = torch.cat([real, -imag], -1)
-    return torch.cat([top, torch.cat([imag, real], -1)], -2)
-
-
-def complex_form(x: Tensor) -> Tensor:
-    """Invert :func:`real_form`; what rounding has put between the copies is averaged.
-
-    Examples
-    --------
-    >>> complex_form(real_form(torch.tensor([[2.0 + 1.0j]])))
-    tensor([[2.+1.j]])
-    """
-    n = x.shape[-1] // 2
-    real = (x[..., :n, :n] + x[..., n:, n:]) / 2
-    imag = (x[..., n:, :n] - x[..., :n, n:]) / 2
-    return torch.complex(real, imag)
+from manifoldkit.linalg.hermitian import hermitian_to_real
 
 
 def check_hermitian(x: Tensor, name: str) -> Tensor:
@@ -54,7 +22,7 @@ def check_hermitian(x: Tensor, name: str) -> Tensor:
     if not x.is_complex():
         return check_spd(x, name)
     try:
-        check_spd(real_form(x), name)
+        check_spd(hermitian_to_real(x), name)
     except NotOnManifoldError as error:
         message = str(error).replace("symmetric: max|x - x'|", "Hermitian: max|x - x*|")
         raise NotOnManifoldError(message) from None

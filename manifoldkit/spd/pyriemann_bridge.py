@@ -20,11 +20,12 @@ from pyriemann.geometry.tangentspace import exp_map
 from torch import Tensor
 
 from manifoldkit.linalg.elementary import eye_like, trace
+from manifoldkit.linalg.hermitian import hermitian_to_real, real_to_hermitian
 from manifoldkit.spd.gbw.barycenter import gbw_mean
 from manifoldkit.spd.gbw.chart import check_power, power_of
 from manifoldkit.spd.gbw.metric import gbw_distance, gbw_exp, gbw_geodesic, gbw_log
 from manifoldkit.spd.gbw.tangent import tangent_vector
-from manifoldkit.spd.hermitian import check_hermitian, complex_form, real_form
+from manifoldkit.spd.hermitian import check_hermitian
 
 
 def _from_numpy(arrays) -> list[Tensor]:
@@ -62,13 +63,13 @@ class _Geometry:
         matrices = [*tensors] if M is None else [*tensors, M]
         if any(x.is_complex() for x in matrices):
             dtype = torch.empty(0, dtype=tensors[0].dtype).real.dtype
-            tensors = [real_form(x) for x in tensors]
-            M = None if M is None else real_form(M).to(dtype)
+            tensors = [hermitian_to_real(x) for x in tensors]
+            M = None if M is None else hermitian_to_real(M).to(dtype)
             keywords = {
-                name: real_form(value) if name == "init" else value
+                name: hermitian_to_real(value) if name == "init" else value
                 for name, value in keywords.items()
             }
-            out = (doubled or complex_form)(
+            out = (doubled or real_to_hermitian)(
                 function(*tensors, M=M, power=self.power, **keywords)
             )
         else:

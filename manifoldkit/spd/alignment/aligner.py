@@ -297,12 +297,10 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
         """
         check_is_fitted(self)
         self._check_settings()
-        X = self._as_fitted(check_matrices(X, n=self.n_channels_, hermitian=True))
-        names = check_domains(domains, len(X))
-        check_kind(names, self.centers_)
-        weights = weights_of(sample_weight, X).numpy()
+        matrices, names = self._checked(X, domains)
+        weights = weights_of(sample_weight, matrices).numpy()
         for name, rows in rows_of(names):
-            self._learn(name, X[rows], weights[rows])
+            self._learn(name, matrices[rows], weights[rows])
         return self
 
     def transform(self, X: ArrayLike, domains: ArrayLike | None = None) -> np.ndarray:
@@ -323,11 +321,8 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
             Bad matrices; a domain that was not fitted, with ``unseen="error"``.
         """
         check_is_fitted(self)
-        X = check_matrices(X, n=self.n_channels_, hermitian=True)
-        X = self._as_fitted(X)
-        names = check_domains(domains, len(X))
-        check_kind(names, self.centers_)
-        return self._move(X, names).astype(X.dtype, copy=False)
+        matrices, names = self._checked(X, domains)
+        return self._move(matrices, names).astype(matrices.dtype, copy=False)
 
     def fit_transform(
         self,
@@ -370,6 +365,15 @@ class DomainAligner(TransformerMixin, ThreeDimensionalInput):
         if np.iscomplexobj(X):
             raise TypeError(f"rotate: real matrices only, found dtype {X.dtype}")
         return check_labels(X, y, "DomainAligner(rotate=True)")
+
+    def _checked(
+        self, X: ArrayLike, domains: ArrayLike | None
+    ) -> tuple[np.ndarray, list[Domain]]:
+        """Return matrices and domains as those that were fitted."""
+        X = self._as_fitted(check_matrices(X, n=self.n_channels_, hermitian=True))
+        names = check_domains(domains, len(X))
+        check_kind(names, self.centers_)
+        return X, names
 
     def _as_fitted(self, X: np.ndarray) -> np.ndarray:
         """Return real matrices as complex ones where those were fitted."""

@@ -1,7 +1,7 @@
 """What the estimators share: matrices in, metric matrices, running means.
 
 Complex Hermitian matrices are computed with as real symmetric ones of twice the size,
-see :mod:`manifoldkit.spd.hermitian`.
+see :mod:`manifoldkit.linalg.hermitian`.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from manifoldkit.linalg.checks import check_weights
 from manifoldkit.linalg.elementary import trace
+from manifoldkit.linalg.hermitian import hermitian_to_real, real_to_hermitian
 from manifoldkit.spd.gbw.barycenter import gbw_mean
 from manifoldkit.spd.gbw.chart import power_of
 from manifoldkit.spd.gbw.metric import gbw_geodesic
-from manifoldkit.spd.hermitian import complex_form, real_form
 from manifoldkit.spd.validation import ThreeDimensionalInput, check_matrices
 
 
@@ -23,12 +23,12 @@ def as_tensor(X: np.ndarray, real: bool) -> Tensor:
     """Return checked matrices in float64, or the real form of Hermitian ones."""
     dtype = np.complex128 if np.iscomplexobj(X) else np.float64
     x = torch.from_numpy(np.ascontiguousarray(X, dtype=dtype))
-    return x if real else real_form(x)
+    return x if real else hermitian_to_real(x)
 
 
 def as_matrix(x: Tensor, real: bool) -> np.ndarray:
     """Invert :func:`as_tensor`."""
-    return (x if real else complex_form(x)).numpy()
+    return (x if real else real_to_hermitian(x)).numpy()
 
 
 def feature_dtype(X: np.ndarray) -> np.dtype:

@@ -13,6 +13,7 @@ from torch import Tensor
 from manifoldkit._checks import check_choice, check_settings, one_of
 from manifoldkit.linalg import unvech, vech
 from manifoldkit.linalg.factorizations import cholesky
+from manifoldkit.linalg.hermitian import hermitian_to_real, real_to_hermitian
 from manifoldkit.spd.estimators.matrices import (
     SPDInput,
     as_matrix,
@@ -27,10 +28,8 @@ from manifoldkit.spd.gbw.barycenter import gbw_mean
 from manifoldkit.spd.gbw.chart import check_power
 from manifoldkit.spd.gbw.tangent import OUTSIDE, from_tangent_vector, tangent_vector
 from manifoldkit.spd.hermitian import (
-    complex_form,
     hermitian_matrix,
     hermitian_vector,
-    real_form,
 )
 from manifoldkit.spd.validation import check_matrices, check_numbers
 
@@ -262,7 +261,9 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         """
         factor = torch.linalg.cholesky(torch.from_numpy(self.metric_))
         second = cholesky(self._metric())
-        return torch.linalg.solve_triangular(second, real_form(factor), upper=False)
+        return torch.linalg.solve_triangular(
+            second, hermitian_to_real(factor), upper=False
+        )
 
     @property
     def _n_features_out(self) -> int:
@@ -276,7 +277,7 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         vectors = tangent_vector(base, x, self._metric(), self.power)
         if not self._is_real():
             turn = self._turn()
-            tangent = complex_form(turn.mT @ unvech(vectors) @ turn)
+            tangent = real_to_hermitian(turn.mT @ unvech(vectors) @ turn)
             vectors = hermitian_vector(tangent)
         return (vectors / self.scale_).numpy().astype(dtype, copy=False)
 
@@ -312,7 +313,7 @@ class GBWTangentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SPDInpu
         vectors = torch.from_numpy(X.astype(np.float64)) * self.scale_
         if not real:
             turn = self._turn()
-            tangent = real_form(hermitian_matrix(vectors))
+            tangent = hermitian_to_real(hermitian_matrix(vectors))
             vectors = vech(turn @ tangent @ turn.mT)
         base = as_tensor(self.reference_, real)
         matrices = as_matrix(

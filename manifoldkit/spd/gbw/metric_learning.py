@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from manifoldkit.linalg.elementary import eye_like, trace
+from manifoldkit.linalg.hermitian import hermitian_to_real, real_to_hermitian
 from manifoldkit.manifolds import SPD
 from manifoldkit.spd.gbw.barycenter import gbw_mean
 from manifoldkit.spd.gbw.chart import power_of
 from manifoldkit.spd.gbw.metric import gbw_distance
-from manifoldkit.spd.hermitian import complex_form, real_form
 
 
 def to_log_cholesky(M: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def to_log_cholesky(M: Tensor) -> Tensor:
 
 def _hermitian_to_log_cholesky(M: Tensor) -> Tensor:
     """Return n² coordinates of a Hermitian matrix, given by its real form."""
-    factor = torch.linalg.cholesky(complex_form(M))
+    factor = torch.linalg.cholesky(real_to_hermitian(M))
     strict, diagonal = factor[_strict(factor)], factor.diagonal().real
     return torch.cat([strict.imag, strict.real, diagonal.log()])
 
@@ -44,7 +44,7 @@ def _hermitian_from_log_cholesky(coordinates: Tensor, n: int) -> Tensor:
     strict = _strict(factor)
     real = factor.masked_scatter(strict, coordinates[size : 2 * size])
     imag = torch.zeros_like(factor).masked_scatter(strict, coordinates[:size])
-    half = real_form(torch.complex(real, imag))
+    half = hermitian_to_real(torch.complex(real, imag))
     return half @ half.mT
 
 
